@@ -1,0 +1,1 @@
+"""Lightning callbacks: thin glue around sparc3_lightning."""
