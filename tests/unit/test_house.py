@@ -1,0 +1,114 @@
+"""The habits of the house: one version, every package shipped, small ASCII files, nothing private."""
+
+import importlib.metadata
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import sparc3_lightning.version
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("sparc3_lightning", "callbacks")
+MAX_LINES = 300
+CODE = {".py", ".pyi", ".sh", ".yaml", ".yml", ".sbatch", ".toml"}
+# Written so that this file does not contain what it looks for.
+MACHINE_PATH = re.compile(r"(?<![\w.$})~-])/(?:work|root|home)/\w")
+
+
+def git(*args: str) -> subprocess.CompletedProcess[str]:
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def project_files() -> list[Path]:
+    """Return every file that is, or is about to be, part of the project: tracked, or neither tracked nor ignored."""
+    listing = git("ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    assert listing.returncode == 0, listing.stderr
+    paths = [ROOT / name for name in listing.stdout.split("\0") if name]
+    return [path for path in paths if path.is_file()]
+
+
+def is_code(path: Path) -> bool:
+    return path.suffix in CODE or path.name == "Makefile" or path.parent.name == ".ci"
+
+
+def code_files() -> list[Path]:
+    files = [path for path in project_files() if is_code(path)]
+    assert len(files) > 10, "the listing found hardly any file, so this test would prove nothing"
+    return files
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_version_stands_in_one_place() -> None:
+    version = sparc3_lightning.version.__version__
+    assert importlib.metadata.version("sparc3-lightning") == version, "run `make venv` after changing the version"
+    pattern = re.compile(r"""^\s*(?:__version__|version)\s*=\s*["']""", re.MULTILINE)
+    sources = [path for path in code_files() if path.suffix in {".py", ".toml"}]
+    where = [relative(path) for path in sources if pattern.search(path.read_text())]
+    assert where == ["sparc3_lightning/version.py"]
+
+
+def test_every_package_is_listed_in_pyproject() -> None:
+    block = re.search(r"^packages = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
+    assert block is not None
+    listed = re.findall(r'"([\w.]+)"', block[1])
+    found = [
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("__init__.py")
+    ]
+    assert sorted(listed) == sorted(found)
+    assert set(PACKAGES) <= set(listed)
+
+
+def test_every_module_lies_in_a_package() -> None:
+    orphans = [
+        relative(path)
+        for path in code_files()
+        if path.suffix == ".py"
+        and path.relative_to(ROOT).parts[0] in PACKAGES
+        and not (path.parent / "__init__.py").is_file()
+    ]
+    assert orphans == []
+
+
+def test_files_are_small() -> None:
+    long = {relative(path): n for path in code_files() if (n := len(path.read_text().splitlines())) > MAX_LINES}
+    assert long == {}
+
+
+def test_code_is_ascii() -> None:
+    assert [relative(path) for path in code_files() if not path.read_bytes().isascii()] == []
+
+
+def test_no_path_of_one_machine() -> None:
+    texts = [path for path in project_files() if is_code(path) or path.suffix in {".md", ".txt"}]
+    assert [relative(path) for path in texts if MACHINE_PATH.search(path.read_text(errors="replace"))] == []
+
+
+@pytest.mark.parametrize("name", ["logs/suppress/version_0/config.yaml", "logs/events.out", ".venv/bin/python"])
+def test_outputs_are_ignored(name: str) -> None:
+    assert git("check-ignore", "--quiet", "--no-index", name).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["logs/.gitkeep", "configs/tiny/suppress.yaml", "tests/unit/data/test_c4.py"])
+def test_sources_are_not_ignored(name: str) -> None:
+    assert git("check-ignore", "--quiet", "--no-index", name).returncode == 1
+
+
+def test_logs_hold_nothing_but_gitkeep() -> None:
+    assert [relative(path) for path in project_files() if relative(path).startswith("logs/")] == ["logs/.gitkeep"]
+
+
+def test_licence_is_the_whole_apache_2() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+    assert len(text.splitlines()) > 190
