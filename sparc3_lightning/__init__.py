@@ -1,1 +1,46 @@
-"""SparC3: find, remove and evaluate the neurons that carry an unwanted behaviour."""
+"""SparC3: find, remove and evaluate the neurons that carry an unwanted behaviour of a language model.
+
+The names below are imported when they are first used, so that `sparc3 --help` does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sparc3_lightning.version import __version__
+
+if TYPE_CHECKING:
+    from sparc3_lightning.lrp.attribute import attribute
+    from sparc3_lightning.lrp.rules import attnlrp
+    from sparc3_lightning.pruning import Recipe, apply_recipe, select_neurons
+    from sparc3_lightning.scores import ScoreSet, differential
+
+__all__ = [
+    "Recipe",
+    "ScoreSet",
+    "__version__",
+    "apply_recipe",
+    "attnlrp",
+    "attribute",
+    "differential",
+    "select_neurons",
+]
+
+_HOMES = {
+    "Recipe": "pruning.recipe",
+    "ScoreSet": "scores.score_set",
+    "apply_recipe": "pruning.apply",
+    "attnlrp": "lrp.rules",
+    "attribute": "lrp.attribute",
+    "differential": "scores.combine",
+    "select_neurons": "pruning.select",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,1 +1,25 @@
-"""Room `families`."""
+"""Supported architectures: one small table each, and the registry that finds them by `model_type`."""
+
+from sparc3_lightning.families.family import Family
+from sparc3_lightning.families.llama import LLAMA
+from sparc3_lightning.families.mistral import MISTRAL
+from sparc3_lightning.families.qwen2 import QWEN2
+
+__all__ = ["FAMILIES", "Family", "get_family"]
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA, MISTRAL, QWEN2)}
+
+
+def get_family(model_type: str) -> Family:
+    """The family of a `model_type`.
+
+    Raises:
+        ValueError: No family is known for it. Unknown architectures are never attributed by plain gradients.
+    """
+    if model_type not in FAMILIES:
+        raise ValueError(
+            f"`model_type` must be one of {sorted(FAMILIES)}, got {model_type!r}. "
+            "Choose another model (`model.init_args.model` / `--model.model`), or add the family: one file in "
+            "sparc3_lightning/families/."
+        )
+    return FAMILIES[model_type]

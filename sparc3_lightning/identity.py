@@ -1,0 +1,74 @@
+"""What a model, a tokenizer and an environment are, in a few hashes and versions: the provenance of every artefact."""
+
+import hashlib
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PACKAGES = ("sparc3-lightning", "torch", "transformers", "lightning", "lxt", "safetensors", "detoxify")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    flat = full.detach().to("cpu", torch.bfloat16).contiguous().flatten()
+    return memoryview(flat.view(torch.uint8).numpy())
+
+
+def weight_hash(model: PreTrainedModel) -> str:
+    """Sha256 over names, shapes and values of all parameters; sharded ones are gathered, so every rank must call it.
+
+    Values are hashed as bfloat16, so that one checkpoint has one hash whatever dtype it was loaded in.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(_bytes_of(parameter))
+    return digest.hexdigest()
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Sha256 over the vocabulary and the special tokens."""
+    content = {"vocab": tokenizer.get_vocab(), "special": tokenizer.special_tokens_map}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def base_model(model: PreTrainedModel, name: str | None = None, revision: str | None = None) -> dict[str, Any]:
+    """Which model this is, for manifests and recipes.
+
+    Args:
+        model: The model; sharded parameters are gathered.
+        name: Hub id or directory; default: what transformers noted when it loaded the model.
+        revision: Revision asked for; default: the commit that transformers noted.
+    """
+    return {
+        "id": name or model.name_or_path or model.config.model_type,
+        "revision": revision or getattr(model.config, "_commit_hash", None),
+        "model_type": model.config.model_type,
+        "num_layers": model.config.num_hidden_layers,
+        "num_neurons": model.config.num_hidden_layers * model.config.intermediate_size,
+        "weight_hash": weight_hash(model),
+    }
+
+
+def file_sha256(path: Path) -> str:
+    """Sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,115 @@
+"""Attribution in one call, from plain Python."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from sparc3_lightning.identity import base_model
+from sparc3_lightning.lrp.attribution import Attribution, Granularity
+from sparc3_lightning.lrp.linear import Sign
+from sparc3_lightning.lrp.rules import Variant
+from sparc3_lightning.lrp.targets import Target
+from sparc3_lightning.scores.manifest import Options, make_manifest
+from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.data.samples import token_hash
+
+
+def attribution_options(attribution: Attribution, modules: str | Sequence[str]) -> Options:
+    """How an attribution computes relevance, for manifests."""
+    return Options(
+        variant=attribution.variant,
+        target=str(attribution.target),
+        sign=attribution.sign,
+        granularity=attribution.granularity,
+        modules=modules if isinstance(modules, str) else list(modules),
+    )
+
+
+def check_samples(samples: Sequence[Tensor], max_length: int) -> None:
+    """Refuse what cannot be attributed.
+
+    Raises:
+        ValueError: No sample; or one that is empty, longer than `max_length`, or no 1-D tensor of integer ids.
+    """
+    if not len(samples):
+        raise ValueError("`samples` must hold at least one 1-D tensor of token ids, got none.")
+    for position, sample in enumerate(samples):
+        if not isinstance(sample, Tensor) or sample.ndim != 1 or sample.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"`samples[{position}]` must be a 1-D integer tensor of token ids, got {_describe(sample)}.")
+        if not 1 <= sample.numel() <= max_length:
+            raise ValueError(
+                f"`samples[{position}]` must hold 1 to {max_length} tokens (the model's context), got {sample.numel()}. "
+                "Crop or drop it."
+            )
+
+
+def _describe(sample: object) -> str:
+    return f"{sample.dtype} of shape {tuple(sample.shape)}" if isinstance(sample, Tensor) else type(sample).__name__
+
+
+def attribute(
+    model: PreTrainedModel,
+    samples: Sequence[Tensor],
+    granularity: Granularity = "neuron",
+    sign: Sign = "abs",
+    target: str | int | Sequence[int] | Target = "last_token_argmax",
+    modules: str | Sequence[str] = "neurons",
+    batch_size: int = 8,
+    variant: Variant = "attnlrp",
+) -> ScoreSet:
+    """Mean relevance of a model's weights or neurons over samples.
+
+    Args:
+        model: A causal language model of a known family, on any one device.
+        samples: Token ids, one 1-D tensor a sample, unpadded.
+        granularity: "neuron": row sums, one number a row; "weight": one a weight.
+        sign: "abs": abs(W * G_s) per sample (the document); "signed": W * G_s (the paper).
+        target: "last_token_argmax", a token id ("token:ID"), or two ids to contrast ("contrast:ID:ID").
+        modules: "neurons" (the family's neuron modules), "all" (every linear layer; a tied lm_head is left out and named
+            in the manifest), or name patterns.
+        batch_size: Samples per backward pass; scores do not depend on it.
+        variant: "attnlrp" or "cp_lrp".
+
+    Returns:
+        Scores from module name to float32 tensor.
+
+    Shape: each score (O,) or (O, I).
+    Units: logits per sample.
+    Raises:
+        ValueError: Unknown family or option; samples that are empty or longer than the context.
+        FloatingPointError: Relevance that is not finite; names layer, batch and sample.
+    Source: SparC3 (arXiv 2506.13727), Eq. 1, 7, 8; AttnLRP (ICML 2024).
+    """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    check_samples(samples, model.config.max_position_embeddings)
+    attribution = Attribution(
+        model, granularity=granularity, sign=sign, target=target, modules=modules, variant=variant
+    )
+    target_ids: list[int] = []
+    with attribution:
+        for start in range(0, len(samples), batch_size):
+            batch = [sample.long() for sample in samples[start : start + batch_size]]
+            lengths = torch.tensor([len(sample) for sample in batch])
+            ids = pad_sequence(batch, batch_first=True).to(attribution.device)
+            target_ids += attribution.step(ids, lengths).tolist()
+        sums = attribution.sums()
+        scores = ScoreSet({name: total / len(samples) for name, total in sums.items()})
+    data = {
+        "token_hash": token_hash(samples),
+        "num_samples": len(samples),
+        "num_tokens": sum(len(sample) for sample in samples),
+        "target_ids": target_ids,
+    }
+    scores.manifest = make_manifest(
+        base_model=base_model(model),
+        options=attribution_options(attribution, modules),
+        left_out=attribution.left_out,
+        data=data,
+        relevance_per_sample=scores.total,
+        model_dtype=str(model.dtype).removeprefix("torch."),
+    )
+    return scores

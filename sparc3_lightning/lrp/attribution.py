@@ -1,0 +1,205 @@
+"""Attribution: the rules on, every chosen layer with a sink, one backward pass a batch."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from sparc3_lightning.families import get_family
+from sparc3_lightning.lrp.linear import SIGNS, Sign, Sink, relevance_forward
+from sparc3_lightning.lrp.modules import select_modules
+from sparc3_lightning.lrp.patch import frozen, pre_hook, replaced_forward
+from sparc3_lightning.lrp.rules import Variant, attnlrp
+from sparc3_lightning.lrp.targets import Target, parse_target
+
+Granularity = Literal["neuron", "weight"]
+GRANULARITIES: tuple[str, ...] = ("neuron", "weight")
+
+
+class Attribution:
+    """Accumulates the relevance of one reference set at a time, inside a `with` block.
+
+    Args:
+        model: A causal language model of a known family.
+        granularity: "neuron" (row sums) or "weight".
+        sign: "abs" or "signed".
+        target: What is explained; see `parse_target`.
+        modules: Which linear layers; see `select_modules`.
+        variant: The rules, "attnlrp" or "cp_lrp".
+
+    Attributes:
+        names: The layers attributed, in the model's order.
+        left_out: Layers asked for and left out because they are tied to the input embedding.
+        num_batches: Batches accumulated since the last reset.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        granularity: Granularity = "neuron",
+        sign: Sign = "abs",
+        target: str | int | Sequence[int] | Target = "last_token_argmax",
+        modules: str | Sequence[str] = "neurons",
+        variant: Variant = "attnlrp",
+    ) -> None:
+        for argument, value, known in (("granularity", granularity, GRANULARITIES), ("sign", sign, SIGNS)):
+            if value not in known:
+                raise ValueError(f"`{argument}` must be one of {known}, got {value!r}. Set `model.{argument}`.")
+        self.model = model
+        self.family = get_family(model.config.model_type)
+        self.granularity, self.sign, self.variant = granularity, sign, variant
+        self.target = parse_target(target, model.config.vocab_size)
+        self.names, self.left_out = select_modules(model, modules)
+        self.num_batches = 0
+        self._sinks: dict[str, Sink] = {}
+        self._stack = ExitStack()
+        self._positions: Tensor | None = None
+
+    @property
+    def reduced_by_fsdp(self) -> bool:
+        """Whether FSDP2 sums relevance over ranks, as gradients of sharded weights (method.md, section 5)."""
+        return self.granularity == "weight" and isinstance(self._linear(self.names[0]).weight, DTensor)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def _linear(self, name: str) -> nn.Linear:
+        module = self.model.get_submodule(name)
+        assert isinstance(module, nn.Linear)
+        return module
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(attnlrp(self.model, self.variant))
+            weights = {id(self._linear(name).weight) for name in self.names} if self.reduced_by_fsdp else set()
+            stack.enter_context(frozen(self.model, but=lambda parameter: id(parameter) in weights))
+            stack.enter_context(pre_hook(self.model.get_output_embeddings(), self._keep_last_tokens))
+            # Autograd records nothing below the first attributed layer, whose input asks for no gradient: the tape does.
+            tape = torch.zeros((), device=self.device, requires_grad=True)
+            for name in self.names:
+                linear, sink = self._linear(name), self._new_sink(name)
+                self._sinks[name] = sink
+                stack.enter_context(replaced_forward(linear, relevance_forward(linear, sink, tape)))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._clear_gradients()
+        self._sinks = {}
+        self._stack.close()
+
+    def _new_sink(self, name: str) -> Sink:
+        weight = self._linear(name).weight
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        shape = weight.shape if self.granularity == "weight" else weight.shape[:1]
+        accumulator = None if self.reduced_by_fsdp else torch.zeros(shape, dtype=dtype, device=self.device)
+        return Sink(self.sign, accumulator, torch.zeros(2, dtype=torch.bool, device=self.device))
+
+    def _keep_last_tokens(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Only the logits of each sample's last real token are computed: lm_head sees one token a sample."""
+        assert self._positions is not None, "inside the context the model is called through `step`"
+        return (torch.take_along_dim(args[0], self._positions[:, None, None], dim=1), *args[1:])
+
+    def step(self, input_ids: Tensor, lengths: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Attribute one batch: one forward and one backward pass, relevance added to the sums.
+
+        Args:
+            input_ids: Token ids, padded on the RIGHT with any id.
+            lengths: Real tokens of each sample.
+            weights: 1 for a real sample, 0 for one that only keeps ranks in step; default all 1.
+
+        Returns:
+            The explained token id of each sample.
+
+        Raises:
+            FloatingPointError: A layer's output or gradient is not finite; names layer, batch and sample.
+
+        Shape: input_ids (B, T), lengths (B,), weights (B,), result (B,).
+        """
+        ids = self._pass(input_ids, lengths, weights)
+        self._check_finite(input_ids, lengths)
+        self.num_batches += 1
+        return ids
+
+    def _pass(self, input_ids: Tensor, lengths: Tensor, weights: Tensor | None) -> Tensor:
+        self._positions = lengths.to(input_ids.device) - 1
+        with torch.enable_grad():
+            # No attention mask: with causal attention, padding on the right cannot reach a real token (trap 8).
+            logits = self.model(input_ids=input_ids, use_cache=False).logits[:, 0]
+            values, ids = self.target.select(logits)
+            (values if weights is None else values * weights.to(values)).sum().backward()
+        self._positions = None
+        return ids
+
+    def _nonfinite_layer(self) -> str | None:
+        """The first layer whose output, or else the last whose gradient, was not finite; one read from the device."""
+        flags = torch.stack([sink.nonfinite for sink in self._sinks.values()])
+        if not flags.any().item():
+            return None
+        forward, backward = (flags[:, i].nonzero().flatten().tolist() for i in (0, 1))
+        return self.names[forward[0] if forward else backward[-1]]
+
+    def _check_finite(self, input_ids: Tensor, lengths: Tensor) -> None:
+        layer = self._nonfinite_layer()
+        if layer is None:
+            return
+        sample = self._replay(input_ids, lengths)
+        raise FloatingPointError(
+            f"relevance is not finite: layer {layer}, batch {self.num_batches}, sample {sample} of the batch. "
+            "Check the model's weights, or use another `model.dtype`. Nothing was saved."
+        )
+
+    def _replay(self, input_ids: Tensor, lengths: Tensor) -> str:
+        """Find the sample by passing each alone; on several ranks nobody replays, since all would have to."""
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            return "unknown (run one process to name it)"
+        for index, length in enumerate(lengths.tolist()):
+            for sink in self._sinks.values():
+                sink.nonfinite.zero_()
+            self._pass(input_ids[index : index + 1, :length], lengths[index : index + 1], None)
+            if self._nonfinite_layer() is not None:
+                return str(index)
+        return "unknown (each sample alone is finite)"
+
+    def sums(self) -> dict[str, Tensor]:
+        """Relevance of each layer, summed over the samples of this rank (of all ranks where `reduced_by_fsdp`).
+
+        Raises:
+            RuntimeError: A layer that the rules reach took no part in a backward pass.
+        """
+        for name, sink in self._sinks.items():
+            reached = not self.family.unreached(self.variant, name)
+            if reached and sink.num_backwards < self.num_batches:
+                raise RuntimeError(
+                    f"layer {name} took part in {sink.num_backwards} of {self.num_batches} backward passes: "
+                    "its relevance is incomplete."
+                )
+        return {name: self._sum(name, sink) for name, sink in self._sinks.items()}
+
+    def _sum(self, name: str, sink: Sink) -> Tensor:
+        if sink.accumulator is not None:
+            return sink.accumulator
+        weight = self._linear(name).weight
+        return torch.zeros_like(weight) if weight.grad is None else weight.grad
+
+    def reset(self) -> None:
+        """Forget what was accumulated: a new reference set begins."""
+        self.num_batches = 0
+        for sink in self._sinks.values():
+            sink.num_backwards = 0
+            sink.nonfinite.zero_()
+            if sink.accumulator is not None:
+                sink.accumulator.zero_()
+        self._clear_gradients()
+
+    def _clear_gradients(self) -> None:
+        if self.reduced_by_fsdp:
+            for name in self.names:
+                self._linear(name).weight.grad = None

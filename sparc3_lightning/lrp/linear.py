@@ -1,0 +1,115 @@
+"""RelevanceLinear: relevance computed where training would compute the weight's gradient (method.md, section 5)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn import functional as F
+
+Sign = Literal["abs", "signed"]
+SIGNS: tuple[str, ...] = ("abs", "signed")
+
+# Numbers in one tile of the per-sample product: 1 MB in float32, so that a tile stays in a core's cache.
+_TILE_NUMEL = 2**18
+
+
+def _abs_products(x: Tensor, d: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sum over the samples of abs(d_s^T x_s): the absolute value per sample, after the token sum.
+
+    Shape: x (B, T, I), d (B, T, O); returns (O, I) in `dtype`.
+    """
+    if x.shape[1] == 1:  # one token a sample: abs of an outer product is the outer product of absolute values
+        return d[:, 0].abs().to(dtype).T @ x[:, 0].abs().to(dtype)
+    total = torch.zeros(d.shape[2], x.shape[2], dtype=dtype, device=x.device)
+    product = torch.empty(d.shape[2], x.shape[2], dtype=x.dtype, device=x.device)
+    for x_s, d_s in zip(x, d, strict=True):
+        torch.mm(d_s.T, x_s, out=product)
+        total.add_(product.abs_())
+    return total
+
+
+def add_relevance_(out: Tensor, x: Tensor, d: Tensor, weight: Tensor, sign: Sign) -> None:
+    """Add the relevance of one batch to `out`, in place.
+
+    Args:
+        out: Accumulator; its shape is the granularity: (O, I) for weights, (O,) for neurons (row sums).
+        x: Input of the layer.
+        d: Gradient of the explained target with respect to the layer's output.
+        weight: The layer's weight.
+        sign: "abs": abs(W * G_s) per sample, then summed; "signed": W * G_s summed.
+
+    Shape: x (B, T, I), d (B, T, O), weight (O, I), out (O, I) or (O,).
+    Units: relevance, in logits, summed over the samples.
+    Source: SparC3 (arXiv 2506.13727), Eq. 1, 7, 8 (signed); the document (abs).
+    """
+    num_rows = max(1, _TILE_NUMEL // weight.shape[1]) if x.device.type == "cpu" else weight.shape[0]
+    for start in range(0, weight.shape[0], num_rows):
+        rows = slice(start, start + num_rows)
+        w = weight[rows].to(out.dtype)
+        if sign == "abs":
+            w, products = w.abs(), _abs_products(x, d[..., rows], out.dtype)
+        else:
+            products = (d[..., rows].flatten(0, 1).T @ x.flatten(0, 1)).to(out.dtype)
+        if out.ndim == 2:
+            out[rows].addcmul_(w, products)
+        else:
+            out[rows].add_(torch.linalg.vecdot(w, products))
+
+
+@dataclass
+class Sink:
+    """Where the relevance of one linear layer goes, and what is known about its passes.
+
+    Attributes:
+        sign: Sign option of the relevance.
+        accumulator: Sum over samples, (O,) or (O, I), on the layer's device; None: relevance is returned as the
+            weight's gradient, for FSDP2 to reduce.
+        nonfinite: Whether a forward output or an output gradient was not finite, one flag each, on the device.
+        num_backwards: Backward passes seen.
+    """
+
+    sign: Sign
+    accumulator: Tensor | None
+    nonfinite: Tensor
+    num_backwards: int = 0
+
+
+class RelevanceLinear(Function):
+    """A linear layer whose backward passes the usual input gradient on and puts relevance into a sink."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, tape: Tensor, sink: Sink) -> Tensor:
+        """Shape: x (B, T, I), weight (O, I), bias (O,); `tape` makes autograd record a layer with frozen inputs."""
+        ctx.save_for_backward(x, weight)
+        ctx.sink = sink
+        y = F.linear(x, weight, bias)
+        sink.nonfinite[0] |= ~torch.isfinite(y.sum(dtype=torch.float64))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:  # type: ignore[override]
+        """Shape: d (B, T, O)."""
+        x, weight = ctx.saved_tensors
+        sink: Sink = ctx.sink
+        sink.num_backwards += 1
+        sink.nonfinite[1] |= ~torch.isfinite(d.sum(dtype=torch.float64))
+        grad_x = d @ weight if ctx.needs_input_grad[0] else None
+        if sink.accumulator is not None:
+            add_relevance_(sink.accumulator, x, d, weight, sink.sign)
+            return grad_x, None, None, None, None
+        relevance = torch.zeros(weight.shape, dtype=torch.promote_types(weight.dtype, torch.float32), device=x.device)
+        add_relevance_(relevance, x, d, weight, sink.sign)
+        return grad_x, relevance.to(weight.dtype), None, None, None
+
+
+def relevance_forward(linear: nn.Linear, sink: Sink, tape: Tensor) -> Callable[[Tensor], Tensor]:
+    """The forward to put on one linear layer so that its backward fills `sink`."""
+
+    def forward(x: Tensor) -> Tensor:
+        # Read the weight at call time: under FSDP2 it is the gathered tensor only then.
+        return RelevanceLinear.apply(x, linear.weight, linear.bias, tape, sink)  # type: ignore[no-any-return]
+
+    return forward

@@ -1,0 +1,49 @@
+"""What is replaced on one module is put back: the small tools every patch of this room is made of."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+
+@contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Replace the forward of this one instance; other instances and the class are untouched."""
+    missing = object()
+    previous = module.__dict__.get("forward", missing)
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if previous is missing:
+            del module.forward
+        else:
+            module.forward = previous  # type: ignore[assignment]
+
+
+@contextmanager
+def pre_hook(module: nn.Module, hook: Callable[[nn.Module, tuple[Any, ...]], Any]) -> Iterator[None]:
+    """Register a forward pre-hook and remove it again."""
+    handle = module.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def frozen(model: nn.Module, but: Callable[[nn.Parameter], bool] = lambda parameter: False) -> Iterator[None]:
+    """Put the model in eval mode and let no parameter ask for a gradient, except those for which `but` is true."""
+    modes = [(module, module.training) for module in model.modules()]
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.eval()
+    for parameter, _ in wanted:
+        parameter.requires_grad_(but(parameter))
+    try:
+        yield
+    finally:
+        for parameter, requires_grad in wanted:
+            parameter.requires_grad_(requires_grad)
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,102 @@
+"""AttnLRP and CP-LRP for one model, inside a `with` block."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sparc3_lightning.families import Family, get_family
+from sparc3_lightning.lrp.attention import attention_rules
+from sparc3_lightning.lrp.functional import IdentityRule, RMSNormRule, activation_ratio
+from sparc3_lightning.lrp.lxt_rules import divide_gradient, stop_gradient
+from sparc3_lightning.lrp.patch import pre_hook, replaced_forward
+
+Variant = Literal["attnlrp", "cp_lrp"]
+VARIANTS: tuple[str, ...] = ("attnlrp", "cp_lrp")
+_ACTIVE = "_sparc3_rules_active"
+
+
+def _norm_forward(norm: nn.Module) -> Callable[[Tensor], Tensor]:
+    native = norm.forward
+    return lambda x: RMSNormRule.apply(x, norm.weight, norm.variance_epsilon, native)
+
+
+def _activation_forward(activation: nn.Module) -> Callable[[Tensor], Tensor]:
+    native, ratio = activation.forward, activation_ratio(activation)
+    return lambda x: IdentityRule.apply(x, native, ratio)
+
+
+def _detached_forward(activation: nn.Module) -> Callable[[Tensor], Tensor]:
+    native = activation.forward
+    return lambda x: stop_gradient(native(x))
+
+
+def _halve_product(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Uniform rule for act(gate) * up: the product is the input of `down` (AttnLRP, Eq. 7)."""
+    return (divide_gradient(args[0], 2), *args[1:])
+
+
+def _enter_mlp_rules(stack: ExitStack, family: Family, mlp: nn.Module, variant: str) -> None:
+    activation, gated = mlp.get_submodule(family.activation), family.gate is not None
+    if variant == "cp_lrp" and gated:
+        stack.enter_context(replaced_forward(activation, _detached_forward(activation)))
+        return
+    stack.enter_context(replaced_forward(activation, _activation_forward(activation)))
+    if gated:
+        stack.enter_context(pre_hook(mlp.get_submodule(family.down), _halve_product))
+
+
+def _check_not_active(model: PreTrainedModel) -> None:
+    if getattr(model, _ACTIVE, False):
+        raise RuntimeError("`attnlrp` is already active on this model: the rules must not be applied twice.")
+
+
+def _check_layers(model: PreTrainedModel, family: Family, blocks: list[nn.Module]) -> None:
+    expected = model.config.num_hidden_layers
+    if len(blocks) != expected:
+        raise ValueError(
+            f"`model` must hold {expected} decoder blocks (its config's num_hidden_layers) in {family.blocks}, "
+            f"got {len(blocks)}: the rules would not cover it."
+        )
+
+
+@contextmanager
+def attnlrp(model: PreTrainedModel, variant: Variant = "attnlrp") -> Iterator[PreTrainedModel]:
+    """Make gradients of `model` relevance-carrying, for this model only, until the block ends.
+
+    Inside, outputs are bit-identical to outside; a backward pass from a logit yields, in `W.grad * W`, the relevance of
+    each weight. Everything is undone when the block ends, whatever happens inside.
+
+    Args:
+        model: A causal language model of a known family.
+        variant: "attnlrp", or "cp_lrp" (q and k detached, the gate branch detached; it conserves relevance).
+
+    Yields:
+        The same model.
+
+    Raises:
+        ValueError: Unknown variant or `model_type`, or the model's modules are not what its family's table says.
+        RuntimeError: The rules are already active on this model.
+
+    Source: Achtibat et al., ICML 2024 (AttnLRP); Ali et al., ICML 2022 (CP-LRP); rules of LXT, `lxt.efficient.rules`.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"`variant` must be one of {VARIANTS}, got {variant!r}. Set `model.variant`.")
+    _check_not_active(model)
+    family = get_family(model.config.model_type)
+    blocks = family.block_modules(model)
+    _check_layers(model, family, blocks)
+    norms = family.norms(model)
+    with ExitStack() as stack:
+        for norm in norms:
+            stack.enter_context(replaced_forward(norm, _norm_forward(norm)))
+        for block in blocks:
+            _enter_mlp_rules(stack, family, block.get_submodule(family.mlp), variant)
+        attention = [block.get_submodule(family.attention) for block in blocks]
+        stack.enter_context(attention_rules(model, attention, variant))
+        stack.callback(partial(delattr, model, _ACTIVE))
+        setattr(model, _ACTIVE, True)
+        yield model

@@ -1,0 +1,144 @@
+"""Apply a recipe to a model, and restore it bit for bit."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from transformers import PreTrainedModel
+
+from sparc3_lightning.families import get_family
+from sparc3_lightning.identity import weight_hash
+from sparc3_lightning.pruning.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """Rows (dim 0) or columns (dim 1) of one parameter that belong to neurons, as this rank holds them."""
+
+    local: Tensor
+    dim: int
+    indices: Tensor
+    is_sharded: bool
+
+    def read(self) -> Tensor:
+        return self.local.index_select(self.dim, self.indices)
+
+    def write(self, values: Tensor) -> None:
+        self.local.index_copy_(self.dim, self.indices, values)
+
+    def zero(self) -> None:
+        self.local.index_fill_(self.dim, self.indices, 0.0)
+
+
+def _local_slice(parameter: nn.Parameter, dim: int, indices: Sequence[int]) -> _Slice:
+    """The part of the parameter's rows or columns that this rank holds; all of it where nothing is sharded."""
+    data = parameter.detach()
+    positions = torch.tensor(indices, device=data.device)
+    if isinstance(data, DTensor):
+        shape, offset = compute_local_shape_and_global_offset(data.shape, data.device_mesh, data.placements)
+        if any(isinstance(placement, Shard) and placement.dim == dim for placement in data.placements):
+            inside = (positions >= offset[dim]) & (positions < offset[dim] + shape[dim])
+            positions = positions[inside] - offset[dim]
+        return _Slice(data.to_local(), dim, positions, is_sharded=True)
+    return _Slice(data, dim, positions, is_sharded=False)
+
+
+def _slices(model: PreTrainedModel, recipe: Recipe) -> Iterator[_Slice]:
+    """What a neuron consists of: row i of up and gate (and their biases), column i of down."""
+    family = get_family(model.config.model_type)
+    blocks = family.block_modules(model)
+    for layer, indices in recipe.per_layer().items():
+        mlp = blocks[layer].get_submodule(family.mlp)
+        for part in (family.up, family.gate):
+            if part is not None:
+                linear = mlp.get_submodule(part)
+                yield _local_slice(linear.weight, 0, indices)
+                if linear.bias is not None:
+                    yield _local_slice(linear.bias, 0, indices)
+        yield _local_slice(mlp.get_submodule(family.down).weight, 1, indices)
+
+
+class AppliedRecipe:
+    """A recipe in force; `restore`, or the end of the `with` block, puts every weight back bit for bit."""
+
+    def __init__(self, slices: list[_Slice]) -> None:
+        self._saved = [(piece, piece.read()) for piece in slices]
+        for piece in slices:
+            piece.zero()
+
+    def restore(self) -> None:
+        """Put the weights back; a second call changes nothing."""
+        for piece, values in self._saved:
+            piece.write(values)
+        self._saved = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.restore()
+
+
+@torch.no_grad()
+def apply_recipe(model: PreTrainedModel, recipe: Recipe, check_base: bool = True) -> AppliedRecipe:
+    """Zero the recipe's neurons: at once and for good, or until the end of a `with` block.
+
+    Args:
+        model: The base model of the recipe; sharded (FSDP2) models too, then every rank must call.
+        recipe: What goes.
+        check_base: Refuse a model whose weights are not those that were scored. A model in which all these neurons
+            are zero already passes: applying twice changes nothing.
+
+    Returns:
+        A context manager that restores; ignore it to prune for good.
+
+    Raises:
+        ValueError: Another base model, or neurons that the model does not have.
+
+    Source: method.md, section 3.
+    """
+    _check_range(model, recipe)
+    slices = list(_slices(model, recipe))
+    if check_base and not _all_zero(slices):
+        _check_base(model, recipe)
+    return AppliedRecipe(slices)
+
+
+def zero_neurons_(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Zero the recipe's neurons again, after an optimizer step of recovery tuning."""
+    with torch.no_grad():
+        for piece in _slices(model, recipe):
+            piece.zero()
+
+
+def _all_zero(slices: list[_Slice]) -> bool:
+    nonzero = torch.stack([piece.read().count_nonzero() for piece in slices]).sum()
+    if slices[0].is_sharded:
+        torch.distributed.all_reduce(nonzero)
+    return not nonzero.item()
+
+
+def _check_range(model: PreTrainedModel, recipe: Recipe) -> None:
+    num_layers, num_neurons = model.config.num_hidden_layers, model.config.intermediate_size
+    for layer, index in recipe.neurons:
+        if not (0 <= layer < num_layers and 0 <= index < num_neurons):
+            raise ValueError(
+                f"`recipe` must name neurons of {num_layers} layers x {num_neurons}, got layer {layer}, index {index}: "
+                f"it was made for {recipe.base_model.get('id', 'another model')}."
+            )
+
+
+def _check_base(model: PreTrainedModel, recipe: Recipe) -> None:
+    expected = recipe.base_model.get("weight_hash")
+    if expected is None:
+        return
+    found = weight_hash(model)
+    if found != expected:
+        raise ValueError(
+            f"`recipe` belongs to {recipe.base_model.get('id')} (weight hash {expected[:12]}), got a model with weight "
+            f"hash {found[:12]}: {model.name_or_path or 'unnamed'}. Load the base model, or pass `check_base=False`."
+        )

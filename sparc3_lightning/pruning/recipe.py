@@ -1,0 +1,94 @@
+"""Recipe: the saved selection, small, re-applicable, and tied to its base model."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sparc3_lightning.identity import package_versions
+from sparc3_lightning.files import read_json, write_json
+
+FORMAT_VERSION = 1
+RECIPE_FILE = "pruned_neurons.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which neurons go.
+
+    Attributes:
+        neurons: Pairs (layer, index), most negative score first.
+        scores: The differential score of each, in the same order.
+        base_model: Id, revision, model type, shape and weight hash of the model they belong to.
+        options: How they were found: number, scope, relevance options, weight and penalty, reference sets.
+    """
+
+    neurons: list[tuple[int, int]]
+    scores: list[float] = field(default_factory=list)
+    base_model: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def per_layer(self) -> dict[int, list[int]]:
+        """Neuron indices of each layer that has any, sorted."""
+        layers: dict[int, list[int]] = {}
+        for layer, index in sorted(self.neurons):
+            layers.setdefault(layer, []).append(index)
+        return layers
+
+    def save(self, path: str | Path) -> Path:
+        """Write the recipe as JSON, all or nothing; a directory gets the usual file name."""
+        path = Path(path)
+        path = path / RECIPE_FILE if path.is_dir() else path
+        write_json(path, self.to_json())
+        return path
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as it is written."""
+        scores = self.scores or [None] * len(self.neurons)
+        return {
+            "format_version": FORMAT_VERSION,
+            "base_model": self.base_model,
+            "options": self.options,
+            "num_neurons": len(self.neurons),
+            "neurons": [
+                {"layer": layer, "index": index, "score": score}
+                for (layer, index), score in zip(self.neurons, scores, strict=True)
+            ],
+            "versions": package_versions(),
+        }
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Recipe":
+        """Read a recipe from a file, or from the directory that holds it.
+
+        Raises:
+            FileNotFoundError: It is not there.
+            ValueError: Not JSON, another format version, or entries that are no neurons; names file and entry.
+        """
+        path = Path(path)
+        path = path / RECIPE_FILE if path.is_dir() else path
+        content = read_json(path, "recipe")
+        found = content.get("format_version") if isinstance(content, dict) else None
+        if found != FORMAT_VERSION:
+            raise ValueError(f"{path} must be a recipe of format_version {FORMAT_VERSION}, got {found!r}.")
+        neurons = [_read_neuron(path, position, entry) for position, entry in enumerate(content.get("neurons") or [])]
+        if not neurons or len(set(neurons)) != len(neurons) or content.get("num_neurons") != len(neurons):
+            raise ValueError(
+                f"{path} must list {content.get('num_neurons')} different neurons, got {len(neurons)} entries, "
+                f"{len(set(neurons))} different: it is truncated or was edited."
+            )
+        scores = [entry.get("score") for entry in content["neurons"]]
+        return cls(
+            neurons=neurons,
+            scores=[] if None in scores else scores,
+            base_model=content.get("base_model", {}),
+            options=content.get("options", {}),
+        )
+
+
+def _read_neuron(path: Path, position: int, entry: Any) -> tuple[int, int]:
+    layer, index = (entry.get("layer"), entry.get("index")) if isinstance(entry, dict) else (None, None)
+    for value in (layer, index):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"{path}, neuron {position}: expected non-negative `layer` and `index`, got {entry!r}.")
+    assert isinstance(layer, int) and isinstance(index, int)
+    return layer, index

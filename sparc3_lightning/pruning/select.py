@@ -1,0 +1,130 @@
+"""Select the neurons that go."""
+
+import warnings
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sparc3_lightning.families import FAMILIES, Family
+from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.scores.score_set import ScoreSet
+
+Scope = Literal["global", "layer"]
+SCOPES: tuple[str, ...] = ("global", "layer")
+
+
+def neuron_scores(scores: ScoreSet) -> dict[int, Tensor]:
+    """Scores of the neurons of each layer: row sums where the set holds weights.
+
+    Shape: each tensor (F,), float64.
+
+    Raises:
+        ValueError: The set holds no neuron module.
+    """
+    model_type = scores.manifest.get("base_model", {}).get("model_type")
+    families = [FAMILIES[model_type]] if model_type in FAMILIES else list(FAMILIES.values())
+    layers: dict[int, Tensor] = {}
+    for name, score in scores.scores.items():
+        layer = _layer_of(families, name)
+        if layer is not None:
+            layers[layer] = score.double() if score.ndim == 1 else score.sum(1, dtype=torch.float64)
+    if not layers:
+        raise ValueError(
+            f"`scores` must hold neuron modules such as {families[0].neuron_module(0)!r}, got "
+            f"{list(scores.scores)[:3]}. Score with `model.modules: neurons` or `all`."
+        )
+    return dict(sorted(layers.items()))
+
+
+def _layer_of(families: list[Family], name: str) -> int | None:
+    return next((layer for family in families if (layer := family.layer_of(name)) is not None), None)
+
+
+def rank_neurons(scores: ScoreSet, scope: Scope = "global") -> tuple[Tensor, Tensor, Tensor]:
+    """All neurons in the order in which they would go.
+
+    Ties are broken by (layer, index). With scope "layer" every layer gives its most negative neuron before any gives its
+    second, and so on: k neurons are spread over the layers as evenly as k allows.
+
+    Returns:
+        Layers, indices and scores, each (N,), over all N neurons.
+    """
+    layers = neuron_scores(scores)
+    layer = torch.cat([torch.full((score.numel(),), number) for number, score in layers.items()])
+    index = torch.cat([torch.arange(score.numel()) for score in layers.values()])
+    score = torch.cat(list(layers.values()))
+    order = torch.sort(score, stable=True).indices
+    if scope == "layer":
+        rank = torch.cat([values.argsort(stable=True).argsort() for values in layers.values()])
+        order = order[torch.sort(rank[order], stable=True).indices]
+    return layer[order], index[order], score[order]
+
+
+def select_neurons(scores: ScoreSet, num_neurons: int = 100, scope: Scope = "global") -> Recipe:
+    """The `num_neurons` neurons with the most negative differential score.
+
+    Args:
+        scores: Differential scores, per neuron or per weight (then a neuron's score is its row sum).
+        num_neurons: How many go.
+        scope: Where scores compete: "global" over all layers, or "layer" (as many from each layer as k allows).
+
+    Returns:
+        The recipe, most negative neuron first; ties go to the lower (layer, index).
+
+    Raises:
+        ValueError: Number out of range, unknown scope, or no neuron modules in `scores`.
+
+    Source: SparC3 (arXiv 2506.13727), Sec. 3; method.md, section 2.
+    """
+    if scope not in SCOPES:
+        raise ValueError(f"`scope` must be one of {SCOPES}, got {scope!r}. Set `PruningCallback.init_args.scope`.")
+    layer, index, score = rank_neurons(scores, scope)
+    if not 1 <= num_neurons <= len(score):
+        raise ValueError(
+            f"`num_neurons` must be between 1 and {len(score)}, got {num_neurons}. "
+            "Set `PruningCallback.init_args.num_neurons`."
+        )
+    chosen = sorted(zip(score[:num_neurons].tolist(), layer.tolist(), index.tolist(), strict=False))
+    num_specific = sum(value < 0 for value, _, _ in chosen)
+    if num_specific < num_neurons:
+        warnings.warn(
+            f"only {num_specific} of the {num_neurons} selected neurons are more relevant to the behaviour than in "
+            "general (differential below 0); choose a smaller `num_neurons`.",
+            stacklevel=2,
+        )
+    return Recipe(
+        neurons=[(number, position) for _, number, position in chosen],
+        scores=[value for value, _, _ in chosen],
+        base_model=dict(scores.manifest.get("base_model", {})),
+        options=_options(scores, num_neurons, scope),
+    )
+
+
+def _options(scores: ScoreSet, num_neurons: int, scope: str) -> dict[str, object]:
+    options: dict[str, object] = {"num_neurons": num_neurons, "scope": scope, "method": "lrp"}
+    options.update(scores.manifest.get("options", {}))
+    options.update(scores.manifest.get("inputs", {}))
+    return options
+
+
+def random_neurons(recipe: Recipe, num_neurons_per_layer: int, seed: int) -> list[tuple[int, int]]:
+    """The control: as many neurons from the same layers, drawn at random among those not selected.
+
+    Raises:
+        ValueError: A layer has too few other neurons.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    neurons: list[tuple[int, int]] = []
+    for layer, indices in recipe.per_layer().items():
+        others = torch.ones(num_neurons_per_layer, dtype=torch.bool)
+        others[indices] = False
+        candidates = others.nonzero().flatten()
+        if len(candidates) < len(indices):
+            raise ValueError(
+                f"the control needs {len(indices)} other neurons in layer {layer}, got {len(candidates)}. "
+                "Set a smaller `PruningCallback.init_args.num_neurons`."
+            )
+        drawn = candidates[torch.randperm(len(candidates), generator=generator)[: len(indices)]]
+        neurons.extend((layer, int(index)) for index in drawn.sort().values)
+    return neurons

@@ -1,0 +1,141 @@
+"""Combine ScoreSets: the seeds' mean, the differential, and how far the seeds agree."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sparc3_lightning.identity import package_versions
+from sparc3_lightning.scores.manifest import FORMAT_VERSION, Manifest
+from sparc3_lightning.scores.score_set import ScoreSet
+
+Penalty = Literal["raw", "abs"]
+PENALTIES: Mapping[str, Callable[[Tensor], Tensor]] = {"raw": lambda score: score, "abs": torch.abs}
+
+
+def check_compatible(sets: Sequence[ScoreSet]) -> None:
+    """Two sets combine only if model and options agree.
+
+    Raises:
+        ValueError: Names the field that differs, and both values.
+    """
+    first = sets[0]
+    for other in sets[1:]:
+        for field, ours, theirs in _identities(first, other):
+            if ours != theirs:
+                raise ValueError(
+                    f"score sets combine only if their {field} agree, got {ours!r} ({_name(first)}) and {theirs!r} "
+                    f"({_name(other)}). Score both with the same model and options."
+                )
+
+
+def _identities(first: ScoreSet, other: ScoreSet) -> list[tuple[str, Any, Any]]:
+    def shapes(score_set: ScoreSet) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(score.shape) for name, score in score_set.scores.items()}
+
+    def weights(score_set: ScoreSet) -> Any:
+        return score_set.manifest.get("base_model", {}).get("weight_hash")
+
+    return [
+        ("model's weight hash", weights(first), weights(other)),
+        ("options", first.manifest.get("options"), other.manifest.get("options")),
+        ("tokenizer hash", first.manifest.get("tokenizer_hash"), other.manifest.get("tokenizer_hash")),
+        ("modules and shapes", shapes(first), shapes(other)),
+    ]
+
+
+def _name(score_set: ScoreSet) -> str:
+    return str(score_set.manifest.get("data", {}).get("name", "unnamed"))
+
+
+def mean_scores(sets: Sequence[ScoreSet]) -> dict[str, Tensor]:
+    """Plain mean over the sets, in float64.
+
+    Source: the document: the general score is the mean of the scores of its seeds.
+    """
+    return {name: torch.stack([s.scores[name].double() for s in sets]).mean(0) for name in sets[0].scores}
+
+
+def differential(
+    general_sets: Sequence[ScoreSet],
+    behaviour_set: ScoreSet,
+    general_weight: float = 1.0,
+    general_penalty: Penalty = "raw",
+) -> ScoreSet:
+    """`general_weight * P(mean of the general sets) - behaviour`: the most negative carry the behaviour most.
+
+    Args:
+        general_sets: Scores of the general reference sets, one a seed.
+        behaviour_set: Scores of the behaviour's reference set.
+        general_weight: Weight g >= 1 of general relevance; 1 is the paper.
+        general_penalty: P: "raw" (identity, the paper) or "abs".
+
+    Raises:
+        ValueError: No general set; weight below 1; unknown penalty; sets of another model or other options.
+
+    Units: logits per sample.
+    Source: SparC3 (arXiv 2506.13727), Sec. 3; weight and penalty are this project's.
+    """
+    if not general_sets:
+        raise ValueError("`general_sets` must hold at least one ScoreSet, got none. Set `PruningCallback.general`.")
+    if not 1.0 <= general_weight < float("inf"):
+        raise ValueError(
+            f"`general_weight` must be a number of at least 1, got {general_weight}. Set `PruningCallback.general_weight`."
+        )
+    if general_penalty not in PENALTIES:
+        raise ValueError(
+            f"`general_penalty` must be one of {sorted(PENALTIES)}, got {general_penalty!r}. "
+            "Set `PruningCallback.general_penalty`."
+        )
+    check_compatible([*general_sets, behaviour_set])
+    penalty, general = PENALTIES[general_penalty], mean_scores(general_sets)
+    scores = {
+        name: general_weight * penalty(general[name]) - behaviour_set.scores[name].double()
+        for name in behaviour_set.scores
+    }
+    inputs = {
+        "general": [general_set.manifest.get("data", {}) for general_set in general_sets],
+        "behaviour": behaviour_set.manifest.get("data", {}),
+        "general_weight": general_weight,
+        "general_penalty": general_penalty,
+    }
+    return ScoreSet(scores, _manifest(behaviour_set.manifest, inputs))
+
+
+def _manifest(behaviour: Manifest, inputs: dict[str, Any]) -> Manifest:
+    manifest = Manifest(format_version=FORMAT_VERSION, kind="differential", inputs=inputs, dtype="float32")
+    manifest["versions"] = package_versions()
+    for field in ("base_model", "tokenizer_hash", "options", "left_out", "model_dtype"):
+        if field in behaviour:
+            manifest[field] = behaviour[field]  # type: ignore[literal-required]
+    return manifest
+
+
+def differential_strength(general_sets: Sequence[ScoreSet], behaviour_set: ScoreSet) -> float | None:
+    """`(sum R_general - sum R_behaviour) / sum R_general`; None for signed scores, whose sums cancel.
+
+    Units: fraction of the general relevance, over the modules scored.
+    Source: method.md, section 2.
+    """
+    options = behaviour_set.manifest.get("options")
+    if options is not None and options["sign"] != "abs":
+        return None
+    general = sum(general_set.total for general_set in general_sets) / len(general_sets)
+    return (general - behaviour_set.total) / general if general else None
+
+
+def seed_variation(general_sets: Sequence[ScoreSet]) -> float | None:
+    """Mean coefficient of variation of a score over the seeds, over scores that are not zero; None for one seed.
+
+    Units: standard deviation (n - 1) divided by the absolute mean.
+    """
+    if len(general_sets) < 2:
+        return None
+    total, count = 0.0, 0
+    for name in general_sets[0].scores:
+        stacked = torch.stack([general_set.scores[name].double().flatten() for general_set in general_sets])
+        mean = stacked.mean(0).abs()
+        ratios = (stacked.std(0) / mean)[mean > 0]
+        total, count = total + ratios.sum().item(), count + ratios.numel()
+    return total / count if count else None

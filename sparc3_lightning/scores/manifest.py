@@ -1,0 +1,78 @@
+"""The manifest of a ScoreSet: what was scored, on what, how, with what."""
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+from sparc3_lightning.identity import package_versions
+
+FORMAT_VERSION = 1
+
+
+class Options(TypedDict):
+    """How relevance was computed."""
+
+    variant: str
+    target: str
+    sign: str
+    granularity: str
+    modules: str | list[str]
+
+
+class Manifest(TypedDict, total=False):
+    """JSON beside the scores; every field is optional for sets made by hand.
+
+    Attributes:
+        format_version: Version of this format.
+        kind: "scores" of one reference set, or "differential".
+        base_model: See `identity.base_model`.
+        tokenizer_hash: See `identity.tokenizer_hash`.
+        options: How relevance was computed.
+        left_out: Layers asked for and left out, because they are tied to the input embedding.
+        data: Reference set: name, source, seed, token hash, number of samples and tokens, explained token ids.
+        relevance_per_sample: Sum of all scores, in logits.
+        dtype: Type of the scores.
+        model_dtype: Type of the model's weights.
+        inputs: Of a differential: name, token hash and number of samples of each set, and the weight and penalty.
+        versions: Versions of the packages.
+        files: Sha256 of each file beside the manifest.
+    """
+
+    format_version: int
+    kind: str
+    base_model: dict[str, Any]
+    tokenizer_hash: str | None
+    options: Options
+    left_out: list[str]
+    data: dict[str, Any]
+    relevance_per_sample: float
+    dtype: str
+    model_dtype: str
+    inputs: dict[str, Any]
+    versions: dict[str, str]
+    files: dict[str, str]
+
+
+def make_manifest(
+    *,
+    base_model: dict[str, Any],
+    options: Options,
+    left_out: Sequence[str],
+    data: dict[str, Any],
+    relevance_per_sample: float,
+    model_dtype: str,
+    tokenizer_hash: str | None = None,
+) -> Manifest:
+    """The manifest of one reference set's scores."""
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        kind="scores",
+        base_model=base_model,
+        tokenizer_hash=tokenizer_hash,
+        options=options,
+        left_out=list(left_out),
+        data=data,
+        relevance_per_sample=relevance_per_sample,
+        dtype="float32",
+        model_dtype=model_dtype,
+        versions=package_versions(),
+    )
