@@ -1,1 +1,36 @@
-"""Room `data`."""
+"""Where samples, prompts and text come from. The data module is in `sparc3_lightning.data.datamodule`."""
+
+from sparc3_lightning.data.c4 import C4
+from sparc3_lightning.data.prompts import PromptFile
+from sparc3_lightning.data.rtp import RealToxicityPrompts
+from sparc3_lightning.data.sampler import Batch, EvenSampler, SampleDataset, collate_right_padded
+from sparc3_lightning.data.samples import (
+    LoadContext,
+    Prompt,
+    PromptSet,
+    ReferenceSamples,
+    ReferenceSet,
+    TextSet,
+    token_hash,
+)
+from sparc3_lightning.data.text import TextFile
+from sparc3_lightning.data.wikitext import WikiText2
+
+__all__ = [
+    "C4",
+    "Batch",
+    "EvenSampler",
+    "LoadContext",
+    "Prompt",
+    "PromptFile",
+    "PromptSet",
+    "RealToxicityPrompts",
+    "ReferenceSamples",
+    "ReferenceSet",
+    "SampleDataset",
+    "TextFile",
+    "TextSet",
+    "WikiText2",
+    "collate_right_padded",
+    "token_hash",
+]

@@ -1,0 +1,188 @@
+"""C4: the general reference set."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, Literal, TypeVar
+
+import torch
+
+from sparc3_lightning.data.files import Row
+from sparc3_lightning.data.samples import (
+    LoadContext,
+    PromptSet,
+    ReferenceSamples,
+    ReferenceSet,
+    check_at_least,
+    fingerprint,
+)
+from sparc3_lightning.data.sources import Source
+from sparc3_lightning.data.tokens import encode, starts_with_bos
+
+T = TypeVar("T")
+
+
+class C4(ReferenceSet):
+    """Crops of equal length from C4 documents that are longer than the crop.
+
+    Seeds draw disjoint documents: of the distinct documents in reading order, seed s owns every `num_seeds`-th,
+    starting with the s-th, and shuffles its own. From the hub only as much is streamed as is needed.
+
+    Args:
+        path: Local file; None for the hub.
+        num_samples: How many documents.
+        length: Tokens a sample, a beginning-of-text token included.
+        seed: Which documents, and which crops: 0 to `num_seeds` - 1.
+        num_seeds: How many disjoint seeds share the documents; the same in every set that must stay disjoint.
+        crop: `head` takes a document's beginning (the document), `random` any part of it (Wanda).
+        add_bos: Begin each sample with the beginning-of-text token. None: `head` does as the tokenizer does by itself,
+            `random` never.
+        min_tokens: The fewest tokens of its own a document must have; None for one more than `length`.
+        skip_rows: Leave out the first rows of the file, such as those a model was trained on.
+        text_column: Column that holds the document.
+        shuffle_buffer: Documents held in memory to be shuffled; a seed's share beyond it is shuffled piece by piece.
+        dataset: Hub id.
+        subset: Its configuration.
+        split: Its split.
+        revision: Commit on the hub; None for the newest.
+
+    Source:
+        Wanda: github locuslab/wanda, lib/data.py (`random`).
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        num_samples: int = 128,
+        length: int = 2048,
+        seed: int = 0,
+        num_seeds: int = 3,
+        crop: Literal["head", "random"] = "head",
+        add_bos: bool | None = None,
+        min_tokens: int | None = None,
+        skip_rows: int = 0,
+        text_column: str = "text",
+        shuffle_buffer: int = 10_000,
+        dataset: str = "allenai/c4",
+        subset: str | None = "en",
+        split: str = "train",
+        revision: str | None = None,
+    ) -> None:
+        for option, value, least in (
+            ("num_samples", num_samples, 1), ("length", length, 2), ("num_seeds", num_seeds, 1),
+            ("min_tokens", min_tokens, length), ("skip_rows", skip_rows, 0), ("shuffle_buffer", shuffle_buffer, 1),
+        ):  # fmt: skip
+            check_at_least(option, value, least)
+        if not 0 <= seed < num_seeds:
+            raise ValueError(
+                f"`seed` must be between 0 and `num_seeds` - 1 = {num_seeds - 1}, got {seed}: seeds share "
+                "the documents out. Set `init_args.seed`, or raise `init_args.num_seeds` in every set."
+            )
+        self.source = Source(path, dataset, subset, split, revision, streaming=True, text_column=text_column)
+        self.num_samples = num_samples
+        self.length = length
+        self.seed = seed
+        self.num_seeds = num_seeds
+        self.crop = crop
+        self.add_bos = add_bos
+        self.min_tokens = length + 1 if min_tokens is None else min_tokens
+        self.skip_rows = skip_rows
+        self.text_column = text_column
+        self.shuffle_buffer = shuffle_buffer
+
+    def load(self, context: LoadContext) -> ReferenceSamples:
+        """Draw the seed's documents and crop them.
+
+        Raises:
+            OSError: The source cannot be read.
+            ValueError: A bad row, too few long documents, or samples longer than the context.
+        """
+        if self.length > context.max_length:
+            raise ValueError(
+                f"`length` must be at most the model's context of {context.max_length} tokens, got {self.length}. "
+                "Set `init_args.length`."
+            )
+        bos = self._bos(context)
+        ids, rows = [], []
+        for row in shuffled(self._own_documents(), self.seed, self.shuffle_buffer):
+            tokens = encode(context.tokenizer, self._text(row), special=False)
+            if len(tokens) >= self.min_tokens:
+                ids.append(torch.tensor(self._crop(tokens, bos, row.index), dtype=torch.int64))
+                rows.append(row)
+            if len(ids) == self.num_samples:
+                break
+        self._check_enough(len(ids))
+        return ReferenceSamples(
+            ids=ids,
+            source=self.describe() | {"bos": bool(bos)},
+            sample_ids=[f"row-{row.index}" for row in rows],
+            fingerprints=[fingerprint(self._text(row)) for row in rows],
+        )
+
+    def may_share(self, prompts: PromptSet) -> bool:
+        """Web documents are not prompts: an evaluation alone need not read them."""
+        return False
+
+    def describe(self) -> dict[str, Any]:
+        """Give the source, the selection and the crop, as JSON."""
+        options = ("num_samples", "length", "seed", "num_seeds", "crop", "min_tokens", "skip_rows", "shuffle_buffer")
+        return super().describe() | self.source.describe() | {option: getattr(self, option) for option in options}
+
+    def _own_documents(self) -> Iterator[Row]:
+        return islice(self._distinct_documents(), self.seed, None, self.num_seeds)
+
+    def _distinct_documents(self) -> Iterator[Row]:
+        seen: set[str] = set()
+        for row in islice(self.source.rows(), self.skip_rows, None):
+            name = fingerprint(self._text(row))
+            if name not in seen:
+                seen.add(name)
+                yield row
+
+    def _text(self, row: Row) -> str:
+        return row.text(self.text_column, "text_column", allow_blank=True)
+
+    def _bos(self, context: LoadContext) -> list[int]:
+        """Give what a sample begins with: the beginning-of-text token, or nothing."""
+        tokenizer = context.tokenizer
+        if self.add_bos and tokenizer.bos_token_id is None:
+            raise ValueError(
+                "`add_bos: true` needs a tokenizer with a beginning-of-text token. Set `init_args.add_bos`."
+            )
+        by_itself = self.crop == "head" and starts_with_bos(tokenizer, encode(tokenizer, "a"))
+        return [int(tokenizer.bos_token_id)] if (by_itself if self.add_bos is None else self.add_bos) else []
+
+    def _crop(self, tokens: list[int], bos: list[int], index: int) -> list[int]:
+        size = self.length - len(bos)
+        # Seeded by the document, so that a sample's crop does not depend on which others were drawn before it.
+        start = 0 if self.crop == "head" else random.Random(f"{self.seed}:{index}").randint(0, len(tokens) - size)
+        return bos + tokens[start : start + size]
+
+    def _check_enough(self, num_found: int) -> None:
+        if num_found < self.num_samples:
+            raise ValueError(
+                f"`num_samples` is {self.num_samples}, but {self.source.name} has only {num_found} distinct "
+                f"documents of at least {self.min_tokens} tokens for seed {self.seed} of {self.num_seeds}, "
+                f"after {self.skip_rows} skipped rows. Lower `init_args.num_samples` or `init_args.length`, or give a longer file."
+            )
+
+
+def shuffled(items: Iterable[T], seed: int, buffer_size: int) -> Iterator[T]:
+    """Shuffle a stream through a buffer: a full shuffle where the stream fits, a local one beyond.
+
+    Args:
+        items: The stream; it is read one buffer ahead.
+        seed: Seed of the order.
+        buffer_size: Items held in memory.
+    """
+    generator = random.Random(seed)
+    stream = iter(items)
+    buffer = list(islice(stream, buffer_size))
+    for item in stream:
+        place = generator.randrange(buffer_size)
+        yield buffer[place]
+        buffer[place] = item
+    generator.shuffle(buffer)
+    yield from buffer

@@ -1,0 +1,220 @@
+"""The Lightning data module: reference sets for predict, packed text for fit, evaluation sets for all."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from sparc3_lightning.data.blocks import Block, PackedBlocks
+from sparc3_lightning.data.sampler import Batch, EvenSampler, SampleDataset, collate_right_padded
+from sparc3_lightning.data.samples import (
+    LoadContext,
+    Prompt,
+    PromptSet,
+    ReferenceSamples,
+    ReferenceSet,
+    TextSet,
+    check_at_least,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class SparC3DataModule(LightningDataModule):
+    """All data of a run. Nothing is read before it is asked for: the sources may need the model and its tokenizer.
+
+    Args:
+        reference_sets: The sets to attribute, by name (`general_seed0`, ..., `toxic`); one predict dataloader each.
+        evaluation_prompts: Prompts to continue in an evaluation.
+        evaluation_text: Text of the perplexity.
+        train_text: Text of `fit`.
+        val_text: Text of the perplexity while fitting; None for `evaluation_text`.
+        batch_size: Samples a batch and rank in attribution.
+        train_batch_size: Blocks a batch and rank in `fit`.
+        block_length: Tokens a block in `fit`; None for the model's context.
+        num_workers: Worker processes of each dataloader.
+        allow_overlap: Let evaluation prompts be among the reference samples, as in the document.
+        train_seed: Seed of the order of the training blocks.
+    """
+
+    def __init__(
+        self,
+        reference_sets: dict[str, ReferenceSet] | None = None,
+        evaluation_prompts: PromptSet | None = None,
+        evaluation_text: TextSet | None = None,
+        train_text: TextSet | None = None,
+        val_text: TextSet | None = None,
+        batch_size: int = 8,
+        train_batch_size: int = 8,
+        block_length: int | None = None,
+        num_workers: int = 0,
+        allow_overlap: bool = False,
+        train_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_at_least("batch_size", batch_size, 1)
+        check_at_least("train_batch_size", train_batch_size, 1)
+        check_at_least("block_length", block_length, 2)
+        self.reference_sets = reference_sets or {}
+        self.evaluation_prompts = evaluation_prompts
+        self.evaluation_text = evaluation_text
+        self.train_text = train_text
+        self.val_text = val_text or evaluation_text
+        self.batch_size = batch_size
+        self.train_batch_size = train_batch_size
+        self.block_length = block_length
+        self.num_workers = num_workers
+        self.allow_overlap = allow_overlap
+        self.train_seed = train_seed
+        self._context: LoadContext | None = None
+        self._samples: dict[str, ReferenceSamples] = {}
+
+    def bind(self, tokenizer: PreTrainedTokenizerBase, max_length: int, **options: Any) -> SparC3DataModule:
+        """Say which model the data is for, where no trainer does.
+
+        Args:
+            tokenizer: The model's tokenizer.
+            max_length: Context of the model.
+            **options: Further fields of `LoadContext`.
+        """
+        self._context = LoadContext(tokenizer, max_length, **options)
+        return self
+
+    @property
+    def context(self) -> LoadContext:
+        """What the sources may ask of the model: what was bound, or else the trainer's module.
+
+        Raises:
+            ValueError: There is neither.
+        """
+        if self._context is not None:
+            return self._context
+        module = getattr(self.trainer, "lightning_module", None)
+        if module is None:
+            raise ValueError(
+                "The data needs a tokenizer: run it with a trainer, or call `bind(tokenizer, max_length)`."
+            )
+        decoding = getattr(getattr(module, "evaluator", None), "decoding", None)
+        return LoadContext(
+            tokenizer=module.tokenizer,
+            max_length=module.max_length,
+            reserve_tokens=getattr(decoding, "max_new_tokens", 0),
+            score_responses=getattr(module, "score_responses", None),
+        )
+
+    @property
+    def reference_names(self) -> list[str]:
+        """Names of the reference sets, in the order of the predict dataloaders."""
+        return list(self.reference_sets)
+
+    @property
+    def reference_samples(self) -> dict[str, ReferenceSamples]:
+        """The samples of every reference set, read once."""
+        return {name: self._load(name) for name in self.reference_names}
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """The evaluation prompts, without those that are attributed; none where the config names none."""
+        if self.evaluation_prompts is None:
+            return []
+        return self.evaluation_prompts.load_prompts(self.context, exclude=self._attributed())
+
+    @cached_property
+    def text_rows(self) -> list[str]:
+        """The raw rows of the evaluation text; none where the config names none."""
+        return self.evaluation_text.load_rows() if self.evaluation_text else []
+
+    @cached_property
+    def val_rows(self) -> list[str]:
+        """The raw rows of the text that is evaluated while fitting."""
+        return self.val_text.load_rows() if self.val_text else []
+
+    def describe(self) -> dict[str, Any]:
+        """Give the evaluation sets' sources as JSON, for the results."""
+        sets = {"evaluation_prompts": self.evaluation_prompts, "evaluation_text": self.evaluation_text}
+        described = {name: None if source is None else source.describe() for name, source in sets.items()}
+        return {**described, "allow_overlap": self.allow_overlap}
+
+    def predict_dataloader(self) -> list[DataLoader[Batch]]:
+        """Give one dataloader a reference set; all ranks make equally many steps in each.
+
+        Raises:
+            ValueError: The config names no reference set.
+        """
+        if not self.reference_sets:
+            raise ValueError("`reference_sets` must name at least one set to attribute. Set `data.reference_sets`.")
+        return [self._reference_loader(samples) for samples in self.reference_samples.values()]
+
+    def train_dataloader(self) -> DataLoader[Block]:
+        """Give packed blocks in a new random order each epoch.
+
+        Raises:
+            ValueError: The config names no training text, or its blocks exceed the context.
+        """
+        if self.train_text is None:
+            raise ValueError("`train_text` must name the text to train on. Set `data.train_text`.")
+        context = self.context
+        length = self.block_length or context.max_length
+        if length > context.max_length:
+            raise ValueError(
+                f"`block_length` must be at most the model's context of {context.max_length} tokens, got {length}. "
+                "Set `data.block_length`."
+            )
+        blocks = PackedBlocks(self.train_text.load_rows(), context.tokenizer, length)
+        rank, world_size = self._rank_and_world_size()
+        sampler: DistributedSampler[Block] = DistributedSampler(
+            blocks, world_size, rank, seed=self.train_seed, drop_last=True
+        )
+        return DataLoader(blocks, self.train_batch_size, sampler=sampler, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> DataLoader[int]:
+        """Give one empty batch on every rank: the evaluator loops over the text itself."""
+        return _one_batch()
+
+    def test_dataloader(self) -> DataLoader[int]:
+        """Give one empty batch on every rank: the evaluator loops over text and prompts itself."""
+        return _one_batch()
+
+    def _load(self, name: str) -> ReferenceSamples:
+        if name not in self._samples:
+            self._samples[name] = self.reference_sets[name].load(self.context)
+        return self._samples[name]
+
+    def _attributed(self) -> set[str]:
+        """Give ids and fingerprints of the samples that evaluation prompts must not be."""
+        prompts = self.evaluation_prompts
+        if self.allow_overlap or prompts is None:
+            return set()
+        shared = [self._load(name) for name, source in self.reference_sets.items() if source.may_share(prompts)]
+        return {key for samples in shared for key in (*samples.sample_ids, *samples.fingerprints)}
+
+    def _reference_loader(self, samples: ReferenceSamples) -> DataLoader[Batch]:
+        dataset: Dataset[Any] = SampleDataset(samples.ids)  # its samples are not yet the batches the loader gives
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=EvenSampler(len(samples), *self._rank_and_world_size()),
+            collate_fn=collate_right_padded,
+            num_workers=self.num_workers,
+        )
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        """Give this rank among those that get different data; under tensor parallelism they are fewer than all."""
+        ranks = getattr(self.trainer, "distributed_sampler_kwargs", None) or {}
+        return ranks.get("rank", 0), ranks.get("num_replicas", 1)
+
+
+class _Empty(Dataset[int]):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def _one_batch() -> DataLoader[int]:
+    return DataLoader(_Empty(), batch_size=1)

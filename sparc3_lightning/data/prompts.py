@@ -1,0 +1,201 @@
+"""Sets of prompts: how a seeded subset is drawn, kept apart from others, and fitted into the context."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from sparc3_lightning.data.files import Row
+from sparc3_lightning.data.samples import (
+    LoadContext,
+    Prompt,
+    PromptSet,
+    ReferenceSamples,
+    ReferenceSet,
+    check_at_least,
+)
+from sparc3_lightning.data.sources import Source
+from sparc3_lightning.data.tokens import OnTooLong, encode_samples, fit_texts, starts_with_bos
+
+Part = Literal["all", "attribution", "evaluation"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A prompt that may be drawn, and the place of its row for messages."""
+
+    prompt: Prompt
+    place: str
+
+
+class DrawnPrompts(ReferenceSet, PromptSet):
+    """A seeded random subset of the prompts of a source, for attribution or for evaluation.
+
+    The order of the draw and the part a prompt belongs to follow from the prompt's text alone, so the same prompts are
+    drawn from a local copy, from the hub, or from a file sorted otherwise.
+
+    Args:
+        source: Where the rows are.
+        num_prompts: How many prompts to draw; None for all.
+        seed: Seed of the draw.
+        part: `attribution` and `evaluation` are two disjoint halves of all prompts there are, `all` is both.
+        on_too_long: Left-truncate a prompt that does not fit the context (with a warning that counts), or refuse it.
+    """
+
+    def __init__(self, source: Source, num_prompts: int | None, seed: int, part: Part, on_too_long: OnTooLong) -> None:
+        check_at_least("num_prompts", num_prompts, 1)
+        self.source = source
+        self.num_prompts = num_prompts
+        self.seed = seed
+        self.part = part
+        self.on_too_long = on_too_long
+
+    @abstractmethod
+    def prompt_of(self, row: Row) -> Prompt:
+        """Read a row."""
+
+    def choose(self, ordered: list[Candidate], context: LoadContext, counts: Counter[str]) -> Iterator[Candidate]:
+        """Give those that qualify, in order. The default takes all; `counts` collects what was left out, and why."""
+        yield from ordered
+
+    def wanted(self) -> str:
+        """Say in a message what `choose` looks for."""
+        return "prompts"
+
+    def load(self, context: LoadContext) -> ReferenceSamples:
+        """Draw and tokenise the prompts, special tokens as the tokenizer adds them.
+
+        Raises:
+            OSError: The source cannot be read.
+            ValueError: A bad row, a prompt that is too long, or too few prompts.
+        """
+        drawn, counts = self._draw(context, ())
+        texts = [(candidate.place, candidate.prompt.text) for candidate in drawn]
+        ids, counts["num_truncated"] = encode_samples(context.tokenizer, texts, context.max_length, self.on_too_long)
+        return ReferenceSamples(
+            ids=ids,
+            source=self.describe() | dict(counts) | {"bos": starts_with_bos(context.tokenizer, ids[0].tolist())},
+            sample_ids=[candidate.prompt.id for candidate in drawn],
+            fingerprints=[candidate.prompt.fingerprint for candidate in drawn],
+        )
+
+    def load_prompts(self, context: LoadContext, exclude: Collection[str] = ()) -> list[Prompt]:
+        """Draw the prompts and fit them into the context, room for the continuation left.
+
+        Args:
+            context: The model they are for.
+            exclude: Ids or fingerprints of prompts that must not be drawn.
+
+        Raises:
+            OSError: The source cannot be read.
+            ValueError: A bad row, a prompt that is too long, or too few prompts.
+        """
+        drawn, _ = self._draw(context, exclude)
+        return [candidate.prompt for candidate in fit_candidates(drawn, context, self.on_too_long)]
+
+    def may_share(self, prompts: PromptSet) -> bool:
+        """Two different halves share nothing, whatever their sources."""
+        return not (isinstance(prompts, DrawnPrompts) and {self.part, prompts.part} == {"attribution", "evaluation"})
+
+    def describe(self) -> dict[str, Any]:
+        """Give the source and the options of the draw, as JSON."""
+        options = {"num_prompts": self.num_prompts, "seed": self.seed, "part": self.part}
+        return super().describe() | self.source.describe() | options | {"on_too_long": self.on_too_long}
+
+    def _draw(self, context: LoadContext, exclude: Collection[str]) -> tuple[list[Candidate], Counter[str]]:
+        counts: Counter[str] = Counter()
+        candidates = list(self._candidates(exclude, counts))
+        candidates.sort(key=lambda candidate: draw_key(self.seed, candidate.prompt.fingerprint))
+        drawn = []
+        for candidate in self.choose(candidates, context, counts):
+            drawn.append(candidate)
+            if len(drawn) == self.num_prompts:
+                break
+        if len(drawn) < (self.num_prompts or 1):
+            raise ValueError(
+                f"`num_prompts` is {self.num_prompts or 'all'}, but {self.source.name} has only {len(drawn)} "
+                f"{self.wanted()} in part `{self.part}` ({dict(counts)}). "
+                "Lower `init_args.num_prompts`, or loosen the selection."
+            )
+        return drawn, counts
+
+    def _candidates(self, exclude: Collection[str], counts: Counter[str]) -> Iterator[Candidate]:
+        seen: set[str] = set()
+        for row in self.source.rows():
+            prompt = self.prompt_of(row)
+            counts["num_rows"] += 1
+            if prompt.fingerprint in seen:
+                counts["num_duplicates"] += 1
+            elif prompt.id in exclude or prompt.fingerprint in exclude:
+                counts["num_excluded"] += 1
+            elif in_part(prompt, self.part):
+                yield Candidate(prompt, row.place)
+            seen.add(prompt.fingerprint)
+
+
+class PromptFile(DrawnPrompts):
+    """Prompts from any local file: one a row (jsonl, csv, parquet) or one a line (txt).
+
+    Args:
+        path: The file.
+        prompt_column: Column that holds the prompt.
+        id_column: Column that names it; where a file has none, a fingerprint of the text does.
+        num_prompts: How many to draw; None for all.
+        seed: Seed of the draw.
+        part: `attribution` and `evaluation` are two disjoint halves of all prompts there are, `all` is both.
+        on_too_long: Left-truncate a prompt that does not fit the context (with a warning that counts), or refuse it.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        prompt_column: str = "prompt",
+        id_column: str = "id",
+        num_prompts: int | None = None,
+        seed: int = 0,
+        part: Part = "all",
+        on_too_long: OnTooLong = "truncate",
+    ) -> None:
+        super().__init__(Source(path, "", text_column=prompt_column), num_prompts, seed, part, on_too_long)
+        self.prompt_column = prompt_column
+        self.id_column = id_column
+
+    def prompt_of(self, row: Row) -> Prompt:
+        """Read a row."""
+        text = row.text(self.prompt_column, "prompt_column")
+        return named_prompt(row.values.get(self.id_column), text, {})
+
+
+def named_prompt(name: Any, text: str, scores: dict[str, float | None]) -> Prompt:
+    """Make a prompt; without a name, its text's fingerprint names it."""
+    prompt = Prompt("" if name is None else str(name), text, scores)
+    return prompt if prompt.id else replace(prompt, id=prompt.fingerprint)
+
+
+def draw_key(seed: int, name: str) -> str:
+    """Give the key by which a seeded draw sorts: a random order that neither file order nor other rows can change."""
+    return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
+
+
+def in_part(prompt: Prompt, part: Part) -> bool:
+    """Tell whether a prompt belongs to a part; its fingerprint's parity says to which."""
+    return part == "all" or part == ("attribution", "evaluation")[int(prompt.fingerprint, 16) % 2]
+
+
+def fit_candidates(candidates: Iterable[Candidate], context: LoadContext, on_too_long: OnTooLong) -> list[Candidate]:
+    """Shorten the prompts to what the context holds beside their continuations."""
+    candidates = list(candidates)
+    max_tokens = context.max_length - context.reserve_tokens
+    if max_tokens < 1:
+        raise ValueError(
+            f"`reserve_tokens` must be below the context of {context.max_length} tokens, got {context.reserve_tokens}. "
+            "Set fewer new tokens for the continuations."
+        )
+    texts, _ = fit_texts(
+        context.tokenizer, [(one.place, one.prompt.text) for one in candidates], max_tokens, on_too_long
+    )
+    return [replace(one, prompt=replace(one.prompt, text=text)) for one, text in zip(candidates, texts, strict=True)]

@@ -1,0 +1,147 @@
+"""What every source of data gives: reference samples, prompts and text, and what a source may ask of the model."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to be continued.
+
+    Args:
+        id: Name of the prompt, the key of its paired noise.
+        text: What the model continues.
+        scores: Scores known before this run, such as `prompt_toxicity`; None where the source has none.
+    """
+
+    id: str
+    text: str
+    scores: dict[str, float | None] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the text itself: equal for the same prompt in any file."""
+        return fingerprint(self.text)
+
+
+@dataclass(frozen=True)
+class ReferenceSamples:
+    """The samples of one reference set, ready for attribution.
+
+    Args:
+        ids: Token ids, int64, unpadded, one tensor a sample.
+        source: Where they come from and how they were chosen, as JSON; it goes into the manifest.
+        sample_ids: Names of the documents or prompts, in the order of `ids`.
+        fingerprints: Fingerprints of the texts before any crop, to tell whether a prompt is among them.
+
+    Shape:
+        `ids[s]` is (T_s,), S tensors.
+    """
+
+    ids: list[Tensor]
+    source: dict[str, Any]
+    sample_ids: list[str]
+    fingerprints: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def token_hash(self) -> str:
+        """Hash of all token ids, as `token_hash`."""
+        return token_hash(self.ids)
+
+
+@dataclass(frozen=True)
+class LoadContext:
+    """What a source may ask of the model it is loaded for.
+
+    Args:
+        tokenizer: The model's tokenizer; it needs no padding token.
+        max_length: Context of the model, in tokens.
+        reserve_tokens: Part of the context that prompts leave free for their continuation.
+        score_responses: Continues prompts with the model and scores the continuations, each in [0, 1].
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    reserve_tokens: int = 0
+    score_responses: Callable[[list[Prompt]], list[float]] | None = None
+
+
+class Described:
+    """A source that can say where its data comes from."""
+
+    def describe(self) -> dict[str, Any]:
+        """Give the source's options as JSON, for manifests and results."""
+        return {"class": type(self).__name__}
+
+
+class ReferenceSet(Described, ABC):
+    """Samples to attribute: `general`, or a behaviour such as `toxic`."""
+
+    @abstractmethod
+    def load(self, context: LoadContext) -> ReferenceSamples:
+        """Read, choose and tokenise the samples."""
+
+    def may_share(self, prompts: PromptSet) -> bool:
+        """Tell whether evaluation prompts could be among these samples; False where that cannot happen."""
+        return True
+
+
+class PromptSet(Described, ABC):
+    """Prompts to be continued in an evaluation."""
+
+    @abstractmethod
+    def load_prompts(self, context: LoadContext, exclude: Collection[str] = ()) -> list[Prompt]:
+        """Read and choose the prompts, leaving out those whose id or fingerprint is in `exclude`."""
+
+
+class TextSet(Described, ABC):
+    """Running text, for perplexity or training."""
+
+    @abstractmethod
+    def load_rows(self) -> list[str]:
+        """Give the raw rows in order, blank ones included: the protocol says how they are joined."""
+
+
+def token_hash(ids: Sequence[Tensor]) -> str:
+    """Hash token ids, their order and the samples' boundaries included.
+
+    Args:
+        ids: One 1-D tensor of token ids a sample.
+
+    Returns:
+        The sha256 as 64 hexadecimal digits, the same on every machine.
+    """
+    digest = hashlib.sha256()
+    for sample in ids:
+        digest.update(np.array([sample.numel()], dtype="<i8").tobytes())
+        digest.update(sample.cpu().numpy().astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def fingerprint(text: str) -> str:
+    """Name a text by what it says: 16 hexadecimal digits, blind to the whitespace around it."""
+    return hashlib.sha256(text.strip().encode()).hexdigest()[:16]
+
+
+def check_at_least(option: str, value: int | None, least: int) -> None:
+    """Refuse a count that is too small; None (no limit) passes.
+
+    Raises:
+        ValueError: The value is below `least`.
+    """
+    if value is not None and value < least:
+        raise ValueError(f"`{option}` must be at least {least}, got {value}. Set `init_args.{option}`.")

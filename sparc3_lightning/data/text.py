@@ -1,0 +1,85 @@
+"""Any local text file: a reference set with one sample a row, or running text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sparc3_lightning.data.samples import (
+    LoadContext,
+    ReferenceSamples,
+    ReferenceSet,
+    TextSet,
+    check_at_least,
+    fingerprint,
+)
+from sparc3_lightning.data.sources import Source
+from sparc3_lightning.data.tokens import OnTooLong, encode_samples, starts_with_bos
+
+
+class TextFile(ReferenceSet, TextSet):
+    """A local file as it stands: its rows in order.
+
+    Args:
+        path: jsonl, csv or parquet file with a text column, or a txt file, one sample a line.
+        text_column: Column that holds the text.
+        num_samples: Take the first rows only; None for all.
+        skip_blank: Leave out empty and whitespace rows of a reference set instead of refusing them.
+        on_too_long: Left-truncate a text that does not fit the context (with a warning that counts), or refuse it.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        text_column: str = "text",
+        num_samples: int | None = None,
+        skip_blank: bool = False,
+        on_too_long: OnTooLong = "truncate",
+    ) -> None:
+        check_at_least("num_samples", num_samples, 1)
+        self.source = Source(path, "", text_column=text_column)
+        self.text_column = text_column
+        self.num_samples = num_samples
+        self.skip_blank = skip_blank
+        self.on_too_long = on_too_long
+
+    def load(self, context: LoadContext) -> ReferenceSamples:
+        """Tokenise the rows, special tokens as the tokenizer adds them.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: A bad row, too few rows, or a text that is too long.
+        """
+        texts = self._texts()
+        ids, num_truncated = encode_samples(context.tokenizer, texts, context.max_length, self.on_too_long)
+        bos = starts_with_bos(context.tokenizer, ids[0].tolist())
+        return ReferenceSamples(
+            ids=ids,
+            source=self.describe() | {"num_truncated": num_truncated, "bos": bos},
+            sample_ids=[place.rsplit(", ", 1)[-1].replace(" ", "-") for place, _ in texts],
+            fingerprints=[fingerprint(text) for _, text in texts],
+        )
+
+    def load_rows(self) -> list[str]:
+        """Give all rows in order, blank ones included."""
+        return [row.text(self.text_column, "text_column", allow_blank=True) for row in self.source.rows()]
+
+    def describe(self) -> dict[str, Any]:
+        """Give the file and the options, as JSON."""
+        options = {"num_samples": self.num_samples, "skip_blank": self.skip_blank, "on_too_long": self.on_too_long}
+        return super().describe() | self.source.describe() | options
+
+    def _texts(self) -> list[tuple[str, str]]:
+        """Give each sample's place and text."""
+        texts: list[tuple[str, str]] = []
+        for row in self.source.rows():
+            text = row.text(self.text_column, "text_column", allow_blank=self.skip_blank)
+            if text.strip():
+                texts.append((row.place, text))
+            if len(texts) == self.num_samples:
+                break
+        if len(texts) < (self.num_samples or 1):
+            raise ValueError(
+                f"`num_samples` is {self.num_samples or 'all'}, but {self.source.name} has only {len(texts)} texts. "
+                "Lower `init_args.num_samples`."
+            )
+        return texts
