@@ -11,8 +11,11 @@ from sparc3_lightning.version import __version__
 if TYPE_CHECKING:
     from sparc3_lightning.lrp.attribute import attribute
     from sparc3_lightning.lrp.rules import attnlrp
-    from sparc3_lightning.pruning import Recipe, apply_recipe, select_neurons
-    from sparc3_lightning.scores import ScoreSet, differential
+    from sparc3_lightning.pruning.apply import apply_recipe
+    from sparc3_lightning.pruning.recipe import Recipe
+    from sparc3_lightning.pruning.select import select_neurons
+    from sparc3_lightning.scores.combine import differential
+    from sparc3_lightning.scores.score_set import ScoreSet
 
 __all__ = [
     "Recipe",

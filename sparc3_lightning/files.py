@@ -1,5 +1,6 @@
 """Writing whole artefacts: a temporary name first, then one rename, so that nothing is ever half written."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -62,3 +63,9 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no readable {what}: {error}.") from error
+
+
+def file_sha256(path: Path) -> str:
+    """Sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,29 +1,13 @@
-"""What a model, a tokenizer and an environment are, in a few hashes and versions: the provenance of every artefact."""
+"""Which model and which tokenizer: the identity that manifests and recipes carry."""
 
 import hashlib
 import json
-import platform
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-PACKAGES = ("sparc3-lightning", "torch", "transformers", "lightning", "lxt", "safetensors", "detoxify")
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the numbers."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
@@ -66,9 +50,3 @@ def base_model(model: PreTrainedModel, name: str | None = None, revision: str | 
         "num_neurons": model.config.num_hidden_layers * model.config.intermediate_size,
         "weight_hash": weight_hash(model),
     }
-
-
-def file_sha256(path: Path) -> str:
-    """Sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

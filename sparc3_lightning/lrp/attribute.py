@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from sparc3_lightning.data.samples import token_hash
 from sparc3_lightning.identity import base_model
 from sparc3_lightning.lrp.attribution import Attribution, Granularity
 from sparc3_lightning.lrp.linear import Sign
@@ -14,7 +15,6 @@ from sparc3_lightning.lrp.rules import Variant
 from sparc3_lightning.lrp.targets import Target
 from sparc3_lightning.scores.manifest import Options, make_manifest
 from sparc3_lightning.scores.score_set import ScoreSet
-from sparc3_lightning.data.samples import token_hash
 
 
 def attribution_options(attribution: Attribution, modules: str | Sequence[str]) -> Options:
@@ -38,7 +38,9 @@ def check_samples(samples: Sequence[Tensor], max_length: int) -> None:
         raise ValueError("`samples` must hold at least one 1-D tensor of token ids, got none.")
     for position, sample in enumerate(samples):
         if not isinstance(sample, Tensor) or sample.ndim != 1 or sample.dtype not in (torch.int64, torch.int32):
-            raise ValueError(f"`samples[{position}]` must be a 1-D integer tensor of token ids, got {_describe(sample)}.")
+            raise ValueError(
+                f"`samples[{position}]` must be a 1-D integer tensor of token ids, got {_describe(sample)}."
+            )
         if not 1 <= sample.numel() <= max_length:
             raise ValueError(
                 f"`samples[{position}]` must hold 1 to {max_length} tokens (the model's context), got {sample.numel()}. "

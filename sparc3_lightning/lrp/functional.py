@@ -52,7 +52,9 @@ def activation_ratio(activation: nn.Module) -> Callable[[Tensor], Tensor]:
     if name == "GELU" and getattr(activation, "approximate", "none") == "tanh":
         return gelu_tanh_ratio
     if name not in RATIOS:
-        raise ValueError(f"the activation must be one of {sorted(RATIOS)}, got {name}: no identity rule is known for it.")
+        raise ValueError(
+            f"the activation must be one of {sorted(RATIOS)}, got {name}: no identity rule is known for it."
+        )
     return RATIOS[name]
 
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparc3_lightning.identity import package_versions
 from sparc3_lightning.files import read_json, write_json
+from sparc3_lightning.version import package_versions
 
 FORMAT_VERSION = 1
 RECIPE_FILE = "pruned_neurons.json"

@@ -6,9 +6,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sparc3_lightning.identity import package_versions
 from sparc3_lightning.scores.manifest import FORMAT_VERSION, Manifest
 from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.version import package_versions
 
 Penalty = Literal["raw", "abs"]
 PENALTIES: Mapping[str, Callable[[Tensor], Tensor]] = {"raw": lambda score: score, "abs": torch.abs}

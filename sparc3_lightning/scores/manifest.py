@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
-from sparc3_lightning.identity import package_versions
+from sparc3_lightning.version import package_versions
 
 FORMAT_VERSION = 1
 

@@ -9,9 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sparc3_lightning.identity import file_sha256
+from sparc3_lightning.files import file_sha256, new_directory, read_json, write_json
 from sparc3_lightning.scores.checks import check_scores
-from sparc3_lightning.files import new_directory, read_json, write_json
 from sparc3_lightning.scores.manifest import FORMAT_VERSION, Manifest
 
 MANIFEST_FILE = "manifest.json"
@@ -101,4 +100,6 @@ def _check_files(directory: Path, manifest: Manifest) -> None:
         if Path(name).name != name or not path.is_file():
             raise FileNotFoundError(f"{path} is missing, though {MANIFEST_FILE} names it.")
         if file_sha256(path) != expected:
-            raise ValueError(f"{path} must have sha256 {expected}: it is truncated or was changed after it was written.")
+            raise ValueError(
+                f"{path} must have sha256 {expected}: it is truncated or was changed after it was written."
+            )

@@ -1,0 +1,82 @@
+"""The `sparc3` entry: picks the command and imports only what it needs, so that `--help` starts at once."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from sparc3_lightning.version import __version__
+
+TRAINER_COMMANDS = {
+    "fit": "train a causal language model, or tune a pruned one with its pruned neurons held at zero",
+    "validate": "perplexity",
+    "test": "the full evaluation, dense or with a recipe applied",
+    "predict": "attribute reference sets; where the config says so, select, prune and evaluate: the main job",
+}
+FILE_COMMANDS = {
+    "inspect": "show a score directory or a recipe: manifest, layers, checks, top neurons",
+    "select": "score directories in, recipe out",
+    "apply": "base model and recipe in, pruned Hugging Face directory out",
+}
+
+
+def usage() -> str:
+    """What `sparc3 --help` prints."""
+    lines = ["usage: sparc3 COMMAND [OPTIONS]   (sparc3 COMMAND --help shows its options)", ""]
+    lines += ["Runs, configured in YAML (--config FILE, repeatable; --key value overrides; --print_config):"]
+    lines += [f"  {name:<10}{text}" for name, text in TRAINER_COMMANDS.items()]
+    lines += ["", "Files:"]
+    lines += [f"  {name:<10}{text}" for name, text in FILE_COMMANDS.items()]
+    lines += ["", "  --version print the version", "", "Start here: sparc3 predict --config configs/tiny/suppress.yaml"]
+    return "\n".join(lines)
+
+
+def main(args: Sequence[str] | None = None) -> Any:
+    """Run one command in this process.
+
+    Args:
+        args: Command and options, such as `["predict", "--config", "run.yaml"]`; default: the command line's.
+
+    Returns:
+        The LightningCLI object of a run (with its trainer, model and data), or None.
+
+    Raises:
+        SystemExit: Unknown command or options, with status 2.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    command = args[0] if args else "--help"
+    if command in ("-h", "--help"):
+        print(usage())
+    elif command == "--version":
+        print(__version__)
+    elif command in TRAINER_COMMANDS:
+        from sparc3_lightning.cli import run
+
+        return run(args)
+    elif command in FILE_COMMANDS:
+        from sparc3_lightning.commands import run_file_command
+
+        run_file_command(command, args[1:])
+    else:
+        print(f"sparc3: error: {_unknown(command)}\n\n{usage()}", file=sys.stderr)
+        raise SystemExit(2)
+    return None
+
+
+def _unknown(command: str) -> str:
+    if command.startswith("-"):
+        return f"the command comes first, then its options: sparc3 predict {command} ..."
+    return f"unknown command {command!r}; choose one of {', '.join([*TRAINER_COMMANDS, *FILE_COMMANDS])}"
+
+
+def console() -> int:
+    """`main` for the shell: what a user or a config caused ends in one line, not in a traceback."""
+    if os.environ.get("SPARC3_TRACEBACK"):
+        main()
+        return 0
+    try:
+        main()
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"sparc3: error: {error}\n(SPARC3_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
+        return 1
+    return 0
