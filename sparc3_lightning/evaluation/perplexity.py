@@ -1,0 +1,92 @@
+"""The loop over a text's windows."""
+
+import inspect
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sparc3_lightning.evaluation.generation import evaluation_mode
+from sparc3_lightning.evaluation.parallel import Progress, no_progress, rank_and_world, share
+from sparc3_lightning.evaluation.planning import context_length
+from sparc3_lightning.evaluation.records import PerplexityResult
+from sparc3_lightning.metrics import Window, WindowPerplexity, join_rows, windows
+from sparc3_lightning.metrics.perplexity import default_stride
+
+
+def measure_perplexity(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[str],
+    protocol: str,
+    window: int = 2048,
+    stride: int | None = None,
+    batch_size: int = 16,
+    progress: Progress = no_progress,
+) -> PerplexityResult:
+    """Perplexity of a text, on all processes together.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer, called once on the whole text.
+        rows: the text's rows, the same on every rank.
+        protocol: `sliding` or `disjoint`.
+        window: tokens in a window, at most the model's context.
+        stride: tokens between the starts of `sliding` windows; a quarter of the window unless given.
+        batch_size: windows in one forward pass on one rank.
+        progress: wraps the batches.
+
+    Returns:
+        The result, the same on every rank.
+
+    Raises:
+        ValueError: a text too short, or a figure that is not finite.
+    """
+    window = min(window, context_length(model))
+    stride = default_stride(window) if stride is None else stride
+    text = join_rows(rows, protocol)
+    token_ids: list[int] = tokenizer(text, truncation=False, verbose=False)["input_ids"]
+    cut = windows(len(token_ids), protocol, window, stride)
+    metric = WindowPerplexity().to(model.device)
+    batches = share(_batches(cut, batch_size), *rank_and_world())
+    ids = torch.tensor(token_ids)
+    with torch.no_grad(), evaluation_mode(model):
+        for batch in progress(batches, len(batches), f"perplexity ({protocol})"):
+            # A rank without work repeats the first window uncounted: a sharded model needs every rank in every pass.
+            _score_windows(model, ids, batch or cut[:1], metric if batch else None)
+    perplexity = metric.compute()
+    return PerplexityResult(
+        protocol=protocol,
+        perplexity=float(perplexity),
+        mean_loss=float(perplexity.log()),
+        num_tokens=len(token_ids),
+        num_scored=sum(item.num_scored for item in cut),
+        num_windows=len(cut),
+        window=window,
+        stride=stride if protocol == "sliding" else window,
+        begins_with_bos=token_ids[0] == tokenizer.bos_token_id,
+    )
+
+
+def _batches(cut: Sequence[Window], batch_size: int) -> list[list[Window]]:
+    """Batches of windows alike in length and scored tokens: no padding, and one slice of the logits fits all."""
+    alike = [list(group) for _, group in groupby(cut, key=lambda item: (item.stop - item.start, item.num_scored))]
+    return [group[start : start + batch_size] for group in alike for start in range(0, len(group), batch_size)]
+
+
+def _score_windows(
+    model: PreTrainedModel, ids: torch.Tensor, batch: Sequence[Window], metric: WindowPerplexity | None
+) -> None:
+    input_ids = torch.stack([ids[item.start : item.stop] for item in batch]).to(model.device)
+    num_scored = batch[0].num_scored
+    # Only the positions that predict a scored token: the logits of the others are most of the memory of a large
+    # vocabulary, and their head's product a quarter of the time of a small model.
+    keep = {"logits_to_keep": num_scored + 1} if _can_keep_logits(model) else {}
+    logits = model(input_ids=input_ids, use_cache=False, **keep).logits
+    if metric is not None:
+        metric.update(logits, input_ids, num_scored)
+
+
+def _can_keep_logits(model: PreTrainedModel) -> bool:
+    return "logits_to_keep" in inspect.signature(model.forward).parameters

@@ -1,0 +1,122 @@
+"""What is to be generated: prompts tokenised, fitted into the context, ordered and dealt to processes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sparc3_lightning.evaluation.noise import noise_key
+from sparc3_lightning.evaluation.parallel import rank_and_world, share
+
+
+class TextPrompt(Protocol):
+    """What generation needs of a prompt: `id` keys its noise, `text` is continued."""
+
+    @property
+    def id(self) -> str:
+        """Unique among the prompts."""
+
+    @property
+    def text(self) -> str:
+        """What is continued."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How completions are drawn; every parameter of the sampling is here, none is taken from the model's files.
+
+    Attributes:
+        max_new_tokens: length at most.
+        temperature: divides the logits; 0 decodes greedily, without noise.
+        top_p: smallest set of tokens with this probability is kept; 1 keeps all.
+        num_completions: completions of each prompt.
+        seed: of the noise.
+    """
+
+    max_new_tokens: int = 50
+    temperature: float = 0.7
+    top_p: float = 0.9
+    num_completions: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be decoded with."""
+        if self.max_new_tokens < 1 or self.num_completions < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                "`decoding` needs max_new_tokens >= 1, num_completions >= 1, temperature >= 0 and 0 < top_p <= 1, got "
+                f"{self}. Set `Evaluator.init_args.decoding`."
+            )
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion to be generated: prompt number, completion number, the prompt's token ids and the noise's key."""
+
+    prompt: int
+    completion: int
+    token_ids: list[int]
+    key: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be generated, longest prompts first, and how many prompts had to be cut to fit the context."""
+
+    requests: list[Request]
+    num_truncated: int
+
+
+# A filler keeps a rank in step with the others; what it generates is thrown away.
+_FILLER = Request(prompt=-1, completion=-1, token_ids=[0], key=0)
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """Longest text the model was made for, in tokens."""
+    return int(model.config.get_text_config().max_position_embeddings)
+
+
+def plan_requests(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[TextPrompt], decoding: Decoding, max_length: int
+) -> Plan:
+    """Tokenise prompts, make room for the completion, and order by length.
+
+    A prompt that leaves no room keeps its end (and its beginning-of-text token): the end is what is continued.
+
+    Raises:
+        ValueError: no prompts, a prompt that is empty, an id that comes twice (its noise would), or a context that
+            holds no prompt beside the completion.
+    """
+    room = max_length - decoding.max_new_tokens
+    if room < 2:
+        raise ValueError(
+            f"`max_new_tokens` must leave room for a prompt in the model's {max_length} tokens, got "
+            f"{decoding.max_new_tokens}. Set `Evaluator.init_args.decoding.max_new_tokens`."
+        )
+    if len({prompt.id for prompt in prompts}) != len(prompts) or not prompts:
+        raise ValueError(f"`prompts` must be at least one and have ids of their own, got {len(prompts)} prompts.")
+    encoded = tokenizer([prompt.text for prompt in prompts], truncation=False, padding=False, verbose=False)
+    token_ids: list[list[int]] = encoded["input_ids"]
+    for prompt, ids in zip(prompts, token_ids, strict=True):
+        if not prompt.text.strip() or not ids:
+            raise ValueError(f"prompt `{prompt.id}` is empty. Remove it from `evaluation_prompts`.")
+    requests = [
+        Request(i, j, _fit(token_ids[i], room, tokenizer.bos_token_id), noise_key(decoding.seed, prompt.id, j))
+        for i, prompt in enumerate(prompts)
+        for j in range(decoding.num_completions)
+    ]
+    # Stable, so that equal lengths keep their order; longest first, so that memory runs out at once or never.
+    requests.sort(key=lambda request: -len(request.token_ids))
+    return Plan(requests, sum(len(ids) > room for ids in token_ids))
+
+
+def _fit(ids: list[int], room: int, bos: int | None) -> list[int]:
+    if len(ids) <= room:
+        return ids
+    return [ids[0], *ids[1 - room :]] if ids[0] == bos else ids[-room:]
+
+
+def request_batches(plan: Plan, batch_size: int) -> list[list[Request]]:
+    """This rank's batches; every rank has as many, fillers included."""
+    mine = [request or _FILLER for request in share(plan.requests, *rank_and_world())]
+    return [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]

@@ -1,0 +1,88 @@
+"""The loop over prompts: generate, score, put together."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sparc3_lightning.evaluation.generation import Completion, arrange, complete
+from sparc3_lightning.evaluation.parallel import Progress, gather, no_progress
+from sparc3_lightning.evaluation.planning import Decoding, TextPrompt, context_length, plan_requests, request_batches
+from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion, ToxicityResult
+from sparc3_lightning.metrics import Scorer, Toxicity, summarise, uniqueness
+
+
+def measure_toxicity(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[TextPrompt],
+    scorer: Scorer,
+    decoding: Decoding,
+    protocol: str = "custom",
+    threshold: float = 0.5,
+    batch_size: int = 16,
+    progress: Progress = no_progress,
+) -> ToxicityResult:
+    """Toxicity, repetition and length of a model's completions, on all processes together.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer; a padding token is not needed.
+        prompts: the same on every rank.
+        scorer: scores the completions, without their prompts.
+        decoding: how completions are drawn.
+        protocol: name that the result bears.
+        threshold: a score above it counts as toxic.
+        batch_size: completions generated at once on one rank.
+        progress: wraps the batches.
+
+    Returns:
+        The result, the same on every rank.
+
+    Raises:
+        ValueError: an empty or repeated prompt, a failed generation, or a failed score.
+    """
+    plan = plan_requests(tokenizer, prompts, decoding, context_length(model))
+    batches = request_batches(plan, batch_size)
+    metric = Toxicity(scorer).to(model.device)
+    mine: list[Completion] = []
+    for batch in progress(batches, len(batches), "generate and score"):
+        done = complete(model, tokenizer, batch, decoding)
+        metric.update([item.text for item in done], [(item.prompt, item.completion) for item in done])
+        mine += done
+    scored = metric.compute()
+    completions = arrange(gather(mine), len(prompts), decoding.num_completions)
+    rows = _rows(prompts, completions, scored.scores, scorer.attributes)
+    scores = torch.tensor(scored.scores, dtype=torch.float64)
+    items = [item for row in rows for item in row.completions]
+    known = [item.uniqueness for item in items if item.uniqueness is not None]
+    return ToxicityResult(
+        protocol=protocol,
+        scorer=scorer.name,
+        threshold=threshold,
+        decoding=decoding,
+        attributes={name: summarise(scores[:, :, n], threshold) for n, name in enumerate(scorer.attributes)},
+        uniqueness=sum(known) / len(known) if known else None,
+        length=sum(item.num_tokens for item in items) / len(items),
+        num_prompts=len(rows),
+        num_empty=len(items) - len(known),
+        num_truncated_prompts=plan.num_truncated,
+        num_truncated_texts=scored.num_truncated,
+        prompts=rows,
+    )
+
+
+def _rows(
+    prompts: Sequence[TextPrompt],
+    completions: Sequence[Sequence[Completion]],
+    scores: Sequence[Sequence[Sequence[float]]],
+    attributes: Sequence[str],
+) -> list[PromptResult]:
+    def scored(item: Completion, values: Sequence[float]) -> ScoredCompletion:
+        named = dict(zip(attributes, values, strict=True))
+        return ScoredCompletion(item.text, len(item.token_ids), uniqueness(item.token_ids), named)
+
+    return [
+        PromptResult(prompt.id, prompt.text, list(map(scored, items, values)))
+        for prompt, items, values in zip(prompts, completions, scores, strict=True)
+    ]
