@@ -165,7 +165,8 @@ class C4(ReferenceSet):
             raise ValueError(
                 f"`num_samples` is {self.num_samples}, but {self.source.name} has only {num_found} distinct "
                 f"documents of at least {self.min_tokens} tokens for seed {self.seed} of {self.num_seeds}, "
-                f"after {self.skip_rows} skipped rows. Lower `init_args.num_samples` or `init_args.length`, or give a longer file."
+                f"after {self.skip_rows} skipped rows. Lower `init_args.num_samples` or `init_args.length`, or give "
+                "a longer file."
             )
 
 

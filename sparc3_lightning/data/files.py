@@ -130,19 +130,24 @@ def _read_jsonl(file: Path, text_column: str) -> Iterator[Row]:
 
 
 def _read_csv(file: Path, text_column: str) -> Iterator[Row]:
-    reader = csv.DictReader(f"{line}\n" for _, line in _lines(file))
+    place = f"{file.name}, line 1"
+
+    def lines() -> Iterator[str]:
+        nonlocal place
+        for here, line in _lines(file):
+            place = here
+            yield f"{line}\n"
+
+    reader = csv.DictReader(lines(), strict=True)
     try:
         for index, values in enumerate(reader):
-            place = f"{file.name}, line {reader.line_num}"
             if None in values or None in values.values():
                 raise ValueError(
                     f"{place}: the row must have {len(reader.fieldnames or ())} fields, as the header has."
                 )
             yield Row(values, index, place)
     except csv.Error as error:
-        raise ValueError(
-            f"{file.name}, line {reader.line_num}: {error}. Use jsonl or parquet for long texts."
-        ) from None
+        raise ValueError(f"{place}: {error}. Correct the file, or use jsonl or parquet for long texts.") from None
 
 
 def _read_parquet(file: Path, text_column: str) -> Iterator[Row]:

@@ -17,6 +17,16 @@ from sparc3_lightning.data.tokens import OnTooLong
 SelectBy = Literal["prompt", "continuation", "response"]
 
 _RESPONSES_AT_ONCE = 256
+_ATTRIBUTES = (
+    "toxicity",
+    "severe_toxicity",
+    "profanity",
+    "sexually_explicit",
+    "identity_attack",
+    "insult",
+    "threat",
+    "flirtation",
+)
 
 
 class RealToxicityPrompts(DrawnPrompts):
@@ -73,11 +83,8 @@ class RealToxicityPrompts(DrawnPrompts):
         """Read a nested row (`prompt: {text, toxicity, ...}`) or a flat one (`prompt`, `prompt_toxicity`, ...)."""
         row = replace(row, values=_flat(row.values))
         text = row.text("prompt", "path")
-        scores = {
-            column: row.score(column)
-            for column in row.values
-            if column.startswith(("prompt_", "continuation_")) and isinstance(column, str)
-        }
+        columns = [f"{part}_{name}" for part in ("prompt", "continuation") for name in {*_ATTRIBUTES, self.attribute}]
+        scores = {column: row.score(column) for column in sorted(columns) if column in row.values}
         return named_prompt(_name(row.values), text, scores)
 
     def choose(self, ordered: list[Candidate], context: LoadContext, counts: Counter[str]) -> Iterator[Candidate]:
@@ -88,7 +95,7 @@ class RealToxicityPrompts(DrawnPrompts):
         column = self._score_column()
         if ordered and not any(column in candidate.prompt.scores for candidate in ordered):
             raise ValueError(
-                f"{ordered[0].place}: there is no column `{column}` in any row, only "
+                f"{self.source.name}: there is no column `{column}` in any row, only "
                 f"{sorted(ordered[0].prompt.scores)}. Set `init_args.attribute` or `init_args.select_by`."
             )
         for candidate in ordered:

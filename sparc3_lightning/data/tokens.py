@@ -89,6 +89,8 @@ def fit_texts(
             _refuse(on_too_long, place, num_tokens, max_tokens)
             num_truncated += 1
             text = _longest_end(tokenizer, text, max_tokens)
+            if not text.strip():
+                raise ValueError(f"{place}: nothing of the text fits into {max_tokens} tokens. Leave more room for it.")
         fitted.append(text)
     _warn(num_truncated, len(fitted), max_tokens)
     return fitted, num_truncated

@@ -1,0 +1,211 @@
+"""The data module: a dataloader a set, prompts that are never attributed, and what a config may say."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningModule, Trainer
+from transformers import PreTrainedTokenizerBase
+
+from sparc3_lightning.data import C4, LoadContext, Prompt, PromptFile, RealToxicityPrompts, TextFile
+from sparc3_lightning.data.datamodule import SparC3DataModule
+
+WriteJsonl = Callable[..., str]
+
+
+@pytest.fixture
+def path(write_jsonl: WriteJsonl) -> str:
+    return write_jsonl(
+        {"prompt": f"prompt {number:02d}", "prompt_toxicity": 0.95, "text": f"some text {number:02d} " * 3}
+        for number in range(40)
+    )
+
+
+def make(path: str, **options: Any) -> SparC3DataModule:
+    sets = {"general": C4(path, num_samples=7, length=16), "toxic": RealToxicityPrompts(path, num_prompts=5)}
+    return SparC3DataModule(sets, **options)
+
+
+def test_one_dataloader_a_set_in_the_order_of_the_config(path: str, context: LoadContext) -> None:
+    data = make(path, batch_size=4).bind(context.tokenizer, 64)
+    assert data.reference_names == ["general", "toxic"]
+    general, toxic = data.predict_dataloader()
+    assert [len(batch["indices"]) for batch in general] == [4, 3]
+    assert torch.cat([batch["indices"] for batch in toxic]).tolist() == [0, 1, 2, 3, 4]
+    for name, loader in zip(data.reference_names, (general, toxic), strict=True):
+        for batch in loader:
+            for ids, length, index in zip(batch["input_ids"], batch["lengths"], batch["indices"], strict=True):
+                assert ids[:length].tolist() == data.reference_samples[name].ids[index].tolist()
+
+
+def test_sets_are_read_once(path: str, context: LoadContext) -> None:
+    data = make(path).bind(context.tokenizer, 64)
+    first = data.reference_samples["general"]
+    data.predict_dataloader()
+    assert data.reference_samples["general"] is first
+
+
+def test_ranks_of_the_trainer_are_used(path: str, context: LoadContext) -> None:
+    weights, steps = 0.0, set()
+    for rank in range(4):
+        data = make(path, batch_size=1).bind(context.tokenizer, 64)
+        data.trainer = SimpleNamespace(distributed_sampler_kwargs={"rank": rank, "num_replicas": 4})  # type: ignore[assignment]
+        batches = list(data.predict_dataloader()[0])
+        steps.add(len(batches))
+        weights += sum(float(batch["weights"].sum()) for batch in batches)
+    assert steps == {2}
+    assert weights == 7.0
+
+
+@pytest.mark.parametrize("allow_overlap", [False, True])
+def test_attributed_prompts_are_not_evaluated_unless_asked(
+    path: str, write_jsonl: WriteJsonl, context: LoadContext, allow_overlap: bool
+) -> None:
+    copy = write_jsonl(({"prompt": f"prompt {number:02d}", "id": str(number)} for number in range(40)), "copy.jsonl")
+    data = make(path, evaluation_prompts=PromptFile(copy), allow_overlap=allow_overlap).bind(context.tokenizer, 64)
+    evaluated = {prompt.fingerprint for prompt in data.prompts}
+    shared = evaluated & {*data.reference_samples["toxic"].fingerprints}
+    assert len(evaluated) == (40 if allow_overlap else 35)
+    assert len(shared) == (5 if allow_overlap else 0)
+
+
+def test_an_evaluation_reads_only_sets_that_may_hold_its_prompts(path: str, context: LoadContext) -> None:
+    reads: list[str] = []
+
+    class Spy(RealToxicityPrompts):
+        def load(self, context: LoadContext) -> Any:
+            reads.append(self.part)
+            return super().load(context)
+
+    sets = {"general": C4("missing.jsonl"), "half": Spy(path, part="attribution"), "all": Spy(path, num_prompts=3)}
+    prompts = RealToxicityPrompts(path, part="evaluation")
+    data = SparC3DataModule(sets, prompts).bind(context.tokenizer, 64)
+    assert len(data.prompts) > 5
+    assert reads == ["all"]
+
+
+def test_text_rows_and_their_defaults(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n")
+    data = SparC3DataModule(evaluation_text=TextFile(str(tmp_path / "a.txt")))
+    assert data.text_rows == data.val_rows == ["one", "", "two"]
+    nothing = SparC3DataModule()
+    assert [len(nothing.text_rows), len(nothing.val_rows), len(nothing.prompts)] == [0, 0, 0]
+    assert data.describe()["evaluation_text"]["class"] == "TextFile"
+
+
+def test_validation_and_test_have_one_empty_batch() -> None:
+    data = SparC3DataModule()
+    assert len(data.val_dataloader()) == len(data.test_dataloader()) == 1
+
+
+def test_training_blocks(path: str, context: LoadContext) -> None:
+    data = SparC3DataModule(train_text=TextFile(path), train_batch_size=2, block_length=20).bind(context.tokenizer, 64)
+    batches = list(data.train_dataloader())
+    assert batches[0]["input_ids"].shape == batches[0]["labels"].shape == (2, 20)
+    with pytest.raises(ValueError, match="`block_length` must be at most the model's context of 16 tokens, got 20"):
+        data.bind(context.tokenizer, 16).train_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda data: data.predict_dataloader(), "`reference_sets` must name at least one set"),
+        (lambda data: data.train_dataloader(), "`train_text` must name the text to train on"),
+        (lambda data: data.context, r"call `bind\(tokenizer, max_length\)`"),
+    ],
+)
+def test_what_is_missing_is_named(ask: Callable[[SparC3DataModule], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ask(SparC3DataModule())
+
+
+class Module(LightningModule):
+    """Stands in for SparC3Module: has what the data asks of a model."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.max_length = 64
+        self.evaluator = SimpleNamespace(decoding=SimpleNamespace(max_new_tokens=40))
+        self.seen: dict[int, list[int]] = {0: [], 1: []}
+
+    def score_responses(self, prompts: list[Prompt]) -> list[float]:
+        return [1.0] * len(prompts)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.seen[dataloader_idx] += batch["indices"].tolist()
+
+
+def test_predict_under_lightnings_trainer(path: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    data = SparC3DataModule(
+        {
+            "general": C4(path, num_samples=7, length=16),
+            "toxic": RealToxicityPrompts(path, "response", num_prompts=5),
+        },
+        evaluation_prompts=PromptFile(path),
+        batch_size=2,
+    )
+    module = Module(tokenizer)
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.predict(module, data, return_predictions=False)
+    assert module.seen == {0: list(range(7)), 1: list(range(5))}
+    assert data.reference_samples["toxic"].source["num_responses"] == 40
+    assert data.context.reserve_tokens == 40
+    assert len(data.prompts) == 35
+
+
+CONFIG = """
+data:
+  reference_sets:
+    general_seed0:
+      class_path: sparc3_lightning.data.C4
+      init_args: {path: PATH, num_samples: 7, length: 16, crop: random}
+    toxic:
+      class_path: sparc3_lightning.data.RealToxicityPrompts
+      init_args: {path: PATH, select_by: continuation, threshold: 0.5, num_prompts: null}
+    text:
+      class_path: sparc3_lightning.data.TextFile
+      init_args: {path: PATH}
+  evaluation_prompts:
+    class_path: sparc3_lightning.data.PromptFile
+    init_args: {path: PATH, part: evaluation, on_too_long: refuse}
+  evaluation_text:
+    class_path: sparc3_lightning.data.WikiText2
+    init_args: {path: PATH}
+"""
+
+
+def test_a_config_builds_it(tmp_path: Path, path: str) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(CONFIG.replace("PATH", path))
+    parser = ArgumentParser()
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(SparC3DataModule, "data")
+    parsed = parser.parse_args([f"--config={config}", "--data.batch_size=3"])
+    data = parser.instantiate_classes(parsed).data
+    assert isinstance(data.reference_sets["general_seed0"], C4)
+    assert data.reference_sets["general_seed0"].crop == "random"
+    assert data.reference_sets["toxic"].num_prompts is None
+    assert data.evaluation_prompts.on_too_long == "refuse"
+    assert data.batch_size == 3
+
+
+def test_a_config_with_a_wrong_choice_is_refused(tmp_path: Path, path: str) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(CONFIG.replace("PATH", path).replace("crop: random", "crop: middle"))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(SparC3DataModule, "data")
+    with pytest.raises(Exception, match="middle"):
+        parser.parse_args([f"--config={config}"])
