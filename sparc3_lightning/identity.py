@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 def _bytes_of(tensor: Tensor) -> memoryview:
     full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     flat = full.detach().to("cpu", torch.bfloat16).contiguous().flatten()
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def weight_hash(model: PreTrainedModel) -> str:

@@ -68,8 +68,8 @@ class Family:
         expected = self.norms_per_block * len(self.block_modules(model)) + 1
         if len(found) != expected:
             raise ValueError(
-                f"`model` of type {self.model_type!r} must hold {expected} {self.norm_class} modules, got {len(found)}. "
-                "Its architecture is not the one that families/ describes, so the rules would not cover it."
+                f"`model` of type {self.model_type!r} must have {expected} {self.norm_class}, got {len(found)}: "
+                "its architecture is not the one that families/ describes, so the rules would not cover it."
             )
         return found
 

@@ -43,8 +43,8 @@ def check_samples(samples: Sequence[Tensor], max_length: int) -> None:
             )
         if not 1 <= sample.numel() <= max_length:
             raise ValueError(
-                f"`samples[{position}]` must hold 1 to {max_length} tokens (the model's context), got {sample.numel()}. "
-                "Crop or drop it."
+                f"`samples[{position}]` must hold 1 to {max_length} tokens (the model's context), got "
+                f"{sample.numel()}. Crop or drop it."
             )
 
 
@@ -70,8 +70,8 @@ def attribute(
         granularity: "neuron": row sums, one number a row; "weight": one a weight.
         sign: "abs": abs(W * G_s) per sample (the document); "signed": W * G_s (the paper).
         target: "last_token_argmax", a token id ("token:ID"), or two ids to contrast ("contrast:ID:ID").
-        modules: "neurons" (the family's neuron modules), "all" (every linear layer; a tied lm_head is left out and named
-            in the manifest), or name patterns.
+        modules: "neurons" (the family's neuron modules), "all" (every linear layer; a tied lm_head is left out and
+            named in the manifest), or name patterns.
         batch_size: Samples per backward pass; scores do not depend on it.
         variant: "attnlrp" or "cp_lrp".
 

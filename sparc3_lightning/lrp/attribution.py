@@ -68,7 +68,8 @@ class Attribution:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     def _linear(self, name: str) -> nn.Linear:
         module = self.model.get_submodule(name)
@@ -81,7 +82,8 @@ class Attribution:
             weights = {id(self._linear(name).weight) for name in self.names} if self.reduced_by_fsdp else set()
             stack.enter_context(frozen(self.model, but=lambda parameter: id(parameter) in weights))
             stack.enter_context(pre_hook(self.model.get_output_embeddings(), self._keep_last_tokens))
-            # Autograd records nothing below the first attributed layer, whose input asks for no gradient: the tape does.
+            # The first attributed layer has an input and a weight that ask for no gradient: the tape makes autograd
+            # record it all the same.
             tape = torch.zeros((), device=self.device, requires_grad=True)
             for name in self.names:
                 linear, sink = self._linear(name), self._new_sink(name)
@@ -134,7 +136,7 @@ class Attribution:
             # No attention mask: with causal attention, padding on the right cannot reach a real token (trap 8).
             logits = self.model(input_ids=input_ids, use_cache=False).logits[:, 0]
             values, ids = self.target.select(logits)
-            (values if weights is None else values * weights.to(values)).sum().backward()
+            (values if weights is None else values * weights.to(values)).sum().backward()  # type: ignore[no-untyped-call]
         self._positions = None
         return ids
 
@@ -144,7 +146,8 @@ class Attribution:
         if not flags.any().item():
             return None
         forward, backward = (flags[:, i].nonzero().flatten().tolist() for i in (0, 1))
-        return self.names[forward[0] if forward else backward[-1]]
+        index: int = forward[0] if forward else backward[-1]
+        return self.names[index]
 
     def _check_finite(self, input_ids: Tensor, lengths: Tensor) -> None:
         layer = self._nonfinite_layer()

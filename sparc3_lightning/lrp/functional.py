@@ -72,7 +72,7 @@ class IdentityRule(Function):
         return native(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         """Shape: grad and result like x."""
         (x,) = ctx.saved_tensors
         return grad * ctx.ratio(x), None, None
@@ -92,7 +92,7 @@ class RMSNormRule(Function):
         return native(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         """Shape: grad like x (..., D); weight (D,)."""
         x, weight = ctx.saved_tensors
         wide = torch.promote_types(x.dtype, torch.float32)

@@ -90,7 +90,7 @@ class RelevanceLinear(Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         """Shape: d (B, T, O)."""
         x, weight = ctx.saved_tensors
         sink: Sink = ctx.sink

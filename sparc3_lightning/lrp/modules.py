@@ -56,8 +56,8 @@ def _match(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
         hits = [n for n in names if (re.fullmatch(pattern[3:], n) if is_regex else fnmatchcase(n, pattern))]
         if not hits:
             raise ValueError(
-                f"`modules` must be 'neurons', 'all' or patterns that match linear layers, got {pattern!r}, which matches "
-                f"none of {len(names)} layers such as {names[0]!r}. Set `model.modules`."
+                f"`modules` must be 'neurons', 'all' or patterns that match linear layers, got {pattern!r}, which "
+                f"matches none of {len(names)} layers such as {names[0]!r}. Set `model.modules`."
             )
         matched.update(hits)
     return [name for name in names if name in matched]

@@ -19,7 +19,7 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
         if previous is missing:
             del module.forward
         else:
-            module.forward = previous  # type: ignore[assignment]
+            module.forward = previous
 
 
 @contextmanager

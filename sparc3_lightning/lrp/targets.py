@@ -1,5 +1,6 @@
 """What is explained: one scalar per sample, read from the logits at its last real token (method.md, section 1)."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -83,16 +84,14 @@ def _read(target: str | int | Sequence[int] | Target) -> Target:
         return target
     if target == ARGMAX:
         return Target()
-    words = target.split(":") if isinstance(target, str) else []
-    ids = words[1:] if words else [target] if isinstance(target, int) else list(target)
-    num_ids = {"token": 1, "contrast": 2}.get(words[0]) if words else len(ids)
-    try:
-        numbers = [int(token) for token in ids]
-    except (TypeError, ValueError):
-        numbers = []
-    if len(numbers) != num_ids or num_ids not in (1, 2):
+    match = re.fullmatch(r"token:(-?\d+)|contrast:(-?\d+):(-?\d+)", target) if isinstance(target, str) else None
+    if match:
+        ids = [int(token) for token in match.groups() if token is not None]
+    else:
+        ids = [target] if isinstance(target, int) else list(target) if isinstance(target, list | tuple) else []
+    if len(ids) not in (1, 2) or not all(isinstance(token, int) for token in ids):
         raise ValueError(
-            f"`target` must be {ARGMAX!r}, 'token:ID' or 'contrast:ID:ID' (or an id, or a pair of ids), got {target!r}. "
-            "Set `model.target`."
+            f"`target` must be {ARGMAX!r}, 'token:ID' or 'contrast:ID:ID' (or an id, or a pair of ids), got "
+            f"{target!r}. Set `model.target`."
         )
-    return Target(*numbers)
+    return Target(*ids)

@@ -34,7 +34,7 @@ class _Slice:
         self.local.index_fill_(self.dim, self.indices, 0.0)
 
 
-def _local_slice(parameter: nn.Parameter, dim: int, indices: Sequence[int]) -> _Slice:
+def _local_slice(parameter: Tensor, dim: int, indices: Sequence[int]) -> _Slice:
     """The part of the parameter's rows or columns that this rank holds; all of it where nothing is sharded."""
     data = parameter.detach()
     positions = torch.tensor(indices, device=data.device)
@@ -56,10 +56,13 @@ def _slices(model: PreTrainedModel, recipe: Recipe) -> Iterator[_Slice]:
         for part in (family.up, family.gate):
             if part is not None:
                 linear = mlp.get_submodule(part)
+                assert isinstance(linear, nn.Linear)
                 yield _local_slice(linear.weight, 0, indices)
                 if linear.bias is not None:
                     yield _local_slice(linear.bias, 0, indices)
-        yield _local_slice(mlp.get_submodule(family.down).weight, 1, indices)
+        down = mlp.get_submodule(family.down)
+        assert isinstance(down, nn.Linear)
+        yield _local_slice(down.weight, 1, indices)
 
 
 class AppliedRecipe:

@@ -1,5 +1,6 @@
 """Recipe: the saved selection, small, re-applicable, and tied to its base model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as it is written."""
-        scores = self.scores or [None] * len(self.neurons)
+        scores: Sequence[float | None] = self.scores or [None] * len(self.neurons)
         return {
             "format_version": FORMAT_VERSION,
             "base_model": self.base_model,
@@ -90,5 +91,6 @@ def _read_neuron(path: Path, position: int, entry: Any) -> tuple[int, int]:
     for value in (layer, index):
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise ValueError(f"{path}, neuron {position}: expected non-negative `layer` and `index`, got {entry!r}.")
-    assert isinstance(layer, int) and isinstance(index, int)
+    assert isinstance(layer, int)
+    assert isinstance(index, int)
     return layer, index

@@ -44,8 +44,8 @@ def _layer_of(families: list[Family], name: str) -> int | None:
 def rank_neurons(scores: ScoreSet, scope: Scope = "global") -> tuple[Tensor, Tensor, Tensor]:
     """All neurons in the order in which they would go.
 
-    Ties are broken by (layer, index). With scope "layer" every layer gives its most negative neuron before any gives its
-    second, and so on: k neurons are spread over the layers as evenly as k allows.
+    Ties are broken by (layer, index). With scope "layer" every layer gives its most negative neuron before any gives
+    its second, and so on: k neurons are spread over the layers as evenly as k allows.
 
     Returns:
         Layers, indices and scores, each (N,), over all N neurons.

@@ -81,7 +81,8 @@ def differential(
         raise ValueError("`general_sets` must hold at least one ScoreSet, got none. Set `PruningCallback.general`.")
     if not 1.0 <= general_weight < float("inf"):
         raise ValueError(
-            f"`general_weight` must be a number of at least 1, got {general_weight}. Set `PruningCallback.general_weight`."
+            f"`general_weight` must be a number of at least 1, got {general_weight}. "
+            "Set `PruningCallback.general_weight`."
         )
     if general_penalty not in PENALTIES:
         raise ValueError(
@@ -108,7 +109,7 @@ def _manifest(behaviour: Manifest, inputs: dict[str, Any]) -> Manifest:
     manifest["versions"] = package_versions()
     for field in ("base_model", "tokenizer_hash", "options", "left_out", "model_dtype"):
         if field in behaviour:
-            manifest[field] = behaviour[field]  # type: ignore[literal-required]
+            manifest[field] = behaviour[field]
     return manifest
 
 
