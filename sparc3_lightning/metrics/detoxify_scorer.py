@@ -211,7 +211,8 @@ def _config_and_tokenizer(source: str, num_classes: int, local: bool) -> tuple[A
     try:
         config = AutoConfig.from_pretrained(source, num_labels=num_classes, local_files_only=local)
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
-    except OSError as error:
+    # transformers raises ValueError for a directory without a config.json.
+    except (OSError, ValueError) as error:
         raise OSError(f"the scorer's config and tokenizer could not be read from {source}. {_OFFLINE_HELP}") from error
     return config, tokenizer
 
