@@ -28,22 +28,22 @@ def attribution_options(attribution: Attribution, modules: str | Sequence[str]) 
     )
 
 
-def check_samples(samples: Sequence[Tensor], max_length: int) -> None:
-    """Refuse what cannot be attributed.
+def check_samples(samples: Sequence[Tensor], max_length: int, argument: str = "samples") -> None:
+    """Refuse what cannot be attributed; `argument` is what the message calls it.
 
     Raises:
         ValueError: No sample; or one that is empty, longer than `max_length`, or no 1-D tensor of integer ids.
     """
     if not len(samples):
-        raise ValueError("`samples` must hold at least one 1-D tensor of token ids, got none.")
+        raise ValueError(f"`{argument}` must hold at least one 1-D tensor of token ids, got none.")
     for position, sample in enumerate(samples):
         if not isinstance(sample, Tensor) or sample.ndim != 1 or sample.dtype not in (torch.int64, torch.int32):
             raise ValueError(
-                f"`samples[{position}]` must be a 1-D integer tensor of token ids, got {_describe(sample)}."
+                f"`{argument}[{position}]` must be a 1-D integer tensor of token ids, got {_describe(sample)}."
             )
         if not 1 <= sample.numel() <= max_length:
             raise ValueError(
-                f"`samples[{position}]` must hold 1 to {max_length} tokens (the model's context), got "
+                f"`{argument}[{position}]` must hold 1 to {max_length} tokens (the model's context), got "
                 f"{sample.numel()}. Crop or drop it."
             )
 

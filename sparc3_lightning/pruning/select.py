@@ -108,8 +108,13 @@ def _options(scores: ScoreSet, num_neurons: int, scope: str) -> dict[str, object
     return options
 
 
-def random_neurons(recipe: Recipe, num_neurons_per_layer: int, seed: int) -> list[tuple[int, int]]:
+def control_recipe(recipe: Recipe, num_neurons_per_layer: int, seed: int) -> Recipe:
     """The control: as many neurons from the same layers, drawn at random among those not selected.
+
+    Args:
+        recipe: What was selected.
+        num_neurons_per_layer: Neurons in a layer of the model.
+        seed: Seed of the draw.
 
     Raises:
         ValueError: A layer has too few other neurons.
@@ -117,14 +122,14 @@ def random_neurons(recipe: Recipe, num_neurons_per_layer: int, seed: int) -> lis
     generator = torch.Generator().manual_seed(seed)
     neurons: list[tuple[int, int]] = []
     for layer, indices in recipe.per_layer().items():
-        others = torch.ones(num_neurons_per_layer, dtype=torch.bool)
-        others[indices] = False
-        candidates = others.nonzero().flatten()
-        if len(candidates) < len(indices):
+        is_other = torch.ones(num_neurons_per_layer, dtype=torch.bool)
+        is_other[indices] = False
+        others = is_other.nonzero().flatten()
+        if len(others) < len(indices):
             raise ValueError(
-                f"the control needs {len(indices)} other neurons in layer {layer}, got {len(candidates)}. "
-                "Set a smaller `PruningCallback.init_args.num_neurons`."
+                f"the control needs {len(indices)} other neurons in layer {layer}, got {len(others)}. "
+                "Set a smaller `PruningCallback.init_args.num_neurons`, or no control."
             )
-        drawn = candidates[torch.randperm(len(candidates), generator=generator)[: len(indices)]]
-        neurons.extend((layer, int(index)) for index in drawn.sort().values)
-    return neurons
+        drawn = others[torch.randperm(len(others), generator=generator)[: len(indices)]]
+        neurons += [(layer, int(index)) for index in drawn.sort().values]
+    return Recipe(neurons, base_model=recipe.base_model, options={"method": "random", "seed": seed})

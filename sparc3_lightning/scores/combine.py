@@ -57,6 +57,24 @@ def mean_scores(sets: Sequence[ScoreSet]) -> dict[str, Tensor]:
     return {name: torch.stack([s.scores[name].double() for s in sets]).mean(0) for name in sets[0].scores}
 
 
+def check_general(general_weight: float, general_penalty: str) -> None:
+    """Refuse a weight below 1 and an unknown penalty.
+
+    Raises:
+        ValueError: Either.
+    """
+    if not 1.0 <= general_weight < float("inf"):
+        raise ValueError(
+            f"`general_weight` must be a number of at least 1, got {general_weight}. "
+            "Set `PruningCallback.init_args.general_weight`."
+        )
+    if general_penalty not in PENALTIES:
+        raise ValueError(
+            f"`general_penalty` must be one of {sorted(PENALTIES)}, got {general_penalty!r}. "
+            "Set `PruningCallback.init_args.general_penalty`."
+        )
+
+
 def differential(
     general_sets: Sequence[ScoreSet],
     behaviour_set: ScoreSet,
@@ -77,18 +95,9 @@ def differential(
     Units: logits per sample.
     Source: SparC3 (arXiv 2506.13727), Sec. 3; weight and penalty are this project's.
     """
+    check_general(general_weight, general_penalty)
     if not general_sets:
-        raise ValueError("`general_sets` must hold at least one ScoreSet, got none. Set `PruningCallback.general`.")
-    if not 1.0 <= general_weight < float("inf"):
-        raise ValueError(
-            f"`general_weight` must be a number of at least 1, got {general_weight}. "
-            "Set `PruningCallback.general_weight`."
-        )
-    if general_penalty not in PENALTIES:
-        raise ValueError(
-            f"`general_penalty` must be one of {sorted(PENALTIES)}, got {general_penalty!r}. "
-            "Set `PruningCallback.general_penalty`."
-        )
+        raise ValueError("`general_sets` must hold at least one ScoreSet, got none. Set `PruningCallback.init_args.general`.")
     check_compatible([*general_sets, behaviour_set])
     penalty, general = PENALTIES[general_penalty], mean_scores(general_sets)
     scores = {

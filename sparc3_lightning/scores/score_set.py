@@ -18,6 +18,11 @@ _FILE_PATTERN = "scores{suffix}.safetensors"
 _INDEX_FILE = "scores.safetensors.index.json"
 
 
+def total_relevance(scores: Mapping[str, Tensor]) -> float:
+    """Sum of all scores: the relevance per sample, in logits."""
+    return sum(score.sum(dtype=torch.float64).item() for score in scores.values())
+
+
 class ScoreSet:
     """Mean relevance over one reference set, or the differential of several.
 
@@ -38,7 +43,7 @@ class ScoreSet:
     @property
     def total(self) -> float:
         """Sum of all scores: the relevance per sample, in logits."""
-        return sum(score.sum(dtype=torch.float64).item() for score in self.scores.values())
+        return total_relevance(self.scores)
 
     def save(self, directory: str | Path, max_shard_size: str | int = "5GB") -> Path:
         """Write safetensors files (with an index above `max_shard_size`) and manifest.json, all or nothing.

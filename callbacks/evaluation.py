@@ -1,0 +1,87 @@
+"""Evaluation: before, after, and the control of random neurons, on the same prompts with the same noise."""
+
+from functools import partial
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.evaluation.experiment import experiment_results
+from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.evaluation.summary import print_summary
+from sparc3_lightning.files import write_json
+from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.pruning.apply import apply_recipe
+from sparc3_lightning.pruning.select import control_recipe
+
+
+class EvaluationCallback(Callback):
+    """Evaluates the dense and the pruned model and the control; writes the results files.
+
+    List it after the pruning callback. In `test`, it writes the evaluation of the model tested.
+
+    Args:
+        num_control_draws: How often as many random neurons of the same layers are removed instead; 0 leaves it out.
+        control_seed: Seed of the first draw; draw i uses seed + i.
+    """
+
+    def __init__(self, num_control_draws: int = 5, control_seed: int = 0) -> None:
+        if num_control_draws < 0:
+            raise ValueError(
+                f"`num_control_draws` must be at least 0, got {num_control_draws}. "
+                "Set `EvaluationCallback.init_args.num_control_draws`."
+            )
+        self.num_control_draws, self.control_seed = num_control_draws, control_seed
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read prompts and text before hours of attribution, so that a wrong path or column shows now."""
+        assert isinstance(pl_module, SparC3Module)
+        if not pl_module.data.prompts and not pl_module.data.text_rows:
+            raise ValueError(
+                "an evaluation needs prompts or a text, got neither. Set `data.evaluation_prompts` or "
+                "`data.evaluation_text`, or leave the evaluation callback out."
+            )
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate before, after and the control; write and print the results."""
+        assert isinstance(pl_module, SparC3Module)
+        run, log_dir = pl_module.run, pl_module.log_dir
+        if run.recipe is None:
+            raise ValueError("nothing was selected: list `callbacks.PruningCallback` before the evaluation callback.")
+        save = partial(_save, trainer, log_dir)
+        run.baseline = self._evaluate(pl_module, "baseline")
+        save("baseline_eval.json", run.baseline.to_json())
+        with apply_recipe(pl_module.lm, run.recipe, check_base=False):
+            run.pruned = self._evaluate(pl_module, "pruned")
+        save("pruned_eval.json", run.pruned.to_json())
+        for draw in range(self.num_control_draws):
+            recipe = control_recipe(run.recipe, pl_module.lm.config.intermediate_size, self.control_seed + draw)
+            with apply_recipe(pl_module.lm, recipe, check_base=False):
+                run.controls.append(self._evaluate(pl_module, f"control {draw + 1}"))
+        save("control_eval.json", [control.to_json() for control in run.controls])
+
+        def report() -> None:
+            results = experiment_results(run, pl_module.evaluator, pl_module.data.describe())
+            write_json(log_dir / "experiment_results.json", results)
+            run.results = results
+            print_summary(results, log_dir)
+
+        from_rank_zero(report)
+
+    def _evaluate(self, module: SparC3Module, what: str) -> Evaluation:
+        data = module.data
+        progress = partial(module.progress, prefix=what)
+        with module.run.timed(f"evaluation: {what.split()[0]}"):
+            return module.evaluator.evaluate(module.lm, module.tokenizer, data.text_rows, data.prompts, progress)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the evaluation that `test` has made."""
+        assert isinstance(pl_module, SparC3Module)
+        for name, evaluation in (("baseline", pl_module.run.baseline), ("pruned", pl_module.run.pruned)):
+            if evaluation is not None:
+                _save(trainer, pl_module.log_dir, f"{name}_eval.json", evaluation.to_json())
+
+
+def _save(trainer: Trainer, log_dir: Path, name: str, content: object) -> None:
+    if trainer.is_global_zero:
+        write_json(log_dir / name, content)

@@ -1,0 +1,81 @@
+"""Pruning: combine the scores, take the differential, select the neurons, save the recipe and the pruned model."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.pruning.save import save_pruned_model
+from sparc3_lightning.pruning.select import SCOPES, Scope, select_neurons
+from sparc3_lightning.pruning.sets import match_general
+from sparc3_lightning.scores.combine import Penalty, check_general, differential
+
+
+class PruningCallback(Callback):
+    """Selects after attribution; writes `pruned_neurons.json`, `scores/differential/` and, if asked, `pruned_model/`.
+
+    Args:
+        general: Names of the general reference sets, or patterns such as "general*"; their mean is the general score.
+        behaviour: Name of the behaviour's reference set.
+        num_neurons: How many neurons go.
+        scope: Where scores compete: "global" or "layer".
+        general_weight: Weight g >= 1 of general relevance; 1 is the paper.
+        general_penalty: "raw" (the paper) or "abs".
+        save_model: Also save the pruned model as a Hugging Face directory, with tokenizer and model card.
+    """
+
+    def __init__(
+        self,
+        general: str | list[str] = "general*",
+        behaviour: str = "toxic",
+        num_neurons: int = 100,
+        scope: Scope = "global",
+        general_weight: float = 1.0,
+        general_penalty: Penalty = "raw",
+        save_model: bool = False,
+    ) -> None:
+        if scope not in SCOPES:
+            raise ValueError(f"`scope` must be one of {SCOPES}, got {scope!r}. Set `PruningCallback.init_args.scope`.")
+        check_general(general_weight, general_penalty)
+        self.general = [general] if isinstance(general, str) else general
+        self.behaviour = behaviour
+        self.num_neurons, self.scope = num_neurons, scope
+        self.general_weight, self.general_penalty = general_weight, general_penalty
+        self.save_model = save_model
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse, before hours of attribution, what could not be selected after them."""
+        assert isinstance(pl_module, SparC3Module)
+        config, run = pl_module.lm.config, pl_module.run
+        run.general = match_general(pl_module.data.reference_names, self.general, self.behaviour)
+        run.behaviour = self.behaviour
+        total = config.num_hidden_layers * config.intermediate_size
+        if not 1 <= self.num_neurons <= total:
+            raise ValueError(
+                f"`num_neurons` must be between 1 and {total}, got {self.num_neurons}. "
+                "Set `PruningCallback.init_args.num_neurons`."
+            )
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Select on rank 0, tell every rank, save."""
+        assert isinstance(pl_module, SparC3Module)
+        log_dir = pl_module.log_dir
+
+        def select() -> Recipe:
+            run = pl_module.run
+            general = [run.score_sets[name] for name in run.general]
+            run.differential = differential(
+                general, run.score_sets[self.behaviour], self.general_weight, self.general_penalty
+            )
+            run.differential.save(log_dir / "scores" / "differential")
+            recipe = select_neurons(run.differential, self.num_neurons, self.scope)
+            recipe.save(log_dir)
+            return recipe
+
+        with pl_module.run.timed("selection"):
+            pl_module.run.recipe = from_rank_zero(select)
+        if self.save_model:
+            with pl_module.run.timed("saving the pruned model"):
+                save_pruned_model(
+                    pl_module.lm, pl_module.tokenizer, pl_module.run.recipe, log_dir / "pruned_model", check_base=False
+                )

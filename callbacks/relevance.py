@@ -1,0 +1,107 @@
+"""Relevance: the rules on for the predict run, one ScoreSet for each reference set."""
+
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from sparc3_lightning.distributed.reduce import reduce_scores
+from sparc3_lightning.identity import base_model, tokenizer_hash
+from sparc3_lightning.lrp.attribute import attribution_options, check_samples
+from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.scores.manifest import make_manifest
+from sparc3_lightning.scores.score_set import ScoreSet, total_relevance
+
+
+class RelevanceCallback(Callback):
+    """Enters the rules at predict start and leaves them at the end, or on an exception; reduces each reference set.
+
+    The scores are the mean over the real samples of all ranks, checked (finite, not negative for `abs`, every expected
+    layer, number of samples) before anyone sees them in `module.run.score_sets`.
+    """
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[int, int]] = []
+        self._started = 0.0
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that gradients are possible, note which model this is, and enter the rules."""
+        assert isinstance(pl_module, SparC3Module)
+        if torch.is_inference_mode_enabled():
+            raise ValueError(
+                "attribution needs gradients, which `trainer.inference_mode: true` forbids. Set it to false, or start "
+                "the run with `sparc3 predict`, which does."
+            )
+        for name, samples in pl_module.data.reference_samples.items():
+            check_samples(samples.ids, pl_module.max_length, f"data.reference_sets.{name}")
+        with pl_module.run.timed("weight hash"):
+            pl_module.run.base_model = base_model(pl_module.lm, pl_module.model_name, pl_module.revision)
+        attribution = pl_module.new_attribution()
+        pl_module.run.expected_modules = attribution.names
+        pl_module.attribution = attribution.__enter__()
+        self._seen = []
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Start the clock of a reference set."""
+        if batch_idx == 0:
+            self._started = time.perf_counter()
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Tensor,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Note the explained tokens; after a set's last batch, reduce its scores."""
+        assert isinstance(pl_module, SparC3Module)
+        real = batch["indices"] >= 0
+        self._seen += zip(batch["indices"][real].tolist(), outputs[real].tolist(), strict=True)
+        if batch_idx + 1 == trainer.num_predict_batches[dataloader_idx]:
+            self._finish(pl_module, pl_module.data.reference_names[dataloader_idx])
+
+    def _finish(self, module: SparC3Module, name: str) -> None:
+        assert module.attribution is not None
+        samples, attribution = module.data.reference_samples[name], module.attribution
+        reduced = reduce_scores(attribution, self._seen, len(samples))
+        module.run.seconds[f"attribution: {name}"] = time.perf_counter() - self._started
+        if reduced is not None:
+            manifest = make_manifest(
+                base_model=module.run.base_model,
+                options=attribution_options(attribution, module.modules_to_attribute),
+                left_out=attribution.left_out,
+                data={
+                    "name": name,
+                    "source": samples.source,
+                    "token_hash": samples.token_hash,
+                    "num_samples": len(samples),
+                    "num_tokens": sum(len(ids) for ids in samples.ids),
+                    "target_ids": reduced.target_ids,
+                },
+                model_dtype=str(module.lm.dtype).removeprefix("torch."),
+                tokenizer_hash=tokenizer_hash(module.tokenizer),
+                relevance_per_sample=total_relevance(reduced.scores),
+            )
+            module.run.score_sets[name] = ScoreSet(reduced.scores, manifest)
+        attribution.reset()
+        self._seen = []
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the rules: what follows runs the plain model."""
+        self._leave(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the rules whatever happened."""
+        self._leave(pl_module)
+
+    def _leave(self, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, SparC3Module)
+        if pl_module.attribution is not None:
+            attribution, pl_module.attribution = pl_module.attribution, None
+            attribution.__exit__()

@@ -1,0 +1,41 @@
+"""Score writer: one ScoreSet directory for each reference set, as soon as it is finished."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.module import SparC3Module
+
+
+class ScoreWriter(Callback):
+    """Writes `scores/<set name>/` in the run's directory; list it after the relevance callback.
+
+    Args:
+        max_shard_size: Largest safetensors file; above it the scores are sharded, with an index.
+    """
+
+    def __init__(self, max_shard_size: str = "5GB") -> None:
+        self.max_shard_size = max_shard_size
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Tensor,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """After a set's last batch, write its scores."""
+        assert isinstance(pl_module, SparC3Module)
+        if batch_idx + 1 < trainer.num_predict_batches[dataloader_idx]:
+            return
+        name = pl_module.data.reference_names[dataloader_idx]
+        directory = pl_module.log_dir / "scores" / name
+
+        def write() -> None:
+            pl_module.run.score_sets[name].save(directory, self.max_shard_size)
+
+        from_rank_zero(write)

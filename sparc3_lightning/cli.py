@@ -1,0 +1,88 @@
+"""LightningCLI for fit, validate, test and predict."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import callbacks
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningCLI, SaveConfigCallback
+
+import sparc3_lightning
+from sparc3_lightning.data.datamodule import SparC3DataModule
+from sparc3_lightning.files import write_json
+from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.provenance import provenance
+
+
+def check_same_checkout() -> None:
+    """The two packages must come from one place: a mix of an installed and a checked-out one gives two of every class.
+
+    Raises:
+        ImportError: They do not.
+    """
+    homes = [Path(package.__path__[0]).resolve().parent for package in (sparc3_lightning, callbacks)]
+    if homes[0] != homes[1]:
+        raise ImportError(
+            f"`callbacks` must come from the same checkout as `sparc3_lightning`, got {homes[1]} and {homes[0]}. "
+            "Install this checkout with `pip install -e .`, or remove the other one."
+        )
+
+
+class SaveRunCallback(SaveConfigCallback):
+    """Saves the run's config, seed included, and beside it what the run was made with."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write `provenance.json`; Lightning writes `config.yaml` itself, on rank 0, before any work."""
+        directory = Path(trainer.log_dir or trainer.default_root_dir)
+        if trainer.is_global_zero:
+            write_json(directory / "provenance.json", provenance(trainer.world_size))
+
+
+class SparC3CLI(LightningCLI):
+    """LightningCLI with what attribution needs, whatever a config says."""
+
+    def before_instantiate_classes(self) -> None:
+        """Attribution needs gradients: the config that is saved says so too (trap 3)."""
+        if self.subcommand == "predict":
+            self.config.predict.trainer.inference_mode = False
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Force `inference_mode: false` for predict; a trainer default would lose to the config."""
+        if self.subcommand == "predict":
+            kwargs["inference_mode"] = False
+        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        return trainer
+
+    def predict(self, model: SparC3Module, **kwargs: Any) -> None:
+        """Run predict without keeping every batch's output."""
+        self.trainer.predict(model, **{**kwargs, "return_predictions": False})
+
+    def after_fit(self) -> None:
+        """Save the trained model as a Hugging Face directory."""
+        self.model.save_trained()
+
+
+def run(args: ArgsType = None, execute: bool = True) -> SparC3CLI:
+    """Parse a config, build everything it names, and run it.
+
+    Args:
+        args: Command and options; None: the command line's.
+        execute: False builds and does not run; then `args` has no command.
+    """
+    check_same_checkout()
+    return SparC3CLI(
+        model_class=SparC3Module,
+        datamodule_class=SparC3DataModule,
+        save_config_callback=SaveRunCallback,
+        save_config_kwargs={"overwrite": True, "save_to_log_dir": True},
+        trainer_defaults={"use_distributed_sampler": False},
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        parser_kwargs={"prog": "sparc3"} | {name: {"prog": f"sparc3 {name}"} for name in COMMANDS} if execute else None,
+        args=args,
+        run=execute,
+    )
+
+
+COMMANDS = ("fit", "validate", "test", "predict")

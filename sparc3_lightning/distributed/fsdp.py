@@ -1,0 +1,51 @@
+"""FSDP2: shard a model by decoder block, and make its gradient reduction carry relevance."""
+
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from torch import dtype
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from transformers import PreTrainedModel
+
+from sparc3_lightning.families import get_family
+
+
+def data_parallel_mesh(strategy: Strategy, mesh: DeviceMesh | None) -> DeviceMesh | None:
+    """The mesh to shard over, or None where the strategy does not shard.
+
+    Raises:
+        ValueError: The strategy splits tensors as well; Lightning's defaults do so across the node (trap 5).
+    """
+    if not isinstance(strategy, ModelParallelStrategy) or mesh is None:
+        return None
+    if mesh["tensor_parallel"].size() != 1:
+        raise ValueError(
+            f"`tensor_parallel_size` must be 1, got {mesh['tensor_parallel'].size()}. Set both "
+            "`trainer.strategy.init_args.data_parallel_size` (devices x num_nodes) and `tensor_parallel_size: 1`."
+        )
+    return mesh["data_parallel"]
+
+
+def shard_model(
+    model: PreTrainedModel, mesh: DeviceMesh, compute_dtype: dtype | None = None, sum_gradients: bool = False
+) -> None:
+    """Shard every decoder block, then the rest, over `mesh`.
+
+    Args:
+        model: The whole model; afterwards each rank holds its shards.
+        mesh: One-dimensional device mesh.
+        compute_dtype: Type that parameters are gathered and computed in; None: their own.
+        sum_gradients: Gradients are summed over ranks instead of averaged: relevance is a sum over samples (trap 2).
+
+    Source: method.md, section 5.
+    """
+    reduce_dtype = None if compute_dtype is None else model.dtype
+    policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=reduce_dtype)
+    for block in get_family(model.config.model_type).block_modules(model):
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    if sum_gradients:
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                # Both are needed: one alone still averages, or asks gloo for an operation it does not have.
+                module.set_gradient_divide_factor(1.0)
+                module.set_force_sum_reduction_for_comms(True)

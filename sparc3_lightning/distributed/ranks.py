@@ -1,0 +1,62 @@
+"""What several processes do together."""
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+T = TypeVar("T")
+
+
+def world_size() -> int:
+    """Number of processes; 1 where torch.distributed is not in use."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def is_rank_zero() -> bool:
+    """Whether this process is the one that writes."""
+    return world_size() == 1 or torch.distributed.get_rank() == 0
+
+
+def from_rank_zero(function: Callable[[], T]) -> T:
+    """Run `function` on rank 0 and give its result, or its error, to every rank: nobody waits for a rank that failed."""
+    if world_size() == 1:
+        return function()
+    outcome: list[object] = [None, None]
+    if is_rank_zero():
+        try:
+            outcome[0] = function()
+        except Exception as error:
+            outcome[1] = error
+    torch.distributed.broadcast_object_list(outcome, src=0)
+    if isinstance(outcome[1], Exception):
+        raise outcome[1]
+    return cast(T, outcome[0])
+
+
+def sum_over_ranks(total: Tensor, already_reduced: bool) -> Tensor:
+    """The full sum over ranks of one accumulator.
+
+    Args:
+        total: A sum over this rank's samples, or a sharded gradient that FSDP2 has reduced already.
+        already_reduced: Whether it is the latter.
+
+    Shape: like `total`, unsharded.
+    """
+    if isinstance(total, DTensor):
+        assert already_reduced, "only FSDP2's gradients are sharded"
+        return total.full_tensor()
+    if world_size() > 1 and not already_reduced:
+        torch.distributed.all_reduce(total)
+    return total
+
+
+def gather_objects(mine: list[T]) -> list[T]:
+    """All ranks' items, on every rank."""
+    if world_size() == 1:
+        return mine
+    parts: list[list[T]] = [[] for _ in range(world_size())]
+    torch.distributed.all_gather_object(parts, mine)
+    return [item for part in parts for item in part]

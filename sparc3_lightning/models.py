@@ -1,0 +1,94 @@
+"""Load a causal language model and its tokenizer from the hub, a directory, or a bare config."""
+
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from sparc3_lightning.families import get_family
+
+DtypeName = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+
+_HELP = (
+    "Either accept its licence on its hub page and log in (HF_TOKEN, or `hf auth login`), or copy it to a directory and "
+    "set `model.model` to that directory; without a network, HF_HOME must name a cache that holds it."
+)
+
+
+def torch_dtype(name: DtypeName) -> torch.dtype | Literal["auto"]:
+    """The dtype of a name; "auto" stays, for the checkpoint's own."""
+    return "auto" if name == "auto" else getattr(torch, name)
+
+
+def _hub_error(what: str, name: str, error: Exception) -> OSError:
+    return OSError(f"the {what} {name!r} cannot be loaded: {str(error).splitlines()[0]} {_HELP}")
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Load a tokenizer by hub id or directory.
+
+    Raises:
+        OSError: It cannot be reached or is not there; says what to do.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise _hub_error("tokenizer", name, error) from error
+    return tokenizer
+
+
+def load_model(
+    name: str, revision: str | None = None, dtype: DtypeName = "auto", attn_implementation: str | None = None
+) -> PreTrainedModel:
+    """Load a causal language model by hub id or directory; weights only from safetensors.
+
+    Raises:
+        OSError: It cannot be reached or is not there; says what to do.
+        ValueError: Its `model_type` is of no known family; found before any weight is read.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise _hub_error("model", name, error) from error
+    get_family(config.model_type)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            name,
+            revision=revision,
+            dtype=torch_dtype(dtype),
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+        )
+    except OSError as error:
+        raise _hub_error("model", name, error) from error
+    return model.eval()
+
+
+def build_model(
+    config: dict[str, Any], vocab_size: int, dtype: DtypeName = "auto", attn_implementation: str | None = None
+) -> PreTrainedModel:
+    """A model with random weights, from the fields of its config; torch's seed decides them.
+
+    Args:
+        config: Fields of the Hugging Face config, with `model_type`; `vocab_size` may be left out.
+        vocab_size: Of the tokenizer.
+        dtype: Type of the weights; "auto" is float32.
+        attn_implementation: Attention implementation.
+
+    Raises:
+        ValueError: No or an unknown `model_type`, or a vocabulary smaller than the tokenizer's.
+    """
+    fields = {"vocab_size": vocab_size, **config}
+    family = get_family(str(fields.pop("model_type", "")))
+    if fields["vocab_size"] < vocab_size:
+        raise ValueError(
+            f"`vocab_size` must be at least {vocab_size} (the tokenizer's), got {fields['vocab_size']}. "
+            "Set `model.config.vocab_size`."
+        )
+    built = AutoConfig.for_model(family.model_type, **fields)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        built,
+        dtype=torch.float32 if dtype == "auto" else torch_dtype(dtype),
+        attn_implementation=attn_implementation,
+    )
+    return model.eval()

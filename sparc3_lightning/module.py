@@ -1,0 +1,236 @@
+"""SparC3Module: a causal language model under Lightning - fit, validate, test, predict (attribution)."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
+
+from sparc3_lightning.data.datamodule import SparC3DataModule
+from sparc3_lightning.data.samples import Prompt
+from sparc3_lightning.distributed.fsdp import data_parallel_mesh, shard_model
+from sparc3_lightning.evaluation.evaluator import Evaluator
+from sparc3_lightning.lrp.attribution import Attribution, Granularity
+from sparc3_lightning.lrp.linear import Sign
+from sparc3_lightning.lrp.rules import Variant
+from sparc3_lightning.models import DtypeName, build_model, load_model, load_tokenizer, torch_dtype
+from sparc3_lightning.progress import trainer_progress
+from sparc3_lightning.pruning.apply import apply_recipe, zero_neurons_
+from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.run import Run
+
+
+class SparC3Module(LightningModule):
+    """A causal language model to train, to evaluate, and to attribute.
+
+    Args:
+        model: Hub id or Hugging Face directory; or None, with `config`, for random weights.
+        config: Fields of a Hugging Face config (with `model_type`), to start from random weights.
+        tokenizer: Hub id or directory of the tokenizer; default: the model's.
+        revision: Revision of model and tokenizer on the hub.
+        dtype: Type of the weights; "auto" is the checkpoint's own. Under FSDP2 with granularity "weight" the shards are
+            kept in float32 and computed in this type.
+        attn_implementation: Attention implementation, such as "sdpa", "flash_attention_2" or "eager".
+        granularity: "neuron" or "weight": what scores are kept of.
+        sign: "abs" (the document) or "signed" (the paper).
+        target: What is explained: "last_token_argmax", "token:ID" or "contrast:ID:ID".
+        modules: Layers attributed: "neurons", "all" or name patterns.
+        variant: Rules: "attnlrp" or "cp_lrp".
+        recipe: Path of a recipe: in `fit` its neurons are held at zero, in `validate` and `test` they are zeroed.
+        evaluator: What `validate`, `test` and the evaluation callback measure, and how.
+        lr: Peak learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        betas: Momenta of AdamW.
+        warmup_steps: Steps of linear warm-up, before the cosine to zero.
+
+    Attributes:
+        model: The model, after `configure_model`.
+        tokenizer: The tokenizer, after `setup`.
+        run: What the run has found.
+        attribution: The attribution in progress, entered and left by the relevance callback.
+    """
+
+    model: PreTrainedModel | None
+    tokenizer: PreTrainedTokenizerBase
+
+    def __init__(
+        self,
+        model: str | None = None,
+        config: dict[str, Any] | None = None,
+        tokenizer: str | None = None,
+        revision: str | None = None,
+        dtype: DtypeName = "auto",
+        attn_implementation: str | None = "sdpa",
+        granularity: Granularity = "neuron",
+        sign: Sign = "abs",
+        target: str = "last_token_argmax",
+        modules: str | list[str] = "neurons",
+        variant: Variant = "attnlrp",
+        recipe: str | None = None,
+        evaluator: Evaluator | None = None,
+        lr: float = 3e-4,
+        weight_decay: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.95),
+        warmup_steps: int = 100,
+    ) -> None:
+        super().__init__()
+        if (model is None) == (config is None):
+            raise ValueError(f"exactly one of `model` and `config` must be set, got {model!r} and {config!r}.")
+        if model is None and tokenizer is None:
+            raise ValueError("`tokenizer` must be set where the model comes from a `config`. Set `model.tokenizer`.")
+        self.model = None
+        self.model_name, self.model_config, self.revision = model, config, revision
+        self.tokenizer_name = tokenizer or model
+        self.dtype_name, self.attn_implementation = dtype, attn_implementation
+        self.granularity, self.sign, self.target = granularity, sign, target
+        self.modules_to_attribute, self.variant = modules, variant
+        self.recipe_path = recipe
+        self.evaluator = evaluator or Evaluator()
+        self.lr, self.weight_decay, self.betas, self.warmup_steps = lr, weight_decay, betas, warmup_steps
+        self.attribution: Attribution | None = None
+        self.run = Run()
+
+    @property
+    def lm(self) -> PreTrainedModel:
+        """The model, which must be there by now."""
+        assert self.model is not None, "configure_model has run"
+        return self.model
+
+    @property
+    def max_length(self) -> int:
+        """The model's context, in tokens."""
+        return int(self.lm.config.max_position_embeddings)
+
+    def setup(self, stage: str) -> None:
+        """Load the tokenizer."""
+        assert self.tokenizer_name is not None
+        self.tokenizer = load_tokenizer(self.tokenizer_name, self.revision if self.model_name else None)
+
+    def configure_model(self) -> None:
+        """Load or build the model once, shard it under FSDP2, apply the recipe where there is one."""
+        if self.model is not None:
+            return
+        mesh = data_parallel_mesh(self.trainer.strategy, self.device_mesh)
+        keep_float32 = mesh is not None and self.granularity == "weight" and self.dtype_name in ("bfloat16", "float16")
+        model = self._load("float32" if keep_float32 else self.dtype_name)
+        if mesh is not None:
+            compute_dtype = torch_dtype(self.dtype_name) if keep_float32 else None
+            assert compute_dtype != "auto"
+            shard_model(model, mesh, compute_dtype, sum_gradients=self.trainer.predicting)
+        self.model = model
+        if self.recipe_path is not None:
+            self.run.recipe = Recipe.load(self.recipe_path)
+            apply_recipe(model, self.run.recipe)
+
+    def _load(self, dtype: DtypeName) -> PreTrainedModel:
+        if self.model_config is not None:
+            return build_model(self.model_config, len(self.tokenizer), dtype, self.attn_implementation)
+        assert self.model_name is not None
+        return load_model(self.model_name, self.revision, dtype, self.attn_implementation)
+
+    def forward(self, input_ids: Tensor, **kwargs: Any) -> Any:
+        """The model's own forward."""
+        return self.lm(input_ids=input_ids, **kwargs)
+
+    # fit
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Causal language-model loss of one batch of blocks."""
+        loss: Tensor = self.lm(**batch, use_cache=False).loss
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Hold the recipe's neurons at zero."""
+        if self.run.recipe is not None:
+            zero_neurons_(self.lm, self.run.recipe)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW without decay on norms and biases, linear warm-up, cosine to zero."""
+        parameters = [parameter for parameter in self.lm.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)
+        num_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = get_cosine_schedule_with_warmup(optimizer, min(self.warmup_steps, num_steps), num_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # validate, test
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Perplexity of the evaluation text; the one batch is empty, the evaluator loops over the text itself."""
+        rows = self.data.val_rows if self.trainer.state.fn == "fit" else self.data.text_rows
+        if not rows:
+            raise ValueError("perplexity needs a text, got none. Set `data.evaluation_text`.")
+        for name, result in self.evaluator.perplexity(self.lm, self.tokenizer, rows, self.progress).items():
+            self.log(f"perplexity/{name}", result.perplexity, prog_bar=True)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """The full evaluation, dense or with a recipe; written by the evaluation callback where there is one."""
+        data = self.data
+        evaluation = self.evaluator.evaluate(self.lm, self.tokenizer, data.text_rows, data.prompts, self.progress)
+        if self.run.recipe is None:
+            self.run.baseline = evaluation
+        else:
+            self.run.pruned = evaluation
+        self.log_dict(evaluation.scalars())
+
+    # predict
+
+    def new_attribution(self) -> Attribution:
+        """An attribution of this model with this module's options, not yet entered."""
+        return Attribution(
+            self.lm,
+            granularity=self.granularity,
+            sign=self.sign,
+            target=self.target,
+            modules=self.modules_to_attribute,
+            variant=self.variant,
+        )
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Attribute one batch; relevance goes to the attribution's sums.
+
+        Returns:
+            The explained token ids.
+
+        Shape: batch as `data.sampler.Batch`; result (B,).
+        """
+        if self.attribution is None:
+            raise ValueError(
+                "predict attributes only while the rules are on: add `callbacks.RelevanceCallback` to `trainer.callbacks`."
+            )
+        return self.attribution.step(batch["input_ids"], batch["lengths"], batch["weights"])
+
+    # what callbacks and the data module ask for
+
+    @property
+    def data(self) -> SparC3DataModule:
+        """The data module of the run.
+
+        Raises:
+            ValueError: The trainer has none, or another.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, SparC3DataModule):
+            raise ValueError(f"the trainer's data must be a SparC3DataModule, got {type(data).__name__}. Set `data`.")
+        return data
+
+    def progress(self, items: Iterable[Any], total: int, description: str, prefix: str = "") -> Iterable[Any]:
+        """Lightning's own progress bar around a loop of the evaluator."""
+        return trainer_progress(self.trainer, items, total, f"{prefix} {description}".strip())
+
+    def score_responses(self, prompts: Sequence[Prompt]) -> list[float]:
+        """Scores of the model's own completions, to select prompts by."""
+        return self.evaluator.score_responses(self.lm, self.tokenizer, prompts, self.progress)
+
+    @property
+    def log_dir(self) -> Path:
+        """The run's directory, the same on every rank."""
+        return Path(self.trainer.log_dir or self.trainer.default_root_dir)

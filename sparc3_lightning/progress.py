@@ -1,0 +1,28 @@
+"""Lightning's progress bar around loops that are not Lightning's own."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from rich.markup import escape
+
+
+def trainer_progress(trainer: Trainer, items: Iterable[Any], total: int, description: str) -> Iterator[Any]:
+    """Yield the items under a bar of the trainer's own kind, with a rate; silently where it shows none."""
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, RichProgressBar) and bar.progress is not None and not bar.is_disabled:
+        task = bar.progress.add_task(escape(description), total=total)
+        for item in items:
+            yield item
+            bar.progress.advance(task)
+        bar.progress.refresh()
+    elif isinstance(bar, TQDMProgressBar) and not bar.is_disabled:
+        yield from Tqdm(
+            items, total=total, desc=description, file=sys.stdout, smoothing=0, dynamic_ncols=True,
+            bar_format=bar.BAR_FORMAT, position=2 * bar.process_position, leave=True,
+        )  # fmt: skip
+    else:
+        yield from items

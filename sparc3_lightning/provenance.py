@@ -1,0 +1,41 @@
+"""What a run was made with: command, versions, machine, commit."""
+
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparc3_lightning.version import package_versions
+
+
+def _git(*args: str) -> str | None:
+    """What git says of this checkout; None for an installed copy or without git."""
+    command = ["git", "-C", str(Path(__file__).parent), *args]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def provenance(world_size: int) -> dict[str, Any]:
+    """Command, versions, machine and commit, as JSON.
+
+    Args:
+        world_size: Number of processes of the run.
+    """
+    commit = _git("rev-parse", "HEAD")
+    return {
+        "command": sys.argv,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": package_versions(),
+        "commit": commit,
+        "uncommitted_changes": None if commit is None else bool(_git("status", "--porcelain")),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "num_threads": torch.get_num_threads(),
+        "world_size": world_size,
+    }

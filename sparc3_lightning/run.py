@@ -1,0 +1,53 @@
+"""What a run has found so far: callbacks fill it in, one after the other."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.scores.score_set import ScoreSet
+
+
+@dataclass
+class Run:
+    """The findings of one run.
+
+    Attributes:
+        base_model: Identity of the model attributed.
+        score_sets: Scores by reference set, on rank 0 (on every rank for neurons).
+        expected_modules: Layers that every score set must hold.
+        general: Names of the general sets, and
+        behaviour: of the behaviour's, as the pruning callback matched them.
+        differential: Differential scores, on rank 0.
+        recipe: What was selected.
+        baseline: Evaluation of the dense model.
+        pruned: Evaluation with the recipe applied.
+        controls: Evaluations with as many random neurons of the same layers removed, one a draw.
+        results: What `experiment_results.json` holds, on rank 0.
+        seconds: Wall time of each stage.
+    """
+
+    base_model: dict[str, Any] = field(default_factory=dict)
+    score_sets: dict[str, ScoreSet] = field(default_factory=dict)
+    expected_modules: list[str] = field(default_factory=list)
+    general: list[str] = field(default_factory=list)
+    behaviour: str | None = None
+    differential: ScoreSet | None = None
+    recipe: Recipe | None = None
+    baseline: Evaluation | None = None
+    pruned: Evaluation | None = None
+    controls: list[Evaluation] = field(default_factory=list)
+    results: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the wall time of a block to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
