@@ -5,19 +5,15 @@ second, transformers drops the mask without a word (method.md, trap 24).
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from sparc3_lightning.lrp.lxt_rules import divide_gradient, stop_gradient
-
-# The attention modules now under the rules. Two models may share one config object and with it the name of the
-# attention function: the function asks here, so that the other model keeps plain attention.
-_UNDER_RULES: WeakSet[nn.Module] = WeakSet()
 
 
 def _attnlrp_inputs(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -30,7 +26,13 @@ def _cp_lrp_inputs(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, T
     return stop_gradient(query), stop_gradient(key), value
 
 
-INPUT_RULES = {"attnlrp": _attnlrp_inputs, "cp_lrp": _cp_lrp_inputs}
+InputRule = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+INPUT_RULES: dict[str, InputRule] = {"attnlrp": _attnlrp_inputs, "cp_lrp": _cp_lrp_inputs}
+
+# The rule of each attention module now under one. Two models may share one config object and with it the name of the
+# attention function: the function asks here, so that the other model keeps its own rule, or plain attention.
+_RULE_OF: WeakKeyDictionary[nn.Module, InputRule] = WeakKeyDictionary()
+_PREFIX = "sparc3_lrp_"
 
 
 def _native(module: nn.Module, implementation: str) -> Callable[..., Any]:
@@ -40,18 +42,18 @@ def _native(module: nn.Module, implementation: str) -> Callable[..., Any]:
     return function
 
 
-def _register(variant: str, implementation: str) -> str:
-    """Register the rule of `variant` around `implementation`; returns the name to set on the model."""
-    rule = INPUT_RULES[variant]
+def _register(implementation: str) -> str:
+    """Register the rules around `implementation`; returns the name to set on the model."""
 
     def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
         native = _native(module, implementation)
-        if module not in _UNDER_RULES:
+        rule = _RULE_OF.get(module)
+        if rule is None:
             return native(module, query, key, value, *args, **kwargs)
         kwargs["dropout"] = 0.0
         return native(module, *rule(query, key, value), *args, **kwargs)
 
-    name = f"sparc3_{variant}_{implementation}"
+    name = f"{_PREFIX}{implementation}"
     AttentionInterface.register(name, attention)
     AttentionMaskInterface.register(name, AttentionMaskInterface()[implementation])
     return name
@@ -59,13 +61,40 @@ def _register(variant: str, implementation: str) -> str:
 
 @contextmanager
 def attention_rules(model: PreTrainedModel, modules: Iterable[nn.Module], variant: str) -> Iterator[None]:
-    """Put the attention `modules` of one model under the rules of `variant`, and take them out again."""
-    native = model.config._attn_implementation
+    """Put the attention `modules` of one model under the rules of `variant`, and take them out again.
+
+    Raises:
+        ValueError: The model's attention implementation cannot be wrapped.
+    """
+    # Another model with this config object may be under the rules already: wrap what lies below them, not them.
+    native = model.config._attn_implementation.removeprefix(_PREFIX)
+    if "flash" in native:
+        raise ValueError(
+            f"the attention implementation must be 'sdpa' or 'eager' under the rules, got {native!r}, which "
+            "transformers finds by its name only. Set `model.attn_implementation`."
+        )
     modules = list(modules)
-    model.set_attn_implementation(_register(variant, native))
-    _UNDER_RULES.update(modules)
     try:
+        _set_implementation(model, modules, _register(native))
+        _RULE_OF.update(dict.fromkeys(modules, INPUT_RULES[variant]))
         yield
     finally:
-        _UNDER_RULES.difference_update(modules)
-        model.set_attn_implementation(native)
+        for module in modules:
+            _RULE_OF.pop(module, None)
+        if not any(_config(module) is model.config for module in _RULE_OF):
+            model.set_attn_implementation(native)
+
+
+def _config(module: nn.Module) -> Any:
+    return module.config
+
+
+def _set_implementation(model: PreTrainedModel, modules: Sequence[nn.Module], name: str) -> None:
+    model.set_attn_implementation(name)
+    # transformers only warns where a model's attention cannot be set.
+    missed = [module for module in modules if _config(module)._attn_implementation != name]
+    if missed:
+        raise ValueError(
+            f"{len(missed)} of {len(modules)} attention modules of `model` do not go through transformers' attention "
+            "interface: the rules would not cover them."
+        )
