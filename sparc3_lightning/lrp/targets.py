@@ -57,9 +57,9 @@ def lowest_argmax(logits: Tensor) -> Tensor:
     """
     size = logits.shape[-1]
     ids = torch.arange(size, device=logits.device)
-    best = logits == logits.amax(-1, keepdim=True)
-    # No entry equals a NaN maximum: index 0 is as good as any, the finite check reports the batch.
-    return torch.where(best, ids, size).amin(-1).remainder(size)
+    # A NaN wins, as in torch.argmax: its gradient reaches the finite check, where another entry's would hide it.
+    best = (logits == logits.amax(-1, keepdim=True)) | logits.isnan()
+    return torch.where(best, ids, size).amin(-1)
 
 
 def parse_target(target: str | int | Sequence[int] | Target, vocab_size: int) -> Target:
