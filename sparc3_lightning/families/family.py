@@ -25,6 +25,7 @@ class Family:
         activation: Name of the activation module inside the feed-forward module.
         norm_class: Class name of the norms.
         norms_per_block: How many of them a decoder block holds; there is one more after the last block.
+        linears_per_block: How many linear layers a decoder block holds; there is one more, lm_head.
         cp_lrp_unreached: Names inside a block that get no relevance under CP-LRP (method.md, section 1).
     """
 
@@ -38,6 +39,7 @@ class Family:
     down: str = "down_proj"
     activation: str = "act_fn"
     norms_per_block: int = 2
+    linears_per_block: int = 7
     cp_lrp_unreached: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "mlp.gate_proj")
 
     def block_modules(self, model: PreTrainedModel) -> list[nn.Module]:
@@ -72,6 +74,20 @@ class Family:
                 "its architecture is not the one that families/ describes, so the rules would not cover it."
             )
         return found
+
+    def check_linears(self, model: PreTrainedModel) -> None:
+        """Refuse a model in which a linear layer is something else: "all" would leave it out without a word.
+
+        Raises:
+            ValueError: Their number is not what the family's table says.
+        """
+        found = sum(isinstance(module, nn.Linear) for module in model.modules())
+        expected = self.linears_per_block * len(self.block_modules(model)) + 1
+        if found != expected:
+            raise ValueError(
+                f"`model` of type {self.model_type!r} must have {expected} linear layers, got {found}: some are "
+                "quantised, or were added. Load the plain model (`model.dtype`), or name layers in `model.modules`."
+            )
 
     def unreached(self, variant: str, name: str) -> bool:
         """Whether the rules of `variant` send no relevance to module `name`, so that its score is exactly zero."""

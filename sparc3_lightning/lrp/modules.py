@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from sparc3_lightning.families import get_family
@@ -32,12 +33,14 @@ def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tupl
             such as "model.layers.0.*", or regular expressions after "re:".
 
     Raises:
-        ValueError: A pattern matches nothing, or only a tied layer; or a layer has no weight to differentiate.
+        ValueError: A pattern matches nothing, or only a tied layer; or a layer has no weight to differentiate, or is
+            no linear layer at all where the family has one (quantised).
     """
     tied = tied_modules(model)
     if modules == "neurons":
         chosen = get_family(model.config.model_type).neuron_modules(model)
     elif modules == "all":
+        get_family(model.config.model_type).check_linears(model)
         chosen = list(linear_modules(model))
     else:
         chosen = _match(list(linear_modules(model)), [modules] if isinstance(modules, str) else modules)
@@ -67,10 +70,21 @@ def _check_plain(model: PreTrainedModel, names: Sequence[str]) -> None:
     """Quantised and off-loaded layers have no weight gradient: refuse them rather than score them zero (trap 14)."""
     for name in names:
         module = model.get_submodule(name)
-        assert isinstance(module, nn.Linear)
-        if not module.weight.dtype.is_floating_point or module.weight.device.type == "meta":
+        weight = getattr(module, "weight", None)
+        if not isinstance(module, nn.Linear) or not _is_plain(weight):
             raise ValueError(
-                f"layer {name} must hold a floating-point weight on a device, got {module.weight.dtype} on "
-                f"{module.weight.device}: quantised or off-loaded layers cannot be attributed. Load the model without "
-                "quantisation and device_map (`model.dtype`)."
+                f"layer {name} must be a linear layer with a floating-point weight on a device, got "
+                f"{type(module).__name__} with {_describe(weight)}: quantised or off-loaded layers cannot be "
+                "attributed. Load the model without quantisation and device_map (`model.dtype`)."
             )
+
+
+def _is_plain(weight: object) -> bool:
+    # Quantisation libraries also put subclasses of Tensor here, which call themselves bfloat16.
+    if not isinstance(weight, Tensor) or type(weight) not in (Tensor, nn.Parameter, DTensor):
+        return False
+    return weight.dtype.is_floating_point and weight.device.type != "meta"
+
+
+def _describe(weight: object) -> str:
+    return f"{weight.dtype} on {weight.device}" if isinstance(weight, Tensor) else "no weight"
