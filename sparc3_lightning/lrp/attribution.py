@@ -77,6 +77,7 @@ class Attribution:
         return module
 
     def __enter__(self) -> Self:
+        self.num_batches = 0
         with ExitStack() as stack:
             stack.enter_context(attnlrp(self.model, self.variant))
             weights = {id(self._linear(name).weight) for name in self.names} if self.reduced_by_fsdp else set()
@@ -136,7 +137,10 @@ class Attribution:
             # No attention mask: with causal attention, padding on the right cannot reach a real token (trap 8).
             logits = self.model(input_ids=input_ids, use_cache=False).logits[:, 0]
             values, ids = self.target.select(logits)
-            (values if weights is None else values * weights.to(values)).sum().backward()  # type: ignore[no-untyped-call]
+            total = (values if weights is None else values * weights.to(values)).sum()
+            # Without a graph no layer asked for is reached (CP-LRP's q, k and gate); `sums` checks which may be.
+            if total.requires_grad:
+                total.backward()  # type: ignore[no-untyped-call]
         self._positions = None
         return ids
 
