@@ -45,6 +45,8 @@ def add_relevance_(out: Tensor, x: Tensor, d: Tensor, weight: Tensor, sign: Sign
     Units: relevance, in logits, summed over the samples.
     Source: SparC3 (arXiv 2506.13727), Eq. 1, 7, 8 (signed); the document (abs).
     """
+    if x.dtype == torch.float16:  # products of two halves leave the range of a half, at both ends
+        x, d = x.float(), d.float()
     num_rows = max(1, _TILE_NUMEL // weight.shape[1]) if x.device.type == "cpu" else weight.shape[0]
     for start in range(0, weight.shape[0], num_rows):
         rows = slice(start, start + num_rows)
@@ -96,13 +98,21 @@ class RelevanceLinear(Function):
         sink: Sink = ctx.sink
         sink.num_backwards += 1
         sink.nonfinite[1] |= ~torch.isfinite(d.sum(dtype=torch.float64))
-        grad_x = d @ weight if ctx.needs_input_grad[0] else None
-        if sink.accumulator is not None:
-            add_relevance_(sink.accumulator, x, d, weight, sink.sign)
-            return grad_x, None, None, None, None
-        relevance = torch.zeros(weight.shape, dtype=torch.promote_types(weight.dtype, torch.float32), device=x.device)
-        add_relevance_(relevance, x, d, weight, sink.sign)
-        return grad_x, relevance.to(weight.dtype), None, None, None
+        # Under autocast x and weight are as stored, and d is what the layer computed in: products are taken in that.
+        with torch.autocast(x.device.type, enabled=False):
+            grad_x = (d @ weight.to(d.dtype)).to(x.dtype) if ctx.needs_input_grad[0] else None
+            grad_weight = _put(sink, x.to(d.dtype), d, weight)
+        return grad_x, grad_weight, None, None, None
+
+
+def _put(sink: Sink, x: Tensor, d: Tensor, weight: Tensor) -> Tensor | None:
+    """Add to the accumulator, or return relevance as the weight's gradient where there is none."""
+    if sink.accumulator is not None:
+        add_relevance_(sink.accumulator, x, d, weight, sink.sign)
+        return None
+    relevance = torch.zeros(weight.shape, dtype=torch.promote_types(weight.dtype, torch.float32), device=x.device)
+    add_relevance_(relevance, x, d, weight, sink.sign)
+    return relevance.to(weight.dtype)
 
 
 def relevance_forward(linear: nn.Linear, sink: Sink, tape: Tensor) -> Callable[[Tensor], Tensor]:
