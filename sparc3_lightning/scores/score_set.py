@@ -56,7 +56,7 @@ class ScoreSet:
         directory = Path(directory)
         with new_directory(directory) as temporary:
             save_torch_state_dict(
-                dict(self.scores), temporary, filename_pattern=_FILE_PATTERN, max_shard_size=max_shard_size
+                _with_own_memory(self.scores), temporary, filename_pattern=_FILE_PATTERN, max_shard_size=max_shard_size
             )
             files = {file.name: file_sha256(file) for file in sorted(temporary.iterdir())}
             manifest = Manifest(format_version=FORMAT_VERSION)
@@ -91,6 +91,18 @@ class ScoreSet:
         loaded = cls(scores, manifest)
         check_scores(loaded.scores, sign=loaded._sign)
         return loaded
+
+
+def _with_own_memory(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy what shares memory or is part of a larger tensor: huggingface_hub drops such tensors without a word."""
+    seen: set[int] = set()
+    result = {}
+    for name, score in scores.items():
+        memory = score.untyped_storage()
+        is_own = memory.data_ptr() not in seen and memory.nbytes() == score.nbytes and score.is_contiguous()
+        seen.add(memory.data_ptr())
+        result[name] = score if is_own else score.clone(memory_format=torch.contiguous_format)
+    return result
 
 
 def _check_files(directory: Path, manifest: Manifest) -> None:
