@@ -18,9 +18,11 @@ def check_compatible(sets: Sequence[ScoreSet]) -> None:
     """Two sets combine only if model and options agree.
 
     Raises:
-        ValueError: Names the field that differs, and both values.
+        ValueError: Names the field that differs, and both values; or a set is a differential already.
     """
     first = sets[0]
+    if any(score_set.manifest.get("kind") == "differential" for score_set in sets):
+        raise ValueError("score sets to combine must be of one reference set each, got a differential.")
     for other in sets[1:]:
         for field, ours, theirs in _identities(first, other):
             if ours != theirs:
@@ -97,7 +99,9 @@ def differential(
     """
     check_general(general_weight, general_penalty)
     if not general_sets:
-        raise ValueError("`general_sets` must hold at least one ScoreSet, got none. Set `PruningCallback.init_args.general`.")
+        raise ValueError(
+            "`general_sets` must hold at least one ScoreSet, got none. Set `PruningCallback.init_args.general`."
+        )
     check_compatible([*general_sets, behaviour_set])
     penalty, general = PENALTIES[general_penalty], mean_scores(general_sets)
     scores = {
