@@ -20,7 +20,7 @@ def neuron_scores(scores: ScoreSet) -> dict[int, Tensor]:
     Shape: each tensor (F,), float64.
 
     Raises:
-        ValueError: The set holds no neuron module.
+        ValueError: The set holds no neuron module, or scores that are not finite.
     """
     model_type = scores.manifest.get("base_model", {}).get("model_type")
     families = [FAMILIES[model_type]] if model_type in FAMILIES else list(FAMILIES.values())
@@ -29,6 +29,8 @@ def neuron_scores(scores: ScoreSet) -> dict[int, Tensor]:
         layer = _layer_of(families, name)
         if layer is not None:
             layers[layer] = score.double() if score.ndim == 1 else score.sum(1, dtype=torch.float64)
+            if not layers[layer].isfinite().all():
+                raise ValueError(f"`scores` of {name} must be finite, got NaN or Inf: they have no order.")
     if not layers:
         raise ValueError(
             f"`scores` must hold neuron modules such as {families[0].neuron_module(0)!r}, got "
