@@ -127,6 +127,8 @@ def _all_zero(slices: list[_Slice]) -> bool:
 
 def _check_range(model: PreTrainedModel, recipe: Recipe) -> None:
     num_layers, num_neurons = model.config.num_hidden_layers, model.config.intermediate_size
+    if not recipe.neurons:
+        raise ValueError("`recipe` must name at least one neuron, got none.")
     for layer, index in recipe.neurons:
         if not (0 <= layer < num_layers and 0 <= index < num_neurons):
             raise ValueError(
