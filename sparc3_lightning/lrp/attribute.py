@@ -48,6 +48,21 @@ def check_samples(samples: Sequence[Tensor], max_length: int, argument: str = "s
             )
 
 
+def check_vocabulary(samples: Sequence[Tensor], vocab_size: int, argument: str = "samples") -> None:
+    """Refuse token ids that the model does not have; on a GPU they would end the process.
+
+    Raises:
+        ValueError: An id is outside the vocabulary.
+    """
+    for position, sample in enumerate(samples):
+        lowest, highest = int(sample.min()), int(sample.max())
+        if lowest < 0 or highest >= vocab_size:
+            raise ValueError(
+                f"`{argument}[{position}]` must hold token ids between 0 and {vocab_size - 1}, got ids from {lowest} to "
+                f"{highest}: it was made with another model's tokenizer."
+            )
+
+
 def _describe(sample: object) -> str:
     return f"{sample.dtype} of shape {tuple(sample.shape)}" if isinstance(sample, Tensor) else type(sample).__name__
 
@@ -88,6 +103,7 @@ def attribute(
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     check_samples(samples, model.config.max_position_embeddings)
+    check_vocabulary(samples, model.config.vocab_size)
     attribution = Attribution(
         model, granularity=granularity, sign=sign, target=target, modules=modules, variant=variant
     )
