@@ -19,7 +19,8 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 def weight_hash(model: PreTrainedModel) -> str:
     """Sha256 over names, shapes and values of all parameters; sharded ones are gathered, so every rank must call it.
 
-    Values are hashed as bfloat16, so that one checkpoint has one hash whatever dtype it was loaded in.
+    Values are hashed as bfloat16, so that one checkpoint has one hash whether it was loaded as float64, float32 or
+    bfloat16. (float16 loses the smallest weights.)
     """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
