@@ -43,11 +43,11 @@ class Source:
             OSError: The file is missing, or the hub cannot be reached or refuses.
             ValueError: The file is empty or a row is broken.
         """
-        return read_file(self.path, self.text_column) if self.path else self._hub_rows()
+        return read_file(self.path, self.text_column) if self.path is not None else self._hub_rows()
 
     def describe(self) -> dict[str, Any]:
         """Give what identifies the data, as JSON."""
-        if self.path:
+        if self.path is not None:
             return {"path": self.path}
         return {key: value for key, value in asdict(self).items() if key not in ("path", "streaming", "text_column")}
 

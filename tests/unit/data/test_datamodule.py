@@ -63,8 +63,17 @@ def test_ranks_of_the_trainer_are_used(path: str, context: LoadContext) -> None:
 
 @pytest.mark.parametrize("allow_overlap", [False, True])
 def test_attributed_prompts_are_not_evaluated_unless_asked(
-    path: str, write_jsonl: WriteJsonl, context: LoadContext, allow_overlap: bool
+    write_jsonl: WriteJsonl, context: LoadContext, allow_overlap: bool
 ) -> None:
+    path = write_jsonl(
+        {
+            "id": f"original {number}",
+            "prompt": f"prompt {number:02d}",
+            "prompt_toxicity": 0.95,
+            "text": "x" * 20 * number,
+        }
+        for number in range(40)
+    )
     copy = write_jsonl(({"prompt": f"prompt {number:02d}", "id": str(number)} for number in range(40)), "copy.jsonl")
     data = make(path, evaluation_prompts=PromptFile(copy), allow_overlap=allow_overlap).bind(context.tokenizer, 64)
     evaluated = {prompt.fingerprint for prompt in data.prompts}
