@@ -1,0 +1,130 @@
+"""Before against after, on evaluations written by hand."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sparc3_lightning.evaluation import (
+    Decoding,
+    Evaluation,
+    Evaluator,
+    PerplexityResult,
+    ToxicityResult,
+    compare,
+    compare_with_control,
+)
+from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion
+from sparc3_lightning.metrics import paired_bootstrap, sign_flip_p_value, summarise
+
+BEFORE = [[0.9, 0.8], [0.7, 0.1], [0.2, 0.3]]
+AFTER = [[0.4, 0.2], [0.7, 0.1], [0.3, 0.4]]
+
+
+def perplexity(figure: float, num_tokens: int = 100) -> PerplexityResult:
+    return PerplexityResult("sliding", figure, 1.0, num_tokens, 99, 5, 32, 8, True)
+
+
+def evaluation(scores: list[list[float]], figure: float = 10.0, empty: int | None = None) -> Evaluation:
+    rows = [
+        PromptResult(str(i), f"text {i}", [
+            ScoredCompletion("...", 4 + j, None if i == empty else 0.5 + scores[i][j] / 10, {"toxicity": scores[i][j]})
+            for j in range(2)
+        ])
+        for i in range(3)
+    ]  # fmt: skip
+    toxicity = ToxicityResult(
+        "custom", "table", 0.5, Decoding(num_completions=2),
+        {"toxicity": summarise(torch.tensor(scores, dtype=torch.float64), 0.5)}, 0.5, 4.5, 3, 0, 0, 0, rows,
+    )  # fmt: skip
+    return Evaluation({"sliding": perplexity(figure)}, toxicity)
+
+
+def test_changes_and_their_statistics() -> None:
+    comparison = compare(evaluation(BEFORE), evaluation(AFTER, figure=11.0))
+    assert comparison.perplexity["sliding"].change == pytest.approx(1.0)
+    assert comparison.perplexity["sliding"].relative == pytest.approx(0.1)
+    mean = comparison.toxicity["mean"]["toxicity"]
+    assert (mean.before, mean.after) == pytest.approx((0.5, 0.35))
+    assert mean.change == pytest.approx(-0.15)
+    interval = paired_bootstrap(BEFORE, AFTER)
+    assert (mean.interval.low, mean.interval.high) == pytest.approx((interval.low, interval.high))
+    assert mean.p_value == sign_flip_p_value(BEFORE, AFTER)
+    assert (mean.share_improved, mean.share_worsened) == pytest.approx((1 / 3, 1 / 3))
+    assert mean.num_pairs == 3
+    worst = comparison.toxicity["expected_maximum"]["toxicity"]
+    assert (worst.before, worst.after) == pytest.approx((1.9 / 3, 1.5 / 3))
+    chance = comparison.toxicity["probability"]["toxicity"]
+    assert (chance.before, chance.after) == pytest.approx((2 / 3, 1 / 3))
+    assert comparison.length is not None
+    assert comparison.length.change == 0.0
+    json.dumps(comparison.to_json(), allow_nan=False)
+
+
+def test_uniqueness_pairs_only_what_both_sides_have() -> None:
+    comparison = compare(evaluation(BEFORE, empty=0), evaluation(AFTER, empty=1))
+    assert comparison.uniqueness is not None
+    assert comparison.uniqueness.num_pairs == 1
+    assert comparison.uniqueness.before == pytest.approx(0.525)
+    assert comparison.uniqueness.share_improved == 1.0
+
+
+def test_a_figure_of_zero_has_no_relative_change() -> None:
+    zero = [[0.0, 0.0]] * 3
+    change = compare(evaluation(zero), evaluation(AFTER)).toxicity["mean"]["toxicity"]
+    assert change.relative is None
+
+
+def test_the_control_is_averaged_prompt_by_prompt() -> None:
+    controls = [evaluation(BEFORE), evaluation([[0.7, 0.6], [0.7, 0.1], [0.4, 0.5]])]
+    mean = compare_with_control(controls, evaluation(AFTER))["mean"]["toxicity"]
+    assert mean.before == pytest.approx((0.75 + 0.4 + 0.35) / 3)
+    assert mean.after == pytest.approx(0.35)
+    assert mean.num_pairs == 3
+
+
+@pytest.mark.parametrize("controls", [[], [Evaluation({}, None)]])
+def test_a_control_without_toxicity_is_refused(controls: list[Evaluation]) -> None:
+    with pytest.raises(ValueError, match="at least one draw"):
+        compare_with_control(controls, evaluation(AFTER))
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [({"decoding": Decoding(num_completions=2, seed=1)}, "decoding"), ({"scorer": "other"}, "scorer"),
+     ({"threshold": 0.4}, "threshold"), ({"protocol": "rtp"}, "protocol"), ({"prompts": []}, "prompts")],
+)  # fmt: skip
+def test_only_like_is_compared_with_like(changes: dict[str, object], name: str) -> None:
+    before, after = evaluation(BEFORE), evaluation(AFTER)
+    assert after.toxicity is not None
+    other = replace(after, toxicity=replace(after.toxicity, **changes))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"with the same {name}"):
+        compare(before, other)
+    with pytest.raises(ValueError, match=f"with the same {name}"):
+        compare_with_control([before], other)
+
+
+def test_perplexities_of_different_texts_are_not_compared() -> None:
+    before, after = evaluation(BEFORE), evaluation(AFTER)
+    with pytest.raises(ValueError, match="same text"):
+        compare(before, replace(after, perplexity={"sliding": perplexity(10.0, num_tokens=101)}))
+    with pytest.raises(ValueError, match="same perplexity protocols"):
+        compare(before, replace(after, perplexity={}))
+    with pytest.raises(ValueError, match="both have a toxicity"):
+        compare(before, replace(after, toxicity=None))
+
+
+def test_perplexity_alone_can_be_compared() -> None:
+    before, after = evaluation(BEFORE), evaluation(AFTER, figure=12.0)
+    comparison = compare(replace(before, toxicity=None), replace(after, toxicity=None))
+    assert comparison.perplexity["sliding"].after == 12.0
+    assert comparison.toxicity == {}
+
+
+def test_the_evaluators_settings_are_used() -> None:
+    evaluator = Evaluator(num_draws=100, confidence=0.5, statistics_seed=9)
+    interval = evaluator.compare(evaluation(BEFORE), evaluation(AFTER)).toxicity["mean"]["toxicity"].interval
+    expected = paired_bootstrap(BEFORE, AFTER, 100, 9, 0.5)
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+    assert (interval.confidence, interval.num_draws) == (0.5, 100)

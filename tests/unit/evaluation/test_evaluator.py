@@ -1,0 +1,211 @@
+"""The evaluator: what it measures, how it is configured, what it leaves."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from sparc3_lightning.evaluation import Decoding, Evaluation, Evaluator, generate
+from sparc3_lightning.metrics import DetoxifyScorer, LexicalScorer, Scorer
+from tests.unit.evaluation.tiny import TextPrompt, make_model
+
+DECODING = Decoding(max_new_tokens=6, num_completions=2, seed=1)
+
+
+class Recorder(Scorer):
+    """Remembers what it scored; a text's score is the share of its words that are even numbers."""
+
+    name = "recorder"
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    @property
+    def attributes(self) -> list[str]:
+        return ["toxicity", "zero"]
+
+    def score(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        self.texts += texts
+        even = [sum(int(w[1:]) % 2 == 0 for w in t.split()) / max(1, len(t.split())) for t in texts]
+        scores = torch.tensor(even, dtype=torch.float64)
+        return {"toxicity": scores, "zero": torch.zeros_like(scores)}
+
+
+def evaluator(**options: Any) -> Evaluator:
+    defaults = {"scorer": Recorder(), "decoding": DECODING, "toxicity_protocol": "custom", "window": 16}
+    return Evaluator(**{**defaults, **options})
+
+
+@torch.no_grad()
+def naive_perplexity(model: LlamaForCausalLM, ids: list[int], window: int, stride: int) -> float:
+    """One window at a time, the loss of its new tokens; without an overlap where window == stride, its tail dropped."""
+    losses, previous_stop = [], 0
+    for start in range(0, len(ids), stride):
+        stop = min(start + window, len(ids))
+        if window == stride and stop - start < window:
+            break
+        log_p = model(torch.tensor([ids[start:stop]])).logits[0].log_softmax(-1)
+        new = range(max(previous_stop, start + 1), stop)
+        losses += [-float(log_p[t - 1 - start, ids[t]]) for t in new]
+        previous_stop = stop
+        if stop == len(ids):
+            break
+    return math.exp(math.fsum(losses) / len(losses))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_perplexity_is_the_naive_one(model: LlamaForCausalLM, tokenizer: Any, rows: Any, batch_size: int) -> None:
+    results = evaluator(batch_size=batch_size).perplexity(model, tokenizer, rows)
+    dense = tokenizer("\n\n".join(row for row in rows if row.strip()))["input_ids"]
+    full = tokenizer("\n\n".join(rows))["input_ids"]
+    assert results["sliding"].perplexity == pytest.approx(naive_perplexity(model, dense, 16, 4), rel=1e-9)
+    assert results["disjoint"].perplexity == pytest.approx(naive_perplexity(model, full, 16, 16), rel=1e-9)
+    assert results["sliding"].num_scored == results["sliding"].num_tokens - 1 == len(dense) - 1
+    assert results["disjoint"].num_scored == len(full) // 16 * 15
+    assert (results["sliding"].stride, results["disjoint"].stride) == (4, 16)
+    assert math.exp(results["sliding"].mean_loss) == pytest.approx(results["sliding"].perplexity)
+
+
+def test_the_window_never_exceeds_the_context(model: LlamaForCausalLM, tokenizer: Any, rows: Any) -> None:
+    results = evaluator(window=2048).perplexity(model, tokenizer, rows)
+    assert (results["sliding"].window, results["sliding"].stride) == (32, 8)
+
+
+def test_one_beginning_of_text_token(model: LlamaForCausalLM, tokenizer: Any, rows: Any) -> None:
+    calls: list[Tensor] = []
+    model.register_forward_pre_hook(lambda _m, _a, options: calls.append(options["input_ids"]), with_kwargs=True)
+    result = evaluator(perplexity_protocols=["disjoint"]).perplexity(model, tokenizer, rows)["disjoint"]
+    assert result.begins_with_bos
+    assert sum(int((ids == 0).sum()) for ids in calls) == 1
+
+
+def test_a_model_without_logits_to_keep_gives_the_same(model: LlamaForCausalLM, tokenizer: Any, rows: Any) -> None:
+    expected = evaluator().perplexity(model, tokenizer, rows)
+    forward = model.forward
+    model.forward = lambda input_ids, use_cache: forward(input_ids=input_ids, use_cache=use_cache)
+    assert evaluator().perplexity(model, tokenizer, rows) == expected
+
+
+def test_toxicity_scores_continuations_and_keeps_them(model: LlamaForCausalLM, tokenizer: Any, prompts: Any) -> None:
+    scorer = Recorder()
+    result = evaluator(scorer=scorer, batch_size=4).toxicity(model, tokenizer, prompts)
+    completions = generate(model, tokenizer, prompts, DECODING)
+    texts = [[item.text for item in row] for row in completions]
+    assert sorted(scorer.texts) == sorted(text for row in texts for text in row)
+    assert [[item.text for item in row.completions] for row in result.prompts] == texts
+    expected = torch.stack([Recorder().score(row)["toxicity"] for row in texts])
+    kept = torch.tensor([[item.scores["toxicity"] for item in row.completions] for row in result.prompts])
+    torch.testing.assert_close(kept.double(), expected, atol=1e-7, rtol=0)
+    main = result.attributes["toxicity"]
+    assert main.mean == pytest.approx(float(expected.mean()))
+    assert main.sd == pytest.approx(float(expected.std()))
+    assert main.expected_maximum == pytest.approx(float(expected.amax(1).mean()))
+    assert main.probability == pytest.approx(float((expected.amax(1) > 0.5).double().mean()))
+    assert result.attributes["zero"].mean == 0.0
+    assert result.main_attribute == "toxicity"
+
+
+def test_repetition_and_length_stand_beside_toxicity(model: LlamaForCausalLM, tokenizer: Any, prompts: Any) -> None:
+    result = evaluator().toxicity(model, tokenizer, prompts)
+    ids = [item.token_ids for row in generate(model, tokenizer, prompts, DECODING) for item in row]
+    assert result.length == pytest.approx(sum(map(len, ids)) / len(ids))
+    assert result.uniqueness == pytest.approx(sum(len(set(i)) / len(i) for i in ids if i) / sum(map(bool, ids)))
+    assert result.num_empty == sum(not i for i in ids)
+
+
+def test_a_failing_scorer_fails_the_evaluation(model: LlamaForCausalLM, tokenizer: Any, prompts: Any) -> None:
+    class Broken(Recorder):
+        def score(self, texts: Sequence[str]) -> dict[str, Tensor]:
+            raise ConnectionError("scorer is gone")
+
+    with pytest.raises(ConnectionError, match="scorer is gone"):  # trap 16
+        evaluator(scorer=Broken()).toxicity(model, tokenizer, prompts)
+
+
+def test_truncated_prompts_are_counted(model: LlamaForCausalLM, tokenizer: Any) -> None:
+    prompts = [TextPrompt("a", "w5 " * 40), TextPrompt("b", "w6")]
+    assert evaluator().toxicity(model, tokenizer, prompts).num_truncated_prompts == 1
+
+
+def test_responses_are_scored_for_selection(model: LlamaForCausalLM, tokenizer: Any, prompts: Any) -> None:
+    scores = evaluator().score_responses(model, tokenizer, prompts)
+    result = evaluator().toxicity(model, tokenizer, prompts)
+    assert scores == [sum(item.scores["toxicity"] for item in row.completions) / 2 for row in result.prompts]
+
+
+def test_an_evaluation_survives_json(model: LlamaForCausalLM, tokenizer: Any, rows: Any, prompts: Any) -> None:
+    evaluation = evaluator().evaluate(model, tokenizer, rows, prompts)
+    text = json.dumps(evaluation.to_json(), allow_nan=False)
+    assert Evaluation.from_json(json.loads(text)) == evaluation
+    assert "prompts" not in evaluation.summary()["toxicity"]
+    assert "prompts" in evaluation.to_json()["toxicity"]
+    scalars = evaluation.scalars()
+    assert scalars["perplexity/sliding"] == evaluation.perplexity["sliding"].perplexity
+    assert {"perplexity/disjoint", "toxicity/mean", "toxicity/probability", "uniqueness", "length"} <= scalars.keys()
+
+
+def test_either_half_may_be_left_out(model: LlamaForCausalLM, tokenizer: Any, rows: Any, prompts: Any) -> None:
+    text_only = evaluator(scorer=None).evaluate(model, tokenizer, rows, None)
+    assert text_only.toxicity is None
+    assert Evaluation.from_json(text_only.to_json()) == text_only
+    assert evaluator().evaluate(model, tokenizer, None, prompts).perplexity == {}
+    with pytest.raises(ValueError, match="needs a scorer"):
+        evaluator(scorer=None).evaluate(model, tokenizer, rows, prompts)
+
+
+def test_named_protocols_fix_the_decoding() -> None:
+    assert Evaluator().decoding == Decoding(50, 0.7, 0.9, 1, 0)
+    assert Evaluator(toxicity_protocol="rtp").decoding == Decoding(20, 1.0, 0.9, 25, 0)
+    assert Evaluator(decoding=Decoding(seed=7)).decoding.seed == 7
+    with pytest.raises(ValueError, match="`decoding` must be protocol `document`'s own"):
+        Evaluator(decoding=Decoding(top_p=0.95))
+    assert Evaluator(decoding=Decoding(top_p=0.95), toxicity_protocol="custom").decoding.top_p == 0.95
+
+
+def test_unknown_protocols_are_refused() -> None:
+    with pytest.raises(ValueError, match="toxicity_protocol"):
+        Evaluator(toxicity_protocol="gehman")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="perplexity_protocols"):
+        Evaluator(perplexity_protocols=["wikitext"])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="batch_size"):
+        Evaluator(batch_size=0)
+
+
+def test_progress_wraps_every_loop(model: LlamaForCausalLM, tokenizer: Any, rows: Any, prompts: Any) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def progress(items: Any, total: int, description: str) -> Any:
+        assert len(items) == total
+        seen.append((description, total))
+        return items
+
+    evaluator(batch_size=4).evaluate(model, tokenizer, rows, prompts, progress)
+    assert [name for name, _ in seen] == ["perplexity (sliding)", "perplexity (disjoint)", "generate and score"]
+    assert seen[2][1] == math.ceil(7 * 2 / 4)
+
+
+def test_a_config_builds_it_without_loading_anything() -> None:
+    parser = ArgumentParser()
+    parser.add_class_arguments(Evaluator, "evaluator")
+    config = {
+        "scorer": {"class_path": "sparc3_lightning.metrics.DetoxifyScorer", "init_args": {"model_type": "unbiased"}},
+        "decoding": {"max_new_tokens": 20, "temperature": 1.0, "top_p": 0.9, "num_completions": 25, "seed": 3},
+        "toxicity_protocol": "rtp",
+        "perplexity_protocols": ["disjoint"],
+    }
+    built = parser.instantiate(parser.parse_object({"evaluator": config})).evaluator
+    assert isinstance(built.scorer, DetoxifyScorer)
+    assert built.decoding == Decoding(20, 1.0, 0.9, 25, 3)
+    assert built.perplexity_protocols == ["disjoint"]
+
+
+def test_training_mode_comes_back(tokenizer: Any, rows: Any) -> None:
+    model = make_model().train()
+    evaluator(scorer=LexicalScorer(["w5"])).perplexity(model, tokenizer, rows)
+    assert model.training
