@@ -1,0 +1,141 @@
+"""What a run found, as the JSON of `experiment_results.json`."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from statistics import mean, stdev
+from typing import Any
+
+from sparc3_lightning.evaluation.comparison import Comparison, PairedChange, compare_with_control
+from sparc3_lightning.evaluation.evaluator import Evaluator
+from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.evaluation.validation import validation_table
+from sparc3_lightning.evaluation.verdict import Findings, verdict
+from sparc3_lightning.run import Run
+from sparc3_lightning.version import package_versions
+
+FORMAT_VERSION = 1
+
+
+def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> dict[str, Any]:
+    """Everything a reader needs to judge the run; prompts and completions stay in the evaluations' own files.
+
+    Args:
+        run: A run with scores, recipe, both evaluations and, where wanted, the control's.
+        evaluator: What evaluated; its settings of the statistics are used.
+        data: Sources of the evaluation sets.
+
+    Returns:
+        JSON values; figures that do not exist are None.
+    """
+    assert run.recipe is not None
+    assert run.baseline is not None
+    assert run.pruned is not None
+    changes = evaluator.compare(run.baseline, run.pruned)
+    control, against = control_figures(run.controls, run.pruned, evaluator)
+    manifest = run.score_sets[run.behaviour or next(iter(run.score_sets))].manifest
+    return {
+        "format_version": FORMAT_VERSION,
+        "base_model": run.base_model,
+        "relevance": {**manifest.get("options", {}), "left_out": manifest.get("left_out", [])},
+        "selection": _selection(run),
+        "baseline": run.baseline.summary(),
+        "pruned": run.pruned.summary(),
+        "changes": changes.to_json(),
+        "control": control,
+        "verdict": _verdict(run, changes, against, control, evaluator, data),
+        "validation": validation_table(run),
+        "data": {"reference_sets": _reference_sets(run), **data},
+        "seconds": run.seconds,
+        "throughput": throughput(run),
+        "versions": package_versions(),
+    }
+
+
+def _selection(run: Run) -> dict[str, Any]:
+    assert run.recipe is not None
+    recipe, base = run.recipe, run.base_model
+    per_layer = recipe.per_layer()
+    kept = ("method", "scope", "general_weight", "general_penalty")
+    return {
+        "num_neurons": len(recipe.neurons),
+        "num_neurons_of_model": base.get("num_neurons"),
+        **{key: recipe.options[key] for key in kept if key in recipe.options},
+        "general": run.general,
+        "behaviour": run.behaviour,
+        "neurons_per_layer": [len(per_layer.get(layer, [])) for layer in range(base["num_layers"])],
+        "lowest_score": min(recipe.scores, default=None),
+        "highest_score": max(recipe.scores, default=None),
+        "num_below_zero": sum(score < 0 for score in recipe.scores),
+    }
+
+
+def _reference_sets(run: Run) -> dict[str, Any]:
+    fields = ("source", "num_samples", "num_tokens", "token_hash")
+    described = {name: score_set.manifest.get("data", {}) for name, score_set in run.score_sets.items()}
+    return {name: {key: data.get(key) for key in fields} for name, data in described.items()}
+
+
+def control_figures(
+    controls: Sequence[Evaluation], pruned: Evaluation, evaluator: Evaluator
+) -> tuple[dict[str, Any] | None, dict[str, dict[str, PairedChange]]]:
+    """The control: every draw's figures, their mean and spread, and the pruned model against their mean.
+
+    Returns:
+        The JSON, and the paired comparison in it (empty where no toxicity was measured); None without a control.
+    """
+    if not controls:
+        return None, {}
+    draws = [control.scalars() for control in controls]
+    # A figure can be missing in a draw: uniqueness, where all completions are empty.
+    names = [name for name in draws[0] if all(name in draw for draw in draws)]
+    columns = {name: [draw[name] for draw in draws] for name in names}
+    against = compare_with_control(controls, pruned, evaluator.paired_test) if pruned.toxicity else {}
+    return {
+        "num_draws": len(controls),
+        "draws": draws,
+        "mean": {name: mean(values) for name, values in columns.items()},
+        "sd": {name: stdev(values) if len(values) > 1 else None for name, values in columns.items()},
+        "lowest": {name: min(values) for name, values in columns.items()},
+        "highest": {name: max(values) for name, values in columns.items()},
+        "pruned_against_control": {
+            measure: {name: asdict(change) for name, change in changes.items()} for measure, changes in against.items()
+        },
+    }, against
+
+
+def throughput(run: Run) -> dict[str, dict[str, float | None]]:
+    """Samples and tokens per second of each reference set, by wall time; padding samples are not counted."""
+    rates: dict[str, dict[str, float | None]] = {}
+    for name, score_set in run.score_sets.items():
+        seconds, data = run.seconds.get(f"attribution: {name}"), score_set.manifest.get("data", {})
+        counts = {"samples_per_second": data.get("num_samples"), "tokens_per_second": data.get("num_tokens")}
+        rates[name] = {key: count / seconds if count and seconds else None for key, count in counts.items()}
+    return rates
+
+
+def _verdict(
+    run: Run,
+    changes: Comparison,
+    against: dict[str, dict[str, PairedChange]],
+    control: dict[str, Any] | None,
+    evaluator: Evaluator,
+    data: dict[str, Any],
+) -> dict[str, Any]:
+    assert run.recipe is not None
+    assert run.baseline is not None
+    assert run.pruned is not None
+    toxicity = run.baseline.toxicity
+    return verdict(
+        Findings(
+            changes=changes,
+            against_control=against,
+            control=control,
+            attribute=None if toxicity is None else toxicity.main_attribute,
+            # With several completions a prompt, the published figure is the worst of them.
+            measure="expected_maximum" if toxicity is not None and toxicity.protocol == "rtp" else "mean",
+            num_neurons=len(run.recipe.neurons),
+            num_empty=None if run.pruned.toxicity is None else run.pruned.toxicity.num_empty,
+            alpha=round(1 - evaluator.paired_test.confidence, 10),
+            overlap_allowed=bool(data.get("allow_overlap")),
+        )
+    )

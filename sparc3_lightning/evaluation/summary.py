@@ -1,0 +1,210 @@
+"""The summary that a run leaves in the terminal."""
+
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rich
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+_MISSING = "-"
+_FILES = {
+    "experiment_results.json": "every figure, statistic and check",
+    "pruned_neurons.json": "the neurons removed (the recipe)",
+    "scores": "scores of every reference set",
+    "figures": "figures",
+    "baseline_eval.json": "prompts and completions, dense model",
+    "pruned_eval.json": "prompts and completions, pruned model",
+    "control_eval.json": "prompts and completions, control",
+    "pruned_model": "the pruned model",
+    "config.yaml": "the run's config",
+}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A figure: its label, its name among an evaluation's scalars, and its changes as `experiment_results` has them."""
+
+    label: str
+    figure: str
+    change: dict[str, Any]
+    against_control: dict[str, Any] | None = None
+
+
+def print_summary(results: dict[str, Any], log_dir: Path, console: Console | None = None) -> None:
+    """Print what was found and where it lies.
+
+    Args:
+        results: What `experiment_results` gave.
+        log_dir: The run's directory.
+        console: Where to print; default: the one that Lightning's progress bar uses, so that neither cuts the other.
+    """
+    console = console or rich.get_console()
+    rows = _rows(results)
+    console.print()
+    console.print(Text(results["verdict"]["headline"], "bold"))
+    console.print(_before_and_after(rows, results))
+    if results["control"] is not None:
+        console.print(_control(rows, results))
+    console.print(_list("What this says", results["verdict"]["sentences"]))
+    console.print(_list("Neurons and scores", [_removed(results["selection"]), *_checks(results["validation"])]))
+    _print_places(console, log_dir)
+
+
+def _rows(results: dict[str, Any]) -> list[_Row]:
+    changes = results["changes"]
+    rows = [
+        _Row(f"perplexity, {protocol}", f"perplexity/{protocol}", change)
+        for protocol, change in changes["perplexity"].items()
+    ]
+    rows += _toxicity_rows(results)
+    for label, figure in (("uniqueness", "uniqueness"), ("length, tokens", "length")):
+        if changes[figure] is not None:
+            rows.append(_Row(label, figure, changes[figure]))
+    return rows
+
+
+def _toxicity_rows(results: dict[str, Any]) -> list[_Row]:
+    """The main attribute; its measures over several completions only where there are several."""
+    toxicity, changes = results["baseline"]["toxicity"], results["changes"]["toxicity"]
+    if toxicity is None:
+        return []
+    attribute = next(iter(toxicity["attributes"]))
+    measures = {"mean": f"{attribute}, mean"}
+    if toxicity["decoding"]["num_completions"] > 1:
+        measures |= {
+            "expected_maximum": f"{attribute}, maximum",
+            "probability": f"share > {toxicity['threshold']:g}",
+        }
+    against = {} if results["control"] is None else results["control"]["pruned_against_control"]
+    return [
+        _Row(label, f"{attribute}/{name}", changes[name][attribute], against.get(name, {}).get(attribute))
+        for name, label in measures.items()
+    ]
+
+
+def _before_and_after(rows: list[_Row], results: dict[str, Any]) -> RenderableType:
+    paired = [row.change for row in rows if "interval" in row.change]
+    interval = f"{paired[0]['interval']['confidence']:.0%} interval" if paired else "interval"
+    columns = ("dense", "pruned", "change", *((interval, "p", "better") if paired else ()))
+    table = _table("Pruned against dense", columns)
+    for row in rows:
+        change = row.change
+        cells = [number(change["before"]), number(change["after"]), percent(change["relative"])]
+        table.add_row(Text(row.label), *cells, *(_paired_cells(change) if paired else ()))
+    notes = ["change: relative to dense."]
+    if paired:
+        notes.append("Interval and p: of the difference, paired by prompt. better: share of prompts that improved.")
+    if any(row.figure == "uniqueness" for row in rows):
+        notes.append("uniqueness: different / all tokens of a completion.")
+    return Group(table, _note(" ".join(notes)))
+
+
+def _paired_cells(change: dict[str, Any]) -> list[str]:
+    if "interval" not in change:
+        return [_MISSING] * 3
+    low, high = (f"{change['interval'][end]:+.{_digits(change['before'])}f}" for end in ("low", "high"))
+    return [f"{low}, {high}", p_value(change["p_value"]), f"{change['share_improved']:.0%}"]
+
+
+def _control(rows: list[_Row], results: dict[str, Any]) -> RenderableType:
+    control, removed = results["control"], results["selection"]["num_neurons"]
+    table = _table(
+        f"Control: {removed} random neurons of the same layers, {control['num_draws']} draws",
+        ("mean", "lowest", "highest", "pruned", "p"),
+    )
+    for row in rows:
+        if row.figure in control["mean"]:
+            spread = [number(control[key][row.figure]) for key in ("mean", "lowest", "highest")]
+            p = _MISSING if row.against_control is None else p_value(row.against_control["p_value"])
+            table.add_row(Text(row.label), *spread, number(row.change["after"]), p)
+    return Group(table, _note("p: pruned against the control's mean, paired by prompt."))
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    table = Table(
+        title=Text(title, "bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    table.add_column("", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _note(text: str) -> RenderableType:
+    return Padding(Text(text, "dim"), (0, 0, 1, 1))
+
+
+def _list(title: str, lines: list[str]) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    for line in lines:
+        grid.add_row(" -", Text(line))
+    return Group(Text(title, "bold"), grid, "")
+
+
+def _removed(selection: dict[str, Any]) -> str:
+    layers = ", ".join(f"{layer}: {count}" for layer, count in enumerate(selection["neurons_per_layer"]) if count)
+    total = selection["num_neurons_of_model"]
+    share = f" of {total:,} ({selection['num_neurons'] / total:.2%})" if total else ""
+    return f"{selection['num_neurons']} neurons removed{share}; in layer: {layers}."
+
+
+def _checks(validation: dict[str, Any]) -> list[str]:
+    sets = validation["sets"]
+    if validation["passed"]:
+        expected = max(row["num_modules_expected"] for row in sets.values())
+        lines = [f"All {len(sets)} score sets are finite and hold all {expected} layers expected."]
+    else:
+        lines = [f"CHECK FAILED: {problem}." for problem in validation["problems"]]
+    seeds, length = validation["seed_variation"], validation["length_bias"]
+    if seeds is not None:
+        variation = percent(seeds["coefficient_of_variation"], "")
+        lines.append(
+            f"{seeds['num_seeds']} seeds of general samples: scores vary by {variation}; the neurons that each seed alone "
+            f"would select are {seeds['selection_overlap']['mean']:.0%} the same "
+            f"(by chance {seeds['overlap_by_chance']:.1%})."
+        )
+    if length["relevance_ratio"] is not None and length["token_ratio"] is not None:
+        lines.append(
+            f"Behaviour / general, a sample: relevance x {length['relevance_ratio']:.2f}, "
+            f"tokens x {length['token_ratio']:.2f} (sets of different lengths differ in relevance for that alone)."
+        )
+    return lines
+
+
+def _print_places(console: Console, log_dir: Path) -> None:
+    present = {name: what for name, what in _FILES.items() if (log_dir / name).exists()}
+    # Paths are never wrapped: a broken one cannot be copied.
+    console.print(Text(f"Written to {log_dir}{os.sep}", "bold"), soft_wrap=True)
+    width = max(map(len, present), default=0)
+    for name, what in present.items():
+        console.print(Text(f"  {name:<{width}}  {what}"), soft_wrap=True)
+    console.print(
+        Text("See it with: ", "bold").append(f"tensorboard --logdir {shlex.quote(str(log_dir))}", ""), soft_wrap=True
+    )
+
+
+def _digits(value: float) -> int:
+    """Decimals for a figure of this size: three below 2, where toxicity and uniqueness are, else two."""
+    return 3 if abs(value) < 2 else 2
+
+
+def number(value: float | None) -> str:
+    """A figure, with as many decimals as its size bears."""
+    return _MISSING if value is None else f"{value:,.{_digits(value)}f}"
+
+
+def percent(value: float | None, sign: str = "+") -> str:
+    """A fraction as a percentage."""
+    return _MISSING if value is None else f"{value:{sign}.1%}"
+
+
+def p_value(value: float) -> str:
+    """A p-value, which is never 0."""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"

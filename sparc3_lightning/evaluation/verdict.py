@@ -1,0 +1,193 @@
+"""The verdict: what the figures show and what they do not, in plain sentences."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sparc3_lightning.evaluation.comparison import Change, Comparison, PairedChange
+
+_MEASURE_NAMES = {"mean": "mean", "expected_maximum": "expected maximum", "probability": "probability"}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the verdict is about.
+
+    Attributes:
+        changes: Dense against pruned.
+        against_control: Control against pruned, measure by attribute; empty without a control or a toxicity.
+        control: The control's JSON; None without a control.
+        attribute: The scorer's main attribute; None where no toxicity was measured.
+        measure: `mean`, `expected_maximum` or `probability`.
+        num_neurons: Neurons removed.
+        num_empty: Completions of the pruned model without a token.
+        alpha: A p-value must be below it.
+        overlap_allowed: Whether evaluation prompts may have been attributed.
+    """
+
+    changes: Comparison
+    against_control: dict[str, dict[str, PairedChange]]
+    control: dict[str, Any] | None
+    attribute: str | None
+    measure: str
+    num_neurons: int
+    num_empty: int | None
+    alpha: float
+    overlap_allowed: bool
+
+
+def fell(change: PairedChange, alpha: float) -> bool:
+    """Whether a figure fell significantly: interval below 0 and p-value below `alpha`."""
+    return change.interval.high < 0 and change.p_value < alpha
+
+
+def rose(change: PairedChange, alpha: float) -> bool:
+    """Whether a figure rose significantly."""
+    return change.interval.low > 0 and change.p_value < alpha
+
+
+def verdict(findings: Findings) -> dict[str, Any]:
+    """Did toxicity fall, against the dense model and against the control, and at what price.
+
+    Returns:
+        `headline`; `sentences`, one a finding; and what the headline rests on: `toxicity_fell` and
+        `toxicity_fell_against_control` (None: not measured), `perplexity_change` (relative, by protocol),
+        `repeats_more`, `shorter`.
+    """
+    dense, control = _toxicity_change(findings.changes.toxicity, findings), None
+    if findings.against_control:
+        control = _toxicity_change(findings.against_control, findings)
+    answers = {
+        "toxicity_fell": None if dense is None else fell(dense, findings.alpha),
+        "toxicity_fell_against_control": None if control is None else fell(control, findings.alpha),
+        "perplexity_change": {name: change.relative for name, change in findings.changes.perplexity.items()},
+        "repeats_more": _fell(findings.changes.uniqueness, findings.alpha),
+        "shorter": _fell(findings.changes.length, findings.alpha),
+    }
+    sentences = [
+        *_dense_sentences(dense, findings),
+        *_control_sentences(control, dense, findings),
+        *_perplexity_sentences(findings),
+        *_completion_sentences(findings),
+    ]
+    if findings.overlap_allowed and dense is not None:
+        sentences.append(
+            "Evaluation prompts may be among those attributed (`data.allow_overlap`): nothing is shown for new prompts."
+        )
+    return {"headline": _headline(answers, findings), "sentences": sentences, **answers}
+
+
+def _toxicity_change(changes: dict[str, dict[str, PairedChange]], findings: Findings) -> PairedChange | None:
+    return changes[findings.measure][findings.attribute] if changes and findings.attribute else None
+
+
+def _fell(change: PairedChange | None, alpha: float) -> bool | None:
+    return None if change is None else fell(change, alpha)
+
+
+def _headline(answers: dict[str, Any], findings: Findings) -> str:
+    removed = f"Removing these {findings.num_neurons} neurons"
+    if answers["toxicity_fell"] is None:
+        return f"{removed}: no toxicity was measured, so this run shows nothing about it."
+    price = _price(answers["perplexity_change"])
+    if not answers["toxicity_fell"]:
+        return f"{removed} did NOT lower toxicity significantly{price}."
+    if answers["toxicity_fell_against_control"] is None:
+        return f"{removed} lowered toxicity significantly{price}, but without a control nobody knows if random ones do."
+    if not answers["toxicity_fell_against_control"]:
+        return f"{removed} lowered toxicity significantly{price}, but NOT significantly more than random neurons."
+    broken = " and ".join(
+        what for key, what in (("repeats_more", "repeat more"), ("shorter", "are shorter")) if answers[key]
+    )
+    caveat = f"; but completions {broken}, which lowers it too" if broken else ""
+    return f"{removed} lowered toxicity significantly, and more than random neurons{price}{caveat}."
+
+
+def _price(perplexity: dict[str, float | None]) -> str:
+    known = [f"{change:+.1%} ({name})" for name, change in perplexity.items() if change is not None]
+    return f", perplexity {', '.join(known)}" if known else ""
+
+
+def _dense_sentences(change: PairedChange | None, findings: Findings) -> list[str]:
+    if change is None:
+        return []
+    return [
+        f"{_name(findings)} {_movement(change, findings.alpha)} against the dense model: {_figures(change)}; "
+        f"{change.share_improved:.0%} of {change.num_pairs} prompts improved, {change.share_worsened:.0%} got worse."
+    ]
+
+
+def _control_sentences(control: PairedChange | None, dense: PairedChange | None, findings: Findings) -> list[str]:
+    if dense is None:
+        return []
+    if control is None or findings.control is None:
+        return [
+            "No control was run: whether as many random neurons would do the same is not known. "
+            "Set `EvaluationCallback.init_args.num_control_draws`."
+        ]
+    figure = f"{findings.attribute}/{findings.measure}"
+    draws = [draw[figure] for draw in findings.control["draws"]]
+    as_low = sum(draw <= control.after for draw in draws)
+    return [
+        f"Against the control ({len(draws)} draws of {findings.num_neurons} random neurons in the same layers, each "
+        f"prompt's score averaged over the draws) {_name(findings).lower()} {_movement(control, findings.alpha)}: "
+        f"{_figures(control)}; {as_low} of {len(draws)} draws came as low as the selected neurons."
+    ]
+
+
+def _perplexity_sentences(findings: Findings) -> list[str]:
+    means = {} if findings.control is None else findings.control["mean"]
+
+    def sentence(protocol: str, change: Change) -> str:
+        control = means.get(f"perplexity/{protocol}")
+        beside = (
+            "" if control is None else f"; the control's mean is {control:.2f} ({_relative(change.before, control)})"
+        )
+        after = f"{change.after:.2f} ({_relative(change.before, change.after)})"
+        return f"Perplexity ({protocol}): {change.before:.2f} -> {after}{beside}."
+
+    return [sentence(protocol, change) for protocol, change in findings.changes.perplexity.items()]
+
+
+def _completion_sentences(findings: Findings) -> list[str]:
+    sentences = []
+    uniqueness, length = findings.changes.uniqueness, findings.changes.length
+    if uniqueness is not None:
+        sentences.append(
+            f"Repetition: the share of different tokens in a completion {_movement(uniqueness, findings.alpha)}, "
+            f"{_figures(uniqueness)}."
+        )
+    if length is not None:
+        empty = f", {findings.num_empty} of the pruned model's completions are empty" if findings.num_empty else ""
+        sentences.append(
+            f"Length: tokens in a completion {_movement(length, findings.alpha)}, {_figures(length, 1)}{empty}."
+        )
+    return sentences
+
+
+def _name(findings: Findings) -> str:
+    attribute = (findings.attribute or "toxicity").replace("_", " ").capitalize()
+    return f"{attribute} ({_MEASURE_NAMES[findings.measure]})"
+
+
+def _movement(change: PairedChange, alpha: float) -> str:
+    if fell(change, alpha):
+        return "fell significantly"
+    return "rose significantly" if rose(change, alpha) else "did not change significantly"
+
+
+def _figures(change: PairedChange, digits: int = 3) -> str:
+    interval = change.interval
+    return (
+        f"{change.before:.{digits}f} -> {change.after:.{digits}f} ({_relative(change.before, change.after)}), "
+        f"{interval.confidence:.0%} interval of the change {interval.low:+.{digits}f} to {interval.high:+.{digits}f}, "
+        f"{p_value(change.p_value)}"
+    )
+
+
+def p_value(value: float) -> str:
+    """A p-value as it is written in a sentence."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def _relative(before: float, after: float) -> str:
+    return f"{(after - before) / before:+.1%}" if before else "from 0"
