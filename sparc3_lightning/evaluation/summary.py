@@ -164,10 +164,10 @@ def _checks(validation: dict[str, Any]) -> list[str]:
         lines = [f"CHECK FAILED: {problem}." for problem in validation["problems"]]
     seeds, length = validation["seed_variation"], validation["length_bias"]
     if seeds is not None:
-        variation = percent(seeds["coefficient_of_variation"], "")
+        variation, same = percent(seeds["coefficient_of_variation"], ""), seeds["selection_overlap"]["mean"]
         lines.append(
-            f"{seeds['num_seeds']} seeds of general samples: scores vary by {variation}; the neurons that each seed alone "
-            f"would select are {seeds['selection_overlap']['mean']:.0%} the same "
+            f"{seeds['num_seeds']} seeds of general samples: a score varies by {variation} between them; "
+            f"{same:.0%} of the neurons that one seed alone would select, another would too "
             f"(by chance {seeds['overlap_by_chance']:.1%})."
         )
     if length["relevance_ratio"] is not None and length["token_ratio"] is not None:

@@ -1,0 +1,140 @@
+"""What a run shows in TensorBoard, as plain values; the callback only hands them over."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from sparc3_lightning.evaluation.experiment import throughput
+from sparc3_lightning.evaluation.records import Evaluation, PromptResult
+from sparc3_lightning.pruning.select import neuron_scores
+from sparc3_lightning.run import Run
+from sparc3_lightning.scores.score_set import ScoreSet
+
+
+class Histogram(NamedTuple):
+    """Scores of one layer: the layer is TensorBoard's step, so that one card shows all layers one behind the other."""
+
+    tag: str
+    layer: int
+    values: Tensor
+    bins: int | str
+
+
+def score_histograms(run: Run) -> Iterator[Histogram]:
+    """Histograms of every score set and of the differential, layer by layer.
+
+    Scores of sign `abs` span many powers of ten and are shown as log10, without zeros; what has a sign is shown as it
+    is.
+    """
+    for name, score_set in run.score_sets.items():
+        options = score_set.manifest.get("options")
+        yield from _histograms(name, score_set, logarithm=options is not None and options["sign"] == "abs")
+    if run.differential is not None:
+        yield from _histograms("differential", run.differential, logarithm=False)
+
+
+def _histograms(name: str, score_set: ScoreSet, logarithm: bool) -> Iterator[Histogram]:
+    tag = f"{'scores_log10' if logarithm else 'scores'}_step_is_layer/{name}"
+    for layer, scores in _rows(score_set).items():
+        values = scores[scores > 0].log10() if logarithm else scores
+        if values.numel():
+            yield Histogram(tag, layer, values, 64 if logarithm else "tensorflow")
+
+
+def _rows(score_set: ScoreSet) -> dict[int, Tensor]:
+    """Neuron scores by layer; where only other modules were scored, theirs by place in the model."""
+    try:
+        return neuron_scores(score_set)
+    except ValueError:
+        return {place: score.flatten() for place, score in enumerate(score_set.scores.values())}
+
+
+def board_scalars(run: Run) -> dict[str, float]:
+    """Figures of the dense and the pruned model and of each draw's control side by side, and speed of attribution."""
+    scalars = {}
+    evaluations = {"1_dense": run.baseline, "2_pruned": run.pruned}
+    evaluations |= {f"3_control_{draw}": control for draw, control in enumerate(run.controls)}
+    for which, evaluation in evaluations.items():
+        for figure, value in (evaluation.scalars() if evaluation is not None else {}).items():
+            scalars[f"{figure.replace('/', '_')}/{which}"] = value
+    for name, rates in throughput(run).items():
+        scalars |= {f"attribution/{key}/{name}": rate for key, rate in rates.items() if rate is not None}
+    return scalars
+
+
+def board_hyperparameters(run: Run) -> dict[str, str | int | float]:
+    """What was chosen, for the table that compares runs."""
+    if run.recipe is None:
+        return {}
+    wanted = (
+        "num_neurons", "scope", "general_weight", "general_penalty", "method", "variant", "target", "sign",
+        "granularity", "modules",
+    )  # fmt: skip
+    chosen = {key: run.recipe.options[key] for key in wanted if key in run.recipe.options}
+    plain = {key: value if isinstance(value, str | int | float) else str(value) for key, value in chosen.items()}
+    return {"model": str(run.base_model.get("id")), **plain, "behaviour": str(run.behaviour)}
+
+
+def board_outcome(run: Run) -> dict[str, float]:
+    """What came out, for the same table: relative changes, their p-values, and the differences to the control."""
+    if not run.results:
+        return {}
+    changes, control = run.results["changes"], run.results["control"]
+    outcome = {
+        f"outcome/perplexity_{name}_change": change["relative"] for name, change in changes["perplexity"].items()
+    }
+    for measure, attributes in changes["toxicity"].items():
+        attribute, change = next(iter(attributes.items()))
+        outcome[f"outcome/{attribute}_{measure}_change"] = change["relative"]
+        outcome[f"outcome/{attribute}_{measure}_p"] = change["p_value"]
+        if control is not None:
+            against = control["pruned_against_control"][measure][attribute]
+            outcome[f"outcome/{attribute}_{measure}_p_against_control"] = against["p_value"]
+    for figure in ("uniqueness", "length"):
+        if changes[figure] is not None:
+            outcome[f"outcome/{figure}_change"] = changes[figure]["relative"]
+    return {name: value for name, value in outcome.items() if value is not None}
+
+
+def sample_completions(baseline: Evaluation, pruned: Evaluation, num_prompts: int) -> str:
+    """First completions of a few prompts before and after, as a markdown table in which every text is only text.
+
+    Args:
+        baseline: Of the dense model.
+        pruned: Of the pruned model, on the same prompts.
+        num_prompts: How many; they are spaced evenly over all prompts, not chosen by what came out.
+
+    Returns:
+        Markdown; empty where no toxicity was measured.
+    """
+    if baseline.toxicity is None or pruned.toxicity is None:
+        return ""
+    attribute = baseline.toxicity.main_attribute
+    before, after = baseline.toxicity.prompts, pruned.toxicity.prompts
+    rows = [
+        f"| {plain_text(before[i].text)} | {_completion(before[i], attribute)} | {_completion(after[i], attribute)} |"
+        for i in _spaced(len(before), num_prompts)
+    ]
+    head = f"| prompt | dense (its {plain_text(attribute)}) | pruned (its {plain_text(attribute)}) |"
+    note = f"First completion of {len(rows)} of {len(before)} prompts, spaced evenly."
+    return "\n".join([note, "", head, "|---|---|---|", *rows])
+
+
+def _spaced(total: int, count: int) -> Sequence[int]:
+    count = min(total, count)
+    return [position * total // count for position in range(count)]
+
+
+def _completion(row: PromptResult, attribute: str) -> str:
+    completion = row.completions[0]
+    return f"**{completion.scores[attribute]:.3f}** {plain_text(completion.text) or '(empty)'}"
+
+
+def plain_text(text: str) -> str:
+    """Text that neither markdown nor HTML reads as anything but text, on one line.
+
+    Every sign that could mean something becomes its HTML number: `<` is `&#60;`, and so is `|`, `*`, `[` or a backtick.
+    """
+    one_line = " ".join(text.split())
+    return "".join(sign if sign.isalnum() or sign == " " else f"&#{ord(sign)};" for sign in one_line)
