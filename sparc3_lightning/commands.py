@@ -1,0 +1,217 @@
+"""The file-only commands: inspect, select, apply. No Trainer, and torch only where tensors are needed."""
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparc3_lightning.pruning.recipe import Recipe
+    from sparc3_lightning.scores.score_set import ScoreSet
+
+# Where the library's errors say which config key to change: here it is an option.
+_OPTION_OF = {
+    "PruningCallback.init_args.": "--",
+    "model.model` to that": "--model` to that",
+    ", or pass `check_base=False`": "",
+}
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+SCOPES = ("global", "layer")
+PENALTIES = ("raw", "abs")
+
+
+def run_file_command(command: str, args: list[str]) -> None:
+    """Run one file-only command.
+
+    Args:
+        command: "inspect", "select" or "apply".
+        args: Its options.
+
+    Raises:
+        SystemExit: Options that cannot be, with status 2; or 0 after `--help`.
+        ValueError: What a file or an option's value caused.
+        OSError: A file that is missing, or an output that exists.
+    """
+    add_options, run = _COMMANDS[command]
+    parser = argparse.ArgumentParser(
+        prog=f"sparc3 {command}",
+        description=run.__doc__,
+        allow_abbrev=False,
+    )
+    add_options(parser)
+    with _in_words_of_options(), _plain_warnings():
+        run(parser.parse_args(args))
+
+
+@contextmanager
+def _in_words_of_options() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        message = str(error)
+        for key, option in _OPTION_OF.items():
+            message = message.replace(key, option)
+        if message == str(error):
+            raise
+        raise (ValueError if isinstance(error, ValueError) else OSError)(message) from error
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """A warning is one line, without the place in the code."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"sparc3: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+def _refuse_existing(path: Path, option: str) -> None:
+    """Before any work: an output is never written over something."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(f"`{option}`: {path} exists already. Remove it, or choose another name.")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _inspect_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="SCORES_OR_RECIPE", type=Path, help="score directory, or recipe")
+    parser.add_argument(
+        "--top", metavar="N", type=_positive, default=10, help="how many neurons to list (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    """Show a score directory (manifest, checks, modules, top neurons) or a recipe (base model, options, neurons)."""
+    from sparc3_lightning.inspection import inspect_path
+
+    report = inspect_path(options.path, options.top)
+    if options.json:
+        print(json.dumps(report, indent=2, allow_nan=False))
+        return
+    from sparc3_lightning.tables import print_report
+
+    print_report(report)
+
+
+def _select_options(parser: argparse.ArgumentParser) -> None:
+    directory: Mapping[str, Any] = {"metavar": "DIR", "type": Path}
+    parser.add_argument(
+        "--general",
+        nargs="+",
+        required=True,
+        help="score directories of the general sets; their mean counts",
+        **directory,
+    )
+    parser.add_argument("--behaviour", required=True, help="score directory of the behaviour's set", **directory)
+    parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="the recipe to write")
+    parser.add_argument(
+        "--num_neurons", metavar="N", type=int, default=100, help="how many neurons go (default: %(default)s)"
+    )
+    parser.add_argument("--scope", choices=SCOPES, default="global", help="where scores compete (default: %(default)s)")
+    parser.add_argument(
+        "--general_weight",
+        metavar="G",
+        type=float,
+        default=1.0,
+        help="weight of the general scores, >= 1 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--general_penalty",
+        choices=PENALTIES,
+        default="raw",
+        help="the weight multiplies the general score, or its absolute value (default: %(default)s)",
+    )
+    parser.add_argument("--scores_output", help="also write the differential scores here", **directory)
+
+
+def _select(options: argparse.Namespace) -> None:
+    """Take the differential of score directories and write the recipe: the neurons that serve the behaviour most."""
+    from sparc3_lightning.pruning.recipe import RECIPE_FILE
+    from sparc3_lightning.pruning.select import select_neurons
+    from sparc3_lightning.scores.combine import differential
+
+    output = options.output / RECIPE_FILE if options.output.is_dir() else options.output
+    _refuse_existing(output, "--output")
+    if options.scores_output is not None:
+        _refuse_existing(options.scores_output, "--scores_output")
+    general, behaviour = [_load_scores(path) for path in options.general], _load_scores(options.behaviour)
+    contrast = differential(general, behaviour, options.general_weight, options.general_penalty)
+    recipe = select_neurons(contrast, options.num_neurons, options.scope)
+    if options.scores_output is not None:
+        print(f"differential scores: {contrast.save(options.scores_output)}")
+    print(f"recipe, {len(recipe.neurons)} neurons in {len(recipe.per_layer())} layers: {recipe.save(output)}")
+
+
+def _load_scores(path: Path) -> "ScoreSet":
+    """A score set; one made in plain Python has no name yet, and gets its directory's."""
+    from sparc3_lightning.scores.score_set import ScoreSet
+
+    score_set = ScoreSet.load(path)
+    score_set.manifest["data"] = {"name": path.resolve().name, **score_set.manifest.get("data", {})}
+    return score_set
+
+
+def _apply_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--recipe", metavar="FILE", type=Path, required=True, help="recipe, or a directory that holds one"
+    )
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="the Hugging Face directory to write")
+    parser.add_argument("--model", metavar="ID_OR_DIR", help="base model; without it, the one that the recipe names")
+    parser.add_argument("--revision", help="revision on the hub; without it, the recipe's")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="auto", help="type of the saved weights (default: auto, as they are)"
+    )
+
+
+def _apply(options: argparse.Namespace) -> None:
+    """Write the recipe's base model without the recipe's neurons, as a Hugging Face directory.
+
+    Another base model is refused. Shapes do not change.
+    """
+    from sparc3_lightning.pruning.recipe import Recipe
+
+    _refuse_existing(options.output, "--output")
+    recipe = Recipe.load(options.recipe)
+    base = recipe.base_model.get("id")
+    name = options.model or base
+    if name is None:
+        raise ValueError(f"{options.recipe} names no base model. Set `--model`.")
+    revision = options.revision or (recipe.base_model.get("revision") if name == base else None)
+    _save_pruned(recipe, name, revision, options)
+    layers = len(recipe.per_layer())
+    print(f"pruned model, without {len(recipe.neurons)} neurons in {layers} layers: {options.output}")
+
+
+def _save_pruned(recipe: "Recipe", name: str, revision: str | None, options: argparse.Namespace) -> None:
+    from sparc3_lightning.models import load_model, load_tokenizer, torch_dtype
+    from sparc3_lightning.pruning.apply import apply_recipe
+    from sparc3_lightning.pruning.save import save_pruned_model
+
+    tokenizer = load_tokenizer(name, revision)
+    model = load_model(name, revision)
+    # In the checkpoint's own type: in a narrower one the weights would no longer have the recipe's hash.
+    apply_recipe(model, recipe)
+    if options.dtype != "auto":
+        model.to(torch_dtype(options.dtype))
+    save_pruned_model(model, tokenizer, recipe, options.output)
+
+
+_Options = Callable[[argparse.ArgumentParser], None]
+_COMMANDS: dict[str, tuple[_Options, Callable[[argparse.Namespace], None]]] = {
+    "inspect": (_inspect_options, _inspect),
+    "select": (_select_options, _select),
+    "apply": (_apply_options, _apply),
+}

@@ -1,0 +1,140 @@
+"""What `sparc3 inspect` reports of a score directory or a recipe, as JSON; no torch for a recipe."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe
+
+if TYPE_CHECKING:
+    from sparc3_lightning.scores.score_set import ScoreSet
+
+MANIFEST_FILE = "manifest.json"
+
+
+def inspect_path(path: Path, top: int) -> dict[str, Any]:
+    """Report of the score directory or the recipe at `path`.
+
+    Args:
+        path: Score directory, recipe file, or a directory with a recipe (a run's, or a pruned model's).
+        top: How many neurons to list.
+
+    Raises:
+        FileNotFoundError: There is neither.
+        ValueError: It is damaged; names the file.
+    """
+    if path.is_dir() and (path / MANIFEST_FILE).is_file():
+        return score_report(path, top)
+    if path.name == MANIFEST_FILE or path.suffix == ".safetensors":
+        return score_report(path.parent, top)
+    if path.is_file() or (path / RECIPE_FILE).is_file():
+        return recipe_report(path, top)
+    raise FileNotFoundError(_nothing_at(path))
+
+
+def _nothing_at(path: Path) -> str:
+    if not path.exists():
+        return f"no score directory or recipe at {path}: it does not exist."
+    inside = sorted(str(found.parent) for pattern in ("*/", "*/*/") for found in path.glob(pattern + MANIFEST_FILE))
+    hint = f" Score directories below it: {', '.join(inside)}." if inside else ""
+    return f"{path} is no score directory and holds no recipe: expected {MANIFEST_FILE} or {RECIPE_FILE} in it.{hint}"
+
+
+def recipe_report(path: Path, top: int) -> dict[str, Any]:
+    """Base model, options, neurons per layer, and the first `top` neurons of a recipe."""
+    recipe = Recipe.load(path)
+    scores: list[float | None] = list(recipe.scores) or [None] * len(recipe.neurons)
+    return {
+        "kind": "recipe",
+        "path": str(path / RECIPE_FILE if path.is_dir() else path),
+        "base_model": recipe.base_model,
+        "options": recipe.options,
+        "num_neurons": len(recipe.neurons),
+        "layers": [{"layer": layer, "count": len(indices)} for layer, indices in recipe.per_layer().items()],
+        "top_neurons": [
+            {"layer": layer, "index": index, "score": score}
+            for (layer, index), score in zip(recipe.neurons[:top], scores, strict=False)
+        ],
+    }
+
+
+def score_report(path: Path, top: int) -> dict[str, Any]:
+    """Manifest, checks, a row for each module, and the `top` neurons of a score directory.
+
+    The sha256 of every file, and that no score is NaN or Inf (or negative, for `abs`), are checked by loading.
+    """
+    from sparc3_lightning.scores.score_set import ScoreSet
+
+    score_set = ScoreSet.load(path)
+    return {
+        "kind": "scores",
+        "path": str(path),
+        "manifest": score_set.manifest,
+        "checks": _checks(score_set),
+        "modules": _module_rows(score_set),
+        "top_neurons": _top_neurons(score_set, top),
+    }
+
+
+def is_differential(manifest: dict[str, Any]) -> bool:
+    """Whether the most negative scores are what matters."""
+    return manifest.get("kind") == "differential"
+
+
+def _checks(score_set: "ScoreSet") -> dict[str, Any]:
+    from sparc3_lightning.scores.checks import count_scores
+
+    return {
+        "num_files": len(score_set.manifest["files"]),
+        **count_scores(score_set.scores),
+        "layers_with_neuron_scores": len(_neuron_scores(score_set)),
+        "layers_of_model": score_set.manifest.get("base_model", {}).get("num_layers"),
+        "total": score_set.total,
+    }
+
+
+def _neuron_scores(score_set: "ScoreSet") -> dict[int, Any]:
+    from sparc3_lightning.pruning.select import neuron_scores
+
+    try:
+        return neuron_scores(score_set)
+    except ValueError:
+        # Only other modules were scored, by name patterns.
+        return {}
+
+
+def _module_rows(score_set: "ScoreSet") -> list[dict[str, Any]]:
+    absolute = {name: score.double().abs().sum().item() for name, score in score_set.scores.items()}
+    total = sum(absolute.values())
+    return [
+        {
+            "module": name,
+            "shape": list(score.shape),
+            "count": score.numel(),
+            "mean": score.double().mean().item(),
+            "min": score.min().item(),
+            "max": score.max().item(),
+            # Of absolute values: signed scores and differentials cancel in a plain sum.
+            "share": absolute[name] / total if total else 0.0,
+        }
+        for name, score in sorted(score_set.scores.items(), key=lambda item: _natural(item[0]))
+    ]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key by which layer 10 comes after layer 9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
+
+
+def _top_neurons(score_set: "ScoreSet", top: int) -> list[dict[str, Any]]:
+    from sparc3_lightning.pruning.select import rank_neurons
+    from sparc3_lightning.scores.score_set import ScoreSet
+
+    if not _neuron_scores(score_set):
+        return []
+    sign = 1.0 if is_differential(dict(score_set.manifest)) else -1.0
+    signed = ScoreSet({name: sign * score for name, score in score_set.scores.items()}, score_set.manifest)
+    layer, index, score = (column[:top].tolist() for column in rank_neurons(signed))
+    return [
+        {"layer": number, "index": position, "score": sign * value}
+        for number, position, value in zip(layer, index, score, strict=True)
+    ]

@@ -1,0 +1,75 @@
+"""The model card of a pruned model: what was removed from what, how to do it again, what it does not promise."""
+
+import re
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from sparc3_lightning.pruning.describe import describe_option
+from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe
+
+_TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ name }} without {{ num_neurons }} neurons
+
+This is `{{ base }}`{% if revision %} (revision `{{ revision }}`){% endif %} with {{ num_neurons }} feed-forward
+neurons removed, in {{ num_layers }} layers. `{{ recipe_file }}` lists them, with their scores and with the hash of the
+base model's weights. Every other weight is the base model's.
+
+- A removed neuron is zeroed: its rows in the up and gate projections and its column in the down projection.
+- Shapes are unchanged: it loads like the base model, and it is neither smaller nor faster.
+
+## How the neurons were found
+{% for name, value in options %}
+- {{ name }}: {{ value }}
+{%- endfor %}
+
+## How to make it again
+
+    sparc3 apply --recipe {{ recipe_file }} --model {{ base }} --output OUTPUT
+
+## Limits
+
+The neurons carry the behaviour on the reference set named above. Removing them makes it rarer at best; it does not
+make the model safe, and it can change other behaviour. Measure both on your own text before you rely on it.
+
+## Licence
+
+The base model's.
+"""
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def _is_hub_id(name: str) -> bool:
+    return _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
+
+
+def model_card(recipe: Recipe) -> ModelCard:
+    """The card of the recipe's base model with the recipe applied; made without a network.
+
+    A base model that came from a directory is named by the directory's last part only.
+    """
+    base = str(recipe.base_model.get("id", "base model"))
+    is_on_hub = _is_hub_id(base)
+    data = ModelCardData(
+        base_model=base if is_on_hub else None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        license="other",
+        license_name="as-base-model",
+        tags=["sparc3", "pruned"],
+    )
+    card: ModelCard = ModelCard.from_template(
+        data,
+        template_str=_TEMPLATE,
+        name=Path(base).name,
+        base=base if is_on_hub else Path(base).name,
+        revision=recipe.base_model.get("revision"),
+        num_neurons=len(recipe.neurons),
+        num_layers=len(recipe.per_layer()),
+        recipe_file=RECIPE_FILE,
+        options=[(name.replace("_", " "), describe_option(value)) for name, value in recipe.options.items()],
+    )
+    return card

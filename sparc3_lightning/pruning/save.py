@@ -1,0 +1,130 @@
+"""Save a model, pruned or trained, as a Hugging Face directory: whole or not at all, sharded models too."""
+
+import copy
+import itertools
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.tensor import DTensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.files import new_directory
+from sparc3_lightning.pruning.apply import apply_recipe
+from sparc3_lightning.pruning.card import model_card
+from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe
+
+CARD_FILE = "README.md"
+
+
+def save_pruned_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
+    directory: str | Path,
+    check_base: bool = True,
+) -> None:
+    """Write the model without the recipe's neurons: weights, configs, tokenizer, recipe and model card.
+
+    The model itself is as it was afterwards, bit for bit. Every rank must call; rank 0 writes.
+
+    Args:
+        model: The recipe's base model, whole, replicated or sharded (FSDP2).
+        tokenizer: Its tokenizer.
+        recipe: What goes.
+        directory: New directory.
+        check_base: Refuse a model whose weights are not those that were scored.
+
+    Raises:
+        ValueError: Another base model, or neurons that the model does not have.
+        FileExistsError: The directory holds something already.
+    """
+    with apply_recipe(model, recipe, check_base):
+        _save(model, tokenizer, Path(directory), recipe, card=True)
+
+
+def save_hf_directory(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: str | Path, recipe: Recipe | None = None
+) -> None:
+    """Write the model as it is, as `AutoModelForCausalLM.from_pretrained` reads it.
+
+    Every rank must call; rank 0 writes.
+
+    Args:
+        model: The model, whole, replicated or sharded (FSDP2).
+        tokenizer: Its tokenizer.
+        directory: New directory.
+        recipe: A recipe whose neurons the model lacks already; written beside it.
+
+    Raises:
+        FileExistsError: The directory holds something already.
+    """
+    _save(model, tokenizer, Path(directory), recipe, card=False)
+
+
+def _save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, recipe: Recipe | None, card: bool
+) -> None:
+    weights = full_state_dict(model)
+
+    def write() -> None:
+        with new_directory(directory) as temporary:
+            with _valid_generation_config(model):
+                model.save_pretrained(temporary, state_dict=weights)
+            tokenizer.save_pretrained(temporary)
+            if recipe is not None:
+                recipe.save(temporary / RECIPE_FILE)
+            if recipe is not None and card:
+                model_card(recipe).save(temporary / CARD_FILE)
+
+    from_rank_zero(write)
+
+
+def full_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The whole weights: the model's own tensors or, where it is sharded, copies on rank 0's CPU and nowhere else."""
+    if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+        return dict(model.state_dict())
+    gathered = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if model.config.tie_word_embeddings:
+        # Gathering has made two tensors out of one.
+        for name in model.all_tied_weights_keys:
+            gathered.pop(name, None)
+    return {name: value for name, value in gathered.items() if isinstance(value, Tensor)}
+
+
+def free_path(path: Path) -> Path:
+    """`path`, or the first of `path_1`, `path_2`, ... that is not there: what took days to make is never refused."""
+    names = (path if number == 0 else path.with_name(f"{path.name}_{number}") for number in itertools.count())
+    return next(name for name in names if not name.exists())
+
+
+@contextmanager
+def _valid_generation_config(model: PreTrainedModel) -> Iterator[None]:
+    """transformers refuses to save an invalid generation config, and with it a model that may have cost days."""
+    original = model.generation_config
+    sampling = copy.deepcopy(original)
+    # The usual case: a temperature or top-p without sampling.
+    sampling.do_sample = True
+    candidates = (original, sampling, GenerationConfig.from_model_config(model.config), GenerationConfig())
+    model.generation_config = next(candidate for candidate in candidates if _can_be_saved(candidate))
+    if model.generation_config is not original:
+        changed = "`do_sample` is true in" if model.generation_config is sampling else "defaults are in"
+        warnings.warn(f"the model's generation config is not valid: {changed} the saved one.", stacklevel=2)
+    try:
+        yield
+    finally:
+        model.generation_config = original
+
+
+def _can_be_saved(config: GenerationConfig) -> bool:
+    with TemporaryDirectory() as directory:
+        try:
+            config.save_pretrained(directory)
+        except ValueError:
+            return False
+    return True
