@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_sc
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.samples import Prompt
 from sparc3_lightning.distributed.fsdp import data_parallel_mesh, shard_model
+from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.lrp.attribution import Attribution, Granularity
 from sparc3_lightning.lrp.linear import Sign
@@ -21,6 +22,7 @@ from sparc3_lightning.models import DtypeName, build_model, load_model, load_tok
 from sparc3_lightning.progress import trainer_progress
 from sparc3_lightning.pruning.apply import apply_recipe, zero_neurons_
 from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.pruning.save import free_path, save_hf_directory
 from sparc3_lightning.run import Run
 
 
@@ -160,6 +162,19 @@ class SparC3Module(LightningModule):
         num_steps = int(self.trainer.estimated_stepping_batches)
         schedule = get_cosine_schedule_with_warmup(optimizer, min(self.warmup_steps, num_steps), num_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def save_trained(self) -> None:
+        """Write the trained model as a Hugging Face directory, `model/` in the run's directory, and say where.
+
+        A recipe whose neurons were held at zero is written with it. Nothing is overwritten: a second model in one
+        directory is `model_1/`. Every rank must call. A trial run (`fast_dev_run`) writes nothing.
+        """
+        if getattr(self.trainer, "fast_dev_run", False):
+            return
+        directory = from_rank_zero(lambda: free_path(self.log_dir / "model"))
+        save_hf_directory(self.lm, self.tokenizer, directory, self.run.recipe)
+        if self.trainer.is_global_zero:
+            print(f"trained model: {directory}")
 
     # validate, test
 
