@@ -1,4 +1,4 @@
-"""A whole LLaMA-like model, and relevance through it, in float64 from the equations; nothing of the package is imported.
+"""A whole LLaMA-like model, and relevance through it, in float64 from the equations; it imports nothing of the package.
 
 One sample at a time. Relevance travels as relevance (see rules.py) through every operation, so that a mistake in a
 gradient-based rule cannot repeat itself here. Biases and sliding windows included: Mistral and Qwen2 fit too.
