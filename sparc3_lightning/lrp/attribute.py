@@ -58,7 +58,7 @@ def check_vocabulary(samples: Sequence[Tensor], vocab_size: int, argument: str =
         lowest, highest = int(sample.min()), int(sample.max())
         if lowest < 0 or highest >= vocab_size:
             raise ValueError(
-                f"`{argument}[{position}]` must hold token ids between 0 and {vocab_size - 1}, got ids from {lowest} to "
+                f"`{argument}[{position}]` must hold token ids between 0 and {vocab_size - 1}, got {lowest} to "
                 f"{highest}: it was made with another model's tokenizer."
             )
 
