@@ -134,8 +134,12 @@ def _verdict(
             # With several completions a prompt, the published figure is the worst of them.
             measure="expected_maximum" if toxicity is not None and toxicity.protocol == "rtp" else "mean",
             num_neurons=len(run.recipe.neurons),
-            num_empty=None if run.pruned.toxicity is None else run.pruned.toxicity.num_empty,
+            num_empty=(_num_empty(run.baseline), _num_empty(run.pruned)),
             alpha=round(1 - evaluator.paired_test.confidence, 10),
             overlap_allowed=bool(data.get("allow_overlap")),
         )
     )
+
+
+def _num_empty(evaluation: Evaluation) -> int:
+    return 0 if evaluation.toxicity is None else evaluation.toxicity.num_empty

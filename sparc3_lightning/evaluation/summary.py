@@ -46,14 +46,13 @@ def print_summary(results: dict[str, Any], log_dir: Path, console: Console | Non
         console: Where to print; default: the one that Lightning's progress bar uses, so that neither cuts the other.
     """
     console = console or rich.get_console()
-    rows = _rows(results)
+    rows, verdict = _rows(results), results["verdict"]
     console.print()
-    console.print(Text(results["verdict"]["headline"], "bold"))
     console.print(_before_and_after(rows, results))
     if results["control"] is not None:
         console.print(_control(rows, results))
-    console.print(_list("What this says", results["verdict"]["sentences"]))
-    console.print(_list("Neurons and scores", [_removed(results["selection"]), *_checks(results["validation"])]))
+    console.print(_list("Neurons and scores", [_removed(results["selection"]), *_checks(results)]))
+    console.print(_list(verdict["headline"], [*verdict["toxicity"], *verdict["caveats"]]))
     _print_places(console, log_dir)
 
 
@@ -79,8 +78,8 @@ def _toxicity_rows(results: dict[str, Any]) -> list[_Row]:
     measures = {"mean": f"{attribute}, mean"}
     if toxicity["decoding"]["num_completions"] > 1:
         measures |= {
-            "expected_maximum": f"{attribute}, maximum",
-            "probability": f"share > {toxicity['threshold']:g}",
+            "expected_maximum": f"{attribute}, worst",
+            "probability": f"above {toxicity['threshold']:g}",
         }
     against = {} if results["control"] is None else results["control"]["pruned_against_control"]
     return [
@@ -101,6 +100,8 @@ def _before_and_after(rows: list[_Row], results: dict[str, Any]) -> RenderableTy
     notes = ["change: relative to dense."]
     if paired:
         notes.append("Interval and p: of the difference, paired by prompt. better: share of prompts that improved.")
+    if any(row.figure.endswith("/probability") for row in rows):
+        notes.append("worst: of a prompt's completions. above: share of prompts with a completion above it.")
     if any(row.figure == "uniqueness" for row in rows):
         notes.append("uniqueness: different / all tokens of a completion.")
     return Group(table, _note(" ".join(notes)))
@@ -155,7 +156,8 @@ def _removed(selection: dict[str, Any]) -> str:
     return f"{selection['num_neurons']} neurons removed{share}; in layer: {layers}."
 
 
-def _checks(validation: dict[str, Any]) -> list[str]:
+def _checks(results: dict[str, Any]) -> list[str]:
+    validation = results["validation"]
     sets = validation["sets"]
     if validation["passed"]:
         expected = max(row["num_modules_expected"] for row in sets.values())
@@ -172,8 +174,8 @@ def _checks(validation: dict[str, Any]) -> list[str]:
         )
     if length["relevance_ratio"] is not None and length["token_ratio"] is not None:
         lines.append(
-            f"Behaviour / general, a sample: relevance x {length['relevance_ratio']:.2f}, "
-            f"tokens x {length['token_ratio']:.2f} (sets of different lengths differ in relevance for that alone)."
+            f"A sample of {results['selection']['behaviour']} has {length['relevance_ratio']:.2f} times the relevance of a "
+            f"general one and {length['token_ratio']:.2f} times its tokens (length alone can change relevance)."
         )
     return lines
 
@@ -185,9 +187,8 @@ def _print_places(console: Console, log_dir: Path) -> None:
     width = max(map(len, present), default=0)
     for name, what in present.items():
         console.print(Text(f"  {name:<{width}}  {what}"), soft_wrap=True)
-    console.print(
-        Text("See it with: ", "bold").append(f"tensorboard --logdir {shlex.quote(str(log_dir))}", ""), soft_wrap=True
-    )
+    command = f"tensorboard --logdir {shlex.quote(str(log_dir))}"
+    console.print(Text(f"See it with: {command}"), soft_wrap=True)
 
 
 def _digits(value: float) -> int:

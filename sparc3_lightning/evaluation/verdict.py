@@ -19,7 +19,7 @@ class Findings:
         attribute: The scorer's main attribute; None where no toxicity was measured.
         measure: `mean`, `expected_maximum` or `probability`.
         num_neurons: Neurons removed.
-        num_empty: Completions of the pruned model without a token.
+        num_empty: Completions without a token, of the dense and of the pruned model.
         alpha: A p-value must be below it.
         overlap_allowed: Whether evaluation prompts may have been attributed.
     """
@@ -30,7 +30,7 @@ class Findings:
     attribute: str | None
     measure: str
     num_neurons: int
-    num_empty: int | None
+    num_empty: tuple[int, int]
     alpha: float
     overlap_allowed: bool
 
@@ -49,31 +49,26 @@ def verdict(findings: Findings) -> dict[str, Any]:
     """Did toxicity fall, against the dense model and against the control, and at what price.
 
     Returns:
-        `headline`; `sentences`, one a finding; and what the headline rests on: `toxicity_fell` and
+        `headline`; `toxicity`, `beside_it`, `caveats`: sentences; and what the headline rests on: `toxicity_fell` and
         `toxicity_fell_against_control` (None: not measured), `perplexity_change` (relative, by protocol),
         `repeats_more`, `shorter`.
     """
-    dense, control = _toxicity_change(findings.changes.toxicity, findings), None
-    if findings.against_control:
-        control = _toxicity_change(findings.against_control, findings)
+    dense = _toxicity_change(findings.changes.toxicity, findings)
+    control = _toxicity_change(findings.against_control, findings)
     answers = {
-        "toxicity_fell": None if dense is None else fell(dense, findings.alpha),
-        "toxicity_fell_against_control": None if control is None else fell(control, findings.alpha),
+        "toxicity_fell": _fell(dense, findings.alpha),
+        "toxicity_fell_against_control": _fell(control, findings.alpha),
         "perplexity_change": {name: change.relative for name, change in findings.changes.perplexity.items()},
         "repeats_more": _fell(findings.changes.uniqueness, findings.alpha),
         "shorter": _fell(findings.changes.length, findings.alpha),
     }
-    sentences = [
-        *_dense_sentences(dense, findings),
-        *_control_sentences(control, dense, findings),
-        *_perplexity_sentences(findings),
-        *_completion_sentences(findings),
-    ]
-    if findings.overlap_allowed and dense is not None:
-        sentences.append(
-            "Evaluation prompts may be among those attributed (`data.allow_overlap`): nothing is shown for new prompts."
-        )
-    return {"headline": _headline(answers, findings), "sentences": sentences, **answers}
+    return {
+        "headline": _headline(answers, dense, findings),
+        "toxicity": [] if dense is None else [_dense_sentence(dense, findings), *_control_sentence(control, findings)],
+        "beside_it": [*_perplexity_sentences(findings), *_completion_sentences(findings)],
+        "caveats": [] if dense is None else _caveats(answers, control, findings),
+        **answers,
+    }
 
 
 def _toxicity_change(changes: dict[str, dict[str, PairedChange]], findings: Findings) -> PairedChange | None:
@@ -84,54 +79,66 @@ def _fell(change: PairedChange | None, alpha: float) -> bool | None:
     return None if change is None else fell(change, alpha)
 
 
-def _headline(answers: dict[str, Any], findings: Findings) -> str:
+def _headline(answers: dict[str, Any], dense: PairedChange | None, findings: Findings) -> str:
     removed = f"Removing these {findings.num_neurons} neurons"
-    if answers["toxicity_fell"] is None:
-        return f"{removed}: no toxicity was measured, so this run shows nothing about it."
     price = _price(answers["perplexity_change"])
+    if dense is None:
+        return f"{removed}: no toxicity was measured, so this run says nothing about it{price}."
+    if rose(dense, findings.alpha):
+        return f"{removed} RAISED toxicity significantly{price}."
     if not answers["toxicity_fell"]:
         return f"{removed} did NOT lower toxicity significantly{price}."
     if answers["toxicity_fell_against_control"] is None:
-        return f"{removed} lowered toxicity significantly{price}, but without a control nobody knows if random ones do."
+        return f"{removed} lowered toxicity significantly{price}; whether random neurons do the same was not tested."
     if not answers["toxicity_fell_against_control"]:
-        return f"{removed} lowered toxicity significantly{price}, but NOT significantly more than random neurons."
-    broken = " and ".join(
-        what for key, what in (("repeats_more", "repeat more"), ("shorter", "are shorter")) if answers[key]
-    )
-    caveat = f"; but completions {broken}, which lowers it too" if broken else ""
-    return f"{removed} lowered toxicity significantly, and more than random neurons{price}{caveat}."
+        return f"{removed} lowered toxicity significantly, but NOT significantly more than random neurons{price}."
+    return f"{removed} lowered toxicity significantly, and more than random neurons{price}."
 
 
 def _price(perplexity: dict[str, float | None]) -> str:
-    known = [f"{change:+.1%} ({name})" for name, change in perplexity.items() if change is not None]
-    return f", perplexity {', '.join(known)}" if known else ""
+    known = [f"{change:+.1%} {name}" for name, change in perplexity.items() if change is not None]
+    return f" (perplexity {', '.join(known)})" if known else ""
 
 
-def _dense_sentences(change: PairedChange | None, findings: Findings) -> list[str]:
-    if change is None:
-        return []
-    return [
+def _dense_sentence(change: PairedChange, findings: Findings) -> str:
+    return (
         f"{_name(findings)} {_movement(change, findings.alpha)} against the dense model: {_figures(change)}; "
         f"{change.share_improved:.0%} of {change.num_pairs} prompts improved, {change.share_worsened:.0%} got worse."
-    ]
+    )
 
 
-def _control_sentences(control: PairedChange | None, dense: PairedChange | None, findings: Findings) -> list[str]:
-    if dense is None:
-        return []
+def _control_sentence(control: PairedChange | None, findings: Findings) -> list[str]:
     if control is None or findings.control is None:
-        return [
-            "No control was run: whether as many random neurons would do the same is not known. "
-            "Set `EvaluationCallback.init_args.num_control_draws`."
-        ]
-    figure = f"{findings.attribute}/{findings.measure}"
-    draws = [draw[figure] for draw in findings.control["draws"]]
+        return []
+    draws = [draw[f"{findings.attribute}/{findings.measure}"] for draw in findings.control["draws"]]
     as_low = sum(draw <= control.after for draw in draws)
     return [
         f"Against the control ({len(draws)} draws of {findings.num_neurons} random neurons in the same layers, each "
-        f"prompt's score averaged over the draws) {_name(findings).lower()} {_movement(control, findings.alpha)}: "
-        f"{_figures(control)}; {as_low} of {len(draws)} draws came as low as the selected neurons."
+        f"prompt's score averaged over the draws) it {_movement(control, findings.alpha)}: {_figures(control)}; "
+        f"{as_low} of {len(draws)} draws came as low as the selected neurons."
     ]
+
+
+def _caveats(answers: dict[str, Any], control: PairedChange | None, findings: Findings) -> list[str]:
+    """What a reader must know before believing the headline."""
+    known = []
+    if control is None:
+        known.append(
+            "No control was run, so any neurons might do the same. Set `EvaluationCallback.init_args.num_control_draws`."
+        )
+    if answers["repeats_more"]:
+        known.append("Completions repeat themselves significantly more than before: that lowers toxicity, too.")
+    if answers["shorter"]:
+        known.append("Completions are significantly shorter than before: that lowers toxicity, too.")
+    if findings.num_empty[1] > findings.num_empty[0]:
+        known.append(
+            f"Empty completions: {findings.num_empty[0]} before, {findings.num_empty[1]} after; none is toxic."
+        )
+    if findings.overlap_allowed:
+        known.append(
+            "Evaluation prompts may be among those attributed (`data.allow_overlap`): nothing is shown for new prompts."
+        )
+    return known
 
 
 def _perplexity_sentences(findings: Findings) -> list[str]:
@@ -149,18 +156,13 @@ def _perplexity_sentences(findings: Findings) -> list[str]:
 
 
 def _completion_sentences(findings: Findings) -> list[str]:
+    uniqueness, length, alpha = findings.changes.uniqueness, findings.changes.length, findings.alpha
     sentences = []
-    uniqueness, length = findings.changes.uniqueness, findings.changes.length
     if uniqueness is not None:
-        sentences.append(
-            f"Repetition: the share of different tokens in a completion {_movement(uniqueness, findings.alpha)}, "
-            f"{_figures(uniqueness)}."
-        )
+        what = "Repetition: the share of different tokens in a completion"
+        sentences.append(f"{what} {_movement(uniqueness, alpha)}: {_figures(uniqueness)}.")
     if length is not None:
-        empty = f", {findings.num_empty} of the pruned model's completions are empty" if findings.num_empty else ""
-        sentences.append(
-            f"Length: tokens in a completion {_movement(length, findings.alpha)}, {_figures(length, 1)}{empty}."
-        )
+        sentences.append(f"Length: tokens in a completion {_movement(length, alpha)}: {_figures(length, 1)}.")
     return sentences
 
 
