@@ -12,8 +12,9 @@ from torch.nn import functional as F
 Sign = Literal["abs", "signed"]
 SIGNS: tuple[str, ...] = ("abs", "signed")
 
-# Numbers in one tile of the per-sample product: 1 MB in float32, so that a tile stays in a core's cache.
-_TILE_NUMEL = 2**18
+# Numbers in one tile of the per-sample product on a CPU: half a MB in float32, so that a batch's tiles stay in a core's
+# cache; a single sample is read and written once, and then one large product is quicker than many small ones.
+_TILE_NUMEL = 2**17
 
 
 def _abs_products(x: Tensor, d: Tensor, dtype: torch.dtype) -> Tensor:
@@ -23,9 +24,9 @@ def _abs_products(x: Tensor, d: Tensor, dtype: torch.dtype) -> Tensor:
     """
     if x.shape[1] == 1:  # one token a sample: abs of an outer product is the outer product of absolute values
         return d[:, 0].abs().to(dtype).T @ x[:, 0].abs().to(dtype)
-    total = torch.zeros(d.shape[2], x.shape[2], dtype=dtype, device=x.device)
-    product = torch.empty(d.shape[2], x.shape[2], dtype=x.dtype, device=x.device)
-    for x_s, d_s in zip(x, d, strict=True):
+    first = torch.mm(d[0].T, x[0])
+    total, product = first.abs_().to(dtype), torch.empty_like(first)
+    for x_s, d_s in zip(x[1:], d[1:], strict=True):
         torch.mm(d_s.T, x_s, out=product)
         total.add_(product.abs_())
     return total
@@ -47,7 +48,8 @@ def add_relevance_(out: Tensor, x: Tensor, d: Tensor, weight: Tensor, sign: Sign
     """
     if x.dtype == torch.float16:  # products of two halves leave the range of a half, at both ends
         x, d = x.float(), d.float()
-    num_rows = max(1, _TILE_NUMEL // weight.shape[1]) if x.device.type == "cpu" else weight.shape[0]
+    is_tiled = x.device.type == "cpu" and len(x) > 1
+    num_rows = max(1, _TILE_NUMEL // weight.shape[1]) if is_tiled else weight.shape[0]
     for start in range(0, weight.shape[0], num_rows):
         rows = slice(start, start + num_rows)
         w = weight[rows].to(out.dtype)
@@ -79,6 +81,11 @@ class Sink:
     num_backwards: int = 0
 
 
+def _is_nonfinite(values: Tensor) -> Tensor:
+    """Whether any value is NaN or infinite: their sum is not finite then. Stays on the device."""
+    return ~torch.isfinite(values.sum(dtype=torch.promote_types(values.dtype, torch.float32)))
+
+
 class RelevanceLinear(Function):
     """A linear layer whose backward passes the usual input gradient on and puts relevance into a sink."""
 
@@ -88,7 +95,7 @@ class RelevanceLinear(Function):
         ctx.save_for_backward(x, weight)
         ctx.sink = sink
         y = F.linear(x, weight, bias)
-        sink.nonfinite[0] |= ~torch.isfinite(y.sum(dtype=torch.float64))
+        sink.nonfinite[0] |= _is_nonfinite(y)
         return y
 
     @staticmethod
@@ -97,7 +104,7 @@ class RelevanceLinear(Function):
         x, weight = ctx.saved_tensors
         sink: Sink = ctx.sink
         sink.num_backwards += 1
-        sink.nonfinite[1] |= ~torch.isfinite(d.sum(dtype=torch.float64))
+        sink.nonfinite[1] |= _is_nonfinite(d)
         # Under autocast x and weight are as stored, and d is what the layer computed in: products are taken in that.
         with torch.autocast(x.device.type, enabled=False):
             grad_x = (d @ weight.to(d.dtype)).to(x.dtype) if ctx.needs_input_grad[0] else None
