@@ -1,0 +1,48 @@
+"""Run a function on W gloo processes, each with the environment that torchrun would set."""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch.distributed
+import torch.multiprocessing
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _child(rank: int, func: Callable[..., None], world_size: int, port: int, args: tuple[Any, ...]) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_WORLD_SIZE=str(world_size),
+        GROUP_RANK="0",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        TORCHELASTIC_RUN_ID="tests",
+    )
+    torch.set_num_threads(1)
+    try:
+        func(*args)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def run_distributed(func: Callable[..., None], world_size: int, *args: Any, timeout: float = 120.0) -> None:
+    """Raise what the first failing rank raised; end every process after `timeout` seconds."""
+    context = torch.multiprocessing.start_processes(
+        _child, (func, world_size, _free_port(), args), nprocs=world_size, join=False, start_method="forkserver"
+    )
+    deadline = time.monotonic() + timeout
+    while not context.join(timeout=1.0):
+        if time.monotonic() > deadline:
+            for process in context.processes:
+                process.kill()
+            raise TimeoutError(f"{func.__name__} did not end within {timeout:.0f} s on {world_size} processes")
