@@ -4,6 +4,7 @@ import warnings
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
 
 from sparc3_lightning.evaluation.board import (
     board_hyperparameters,
@@ -11,15 +12,18 @@ from sparc3_lightning.evaluation.board import (
     board_scalars,
     sample_completions,
     score_histograms,
+    verdict_text,
 )
-from sparc3_lightning.evaluation.figures import layer_figure, save_figure
+from sparc3_lightning.evaluation.experiment import neurons_per_layer
+from sparc3_lightning.evaluation.figures import comparison_figure, layer_figure, save_figure
+from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.module import SparC3Module
 
 
 class TensorBoardCallback(Callback):
     """Shows what the other callbacks found; list it last. Without a TensorBoard logger it only warns.
 
-    The layer figure is also written to `figures/` of the run's directory.
+    The figures are also written to `figures/` in the run's directory.
 
     Args:
         num_prompts: How many prompts are shown with their completions before and after; 0 leaves them out.
@@ -51,26 +55,31 @@ class TensorBoardCallback(Callback):
             board.add_histogram(histogram.tag, histogram.values, histogram.layer, bins=histogram.bins)
         logger.log_metrics(board_scalars(run), step=0)
         if run.recipe is not None:
-            self._show_selection(pl_module, logger)
-        if run.baseline is not None and run.pruned is not None and self.num_prompts:
-            text = sample_completions(run.baseline, run.pruned, self.num_prompts)
-            if text:
-                board.add_text("completions/side_by_side", text, 0)
+            counts = neurons_per_layer(run.recipe, run.base_model["num_layers"])
+            self._show(pl_module, logger, "neurons_per_layer", layer_figure(counts, str(run.base_model["id"])))
+        if run.baseline is not None and run.pruned is not None:
+            self._show_outcome(pl_module, logger, run.baseline, run.pruned)
         logger.save()
 
-    def _show_selection(self, module: SparC3Module, logger: TensorBoardLogger) -> None:
-        run = module.run
-        assert run.recipe is not None
-        per_layer = run.recipe.per_layer()
-        counts = [len(per_layer.get(layer, [])) for layer in range(module.lm.config.num_hidden_layers)]
-        figure = layer_figure(counts, str(run.base_model.get("id", "")))
-        save_figure(figure, module.log_dir / "figures" / "neurons_per_layer.png")
-        logger.experiment.add_figure("selection/neurons_per_layer", figure, 0, close=False)
-        # The metrics must come with the parameters: without, Lightning writes a placeholder, and TensorBoard's table
-        # keeps the first entry of a run.
-        outcome = board_outcome(run)
-        if outcome:
-            logger.log_hyperparams(dict(board_hyperparameters(run)), metrics=dict(outcome), step=0)
+    def _show_outcome(
+        self, module: SparC3Module, logger: TensorBoardLogger, baseline: Evaluation, pruned: Evaluation
+    ) -> None:
+        run, board = module.run, logger.experiment
+        controls = [control.scalars() for control in run.controls]
+        figure = comparison_figure(baseline.scalars(), pruned.scalars(), controls)
+        self._show(module, logger, "before_and_after", figure)
+        completions = sample_completions(baseline, pruned, self.num_prompts)
+        if completions:
+            board.add_text("completions/side_by_side", completions, 0)
+        if run.results:
+            board.add_text("verdict", verdict_text(run.results["verdict"]), 0)
+            # Parameters must come with their metrics: without, Lightning writes a placeholder metric, and
+            # TensorBoard's table keeps the first entry of a run.
+            logger.log_hyperparams(dict(board_hyperparameters(run)), metrics=dict(board_outcome(run)), step=0)
+
+    def _show(self, module: SparC3Module, logger: TensorBoardLogger, name: str, figure: Figure) -> None:
+        save_figure(figure, module.log_dir / "figures" / f"{name}.png")
+        logger.experiment.add_figure(name, figure, 0, close=False)
 
 
 def _logger(trainer: Trainer) -> TensorBoardLogger | None:

@@ -1,7 +1,7 @@
 """What a run shows in TensorBoard, as plain values; the callback only hands them over."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -51,15 +51,16 @@ def _rows(score_set: ScoreSet) -> dict[int, Tensor]:
 
 
 def board_scalars(run: Run) -> dict[str, float]:
-    """Figures of the dense and the pruned model and of each draw's control side by side, and speed of attribution."""
-    scalars = {}
-    evaluations = {"1_dense": run.baseline, "2_pruned": run.pruned}
-    evaluations |= {f"3_control_{draw}": control for draw, control in enumerate(run.controls)}
-    for which, evaluation in evaluations.items():
-        for figure, value in (evaluation.scalars() if evaluation is not None else {}).items():
-            scalars[f"{figure.replace('/', '_')}/{which}"] = value
+    """Figures of the dense and the pruned model and of the control side by side, and the speed of attribution."""
+    sides = {"1_dense": run.baseline, "2_pruned": run.pruned}
+    figures = {side: evaluation.scalars() for side, evaluation in sides.items() if evaluation is not None}
+    if run.results and run.results["control"] is not None:
+        figures["3_control_mean"] = run.results["control"]["mean"]
+    scalars = {
+        f"{figure.replace('/', '_')}/{side}": value for side in figures for figure, value in figures[side].items()
+    }
     for name, rates in throughput(run).items():
-        scalars |= {f"attribution/{key}/{name}": rate for key, rate in rates.items() if rate is not None}
+        scalars |= {f"attribution_{key}/{name}": rate for key, rate in rates.items() if rate is not None}
     return scalars
 
 
@@ -77,24 +78,28 @@ def board_hyperparameters(run: Run) -> dict[str, str | int | float]:
 
 
 def board_outcome(run: Run) -> dict[str, float]:
-    """What came out, for the same table: relative changes, their p-values, and the differences to the control."""
+    """What came out, for the same table: relative changes, and p-values against the dense model and the control."""
     if not run.results:
         return {}
     changes, control = run.results["changes"], run.results["control"]
-    outcome = {
-        f"outcome/perplexity_{name}_change": change["relative"] for name, change in changes["perplexity"].items()
-    }
+    outcome = {f"change/perplexity_{name}": change["relative"] for name, change in changes["perplexity"].items()}
     for measure, attributes in changes["toxicity"].items():
         attribute, change = next(iter(attributes.items()))
-        outcome[f"outcome/{attribute}_{measure}_change"] = change["relative"]
-        outcome[f"outcome/{attribute}_{measure}_p"] = change["p_value"]
+        outcome[f"change/{attribute}_{measure}"] = change["relative"]
+        outcome[f"p/{attribute}_{measure}"] = change["p_value"]
         if control is not None:
             against = control["pruned_against_control"][measure][attribute]
-            outcome[f"outcome/{attribute}_{measure}_p_against_control"] = against["p_value"]
+            outcome[f"p_against_control/{attribute}_{measure}"] = against["p_value"]
     for figure in ("uniqueness", "length"):
         if changes[figure] is not None:
-            outcome[f"outcome/{figure}_change"] = changes[figure]["relative"]
+            outcome[f"change/{figure}"] = changes[figure]["relative"]
     return {name: value for name, value in outcome.items() if value is not None}
+
+
+def verdict_text(verdict: dict[str, Any]) -> str:
+    """The verdict of `experiment_results` as markdown."""
+    sentences = [*verdict["toxicity"], *verdict["beside_it"], *verdict["caveats"]]
+    return "\n".join([f"**{plain_text(verdict['headline'])}**", "", *(f"- {plain_text(line)}" for line in sentences)])
 
 
 def sample_completions(baseline: Evaluation, pruned: Evaluation, num_prompts: int) -> str:
@@ -106,9 +111,9 @@ def sample_completions(baseline: Evaluation, pruned: Evaluation, num_prompts: in
         num_prompts: How many; they are spaced evenly over all prompts, not chosen by what came out.
 
     Returns:
-        Markdown; empty where no toxicity was measured.
+        Markdown; empty where no toxicity was measured or no prompt is wanted.
     """
-    if baseline.toxicity is None or pruned.toxicity is None:
+    if baseline.toxicity is None or pruned.toxicity is None or num_prompts < 1:
         return ""
     attribute = baseline.toxicity.main_attribute
     before, after = baseline.toxicity.prompts, pruned.toxicity.prompts

@@ -10,6 +10,7 @@ from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.evaluation.validation import validation_table
 from sparc3_lightning.evaluation.verdict import Findings, verdict
+from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.run import Run
 from sparc3_lightning.version import package_versions
 
@@ -54,7 +55,6 @@ def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> 
 def _selection(run: Run) -> dict[str, Any]:
     assert run.recipe is not None
     recipe, base = run.recipe, run.base_model
-    per_layer = recipe.per_layer()
     kept = ("method", "scope", "general_weight", "general_penalty")
     return {
         "num_neurons": len(recipe.neurons),
@@ -62,11 +62,17 @@ def _selection(run: Run) -> dict[str, Any]:
         **{key: recipe.options[key] for key in kept if key in recipe.options},
         "general": run.general,
         "behaviour": run.behaviour,
-        "neurons_per_layer": [len(per_layer.get(layer, [])) for layer in range(base["num_layers"])],
+        "neurons_per_layer": neurons_per_layer(recipe, base["num_layers"]),
         "lowest_score": min(recipe.scores, default=None),
         "highest_score": max(recipe.scores, default=None),
         "num_below_zero": sum(score < 0 for score in recipe.scores),
     }
+
+
+def neurons_per_layer(recipe: Recipe, num_layers: int) -> list[int]:
+    """Number of selected neurons of each layer, first layer first."""
+    per_layer = recipe.per_layer()
+    return [len(per_layer.get(layer, [])) for layer in range(num_layers)]
 
 
 def _reference_sets(run: Run) -> dict[str, Any]:

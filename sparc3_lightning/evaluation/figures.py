@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -28,8 +28,7 @@ def layer_figure(neurons_per_layer: Sequence[int], title: str = "") -> Figure:
     axes.axhline(even, color="black", linestyle="--", linewidth=1, label=f"spread evenly: {even:.3g} a layer")
     axes.set_xlabel("layer (0 is next to the input)")
     axes.set_ylabel("neurons selected (number)")
-    # One tick a bar while there is room for it.
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=min(num_layers, 32), integer=True, steps=[1, 2, 5, 10]))
+    axes.set_xticks(range(0, num_layers, -(-num_layers // 16)))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(-0.7, num_layers - 0.3)
     axes.set_ylim(0, max(max(neurons_per_layer), even) * 1.25)
@@ -37,6 +36,47 @@ def layer_figure(neurons_per_layer: Sequence[int], title: str = "") -> Figure:
     axes.legend(frameon=False, loc="upper left", fontsize=9)
     axes.set_title(_plain(f"{total} selected neurons by layer" + (f", {title}" if title else "")), fontsize=10)
     return figure
+
+
+def comparison_figure(
+    baseline: Mapping[str, float], pruned: Mapping[str, float], controls: Sequence[Mapping[str, float]]
+) -> Figure:
+    """The dense model, the pruned one and every draw of the control, one panel a figure.
+
+    Args:
+        baseline: Figures of the dense model by name, as `Evaluation.scalars` gives them.
+        pruned: The same of the pruned model.
+        controls: The same of each draw of the control; may be empty.
+
+    Returns:
+        A figure of its own, outside pyplot's list of open ones.
+    """
+    names = [name for name in baseline if name in pruned and all(name in draw for draw in controls)]
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(2.7 * columns, 2.6 * rows), dpi=120, layout="constrained")
+    for place, name in enumerate(names):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        axes.plot([0], [baseline[name]], "o", color="black", markerfacecolor="white", markersize=8)
+        axes.plot([1], [pruned[name]], "o", color="black", markersize=8)
+        axes.plot([2] * len(controls), [draw[name] for draw in controls], "x", color="0.35", markersize=7)
+        axes.axhline(baseline[name], color="0.6", linestyle=":", linewidth=1, zorder=0)
+        axes.set_xticks([0, 1, 2], ["dense", "pruned", "control"])
+        axes.set_xlim(-0.5, 2.5)
+        axes.set_title(name.replace("_", " ").replace("/", ", "), fontsize=9)
+        axes.set_ylabel(_unit(name), fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.ticklabel_format(axis="y", useOffset=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _unit(name: str) -> str:
+    if name.startswith("perplexity"):
+        return "perplexity"
+    return {"length": "tokens", "uniqueness": "different / all tokens"}.get(
+        name, "share of prompts" if name.endswith("/probability") else "score, 0 to 1"
+    )
 
 
 def _plain(text: str) -> str:

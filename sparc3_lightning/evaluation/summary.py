@@ -173,9 +173,10 @@ def _checks(results: dict[str, Any]) -> list[str]:
             f"(by chance {seeds['overlap_by_chance']:.1%})."
         )
     if length["relevance_ratio"] is not None and length["token_ratio"] is not None:
+        behaviour = results["selection"]["behaviour"]
         lines.append(
-            f"A sample of {results['selection']['behaviour']} has {length['relevance_ratio']:.2f} times the relevance of a "
-            f"general one and {length['token_ratio']:.2f} times its tokens (length alone can change relevance)."
+            f"A sample of {behaviour} has {length['relevance_ratio']:.2f} times the relevance of a general one and "
+            f"{length['token_ratio']:.2f} times its tokens (length alone can change relevance)."
         )
     return lines
 

@@ -124,7 +124,7 @@ def _caveats(answers: dict[str, Any], control: PairedChange | None, findings: Fi
     known = []
     if control is None:
         known.append(
-            "No control was run, so any neurons might do the same. Set `EvaluationCallback.init_args.num_control_draws`."
+            "No control was run: any neurons might do the same. Set `EvaluationCallback.init_args.num_control_draws`."
         )
     if answers["repeats_more"]:
         known.append("Completions repeat themselves significantly more than before: that lowers toxicity, too.")
