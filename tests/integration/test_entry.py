@@ -1,0 +1,101 @@
+"""The one entry: fast, complete, and clear about what it does not know."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sparc3_lightning.main import FILE_COMMANDS, TRAINER_COMMANDS, console, main
+from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.version import __version__
+from tests.tiny_files import typed
+
+HEAVY = ("torch", "transformers", "lightning", "jsonargparse")
+
+
+def imported_by(*calls: list[str]) -> set[str]:
+    """Heavy packages that are there after the calls, each of which may exit or refuse."""
+    code = f"""
+import contextlib, sys
+from sparc3_lightning.main import main
+for call in {calls!r}:
+    with contextlib.suppress(SystemExit, ValueError):
+        main(call)
+print("HEAVY", *(name for name in {HEAVY!r} if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+def test_help_lists_every_command() -> None:
+    shown = typed("--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    listed = [line.split()[0] for line in shown.stdout.splitlines() if line.startswith("  ")]
+    for command in ("fit", "validate", "test", "predict", "inspect", "select", "apply"):
+        assert command in listed
+        assert command in {**TRAINER_COMMANDS, **FILE_COMMANDS}
+
+
+def test_no_arguments_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    alone = capsys.readouterr().out
+    main(["-h"])
+    assert capsys.readouterr().out == alone
+
+
+def test_help_starts_at_once() -> None:
+    """Generous on a busy machine; torch alone takes longer than a bare interpreter by more than this."""
+
+    def fastest(*command: str) -> float:
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            subprocess.run(command, capture_output=True, check=True)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    bare = fastest(sys.executable, "-c", "pass")
+    assert fastest(sys.executable, "-m", "sparc3_lightning", "--help") - bare < 0.7
+
+
+def test_light_commands_import_nothing_heavy(tmp_path: Path) -> None:
+    recipe = Recipe([(0, 1)], [-1.0], {"id": "someone/tiny", "num_layers": 2}).save(tmp_path / "r.json")
+    commands = [["inspect", str(recipe)], ["inspect", str(recipe), "--json"], ["inspect", "--help"]]
+    commands += [["select", "--help"], ["apply", "--help"], ["--help"], ["--version"], ["unknown"]]
+    assert imported_by(*commands) == set()
+
+
+def test_import_guard_can_see_torch(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    assert "torch" in imported_by(["inspect", str(tmp_path)])
+
+
+def test_version() -> None:
+    shown = typed("--version")
+    assert (shown.returncode, shown.stdout.strip()) == (0, __version__)
+
+
+def test_unknown_command() -> None:
+    shown = typed("prune")
+    assert (shown.returncode, shown.stdout) == (2, "")
+    first = shown.stderr.splitlines()[0]
+    assert first.startswith("sparc3: error: unknown command 'prune'")
+    assert all(command in first for command in {**TRAINER_COMMANDS, **FILE_COMMANDS})
+
+
+def test_config_before_the_command() -> None:
+    shown = typed("--config", "run.yaml", "predict")
+    assert shown.returncode == 2
+    assert "the command comes first" in shown.stderr.splitlines()[0]
+
+
+def test_errors_are_one_line_unless_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["sparc3", "inspect", "nowhere"])
+    monkeypatch.delenv("SPARC3_TRACEBACK", raising=False)
+    assert console() == 1
+    assert "Traceback" not in capsys.readouterr().err
+    monkeypatch.setenv("SPARC3_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        console()
