@@ -6,7 +6,7 @@ from typing import Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sparc3_lightning.evaluation.comparison import Comparison, PairedTest, compare
+from sparc3_lightning.evaluation.comparison import Comparison, PairedChange, PairedTest, compare, compare_with_control
 from sparc3_lightning.evaluation.parallel import Progress, no_progress
 from sparc3_lightning.evaluation.perplexity import measure_perplexity
 from sparc3_lightning.evaluation.planning import Decoding, TextPrompt
@@ -28,7 +28,7 @@ class Evaluator:
     """Measures perplexity and toxicity of a causal language model, alone or on several processes together.
 
     Args:
-        scorer: scores completions; without one, toxicity is not measured.
+        scorer: scores completions; needed for toxicity only.
         decoding: how completions are drawn; taken from the protocol where not given.
         perplexity_protocols: which perplexities, of `sliding` and `disjoint`.
         window: tokens in a perplexity window, at most the model's context.
@@ -98,6 +98,12 @@ class Evaluator:
     def compare(self, before: Evaluation, after: Evaluation) -> Comparison:
         """What changed, with paired statistics."""
         return compare(before, after, self.paired_test)
+
+    def compare_with_control(
+        self, controls: Sequence[Evaluation], after: Evaluation
+    ) -> dict[str, dict[str, PairedChange]]:
+        """Toxicity against models that lost random neurons; see `comparison.compare_with_control`."""
+        return compare_with_control(controls, after, self.paired_test)
 
     def perplexity(
         self,

@@ -17,8 +17,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from sparc3_lightning.distributed.ranks import gather_objects, world_size
 from sparc3_lightning.evaluation.noise import gumbel_noise
-from sparc3_lightning.evaluation.parallel import Progress, gather, no_progress, rank_and_world
+from sparc3_lightning.evaluation.parallel import Progress, no_progress
 from sparc3_lightning.evaluation.planning import (
     Decoding,
     Request,
@@ -75,7 +76,7 @@ def generate(
     mine: list[Completion] = []
     for batch in progress(batches, len(batches), "generate"):
         mine += complete(model, tokenizer, batch, decoding)
-    return arrange(gather(mine), len(prompts), decoding.num_completions)
+    return arrange(gather_objects(mine), len(prompts), decoding.num_completions)
 
 
 def arrange(completions: Sequence[Completion], num_prompts: int, num_completions: int) -> list[list[Completion]]:
@@ -106,7 +107,7 @@ def complete(
             attention_mask=mask,
             generation_config=_generation_config(decoding, ends),
             logits_processor=processors,
-            synced_gpus=rank_and_world()[1] > 1,
+            synced_gpus=world_size() > 1,
         )
     check.raise_if_broken(batch)
     generated = output[:, input_ids.shape[1] :].tolist()

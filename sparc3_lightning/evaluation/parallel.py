@@ -7,8 +7,6 @@ None: work to be done and forgotten.
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from torch import distributed
-
 T = TypeVar("T")
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
@@ -18,13 +16,6 @@ Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 def no_progress(items: Iterable[T], total: int, description: str) -> Iterable[T]:
     """The silent progress."""
     return items
-
-
-def rank_and_world() -> tuple[int, int]:
-    """This process's rank and the number of processes; 0 and 1 without torch.distributed."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
 
 
 def share(items: Sequence[T], rank: int, world: int) -> list[T | None]:
@@ -40,13 +31,3 @@ def share(items: Sequence[T], rank: int, world: int) -> list[T | None]:
     """
     mine: list[T | None] = list(items[rank::world])
     return mine + [None] * (-(-len(items) // world) - len(mine))
-
-
-def gather(items: list[T]) -> list[T]:
-    """All ranks' items on every rank, rank by rank."""
-    _, world = rank_and_world()
-    if world == 1:
-        return items
-    parts: list[list[T]] = [[] for _ in range(world)]
-    distributed.all_gather_object(parts, items)
-    return [item for part in parts for item in part]

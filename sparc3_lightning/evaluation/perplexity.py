@@ -7,8 +7,9 @@ from itertools import groupby
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sparc3_lightning.distributed.ranks import rank_and_world_size
 from sparc3_lightning.evaluation.generation import evaluation_mode
-from sparc3_lightning.evaluation.parallel import Progress, no_progress, rank_and_world, share
+from sparc3_lightning.evaluation.parallel import Progress, no_progress, share
 from sparc3_lightning.evaluation.planning import context_length
 from sparc3_lightning.evaluation.records import PerplexityResult
 from sparc3_lightning.metrics import Window, WindowPerplexity, join_rows, windows
@@ -49,7 +50,7 @@ def measure_perplexity(
     token_ids: list[int] = tokenizer(text, truncation=False, verbose=False)["input_ids"]
     cut = windows(len(token_ids), protocol, window, stride)
     metric = WindowPerplexity().to(model.device)
-    batches = share(_batches(cut, batch_size), *rank_and_world())
+    batches = share(_batches(cut, batch_size), *rank_and_world_size())
     ids = torch.tensor(token_ids)
     with torch.no_grad(), evaluation_mode(model):
         for batch in progress(batches, len(batches), f"perplexity ({protocol})"):

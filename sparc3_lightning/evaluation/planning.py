@@ -6,8 +6,9 @@ from typing import Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sparc3_lightning.distributed.ranks import rank_and_world_size
 from sparc3_lightning.evaluation.noise import noise_key
-from sparc3_lightning.evaluation.parallel import rank_and_world, share
+from sparc3_lightning.evaluation.parallel import share
 
 
 class TextPrompt(Protocol):
@@ -118,5 +119,5 @@ def _fit(ids: list[int], room: int, bos: int | None) -> list[int]:
 
 def request_batches(plan: Plan, batch_size: int) -> list[list[Request]]:
     """This rank's batches; every rank has as many, fillers included."""
-    mine = [request or _FILLER for request in share(plan.requests, *rank_and_world())]
+    mine = [request or _FILLER for request in share(plan.requests, *rank_and_world_size())]
     return [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sparc3_lightning.distributed.ranks import gather_objects
 from sparc3_lightning.evaluation.generation import Completion, arrange, complete
-from sparc3_lightning.evaluation.parallel import Progress, gather, no_progress
+from sparc3_lightning.evaluation.parallel import Progress, no_progress
 from sparc3_lightning.evaluation.planning import Decoding, TextPrompt, context_length, plan_requests, request_batches
 from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion, ToxicityResult
 from sparc3_lightning.metrics import Scorer, Toxicity, summarise, uniqueness
@@ -51,7 +52,7 @@ def measure_toxicity(
         metric.update([item.text for item in done], [(item.prompt, item.completion) for item in done])
         mine += done
     scored = metric.compute()
-    completions = arrange(gather(mine), len(prompts), decoding.num_completions)
+    completions = arrange(gather_objects(mine), len(prompts), decoding.num_completions)
     rows = _rows(prompts, completions, scored.scores, scorer.attributes)
     scores = torch.tensor(scored.scores, dtype=torch.float64)
     items = [item for row in rows for item in row.completions]

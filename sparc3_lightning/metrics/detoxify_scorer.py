@@ -231,7 +231,7 @@ def _build(config: Any, class_name: str, state_dict: dict[str, Tensor], where: s
             f"{where} does not fit its config: missing {missing[:4]}, unexpected {unexpected[:4]}. With random weights "
             "in their place the scores would mean nothing. Set `DetoxifyScorer.init_args.checkpoint`."
         )
-    return model.float()
+    return model
 
 
 def _limit(config: Any, tokenizer: Any, wanted: int) -> int:

@@ -128,3 +128,5 @@ def test_the_evaluators_settings_are_used() -> None:
     expected = paired_bootstrap(BEFORE, AFTER, 100, 9, 0.5)
     assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
     assert (interval.confidence, interval.num_draws) == (0.5, 100)
+    control = evaluator.compare_with_control([evaluation(BEFORE)], evaluation(AFTER))["mean"]["toxicity"].interval
+    assert (control.low, control.high) == pytest.approx((expected.low, expected.high))
