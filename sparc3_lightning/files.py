@@ -36,32 +36,58 @@ def new_directory(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file under a temporary name, then rename it; NaN and Inf are refused, since JSON has none."""
-    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=True) + "\n"
+def write_json(path: str | Path, content: Any) -> Path:
+    """Write a JSON file so that no reader ever sees half of it, even after a power cut.
+
+    Args:
+        path: Where; its directory is made.
+        content: JSON values; NaN and infinity are none.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: A number is not finite; nothing is written.
+    """
+    path = Path(path)
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=True) + "\n"
+    except ValueError as error:
+        raise ValueError(f"{path} was not written: a figure in it is not finite ({error}).") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        temporary.write_text(text)
+        with temporary.open("w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.chmod(_FILE_MODE)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    return path
 
 
-def read_json(path: Path, what: str) -> Any:
+def read_json(path: str | Path, what: str = "JSON file") -> Any:
     """Read a JSON file.
+
+    Args:
+        path: Which.
+        what: What the messages call it.
 
     Raises:
         FileNotFoundError: It is not there.
-        ValueError: It is not JSON; names file and place.
+        ValueError: It is not JSON; names file and line.
     """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no {what} at {path}.")
     try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}: no readable {what} ({error.msg}).") from error
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no readable {what}: {error}.") from error
 
 

@@ -15,9 +15,14 @@ def world_size() -> int:
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
+def rank_and_world_size() -> tuple[int, int]:
+    """This process's rank and the number of processes; 0 and 1 where torch.distributed is not in use."""
+    return (torch.distributed.get_rank() if torch.distributed.is_initialized() else 0), world_size()
+
+
 def is_rank_zero() -> bool:
     """Whether this process is the one that writes."""
-    return world_size() == 1 or torch.distributed.get_rank() == 0
+    return rank_and_world_size()[0] == 0
 
 
 def from_rank_zero(function: Callable[[], T]) -> T:
@@ -54,7 +59,7 @@ def sum_over_ranks(total: Tensor, already_reduced: bool) -> Tensor:
 
 
 def gather_objects(mine: list[T]) -> list[T]:
-    """All ranks' items, on every rank."""
+    """All ranks' items on every rank, rank by rank."""
     if world_size() == 1:
         return mine
     parts: list[list[T]] = [[] for _ in range(world_size())]

@@ -1,0 +1,62 @@
+"""Files are whole or not there."""
+
+import json
+import math
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparc3_lightning import files
+from sparc3_lightning.files import read_json, write_json
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    content = {"a": [1, 2.5, None], "text": "na\u00efve \U0001f600"}
+    path = write_json(tmp_path / "deep" / "result.json", content)
+    assert read_json(path) == content
+    assert path.read_bytes().isascii()
+    assert os.listdir(path.parent) == ["result.json"]
+
+
+def test_everyone_may_read_it(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "result.json", {})
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_never_written(tmp_path: Path, value: float) -> None:
+    path = write_json(tmp_path / "result.json", {"old": 1})
+    with pytest.raises(ValueError, match=r"result\.json was not written"):
+        write_json(path, {"new": value})
+    assert read_json(path) == {"old": 1}
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_json(tmp_path / "result.json", {"old": 1})
+
+    def fail(*_: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(files.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_json(path, {"new": 2})
+    assert os.listdir(tmp_path) == ["result.json"]
+    assert json.loads(path.read_text()) == {"old": 1}
+
+
+def test_broken_json_names_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.json"
+    path.write_text('{\n"a": 1,\n oops}')
+    with pytest.raises(ValueError, match=r"broken\.json, line 3"):
+        read_json(path)
+
+
+def test_what_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no recipe at .*gone\.json"):
+        read_json(tmp_path / "gone.json", "recipe")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"binary\.json is no readable recipe"):
+        read_json(tmp_path / "binary.json", "recipe")
