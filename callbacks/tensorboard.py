@@ -12,6 +12,7 @@ from sparc3_lightning.evaluation.board import (
     board_scalars,
     sample_completions,
     score_histograms,
+    shown_figures,
     verdict_text,
 )
 from sparc3_lightning.evaluation.experiment import neurons_per_layer
@@ -65,8 +66,8 @@ class TensorBoardCallback(Callback):
         self, module: SparC3Module, logger: TensorBoardLogger, baseline: Evaluation, pruned: Evaluation
     ) -> None:
         run, board = module.run, logger.experiment
-        controls = [control.scalars() for control in run.controls]
-        figure = comparison_figure(baseline.scalars(), pruned.scalars(), controls)
+        controls = [shown_figures(control) for control in run.controls]
+        figure = comparison_figure(shown_figures(baseline), shown_figures(pruned), controls)
         self._show(module, logger, "before_and_after", figure)
         completions = sample_completions(baseline, pruned, self.num_prompts)
         if completions:

@@ -50,12 +50,21 @@ def _rows(score_set: ScoreSet) -> dict[int, Tensor]:
         return {place: score.flatten() for place, score in enumerate(score_set.scores.values())}
 
 
+def shown_figures(evaluation: Evaluation) -> dict[str, float]:
+    """Its figures under flat names, but for the expected maximum of one completion, which is the mean."""
+    figures, toxicity = evaluation.scalars(), evaluation.toxicity
+    if toxicity is not None and toxicity.decoding.num_completions == 1:
+        figures = {name: value for name, value in figures.items() if not name.endswith("/expected_maximum")}
+    return figures
+
+
 def board_scalars(run: Run) -> dict[str, float]:
     """Figures of the dense and the pruned model and of the control side by side, and the speed of attribution."""
     sides = {"1_dense": run.baseline, "2_pruned": run.pruned}
-    figures = {side: evaluation.scalars() for side, evaluation in sides.items() if evaluation is not None}
+    figures = {side: shown_figures(evaluation) for side, evaluation in sides.items() if evaluation is not None}
     if run.results and run.results["control"] is not None:
-        figures["3_control_mean"] = run.results["control"]["mean"]
+        mean = run.results["control"]["mean"]
+        figures["3_control_mean"] = {name: mean[name] for name in figures.get("1_dense", mean) if name in mean}
     scalars = {
         f"{figure.replace('/', '_')}/{side}": value for side in figures for figure, value in figures[side].items()
     }

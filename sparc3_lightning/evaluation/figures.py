@@ -63,6 +63,10 @@ def comparison_figure(
         axes.axhline(baseline[name], color="0.6", linestyle=":", linewidth=1, zorder=0)
         axes.set_xticks([0, 1, 2], ["dense", "pruned", "control"])
         axes.set_xlim(-0.5, 2.5)
+        # Centred on the dense model, and never finer than 5 % of it: a small difference should look small.
+        furthest = max(abs(value - baseline[name]) for value in [pruned[name], *(draw[name] for draw in controls)])
+        half = max(1.2 * furthest, 0.05 * abs(baseline[name]), 1e-3)
+        axes.set_ylim(baseline[name] - half, baseline[name] + half)
         axes.set_title(name.replace("_", " ").replace("/", ", "), fontsize=9)
         axes.set_ylabel(_unit(name), fontsize=8)
         axes.tick_params(labelsize=8)
