@@ -1,0 +1,175 @@
+"""Apply and restore, bit for bit; the base model's identity (architecture.md, invariant 4)."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sparc3_lightning import Recipe, apply_recipe
+from sparc3_lightning.identity import base_model
+from sparc3_lightning.pruning.apply import zero_neurons_
+from tests.tiny import LAYERS, NEURONS, TINY, tiny_llama, tiny_samples
+
+NEURONS_GONE = [(1, 3), (0, 0), (1, 23), (1, 4)]
+(SAMPLE,) = tiny_samples((9,))
+
+
+def weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """Signs of zeros and payloads of NaNs included."""
+    as_bytes = [{n: w.contiguous().view(torch.uint8) for n, w in state.items()} for state in (first, second)]
+    return all(torch.equal(as_bytes[0][name], as_bytes[1][name]) for name in first)
+
+
+def recipe_of(model: PreTrainedModel, neurons: list[tuple[int, int]] = NEURONS_GONE) -> Recipe:
+    return Recipe(neurons, base_model=base_model(model))
+
+
+def expected(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Rows of up and gate, their biases, and columns of down."""
+    state = weights(model)
+    for layer, index in NEURONS_GONE:
+        for part in ("up_proj", "gate_proj"):
+            state[f"model.layers.{layer}.mlp.{part}.weight"][index] = 0
+            if (name := f"model.layers.{layer}.mlp.{part}.bias") in state:
+                state[name][index] = 0
+        state[f"model.layers.{layer}.mlp.down_proj.weight"][:, index] = 0
+    return state
+
+
+def biased_llama(**options: object) -> PreTrainedModel:
+    return tiny_llama(mlp_bias=True, **options)
+
+
+@pytest.mark.parametrize("build", [*TINY.values(), biased_llama])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_for_good(build: Callable[..., PreTrainedModel], dtype: torch.dtype) -> None:
+    model = build(dtype=dtype)
+    wanted = expected(model)
+    apply_recipe(model, recipe_of(model))
+    assert same_bits(weights(model), wanted)
+
+
+@torch.no_grad()
+def test_pruned_neurons_emit_nothing() -> None:
+    model = biased_llama()
+    apply_recipe(model, recipe_of(model))
+    seen: dict[int, Tensor] = {}
+    for layer, block in enumerate(model.model.layers):
+        block.mlp.down_proj.register_forward_pre_hook(lambda m, args, layer=layer: seen.update({layer: args[0]}))
+    model(input_ids=SAMPLE[None])
+    silent = {(layer, i) for layer in seen for i in range(NEURONS) if not seen[layer][..., i].any()}
+    assert silent == set(NEURONS_GONE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_restore_bit_for_bit(dtype: torch.dtype) -> None:
+    model = biased_llama(dtype=dtype)
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, :4] = torch.tensor([-0.0, torch.inf, 1e-40, torch.nan])
+    before = weights(model)
+    with torch.no_grad():
+        outputs = model(input_ids=SAMPLE[None]).logits
+    with apply_recipe(model, recipe_of(model)):
+        assert not same_bits(weights(model), before)
+    assert same_bits(weights(model), before)
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=SAMPLE[None]).logits.view(torch.uint8), outputs.view(torch.uint8))
+
+
+def test_restore_after_an_exception() -> None:
+    model = tiny_llama()
+    before = weights(model)
+    with pytest.raises(KeyboardInterrupt), apply_recipe(model, recipe_of(model)):
+        raise KeyboardInterrupt
+    assert same_bits(weights(model), before)
+
+
+def test_restore_without_with_and_twice() -> None:
+    model = tiny_llama()
+    before = weights(model)
+    applied = apply_recipe(model, recipe_of(model))
+    applied.restore()
+    assert same_bits(weights(model), before)
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3] = 5.0
+    changed = weights(model)
+    applied.restore()
+    assert same_bits(weights(model), changed)
+
+
+def test_applied_twice_changes_nothing() -> None:
+    model = tiny_llama()
+    recipe = recipe_of(model)
+    apply_recipe(model, recipe)
+    once = weights(model)
+    with apply_recipe(model, recipe):  # passes, though the weights are no longer the base model's
+        assert same_bits(weights(model), once)
+    assert same_bits(weights(model), once)
+    apply_recipe(model, recipe)
+    assert same_bits(weights(model), once)
+
+
+def test_nested_in_itself() -> None:
+    model = tiny_llama()
+    before, recipe = weights(model), recipe_of(model)
+    with apply_recipe(model, recipe):
+        with apply_recipe(model, recipe):
+            pass
+        assert same_bits(weights(model), expected(model))
+    assert same_bits(weights(model), before)
+
+
+def test_another_base_model_is_refused() -> None:
+    recipe, other = recipe_of(tiny_llama()), tiny_llama(seed=1)
+    before = weights(other)
+    with pytest.raises(ValueError, match=r"`recipe` belongs to llama \(weight hash .*got a model with weight hash"):
+        apply_recipe(other, recipe)
+    assert same_bits(weights(other), before)
+    apply_recipe(other, recipe, check_base=False)
+    assert not same_bits(weights(other), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_base_model_in_another_dtype_is_accepted(dtype: torch.dtype) -> None:
+    apply_recipe(tiny_llama(dtype=dtype), recipe_of(tiny_llama()))
+    apply_recipe(tiny_llama(), recipe_of(tiny_llama(dtype=dtype)))
+
+
+def test_recipe_made_by_hand_fits_any_model() -> None:
+    apply_recipe(tiny_llama(), Recipe(NEURONS_GONE))
+
+
+@pytest.mark.parametrize("neuron", [(LAYERS, 0), (0, NEURONS), (-1, 0), (0, -1)])
+def test_neurons_that_the_model_lacks(neuron: tuple[int, int]) -> None:
+    model = tiny_llama()
+    before = weights(model)
+    with pytest.raises(ValueError, match=rf"neurons of {LAYERS} layers x {NEURONS}, got layer {neuron[0]}, index"):
+        apply_recipe(model, recipe_of(model, [(0, 1), neuron]))
+    assert same_bits(weights(model), before)
+
+
+def test_empty_recipe() -> None:
+    with pytest.raises(ValueError, match="at least one neuron, got none"):
+        apply_recipe(tiny_llama(), Recipe([]))
+
+
+def test_zeroing_again_after_an_optimizer_step() -> None:
+    model = tiny_llama()
+    recipe = recipe_of(model)
+    apply_recipe(model, recipe)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+    model(input_ids=SAMPLE[None], labels=SAMPLE[None]).loss.backward()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight.grad[3] += 1.0  # type: ignore[index]
+    optimizer.step()
+    assert model.model.layers[1].mlp.up_proj.weight[3].any()
+    others = expected(model)
+    zero_neurons_(model, recipe)
+    assert same_bits(weights(model), others)
+    assert all(parameter.requires_grad for parameter in model.parameters())
