@@ -171,7 +171,9 @@ class SparC3Module(LightningModule):
         """
         if getattr(self.trainer, "fast_dev_run", False):
             return
-        directory = from_rank_zero(lambda: free_path(self.log_dir / "model"))
+        # The run's directory is asked for by every rank: Lightning broadcasts it.
+        wanted = self.log_dir / "model"
+        directory = from_rank_zero(lambda: free_path(wanted))
         save_hf_directory(self.lm, self.tokenizer, directory, self.run.recipe)
         if self.trainer.is_global_zero:
             print(f"trained model: {directory}")

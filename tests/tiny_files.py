@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -16,6 +17,17 @@ from tests.tiny import VOCAB, tiny_llama, tiny_samples
 
 ROOT = Path(__file__).resolve().parent.parent
 NEURONS = [(1, 3), (0, 23), (1, 0)]
+
+
+class Files(NamedTuple):
+    model: Path
+    scores: Path
+    recipe: Path
+
+    @property
+    def select(self) -> list[str]:
+        general = [str(self.scores / "seed0"), str(self.scores / "seed1")]
+        return ["select", "--general", *general, "--behaviour", str(self.scores / "toxic"), "--num_neurons", "5"]
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerBase:
@@ -62,3 +74,14 @@ def typed(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[st
 def same_weights(first: PreTrainedModel, second: PreTrainedModel) -> bool:
     ours, theirs = first.state_dict(), second.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def refused(result: subprocess.CompletedProcess[str], *said: str) -> None:
+    """One line on stderr, which says all of `said`, and status 1."""
+    assert result.returncode == 1
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("(SPARC3_TRACEBACK")]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("sparc3: error: ")
+    for part in said:
+        assert part in lines[0]

@@ -1,18 +1,24 @@
 """Saving a model that FSDP2 has sharded over two ranks: every rank calls, rank 0 writes, nobody waits for a failure."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.device_mesh import init_device_mesh
 from transformers import AutoModelForCausalLM
 
+from sparc3_lightning.data.datamodule import SparC3DataModule
+from sparc3_lightning.data.text import TextFile
 from sparc3_lightning.distributed.fsdp import shard_model
+from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.save import save_pruned_model
 from tests.launch import run_distributed
 from tests.tiny import tiny_llama
-from tests.tiny_files import recipe_of, same_weights, tiny_tokenizer
+from tests.tiny_files import recipe_of, same_weights, save_tiny_model, tiny_tokenizer
 
 
 def save_sharded(directory: str, tied: bool, *, expect: type[Exception] | None = None) -> None:
@@ -27,6 +33,24 @@ def save_sharded(directory: str, tied: bool, *, expect: type[Exception] | None =
         with pytest.raises(expect):
             save_pruned_model(model, tiny_tokenizer(), recipe, directory)
     assert all(torch.equal(parameter.to_local(), before[name]) for name, parameter in model.named_parameters())
+
+
+def fit_and_save(model: str, text: str, directory: str) -> None:
+    module = SparC3Module(model=model)
+    data = SparC3DataModule(train_text=TextFile(path=text), block_length=8, batch_size=1)
+    strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
+    quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy=strategy,
+        max_steps=2,
+        limit_val_batches=0,
+        default_root_dir=directory,
+        **quiet,
+    )
+    trainer.fit(module, datamodule=data)
+    module.save_trained()
 
 
 def refuse_existing(directory: str) -> None:
@@ -46,6 +70,17 @@ def test_sharded_model_saves_what_one_process_saves(tied: bool, tmp_path: Path) 
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "sharded").eval()
     apply_recipe(model, recipe_of(model))
     assert same_weights(reloaded, model)
+
+
+def test_fit_on_two_ranks_leaves_one_whole_model(tmp_path: Path) -> None:
+    """As the command line does, after Lightning has put the trainer away."""
+    dense = save_tiny_model(tmp_path / "base")
+    (tmp_path / "text.txt").write_text("".join(f"w{number % 7} w3 w{number % 5}\n" for number in range(64)))
+    run_distributed(fit_and_save, 2, str(tmp_path / "base"), str(tmp_path / "text.txt"), str(tmp_path / "run"))
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["model"]
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model").eval()
+    assert trained.state_dict().keys() == dense.state_dict().keys()
+    assert not same_weights(trained, dense)
 
 
 def test_every_rank_learns_that_rank_zero_could_not_write(tmp_path: Path) -> None:
