@@ -148,7 +148,8 @@ def _completion(row: PromptResult, attribute: str) -> str:
 def plain_text(text: str) -> str:
     """Text that neither markdown nor HTML reads as anything but text, on one line.
 
-    Every sign that could mean something becomes its HTML number: `<` is `&#60;`, and so is `|`, `*`, `[` or a backtick.
+    Every sign that could mean something becomes its HTML number: `<` is `&#60;`, and so on.
+    Control characters are dropped.
     """
-    one_line = " ".join(text.split())
+    one_line = "".join(sign for sign in " ".join(text.split()) if sign.isprintable())
     return "".join(sign if sign.isalnum() or sign == " " else f"&#{ord(sign)};" for sign in one_line)

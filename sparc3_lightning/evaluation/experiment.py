@@ -5,7 +5,7 @@ from dataclasses import asdict
 from statistics import mean, stdev
 from typing import Any
 
-from sparc3_lightning.evaluation.comparison import Comparison, PairedChange, compare_with_control
+from sparc3_lightning.evaluation.comparison import Comparison, PairedChange
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.evaluation.validation import validation_table
@@ -95,7 +95,7 @@ def control_figures(
     # A figure can be missing in a draw: uniqueness, where all completions are empty.
     names = [name for name in draws[0] if all(name in draw for draw in draws)]
     columns = {name: [draw[name] for draw in draws] for name in names}
-    against = compare_with_control(controls, pruned, evaluator.paired_test) if pruned.toxicity else {}
+    against = evaluator.compare_with_control(controls, pruned) if pruned.toxicity else {}
     return {
         "num_draws": len(controls),
         "draws": draws,

@@ -9,6 +9,7 @@ from typing import Any
 import rich
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -48,12 +49,19 @@ def print_summary(results: dict[str, Any], log_dir: Path, console: Console | Non
     console = console or rich.get_console()
     rows, verdict = _rows(results), results["verdict"]
     console.print()
-    console.print(_before_and_after(rows, results))
+    _print_table(console, *_before_and_after(rows, results))
     if results["control"] is not None:
-        console.print(_control(rows, results))
+        _print_table(console, *_control(rows, results))
     console.print(_list("Neurons and scores", [_removed(results["selection"]), *_checks(results)]))
     console.print(_list(verdict["headline"], [*verdict["toxicity"], *verdict["caveats"]]))
     _print_places(console, log_dir)
+
+
+def _print_table(console: Console, table: Table, note: str) -> None:
+    if Measurement.get(console, console.options.update(max_width=10_000), table).maximum > console.width:
+        table.padding = (0, 0, 0, 0)  # rather closer columns than cut figures
+    console.print(table)
+    console.print(Padding(Text(note, "dim"), (0, 0, 1, 1)))
 
 
 def _rows(results: dict[str, Any]) -> list[_Row]:
@@ -88,7 +96,7 @@ def _toxicity_rows(results: dict[str, Any]) -> list[_Row]:
     ]
 
 
-def _before_and_after(rows: list[_Row], results: dict[str, Any]) -> RenderableType:
+def _before_and_after(rows: list[_Row], results: dict[str, Any]) -> tuple[Table, str]:
     paired = [row.change for row in rows if "interval" in row.change]
     interval = f"{paired[0]['interval']['confidence']:.0%} interval" if paired else "interval"
     columns = ("dense", "pruned", "change", *((interval, "p", "better") if paired else ()))
@@ -104,7 +112,7 @@ def _before_and_after(rows: list[_Row], results: dict[str, Any]) -> RenderableTy
         notes.append("worst: of a prompt's completions. above: share of prompts with a completion above it.")
     if any(row.figure == "uniqueness" for row in rows):
         notes.append("uniqueness: different / all tokens of a completion.")
-    return Group(table, _note(" ".join(notes)))
+    return table, " ".join(notes)
 
 
 def _paired_cells(change: dict[str, Any]) -> list[str]:
@@ -114,7 +122,7 @@ def _paired_cells(change: dict[str, Any]) -> list[str]:
     return [f"{low}, {high}", p_value(change["p_value"]), f"{change['share_improved']:.0%}"]
 
 
-def _control(rows: list[_Row], results: dict[str, Any]) -> RenderableType:
+def _control(rows: list[_Row], results: dict[str, Any]) -> tuple[Table, str]:
     control, removed = results["control"], results["selection"]["num_neurons"]
     table = _table(
         f"Control: {removed} random neurons of the same layers, {control['num_draws']} draws",
@@ -125,7 +133,7 @@ def _control(rows: list[_Row], results: dict[str, Any]) -> RenderableType:
             spread = [number(control[key][row.figure]) for key in ("mean", "lowest", "highest")]
             p = _MISSING if row.against_control is None else p_value(row.against_control["p_value"])
             table.add_row(Text(row.label), *spread, number(row.change["after"]), p)
-    return Group(table, _note("p: pruned against the control's mean, paired by prompt."))
+    return table, "p: pruned against the control's mean, paired by prompt."
 
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:
@@ -136,10 +144,6 @@ def _table(title: str, columns: tuple[str, ...]) -> Table:
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     return table
-
-
-def _note(text: str) -> RenderableType:
-    return Padding(Text(text, "dim"), (0, 0, 1, 1))
 
 
 def _list(title: str, lines: list[str]) -> RenderableType:
@@ -193,18 +197,23 @@ def _print_places(console: Console, log_dir: Path) -> None:
 
 
 def _digits(value: float) -> int:
-    """Decimals for a figure of this size: three below 2, where toxicity and uniqueness are, else two."""
-    return 3 if abs(value) < 2 else 2
+    """Decimals for a figure of this size: three below 2, where toxicity and uniqueness are; none from 1000."""
+    size = abs(value)
+    return 3 if size < 2 else 2 if size < 1000 else 0
 
 
 def number(value: float | None) -> str:
-    """A figure, with as many decimals as its size bears."""
-    return _MISSING if value is None else f"{value:,.{_digits(value)}f}"
+    """A figure, with as many decimals as its size bears; a collapsed model's perplexity as a power of ten."""
+    if value is None:
+        return _MISSING
+    return f"{value:.2e}" if abs(value) >= 1e6 else f"{value:,.{_digits(value)}f}"
 
 
 def percent(value: float | None, sign: str = "+") -> str:
-    """A fraction as a percentage."""
-    return _MISSING if value is None else f"{value:{sign}.1%}"
+    """A fraction as a percentage; from a hundredfold on as a factor."""
+    if value is None:
+        return _MISSING
+    return f"x{value + 1:.1e}" if abs(value) >= 100 else f"{value:{sign},.{0 if abs(value) >= 10 else 1}%}"
 
 
 def p_value(value: float) -> str:

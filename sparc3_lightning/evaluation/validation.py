@@ -56,13 +56,15 @@ def validation_table(run: Run) -> dict[str, Any]:
     assert run.behaviour is not None
     general, behaviour = [run.score_sets[name] for name in run.general], run.score_sets[run.behaviour]
     sets = {name: _set_row(run, name) for name in run.score_sets}
+    # NaN and Inf have no order: then there is no seed's own top k.
+    is_finite = not any(sets[name]["num_nan"] + sets[name]["num_inf"] for name in (*run.general, run.behaviour))
     problems = [f"{name}: {problem}" for name, row in sets.items() for problem in _problems(row)]
     return {
         "passed": not problems,
         "problems": problems,
         "sets": sets,
         "differential": None if run.differential is None else dict(count_scores(run.differential.scores)),
-        "seed_variation": _seed_variation(run.general, general, behaviour, run.recipe),
+        "seed_variation": _seed_variation(run.general, general, behaviour, run.recipe) if is_finite else None,
         "length_bias": _length_bias([sets[name] for name in run.general], sets[run.behaviour]),
         "differential_strength": {
             "value": _finite(differential_strength(general, behaviour)),

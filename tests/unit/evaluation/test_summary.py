@@ -1,0 +1,116 @@
+"""The summary as a terminal, a narrow one and a file get it."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from sparc3_lightning.evaluation import Evaluation, Evaluator
+from sparc3_lightning.evaluation.experiment import experiment_results
+from sparc3_lightning.evaluation.summary import number, p_value, percent, print_summary
+from sparc3_lightning.run import Run
+from tests.unit.evaluation.fake_run import make_evaluation, make_run
+
+
+def results_of(run: Run) -> dict[str, Any]:
+    return experiment_results(run, Evaluator(num_draws=200), {})
+
+
+def shown(results: dict[str, Any], log_dir: Path = Path("logs"), width: int = 80, terminal: bool = False) -> str:
+    file = io.StringIO()
+    print_summary(results, log_dir, Console(file=file, width=width, force_terminal=terminal, color_system=None))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 140])
+@pytest.mark.parametrize("completions", [1, 3])
+def test_every_row_is_whole_at_any_width(width: int, completions: int) -> None:
+    before = [[0.2 + 0.02 * i] * completions for i in range(30)]
+    run = make_run()
+    run.baseline = make_evaluation(before, perplexity=12345.678, length=1234)
+    run.pruned = make_evaluation(
+        [[0.5 * score for score in row] for row in before], perplexity=123456780.0, length=1200
+    )
+    run.controls = [make_evaluation(before, perplexity=54321.9)]
+    lines = shown(results_of(run), width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    rows = {line.strip().split("  ")[0]: line.split() for line in lines}
+    assert rows["toxicity, mean"][2:5] == ["0.490", "0.490", "0.490"]  # the control's table comes last
+    table = [line.split() for line in lines if line.strip().startswith("perplexity, sliding")]
+    assert table[0][2:] == ["12,346", "1.23e+08", "x1.0e+04", "-", "-", "-"]
+    assert "..." not in "".join(lines)
+    assert "\u2026" not in "".join(lines)
+    assert ("toxicity, worst" in rows) is (completions > 1)
+
+
+def test_figures_and_verdict_are_there() -> None:
+    text = " ".join(shown(results_of(make_run()), width=200).split())
+    assert "toxicity, mean 0.490 0.245 -50.0%" in text
+    assert "Removing these 2 neurons lowered toxicity significantly, and more than random neurons" in text
+    assert "100% of 30 prompts improved" in text
+    assert "2 neurons removed of 80 (2.50%); in layer: 1: 1, 2: 1." in text
+    assert "All 4 score sets are finite and hold all 4 layers expected." in text
+    assert "A sample of toxic has" in text
+
+
+def test_piped_it_holds_no_control_codes() -> None:
+    assert "\x1b" not in shown(results_of(make_run()))
+
+
+def test_names_and_paths_are_never_markup(tmp_path: Path) -> None:
+    run = make_run()
+    run.score_sets["[red]x[/red]"] = run.score_sets.pop("toxic")
+    run.behaviour = "[red]x[/red]"
+    log_dir = tmp_path / "a run" / "[bold]version_0"
+    log_dir.mkdir(parents=True)
+    (log_dir / "pruned_neurons.json").touch()
+    text = shown(results_of(run), log_dir, terminal=True)
+    assert "A sample of [red]x[/red] has" in " ".join(text.split())
+    assert f"Written to {log_dir}/" in text
+    assert f"tensorboard --logdir '{log_dir}'" in text  # quoted, and on one line however long
+    assert "pruned_neurons.json" in text
+    assert "pruned_model" not in text  # only what is there is listed
+
+
+def test_failed_checks_stand_out() -> None:
+    run = make_run()
+    run.expected_modules.append("lm_head")
+    text = shown(results_of(run), width=200)
+    assert "CHECK FAILED: toxic: layers without scores: lm_head." in text
+    assert "are finite and hold" not in text
+
+
+def test_without_control_toxicity_or_seeds() -> None:
+    run = make_run(controls=[])
+    assert "Control:" not in shown(results_of(run))
+    assert run.baseline is not None
+    assert run.pruned is not None
+    run.baseline, run.pruned = (Evaluation(made.perplexity, None) for made in (run.baseline, run.pruned))
+    run.general = ["general_seed0"]
+    text = shown(results_of(run))
+    assert "no toxicity was measured" in text
+    assert "interval" not in text
+    assert "seeds of" not in text
+
+
+def test_without_perplexity() -> None:
+    run = make_run()
+    run.baseline, run.pruned, *run.controls = (
+        Evaluation({}, made.toxicity) for made in (run.baseline, run.pruned, *run.controls) if made is not None
+    )
+    assert "perplexity" not in shown(results_of(run))
+
+
+def test_numbers() -> None:
+    assert [number(value) for value in (None, 0.12345, 1.9999, 5.468, 999.9, 12345.6)] == [
+        "-",
+        "0.123",
+        "2.000",
+        "5.47",
+        "999.90",
+        "12,346",
+    ]
+    assert [percent(value) for value in (None, 0.0123, -0.5, 12.0)] == ["-", "+1.2%", "-50.0%", "+1,200%"]
+    assert [p_value(value) for value in (0.0001, 0.0312, 1.0)] == ["<0.001", "0.031", "1.000"]

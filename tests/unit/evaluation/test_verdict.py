@@ -1,0 +1,120 @@
+"""The verdict says what the figures show, and no more."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sparc3_lightning.evaluation.comparison import Change, Comparison, PairedChange
+from sparc3_lightning.evaluation.verdict import Findings, fell, rose, verdict
+from sparc3_lightning.metrics import Interval
+
+
+def paired(low: float, high: float, p: float, before: float = 0.5) -> PairedChange:
+    change = (low + high) / 2
+    return PairedChange(
+        before, before + change, change, change / before, Interval(low, high, 0.95, 1000), p, 0.6, 0.3, 40
+    )
+
+
+CONTROL = {"mean": {"perplexity/sliding": 10.1}, "draws": [{"toxicity/mean": 0.4}]}
+FELL, SAME, ROSE = paired(-0.2, -0.1, 0.001), paired(-0.1, 0.1, 0.9), paired(0.1, 0.2, 0.001)
+
+
+def findings(dense: PairedChange | None = FELL, control: PairedChange | None = FELL, **changed: Any) -> Findings:
+    def toxicity(change: PairedChange | None) -> dict[str, dict[str, PairedChange]]:
+        return {} if change is None else {"mean": {"toxicity": change}}
+
+    return replace(
+        Findings(
+            changes=Comparison({"sliding": Change(10.0, 10.2, 0.2, 0.02)}, toxicity(dense), SAME, SAME),
+            against_control=toxicity(control),
+            control=None if control is None else CONTROL,
+            attribute="toxicity",
+            measure="mean",
+            num_neurons=100,
+            num_empty=(0, 0),
+            alpha=0.05,
+            overlap_allowed=False,
+        ),
+        **changed,
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (paired(-0.2, -0.1, 0.04), True),
+        (paired(-0.2, -0.1, 0.05), False),
+        (paired(-0.2, 0.0, 0.04), False),
+        (paired(-0.2, 0.1, 0.04), False),
+        (ROSE, False),
+    ],
+)
+def test_a_fall_needs_both_the_interval_and_the_p_value(change: PairedChange, expected: bool) -> None:
+    assert fell(change, 0.05) is expected
+    mirrored = replace(change, interval=Interval(-change.interval.high, -change.interval.low, 0.95, 1000))
+    assert rose(mirrored, 0.05) is expected
+
+
+@pytest.mark.parametrize(
+    ("dense", "control", "headline"),
+    [
+        (FELL, FELL, "lowered toxicity significantly, and more than random neurons (perplexity +2.0% sliding)."),
+        (FELL, SAME, "lowered toxicity significantly, but NOT significantly more than random neurons"),
+        (FELL, ROSE, "lowered toxicity significantly, but NOT significantly more than random neurons"),
+        (FELL, None, "lowered toxicity significantly (perplexity +2.0% sliding); whether random neurons do the same"),
+        (SAME, FELL, "did NOT lower toxicity significantly"),
+        (ROSE, FELL, "RAISED toxicity significantly"),
+        (None, None, "no toxicity was measured"),
+    ],
+)
+def test_headline(dense: PairedChange | None, control: PairedChange | None, headline: str) -> None:
+    said = verdict(findings(dense, control))
+    assert said["headline"].startswith("Removing these 100 neurons")
+    assert headline in said["headline"]
+    assert said["toxicity_fell"] is (None if dense is None else dense is FELL)
+    assert said["toxicity_fell_against_control"] is (None if control is None else control is FELL)
+
+
+def test_perplexity_stands_beside_the_controls() -> None:
+    beside = verdict(findings())["beside_it"]
+    assert beside[0] == "Perplexity (sliding): 10.00 -> 10.20 (+2.0%); the control's mean is 10.10 (+1.0%)."
+    assert beside[1].startswith(
+        "Repetition: the share of different tokens in a completion did not change significantly"
+    )
+    assert beside[2].startswith("Length: tokens in a completion did not change significantly")
+
+
+def test_draws_as_low_as_the_selected_neurons_are_counted() -> None:
+    draws = [{"toxicity/mean": value} for value in (0.30, 0.36, 0.5)]
+    control = {"mean": {}, "draws": draws}
+    sentence = verdict(findings())["toxicity"][1]
+    assert "0 of 1 draws came as low" in sentence
+    said = verdict(replace(findings(), control=control))["toxicity"][1]
+    assert "1 of 3 draws came as low as the selected neurons" in said
+
+
+def test_nothing_to_warn_of() -> None:
+    assert verdict(findings())["caveats"] == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "caveat"),
+    [
+        ({"num_empty": (1, 4)}, "Empty completions: 1 before, 4 after"),
+        ({"overlap_allowed": True}, "nothing is shown for new prompts"),
+        ({"changes": replace(findings().changes, uniqueness=FELL)}, "repeat themselves significantly more"),
+        ({"changes": replace(findings().changes, length=FELL)}, "significantly shorter than before"),
+        ({"against_control": {}, "control": None}, "No control was run"),
+    ],
+)
+def test_what_a_reader_must_know_first(changed: dict[str, Any], caveat: str) -> None:
+    caveats = verdict(findings(**changed))["caveats"]
+    assert len(caveats) == 1
+    assert caveat in caveats[0]
+
+
+def test_a_figure_of_zero_has_no_percentage() -> None:
+    said = verdict(findings(dense=replace(SAME, before=0.0)))
+    assert "(from 0)" in said["toxicity"][0]
