@@ -254,6 +254,20 @@ def test_low_precision_scores_resemble_float32(dtype: torch.dtype) -> None:
     assert low.manifest["model_dtype"] == str(dtype).split(".")[1]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_sums_do_not_stall(dtype: torch.dtype) -> None:
+    # Traps 6, 7: in bfloat16 a sum of equal numbers stops after about 256 of them, in float16 after 2,048.
+    model, sample, num = tiny_llama(dtype=dtype), tiny_samples((2,))[0], 400
+    with Attribution(model) as attribution:
+        attribution.step(sample[None], torch.tensor([2]))
+        one = {name: total.clone() for name, total in attribution.sums().items()}
+        for _ in range(num - 1):
+            attribution.step(sample[None], torch.tensor([2]))
+        for name, total in attribution.sums().items():
+            assert total.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+            assert torch.allclose(total, num * one[name], rtol=1e-4), name
+
+
 def test_autocast() -> None:
     """Lightning's bf16-mixed precision."""
     model = tiny_llama()

@@ -90,6 +90,28 @@ def test_low_precision_accumulates_in_float32(dtype: torch.dtype, tokens: int, s
     assert sink.accumulator.item() == pytest.approx(num, rel=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_low_precision_sums_within_a_batch_in_float32(dtype: torch.dtype, tokens: int) -> None:
+    num = 3001  # no number of bfloat16's, nor reached there by additions of 1
+    out, x = torch.zeros(1, 1), torch.full((num, tokens, 1), 1 / tokens, dtype=dtype)
+    add_relevance_(out, x, torch.ones(num, tokens, 1, dtype=dtype), torch.ones(1, 1, dtype=dtype), "abs")
+    assert out.item() == num
+
+
+def test_autocast_does_not_reach_the_sums() -> None:
+    num = 3001
+    linear = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(linear.weight).requires_grad_(False)
+    sink = Sink("abs", torch.zeros(1, 1), torch.zeros(2, dtype=torch.bool))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = relevance_forward(linear, sink, torch.zeros((), requires_grad=True))(torch.ones(num, 1, 1))
+        assert out.dtype == torch.bfloat16
+        out.float().sum().backward()
+    assert sink.accumulator is not None
+    assert sink.accumulator.item() == num
+
+
 def test_rows_of_low_precision_weights_are_summed_in_float32() -> None:
     weight = torch.ones(1, 4096, dtype=torch.bfloat16)
     out = torch.zeros(1)
@@ -169,8 +191,10 @@ def test_flags_of_numbers_that_are_not_finite() -> None:
 
 
 def test_large_finite_numbers_are_finite() -> None:
-    linear = nn.Linear(2, 2, bias=False)
-    nn.init.eye_(linear.weight)
+    # their sum leaves float16's range
+    linear = nn.Linear(2, 2, bias=False, dtype=torch.float16)
+    linear.weight.data = torch.eye(2, dtype=torch.float16)
     sink = Sink("abs", torch.zeros(2), torch.zeros(2, dtype=torch.bool))
-    relevance_forward(linear, sink, torch.zeros((), requires_grad=True))(torch.full((1, 2, 2), 3e38))
+    x = torch.full((1, 2, 2), 6e4, dtype=torch.float16)
+    relevance_forward(linear, sink, torch.zeros((), requires_grad=True))(x).backward(x)
     assert not sink.nonfinite.any()
