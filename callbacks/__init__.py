@@ -1,1 +1,9 @@
-"""Lightning callbacks: thin glue around sparc3_lightning."""
+"""Lightning callbacks: thin glue, one a file; the logic is in sparc3_lightning."""
+
+from callbacks.evaluation import EvaluationCallback
+from callbacks.pruning import PruningCallback
+from callbacks.relevance import RelevanceCallback
+from callbacks.score_writer import ScoreWriter
+from callbacks.tensorboard import TensorBoardCallback
+
+__all__ = ["EvaluationCallback", "PruningCallback", "RelevanceCallback", "ScoreWriter", "TensorBoardCallback"]

@@ -1,12 +1,12 @@
 """LightningCLI for fit, validate, test and predict."""
 
-import json
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import callbacks
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import ArgsType, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 import sparc3_lightning
 from sparc3_lightning.data.datamodule import SparC3DataModule
@@ -27,6 +27,16 @@ def check_same_checkout() -> None:
             f"`callbacks` must come from the same checkout as `sparc3_lightning`, got {homes[1]} and {homes[0]}. "
             "Install this checkout with `pip install -e .`, or remove the other one."
         )
+
+
+class _Parser(LightningArgumentParser):
+    """Says what is wrong without a page of options first."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the message and end with status 2."""
+        prog = getattr(getattr(ex, "subcommand_parser", self), "prog", self.prog).replace(" [options]", "")
+        print(f"{prog}: error: {message}\nSee `{prog} --help`.", file=sys.stderr)
+        raise SystemExit(2) from ex
 
 
 class SaveRunCallback(SaveConfigCallback):
@@ -74,6 +84,7 @@ def run(args: ArgsType = None, execute: bool = True) -> SparC3CLI:
     return SparC3CLI(
         model_class=SparC3Module,
         datamodule_class=SparC3DataModule,
+        parser_class=_Parser,
         save_config_callback=SaveRunCallback,
         save_config_kwargs={"overwrite": True, "save_to_log_dir": True},
         trainer_defaults={"use_distributed_sampler": False},

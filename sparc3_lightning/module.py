@@ -18,7 +18,7 @@ from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.lrp.attribution import Attribution, Granularity
 from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.rules import Variant
-from sparc3_lightning.models import DtypeName, build_model, load_model, load_tokenizer, torch_dtype
+from sparc3_lightning.models import DtypeName, build_model, load_model, load_tokenizer
 from sparc3_lightning.progress import trainer_progress
 from sparc3_lightning.pruning.apply import apply_recipe, zero_neurons_
 from sparc3_lightning.pruning.recipe import Recipe
@@ -117,28 +117,33 @@ class SparC3Module(LightningModule):
         if self.model is not None:
             return
         mesh = data_parallel_mesh(self.trainer.strategy, self.device_mesh)
-        keep_float32 = mesh is not None and self.granularity == "weight" and self.dtype_name in ("bfloat16", "float16")
-        model = self._load("float32" if keep_float32 else self.dtype_name)
+        model = self._load()
         if mesh is not None:
-            compute_dtype = torch_dtype(self.dtype_name) if keep_float32 else None
-            assert compute_dtype != "auto"
+            compute_dtype = None
+            if self.granularity == "weight" and model.dtype in (torch.bfloat16, torch.float16):
+                # Relevance accumulates in the type that shards are stored in (traps 6 and 7).
+                compute_dtype, model = model.dtype, model.float()
             shard_model(model, mesh, compute_dtype, sum_gradients=self.trainer.predicting)
         self.model = model
         if self.recipe_path is not None:
             self.run.recipe = Recipe.load(self.recipe_path)
             apply_recipe(model, self.run.recipe)
 
-    def _load(self, dtype: DtypeName) -> PreTrainedModel:
+    def _load(self) -> PreTrainedModel:
         if self.model_config is not None:
-            return build_model(self.model_config, len(self.tokenizer), dtype, self.attn_implementation)
+            return build_model(self.model_config, len(self.tokenizer), self.dtype_name, self.attn_implementation)
         assert self.model_name is not None
-        return load_model(self.model_name, self.revision, dtype, self.attn_implementation)
+        return load_model(self.model_name, self.revision, self.dtype_name, self.attn_implementation)
 
     def forward(self, input_ids: Tensor, **kwargs: Any) -> Any:
         """The model's own forward."""
         return self.lm(input_ids=input_ids, **kwargs)
 
     # fit
+
+    def on_fit_start(self) -> None:
+        """Models are loaded in eval mode."""
+        self.lm.train()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Causal language-model loss of one batch of blocks."""
@@ -221,7 +226,8 @@ class SparC3Module(LightningModule):
         """
         if self.attribution is None:
             raise ValueError(
-                "predict attributes only while the rules are on: add `callbacks.RelevanceCallback` to `trainer.callbacks`."
+                "predict attributes only while the rules are on, got no relevance callback. Add "
+                "`callbacks.RelevanceCallback` to `trainer.callbacks`."
             )
         return self.attribution.step(batch["input_ids"], batch["lengths"], batch["weights"])
 
@@ -249,5 +255,5 @@ class SparC3Module(LightningModule):
 
     @property
     def log_dir(self) -> Path:
-        """The run's directory, the same on every rank."""
+        """The run's directory. Lightning broadcasts it: every rank must ask, never one alone."""
         return Path(self.trainer.log_dir or self.trainer.default_root_dir)

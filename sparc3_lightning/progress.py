@@ -18,7 +18,8 @@ def trainer_progress(trainer: Trainer, items: Iterable[Any], total: int, descrip
         for item in items:
             yield item
             bar.progress.advance(task)
-        bar.progress.refresh()
+        # What is done makes room: a run has dozens of such loops.
+        bar.progress.update(task, visible=False)
     elif isinstance(bar, TQDMProgressBar) and not bar.is_disabled:
         yield from Tqdm(
             items, total=total, desc=description, file=sys.stdout, smoothing=0, dynamic_ncols=True,

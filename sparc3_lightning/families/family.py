@@ -1,13 +1,14 @@
 """What the method needs to know about an architecture, as data."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
-from torch import nn
-from transformers import PreTrainedModel
-
-NormRule = Literal["rms", "layer"]
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)

@@ -109,12 +109,17 @@ def differential(
         for name in behaviour_set.scores
     }
     inputs = {
-        "general": [general_set.manifest.get("data", {}) for general_set in general_sets],
-        "behaviour": behaviour_set.manifest.get("data", {}),
+        "general": [_described(general_set) for general_set in general_sets],
+        "behaviour": _described(behaviour_set),
         "general_weight": general_weight,
         "general_penalty": general_penalty,
     }
     return ScoreSet(scores, _manifest(behaviour_set.manifest, inputs))
+
+
+def _described(score_set: ScoreSet) -> dict[str, Any]:
+    """A set's data without the one number a sample, which its own manifest keeps."""
+    return {key: value for key, value in score_set.manifest.get("data", {}).items() if key != "target_ids"}
 
 
 def _manifest(behaviour: Manifest, inputs: dict[str, Any]) -> Manifest:
