@@ -3,8 +3,8 @@
     python -m benchmarks.attribution [--json FILE] [--rounds N] [--threads N]
 
 A LLaMA of hidden 576, 1536 neurons, 8 layers, 9 heads, 3 kv heads, vocabulary 8000, random weights, float32.
-"long": 4 samples of 512 tokens, one by one. "short": 16 samples of 32 tokens, ours in one batch, the naive loop one by one.
-After a warm-up every measurement is taken once a round, in turn, and the median over the rounds is given: these machines
+"long": 4 samples of 512 tokens, one by one. "short": 16 samples of 32 tokens, ours in one batch, the naive loop one by
+one. After a warm-up every measurement is taken once a round, in turn, and the median over the rounds is given: machines
 are noisy, so read the ratios.
 """
 
@@ -111,7 +111,7 @@ def run(rounds: int, num_threads: int) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> None:
     """Print one table a setting."""
     for name, setting in SETTINGS.items():
-        title = f"{name}: {setting['num']} samples x {setting['length']} tokens, ours in batches of {setting['batch_size']}"
+        title = f"{name}: {setting['num']} x {setting['length']} tokens, ours in batches of {setting['batch_size']}"
         table = Table("", "seconds", "forward passes", "times as fast as naive", "peak MB of live tensors", title=title)
         for kind in KINDS:
             spent, peak = result[name][kind], result["peak_bytes"][name][kind]

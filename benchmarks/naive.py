@@ -21,8 +21,11 @@ class _Registry(dict[str, Any]):
 
 
 def patch_llama() -> None:
-    """LXT 2.1 under transformers 5: its BERT and ViT files do not import, and its attention registry is a plain dict."""
-    for name, attributes in {"bert": ("modeling_bert", "attnLRP"), "vit_torch": ("vision_transformer", "cp_LRP")}.items():
+    """LXT 2.1 under transformers 5: its BERT and ViT files do not import, its attention registry is a plain dict."""
+    for name, attributes in {
+        "bert": ("modeling_bert", "attnLRP"),
+        "vit_torch": ("vision_transformer", "cp_LRP"),
+    }.items():
         stub = types.ModuleType(f"lxt.efficient.models.{name}")
         for attribute in attributes:
             setattr(stub, attribute, object())

@@ -1,16 +1,19 @@
 """LightningCLI for fit, validate, test and predict."""
 
+import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
-import callbacks
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+import callbacks
 import sparc3_lightning
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.files import write_json
+from sparc3_lightning.main import TRAINER_COMMANDS
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.provenance import provenance
 
@@ -73,6 +76,13 @@ class SparC3CLI(LightningCLI):
         self.model.save_trained()
 
 
+def _quiet() -> None:
+    """Leave out what Lightning says on every run and no user can act on."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    tips.addFilter(lambda record: "Tip:" not in record.getMessage())
+
+
 def run(args: ArgsType = None, execute: bool = True) -> SparC3CLI:
     """Parse a config, build everything it names, and run it.
 
@@ -81,6 +91,7 @@ def run(args: ArgsType = None, execute: bool = True) -> SparC3CLI:
         execute: False builds and does not run; then `args` has no command.
     """
     check_same_checkout()
+    _quiet()
     return SparC3CLI(
         model_class=SparC3Module,
         datamodule_class=SparC3DataModule,
@@ -90,10 +101,9 @@ def run(args: ArgsType = None, execute: bool = True) -> SparC3CLI:
         trainer_defaults={"use_distributed_sampler": False},
         seed_everything_default=0,
         auto_configure_optimizers=False,
-        parser_kwargs={"prog": "sparc3"} | {name: {"prog": f"sparc3 {name}"} for name in COMMANDS} if execute else None,
+        parser_kwargs={"prog": "sparc3"} | {name: {"prog": f"sparc3 {name}"} for name in TRAINER_COMMANDS}
+        if execute
+        else None,
         args=args,
         run=execute,
     )
-
-
-COMMANDS = ("fit", "validate", "test", "predict")

@@ -10,8 +10,8 @@ from sparc3_lightning.families import get_family
 DtypeName = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 
 _HELP = (
-    "Either accept its licence on its hub page and log in (HF_TOKEN, or `hf auth login`), or copy it to a directory and "
-    "set `model.model` to that directory; without a network, HF_HOME must name a cache that holds it."
+    "Either accept its licence on its hub page and log in (HF_TOKEN, or `hf auth login`), or copy it to a directory "
+    "and set `model.model` to that directory; without a network, HF_HOME must name a cache that holds it."
 )
 
 

@@ -3,7 +3,7 @@
 import platform
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def provenance(world_size: int) -> dict[str, Any]:
     commit = _git("rev-parse", "HEAD")
     return {
         "command": sys.argv,
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": package_versions(),
         "commit": commit,
         "uncommitted_changes": None if commit is None else bool(_git("status", "--porcelain")),

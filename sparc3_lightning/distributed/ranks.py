@@ -26,7 +26,7 @@ def is_rank_zero() -> bool:
 
 
 def from_rank_zero(function: Callable[[], T]) -> T:
-    """Run `function` on rank 0 and give its result, or its error, to every rank: nobody waits for a rank that failed."""
+    """Run `function` on rank 0 and give its result, or its error, to every rank: nobody waits for one that failed."""
     if world_size() == 1:
         return function()
     outcome: list[object] = [None, None]

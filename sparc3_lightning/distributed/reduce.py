@@ -36,7 +36,8 @@ def reduce_scores(attribution: Attribution, seen: Sequence[tuple[int, int]], num
     if len(gathered) != num_samples or list(everyone) != list(range(num_samples)):
         raise ValueError(
             f"every one of {num_samples} samples must be attributed once, got {len(gathered)} attributions of "
-            f"{len(everyone)} samples. Leave `trainer.limit_predict_batches` at 1.0 and `use_distributed_sampler` false."
+            f"{len(everyone)} samples. Leave `trainer.limit_predict_batches` at 1.0 and `use_distributed_sampler` "
+            "false."
         )
     scores: dict[str, Tensor] = {}
     for name, total in attribution.sums().items():
