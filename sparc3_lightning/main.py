@@ -43,6 +43,7 @@ def main(args: Sequence[str] | None = None) -> Any:
     Raises:
         SystemExit: Unknown command or options, with status 2.
     """
+    typed = args is None
     args = list(sys.argv[1:] if args is None else args)
     command = args[0] if args else "--help"
     if command in ("-h", "--help"):
@@ -52,7 +53,8 @@ def main(args: Sequence[str] | None = None) -> Any:
     elif command in TRAINER_COMMANDS:
         from sparc3_lightning.cli import run
 
-        return run(args)
+        # LightningCLI warns of arguments given where there is a command line: it must read that itself.
+        return run(None if typed else args)
     elif command in FILE_COMMANDS:
         from sparc3_lightning.commands import run_file_command
 

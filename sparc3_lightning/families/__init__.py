@@ -19,7 +19,7 @@ def get_family(model_type: str) -> Family:
     if model_type not in FAMILIES:
         raise ValueError(
             f"`model_type` must be one of {sorted(FAMILIES)}, got {model_type!r}. "
-            "Choose another model (`model.init_args.model` / `--model.model`), or add the family: one file in "
+            "Set `model.model` (or `model.config.model_type`) to another model, or add the family: one file in "
             "sparc3_lightning/families/."
         )
     return FAMILIES[model_type]

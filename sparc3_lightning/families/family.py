@@ -82,6 +82,8 @@ class Family:
         Raises:
             ValueError: Their number is not what the family's table says.
         """
+        from torch import nn
+
         found = sum(isinstance(module, nn.Linear) for module in model.modules())
         expected = self.linears_per_block * len(self.block_modules(model)) + 1
         if found != expected:
