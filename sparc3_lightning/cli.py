@@ -14,6 +14,7 @@ import sparc3_lightning
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.files import write_json
 from sparc3_lightning.main import TRAINER_COMMANDS
+from sparc3_lightning.messages import short_message
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.provenance import provenance
 
@@ -37,8 +38,11 @@ class _Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the message and end with status 2."""
+        if not self.exit_on_error:
+            # The parser of a class inside the config: the outer one adds which key and class, and ends.
+            super().error(message, ex)
         prog = getattr(getattr(ex, "subcommand_parser", self), "prog", self.prog).replace(" [options]", "")
-        print(f"{prog}: error: {message}\nSee `{prog} --help`.", file=sys.stderr)
+        print(f"{prog}: error: {short_message(message)}\nSee `{prog} --help`.", file=sys.stderr)
         raise SystemExit(2) from ex
 
 
@@ -59,6 +63,13 @@ class SparC3CLI(LightningCLI):
         """Attribution needs gradients: the config that is saved says so too (trap 3)."""
         if self.subcommand == "predict":
             self.config.predict.trainer.inference_mode = False
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; what one of them refuses is said without the rest of the config."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise ValueError(short_message(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Force `inference_mode: false` for predict; a trainer default would lose to the config."""
