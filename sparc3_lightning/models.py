@@ -1,8 +1,10 @@
 """Load a causal language model and its tokenizer from the hub, a directory, or a bare config."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.families import get_family
@@ -21,6 +23,10 @@ def torch_dtype(name: DtypeName) -> torch.dtype | Literal["auto"]:
 
 
 def _hub_error(what: str, name: str, error: Exception) -> OSError:
+    if Path(name).is_absolute() or name.startswith((".", "~")):
+        if not Path(name).is_dir():
+            return FileNotFoundError(f"the {what} {name!r} cannot be loaded: no such directory. Set `model.{what}`.")
+        return OSError(f"the {what} in {name!r} cannot be loaded: {str(error).splitlines()[0]} Set `model.{what}`.")
     return OSError(f"the {what} {name!r} cannot be loaded: {str(error).splitlines()[0]} {_HELP}")
 
 
@@ -76,7 +82,8 @@ def build_model(
         attn_implementation: Attention implementation.
 
     Raises:
-        ValueError: No or an unknown `model_type`, or a vocabulary smaller than the tokenizer's.
+        ValueError: No or an unknown `model_type`, fields that do not fit together, or a vocabulary smaller than the
+            tokenizer's.
     """
     fields = {"vocab_size": vocab_size, **config}
     family = get_family(str(fields.pop("model_type", "")))
@@ -85,7 +92,11 @@ def build_model(
             f"`vocab_size` must be at least {vocab_size} (the tokenizer's), got {fields['vocab_size']}. "
             "Set `model.config.vocab_size`."
         )
-    built = AutoConfig.for_model(family.model_type, **fields)
+    try:
+        built = AutoConfig.for_model(family.model_type, **fields)
+    except StrictDataclassError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"`config` must describe a {family.model_type} model: {reason} Set `model.config`.") from error
     model: PreTrainedModel = AutoModelForCausalLM.from_config(
         built,
         dtype=torch.float32 if dtype == "auto" else torch_dtype(dtype),
