@@ -14,6 +14,11 @@ from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.select import control_recipe
 
+_ORDER = (
+    "an evaluation needs neurons to remove: `trainer.callbacks` must list `callbacks.PruningCallback` before "
+    "`callbacks.EvaluationCallback`."
+)
+
 
 class EvaluationCallback(Callback):
     """Evaluates the dense and the pruned model and the control; writes the results files.
@@ -34,9 +39,12 @@ class EvaluationCallback(Callback):
         self.num_control_draws, self.control_seed = num_control_draws, control_seed
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read prompts and text before hours of attribution, so that a wrong path or column shows now."""
+        """Refuse before hours of attribution what would fail after them: order, paths, columns."""
         assert isinstance(pl_module, SparC3Module)
-        if not pl_module.data.prompts and not pl_module.data.text_rows:
+        if pl_module.run.behaviour is None:
+            raise ValueError(_ORDER)
+        prompts, rows = pl_module.data.prompts, pl_module.data.text_rows
+        if not prompts and not rows:
             raise ValueError(
                 "an evaluation needs prompts or a text, got neither. Set `data.evaluation_prompts` or "
                 "`data.evaluation_text`, or leave the evaluation callback out."
@@ -46,8 +54,7 @@ class EvaluationCallback(Callback):
         """Evaluate before, after and the control; write and print the results."""
         assert isinstance(pl_module, SparC3Module)
         run, log_dir = pl_module.run, pl_module.log_dir
-        if run.recipe is None:
-            raise ValueError("nothing was selected: list `callbacks.PruningCallback` before the evaluation callback.")
+        assert run.recipe is not None, "the pruning callback comes first"
         save = partial(_save, trainer, log_dir)
         run.baseline = self._evaluate(pl_module, "baseline")
         save("baseline_eval.json", run.baseline.to_json())

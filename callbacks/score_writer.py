@@ -19,6 +19,14 @@ class ScoreWriter(Callback):
     def __init__(self, max_shard_size: str = "5GB") -> None:
         self.max_shard_size = max_shard_size
 
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse an order of callbacks in which there would be nothing to write yet."""
+        assert isinstance(pl_module, SparC3Module)
+        if pl_module.attribution is None:
+            raise ValueError(
+                "`trainer.callbacks` must list `callbacks.RelevanceCallback` before `callbacks.ScoreWriter`."
+            )
+
     def on_predict_batch_end(
         self,
         trainer: Trainer,

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 # Where the library's errors say which config key to change: here it is an option.
 _OPTION_OF = {
     "PruningCallback.init_args.": "--",
-    "model.model` to that": "--model` to that",
+    "`model.model`": "`--model`",
+    "`model.tokenizer`": "`--model`",
     ", or pass `check_base=False`": "",
 }
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
