@@ -49,11 +49,13 @@ class _Parser(LightningArgumentParser):
 class SaveRunCallback(SaveConfigCallback):
     """Saves the run's config, seed included, and beside it what the run was made with."""
 
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write `provenance.json`; Lightning writes `config.yaml` itself, on rank 0, before any work."""
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write `provenance.json` and, before any work, Lightning's `config.yaml`."""
+        # Every rank asks: Lightning broadcasts the directory. (`save_config` is called on rank 0 alone.)
         directory = Path(trainer.log_dir or trainer.default_root_dir)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not self.already_saved:
             write_json(directory / "provenance.json", provenance(trainer.world_size))
+        super().setup(trainer, pl_module, stage)
 
 
 class SparC3CLI(LightningCLI):

@@ -52,12 +52,14 @@ class SparC3Module(LightningModule):
     Attributes:
         model: The model, after `configure_model`.
         tokenizer: The tokenizer, after `setup`.
+        log_dir: The run's directory, after `setup`.
         run: What the run has found.
         attribution: The attribution in progress, entered and left by the relevance callback.
     """
 
     model: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase
+    log_dir: Path
 
     def __init__(
         self,
@@ -108,7 +110,10 @@ class SparC3Module(LightningModule):
         return int(self.lm.config.max_position_embeddings)
 
     def setup(self, stage: str) -> None:
-        """Load the tokenizer."""
+        """Load the tokenizer; learn the run's directory."""
+        # Lightning broadcasts it. Asked once, here, where every rank comes by: one rank that asks alone later would
+        # wait for ever.
+        self.log_dir = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         assert self.tokenizer_name is not None
         self.tokenizer = load_tokenizer(self.tokenizer_name, self.revision if self.model_name else None)
 
@@ -176,9 +181,7 @@ class SparC3Module(LightningModule):
         """
         if getattr(self.trainer, "fast_dev_run", False):
             return
-        # The run's directory is asked for by every rank: Lightning broadcasts it.
-        wanted = self.log_dir / "model"
-        directory = from_rank_zero(lambda: free_path(wanted))
+        directory = from_rank_zero(lambda: free_path(self.log_dir / "model"))
         save_hf_directory(self.lm, self.tokenizer, directory, self.run.recipe)
         if self.trainer.is_global_zero:
             print(f"trained model: {directory}")
@@ -252,8 +255,3 @@ class SparC3Module(LightningModule):
     def score_responses(self, prompts: Sequence[Prompt]) -> list[float]:
         """Scores of the model's own completions, to select prompts by."""
         return self.evaluator.score_responses(self.lm, self.tokenizer, prompts, self.progress)
-
-    @property
-    def log_dir(self) -> Path:
-        """The run's directory. Lightning broadcasts it: every rank must ask, never one alone."""
-        return Path(self.trainer.log_dir or self.trainer.default_root_dir)
