@@ -61,8 +61,9 @@ def comparison_figure(
         axes.plot([1], [pruned[name]], "o", color="black", markersize=8)
         axes.plot([2] * len(controls), [draw[name] for draw in controls], "x", color="0.35", markersize=7)
         axes.axhline(baseline[name], color="0.6", linestyle=":", linewidth=1, zorder=0)
-        axes.set_xticks([0, 1, 2], ["dense", "pruned", "control"])
-        axes.set_xlim(-0.5, 2.5)
+        sides = ["dense", "pruned", "control"] if controls else ["dense", "pruned"]
+        axes.set_xticks(range(len(sides)), sides)
+        axes.set_xlim(-0.5, len(sides) - 0.5)
         # Centred on the dense model, and never finer than 5 % of it: a small difference should look small.
         furthest = max(abs(value - baseline[name]) for value in [pruned[name], *(draw[name] for draw in controls)])
         half = max(1.2 * furthest, 0.05 * abs(baseline[name]), 1e-3)

@@ -31,7 +31,7 @@ _MEANING = {
         "The same for the k neurons that each seed alone would have selected, instead of the mean over the seeds."
     ),
     "length_bias": (
-        "A sample's relevance grows with its length as well as with its content. If `token_ratio` is far from 1, the "
+        "A sample's relevance can depend on its length as well as on its content. If `token_ratio` is far from 1, the "
         "sets differ in length, and a neuron can stand out for that alone."
     ),
     "length_bias_signed": " Signed relevance cancels in its sum, so that `relevance_ratio` says little here.",

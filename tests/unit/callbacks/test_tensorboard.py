@@ -21,6 +21,7 @@ def make_trainer(logger: object) -> tuple[Trainer, SparC3Module]:
     trainer = Trainer(accelerator="cpu", devices=1, logger=logger, callbacks=[], enable_progress_bar=False)  # type: ignore[arg-type]
     module = SparC3Module(config={"model_type": "llama"}, tokenizer="none")
     module.trainer = trainer
+    module.log_dir = Path(trainer.log_dir or trainer.default_root_dir)
     module.run = make_run()
     module.run.results = experiment_results(module.run, Evaluator(num_draws=200), {})
     return trainer, module

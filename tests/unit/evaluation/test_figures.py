@@ -35,6 +35,12 @@ def test_every_draw_of_the_control_is_a_mark() -> None:
     draws = [{"length": 49.0}, {"length": 48.0}, {"length": 51.0}]
     (axes,) = comparison_figure({"length": 50.0}, {"length": 50.0}, draws).axes
     assert list(axes.lines[2].get_ydata()) == [49.0, 48.0, 51.0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["dense", "pruned", "control"]
+
+
+def test_without_a_control_there_is_no_place_for_it() -> None:
+    (axes,) = comparison_figure({"length": 50.0}, {"length": 50.0}, []).axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["dense", "pruned"]
 
 
 def test_it_is_saved_whole_and_readable_by_all(tmp_path: Path) -> None:
