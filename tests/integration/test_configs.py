@@ -1,0 +1,316 @@
+"""Every YAML of the project: parsed, built, and held to what it says it is."""
+
+import contextlib
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from callbacks import EvaluationCallback, PruningCallback, RelevanceCallback, ScoreWriter, TensorBoardCallback
+from sparc3_lightning.cli import SparC3CLI, run
+from sparc3_lightning.data import C4, RealToxicityPrompts, WikiText2
+from sparc3_lightning.evaluation.planning import Decoding
+from sparc3_lightning.lrp.modules import select_modules
+from sparc3_lightning.metrics import DetoxifyScorer
+from sparc3_lightning.scores.score_set import ScoreSet
+from tests.runs import QUIET, ROOT, read
+
+pytestmark = QUIET
+
+CONFIGS = ROOT / "configs"
+DOCUMENT = "llama3_8b/suppress.yaml"
+YAMLS = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.y*ml"))
+
+
+def is_experiment(name: str) -> bool:
+    """Whether it names a model; the others are added after an experiment."""
+    model = read(CONFIGS / name).get("model") or {}
+    return "model" in model or "config" in model
+
+
+EXPERIMENTS = [name for name in YAMLS if is_experiment(name)]
+TRAINERS = [name for name in YAMLS if name.startswith("trainer/")]
+VARIANTS = [name for name in YAMLS if name not in EXPERIMENTS + TRAINERS]
+COMPOSED = [(base, name) for base, name in product(EXPERIMENTS, VARIANTS) if Path(base).parent == Path(name).parent]
+
+# What a variant changes, and nothing else; a new one must be entered here.
+REFERENCE = "data.reference_sets."
+EVALUATOR = "model.evaluator.init_args."
+HALVES = {
+    "data.allow_overlap": False,
+    f"{REFERENCE}toxic.init_args.part": "attribution",
+    "data.evaluation_prompts.init_args.part": "evaluation",
+}
+CHANGES: dict[str, dict[str, Any]] = {
+    "llama3_8b/signed.yaml": {"model.sign": "signed"},
+    "llama3_8b/disjoint_perplexity.yaml": {f"{EVALUATOR}perplexity_protocols": ["disjoint"]},
+    "llama3_8b/completions_25.yaml": {
+        f"{EVALUATOR}toxicity_protocol": "rtp",
+        f"{EVALUATOR}decoding": Decoding(max_new_tokens=20, temperature=1.0, top_p=0.9, num_completions=25),
+    },
+    "llama3_8b/heldout_prompts.yaml": HALVES,
+    "llama3_8b/response_prompts.yaml": HALVES
+    | {
+        f"{REFERENCE}toxic.init_args.select_by": "response",
+        f"{REFERENCE}toxic.init_args.max_responses": 20000,
+        **{f"{REFERENCE}general_seed{seed}.init_args.crop": "random" for seed in range(3)},
+        **{f"{REFERENCE}general_seed{seed}.init_args.add_bos": False for seed in range(3)},
+    },
+}
+
+
+def composed(*names: str) -> list[str]:
+    return [word for name in names for word in ("--config", f"configs/{name}")]
+
+
+def build(*names: str, options: tuple[str, ...] = ()) -> SparC3CLI:
+    with contextlib.chdir(ROOT):
+        return run([*composed(*names), *options], execute=False)
+
+
+@pytest.fixture
+def parse(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Parse and build nothing: a GPU's trainer cannot be built here."""
+
+    def parsed(*names: str) -> Namespace:
+        with monkeypatch.context() as patched:
+            patched.setattr(SparC3CLI, "instantiate_classes", lambda self: None)
+            return build(*names).config
+
+    return parsed
+
+
+def flat(config: Namespace) -> dict[str, Any]:
+    """Every value under its dotted name; sets and decodings are taken apart too."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        nested = Namespace(value) if isinstance(value, dict) else value
+        found |= {f"{key}.{k}": v for k, v in flat(nested).items()} if isinstance(nested, Namespace) else {key: value}
+    return found
+
+
+def test_every_yaml_is_tested() -> None:
+    """A new file is an experiment (it names a model), a trainer, or a variant in an experiment's directory."""
+    assert DOCUMENT in EXPERIMENTS
+    assert "tiny/suppress.yaml" in EXPERIMENTS
+    assert {name for _, name in COMPOSED} == set(VARIANTS) == set(CHANGES), "enter what a new variant changes"
+    assert {Path(name).stem for name in TRAINERS} == {"cpu", "single_gpu", "replicated", "fsdp", "fsdp_multinode"}
+    assert set(TRAINERS) == {"trainer/" + name for name in STRATEGIES}, "enter a new fragment's strategy"
+    assert sorted(path.name for path in (ROOT / "tests" / "configs").iterdir()) == ["fit.yaml", "realtext.yaml"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_is_built(name: str) -> None:
+    cli = build(name)
+    kinds = [type(callback) for callback in cli.trainer.callbacks]
+    chain = [RelevanceCallback, ScoreWriter, PruningCallback, EvaluationCallback, TensorBoardCallback]
+    assert [kind for kind in kinds if kind in chain] == chain
+    assert cli.config.trainer.inference_mode is False
+    assert cli.config.trainer.use_distributed_sampler is False
+    assert cli.config.trainer.logger.init_args.default_hp_metric is False
+    assert [name for name in cli.datamodule.reference_names if name.startswith("general")] == [
+        "general_seed0",
+        "general_seed1",
+        "general_seed2",
+    ]
+
+
+@pytest.mark.parametrize(("base", "name"), COMPOSED)
+def test_variant_changes_what_it_says_and_no_more(base: str, name: str, parse: Any) -> None:
+    before, after, expected = flat(parse(base)), flat(parse(base, name)), dict[str, Any]()
+    for key, value in CHANGES[name].items():
+        expected |= flat(Namespace({key: vars(value) if isinstance(value, Decoding) else value}))
+    changed = {key: value for key, value in after.items() if key not in before or before[key] != value}
+    assert set(before) <= set(after)
+    # A value may be written out though it is the base's own.
+    assert {key: value for key, value in changed.items() if key != "config"} == {
+        key: value for key, value in expected.items() if before.get(key) != value
+    }
+    assert changed.keys() - {"config"}, "it changes nothing"
+    build(base, name)
+
+
+@pytest.mark.parametrize(("base", "name"), list(product(EXPERIMENTS, TRAINERS)))
+def test_trainer_fragment_changes_nothing_but_the_machine(base: str, name: str, parse: Any) -> None:
+    before, after = flat(parse(base)), flat(parse(base, name))
+    changed = {key for key in {*before, *after} if before.get(key) != after.get(key)} - {"config"}
+    machine = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy")
+    assert all(key.startswith(machine) for key in changed), changed
+    for key in ("trainer.accelerator", "trainer.devices", "trainer.num_nodes"):
+        assert after[key] == read(CONFIGS / name)["trainer"][key.removeprefix("trainer.")]
+
+
+STRATEGIES: dict[str, type] = {
+    "cpu.yaml": SingleDeviceStrategy,
+    "single_gpu.yaml": SingleDeviceStrategy,
+    "replicated.yaml": DDPStrategy,
+    "fsdp.yaml": ModelParallelStrategy,
+    "fsdp_multinode.yaml": ModelParallelStrategy,
+}
+
+
+@pytest.mark.parametrize(("base", "name"), list(product(EXPERIMENTS, TRAINERS)))
+def test_trainer_fragment_is_built_on_a_cpu(base: str, name: str) -> None:
+    """The same strategy, devices and nodes, but for the accelerator that a test machine has."""
+    asked = read(CONFIGS / name)["trainer"]
+    trainer = build(base, name, options=("--trainer.accelerator=cpu",)).trainer
+    strategy = trainer.strategy
+    assert type(strategy) is STRATEGIES[Path(name).name]
+    assert trainer.num_nodes == asked["num_nodes"]
+    if asked["devices"] != "auto":
+        assert trainer.num_devices == asked["devices"]
+    if isinstance(strategy, ModelParallelStrategy):
+        # Trap 5: the defaults would put tensor parallelism across the node, and data parallelism across nodes.
+        assert strategy._data_parallel_size == asked["devices"] * asked["num_nodes"]
+        assert strategy._tensor_parallel_size == 1
+        assert strategy._save_distributed_checkpoint is False
+
+
+# The document's experiment
+
+
+@pytest.fixture(scope="module")
+def document() -> SparC3CLI:
+    return build(DOCUMENT)
+
+
+def test_document_s_values_are_written_out() -> None:
+    """Protocol `document` must not depend on a default: the values stand in the file itself."""
+    config = read(CONFIGS / DOCUMENT)
+    model, data = config["model"], config["data"]
+    assert config["seed_everything"] == 0
+    assert {key: model[key] for key in ("model", "dtype", "variant", "granularity", "sign", "target", "modules")} == {
+        "model": "meta-llama/Meta-Llama-3-8B",
+        "dtype": "bfloat16",
+        "variant": "attnlrp",
+        "granularity": "neuron",
+        "sign": "abs",
+        "target": "last_token_argmax",
+        "modules": "neurons",
+    }
+    evaluator = model["evaluator"]["init_args"]
+    assert evaluator["toxicity_protocol"] == "document"
+    assert evaluator["decoding"] == {
+        "max_new_tokens": 50,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "num_completions": 1,
+        "seed": 0,
+    }
+    assert evaluator["scorer"]["init_args"] == {"model_type": "original"}
+    assert (evaluator["window"], evaluator["stride"]) == (2048, 512)
+    assert evaluator["perplexity_protocols"] == ["sliding", "disjoint"]
+    assert (evaluator["num_draws"], evaluator["confidence"]) == (10000, 0.95)
+    assert list(data["reference_sets"]) == ["general_seed0", "general_seed1", "general_seed2", "toxic"]
+    for seed in range(3):
+        general = data["reference_sets"][f"general_seed{seed}"]["init_args"]
+        assert general == {
+            "num_samples": 128,
+            "length": 2048,
+            "crop": "head",
+            "add_bos": True,
+            "seed": seed,
+            "num_seeds": 3,
+        }
+    prompts = {"select_by": "prompt", "threshold": 0.9, "num_prompts": 93, "seed": 0, "part": "all"}
+    assert data["reference_sets"]["toxic"]["init_args"] == prompts == data["evaluation_prompts"]["init_args"]
+    assert data["allow_overlap"] is True
+    assert data["evaluation_text"]["init_args"] == {"split": "test"}
+    pruning = next(c for c in config["trainer"]["callbacks"] if c["class_path"] == "callbacks.PruningCallback")
+    assert pruning["init_args"] == {
+        "general": "general_seed*",
+        "behaviour": "toxic",
+        "num_neurons": 100,
+        "scope": "global",
+        "general_weight": 1.0,
+        "general_penalty": "raw",
+        "save_model": True,
+    }
+
+
+def test_document_s_values_arrive(document: SparC3CLI) -> None:
+    """What was built has them: none is dropped, renamed or overridden on the way."""
+    module, data = document.model, document.datamodule
+    evaluator = module.evaluator
+    assert (module.granularity, module.sign, module.target, module.variant) == (
+        "neuron",
+        "abs",
+        "last_token_argmax",
+        "attnlrp",
+    )
+    assert evaluator.decoding == Decoding(max_new_tokens=50, temperature=0.7, top_p=0.9, num_completions=1, seed=0)
+    assert (evaluator.window, evaluator.stride, evaluator.perplexity_protocols) == (2048, 512, ["sliding", "disjoint"])
+    assert isinstance(evaluator.scorer, DetoxifyScorer)
+    assert evaluator.scorer.name == "detoxify-original"
+    for seed in range(3):
+        general = data.reference_sets[f"general_seed{seed}"]
+        assert isinstance(general, C4)
+        assert (general.num_samples, general.length, general.crop, general.add_bos) == (128, 2048, "head", True)
+        assert (general.source.dataset, general.source.subset) == ("allenai/c4", "en")
+        assert general.min_tokens > 2048
+    for prompts in (data.reference_sets["toxic"], data.evaluation_prompts):
+        assert isinstance(prompts, RealToxicityPrompts)
+        assert (prompts.threshold, prompts.below, prompts.num_prompts) == (0.9, False, 93)
+        assert prompts.source.dataset == "allenai/real-toxicity-prompts"
+    assert isinstance(data.evaluation_text, WikiText2)
+    assert (data.evaluation_text.source.dataset, data.evaluation_text.source.subset) == (
+        "Salesforce/wikitext",
+        "wikitext-2-raw-v1",
+    )
+
+
+@pytest.fixture(scope="module")
+def llama3_8b() -> LlamaForCausalLM:
+    """LLaMA-3-8B's exact shape, without its 16 GB."""
+    shape = LlamaConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+        tie_word_embeddings=False,
+        dtype="bfloat16",
+    )
+    with torch.device("meta"):
+        return LlamaForCausalLM(shape)
+
+
+@pytest.fixture
+def _may_be_meta(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights without values are refused, as they should; here only the names count."""
+    monkeypatch.setattr("sparc3_lightning.lrp.modules._check_plain", lambda model, names: None)
+
+
+@pytest.mark.usefixtures("_may_be_meta")
+def test_document_attributes_llama3_8b(document: SparC3CLI, llama3_8b: LlamaForCausalLM) -> None:
+    everything, left_out = select_modules(llama3_8b, "all")
+    weights = sum(llama3_8b.get_submodule(name).weight.numel() for name in everything)
+    total = sum(parameter.numel() for parameter in llama3_8b.parameters())
+    assert (len(everything), left_out) == (225, [])
+    assert weights == pytest.approx(7.50e9, rel=1e-3)
+    assert weights / total == pytest.approx(0.934, abs=1e-3)
+    neurons, _ = select_modules(llama3_8b, document.model.modules_to_attribute)
+    assert neurons == [f"model.layers.{layer}.mlp.up_proj" for layer in range(32)]
+    assert sum(llama3_8b.get_submodule(name).out_features for name in neurons) == 458_752
+
+
+@pytest.mark.usefixtures("_may_be_meta")
+def test_neuron_scores_of_llama3_8b_take_less_than_4_megabytes(
+    document: SparC3CLI, llama3_8b: LlamaForCausalLM, tmp_path: Path
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    names, _ = select_modules(llama3_8b, document.model.modules_to_attribute)
+    shapes = {name: llama3_8b.get_submodule(name).out_features for name in names}
+    scores = ScoreSet({name: torch.rand(rows, generator=generator) for name, rows in shapes.items()})
+    scores.manifest["data"] = {"num_samples": 128, "target_ids": list(range(128)), "source": {"path": "x" * 1000}}
+    directory = scores.save(tmp_path / "scores")
+    size = sum(file.stat().st_size for file in directory.iterdir())
+    assert 458_752 * 4 <= size < 4e6
+    assert sum(score.numel() for score in ScoreSet.load(directory).scores.values()) == 458_752
