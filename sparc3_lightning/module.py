@@ -194,17 +194,23 @@ class SparC3Module(LightningModule):
         if not rows:
             raise ValueError("perplexity needs a text, got none. Set `data.evaluation_text`.")
         for name, result in self.evaluator.perplexity(self.lm, self.tokenizer, rows, self.progress).items():
-            self.log(f"perplexity/{name}", result.perplexity, prog_bar=True)
+            self.log(f"perplexity/{name}", result.perplexity, prog_bar=True, sync_dist=True)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """The full evaluation, dense or with a recipe; written by the evaluation callback where there is one."""
         data = self.data
+        if not data.text_rows and not data.prompts:
+            raise ValueError(
+                "an evaluation needs prompts or a text, got neither. Set `data.evaluation_prompts` or "
+                "`data.evaluation_text`."
+            )
         evaluation = self.evaluator.evaluate(self.lm, self.tokenizer, data.text_rows, data.prompts, self.progress)
         if self.run.recipe is None:
             self.run.baseline = evaluation
         else:
             self.run.pruned = evaluation
-        self.log_dict(evaluation.scalars())
+        # Equal on every rank; without the flag Lightning warns that they might not be.
+        self.log_dict(evaluation.scalars(), sync_dist=True)
 
     # predict
 

@@ -1,5 +1,6 @@
 """What every test shares: where the real data is, and tiny models."""
 
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -9,6 +10,12 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# More threads than one a process only fight over the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What every process of tests/launch.py would import again, for seconds each.
+multiprocessing.set_forkserver_preload(
+    ["transformers.models.llama.modeling_llama", "torch.distributed.fsdp", "sparc3_lightning.cli", "tensorboard"]
+)
 
 
 def fixtures_path() -> Path:

@@ -1,0 +1,151 @@
+"""What each process of a distributed test runs: predict and test through Lightning's Trainer, on fixed samples."""
+
+import json
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor
+
+from callbacks import RelevanceCallback
+from sparc3_lightning.data.datamodule import SparC3DataModule
+from sparc3_lightning.data.samples import LoadContext, Prompt, PromptSet, ReferenceSamples, ReferenceSet, TextSet
+from sparc3_lightning.distributed.reduce import Reduced, reduce_scores
+from sparc3_lightning.evaluation import Decoding, Evaluator
+from sparc3_lightning.metrics import LexicalScorer
+from sparc3_lightning.module import SparC3Module
+from tests.tiny import tiny_samples
+
+LENGTHS = (7, 3, 12, 1, 5, 9, 2)  # seven, so that four ranks get 2, 2, 2 and 1, and a padding sample
+
+
+class FixedSamples(ReferenceSet):
+    """The samples of `tiny_samples`, or those given."""
+
+    def __init__(self, seed: int = 0, ids: Sequence[Tensor] | None = None) -> None:
+        self.ids = tiny_samples(LENGTHS, seed) if ids is None else list(ids)
+
+    def load(self, context: LoadContext) -> ReferenceSamples:
+        return ReferenceSamples(self.ids, {"class": "FixedSamples"}, [str(i) for i in range(len(self.ids))])
+
+
+class FixedPrompts(PromptSet):
+    def load_prompts(self, context: LoadContext, exclude: Collection[str] = ()) -> list[Prompt]:
+        return [Prompt(str(i), " ".join(f"w{(7 * i + k) % 40}" for k in range(1 + 2 * i))) for i in range(7)]
+
+
+class FixedText(TextSet):
+    def load_rows(self) -> list[str]:
+        return [" ".join(f"w{(row * row + k * k) % 45}" for k in range(23)) for row in range(9)]
+
+
+class Case(NamedTuple):
+    """One predict run."""
+
+    strategy: str = "replicated"
+    granularity: str = "neuron"
+    sign: str = "abs"
+    dtype: str = "float64"
+
+    @property
+    def name(self) -> str:
+        return "-".join(self)
+
+
+DEFAULT = Case()
+CASES = [
+    *(Case(s, g, n) for s in ("replicated", "sharded") for g in ("neuron", "weight") for n in ("abs", "signed")),
+    *(Case(s, g, "abs", "float32") for s in ("replicated", "sharded") for g in ("neuron", "weight")),
+]
+
+
+def make_trainer(strategy: str = "replicated", *callbacks: Callback, **options: Any) -> Trainer:
+    """A quiet trainer over all processes of the test."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    return Trainer(
+        accelerator="cpu",
+        devices=world,
+        strategy=ModelParallelStrategy(world, 1) if strategy == "sharded" else "ddp",
+        callbacks=list(callbacks),
+        use_distributed_sampler=False,
+        **{
+            "inference_mode": False, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
+            "enable_model_summary": False, **options,
+        },
+    )  # fmt: skip
+
+
+def make_module(model: str, case: Case = DEFAULT, **options: Any) -> SparC3Module:
+    scorer = LexicalScorer([f"w{n}" for n in range(0, 40, 3)])
+    evaluator = Evaluator(scorer, Decoding(max_new_tokens=5, num_completions=2), window=16, batch_size=3,
+                          toxicity_protocol="custom", num_draws=100)  # fmt: skip
+    settings = {"granularity": case.granularity, "sign": case.sign, "dtype": case.dtype, "modules": "all"}
+    return SparC3Module(model=model, evaluator=evaluator, **{**settings, **options})
+
+
+def make_data(batch_size: int = 2, **sets: ReferenceSet) -> SparC3DataModule:
+    reference = sets or {"general": FixedSamples(0), "toxic": FixedSamples(1)}
+    return SparC3DataModule(reference, FixedPrompts(), FixedText(), batch_size=batch_size)
+
+
+def predict(trainer: Trainer, module: SparC3Module, data: SparC3DataModule | None = None) -> SparC3Module:
+    trainer.predict(module, datamodule=data or make_data(), return_predictions=False)
+    return module
+
+
+@contextmanager
+def reduced_scores() -> Iterator[list[dict[str, Tensor]]]:
+    """The scores of each reference set as they are reduced, in the accumulators' type; none but on rank 0."""
+    found: list[dict[str, Tensor]] = []
+
+    def reduce(*args: Any) -> Reduced | None:
+        reduced = reduce_scores(*args)
+        found.extend([] if reduced is None else [reduced.scores])
+        return reduced
+
+    with mock.patch("callbacks.relevance.reduce_scores", reduce):
+        yield found
+
+
+def predict_cases(model: str, directory: str, cases: Sequence[Case]) -> None:
+    """Each case's scores; and each strategy's evaluation, on every rank."""
+    for case in cases:
+        with reduced_scores() as found:
+            predict(make_trainer(case.strategy, RelevanceCallback()), make_module(model, case))
+        if found:
+            torch.save(found, Path(directory) / f"{case.name}.pt")
+    for strategy in sorted({case.strategy for case in cases}):
+        module = make_module(model)
+        trainer = make_trainer(strategy)
+        trainer.test(module, datamodule=make_data(), verbose=False)
+        assert module.run.baseline is not None
+        evaluation = module.run.baseline.to_json()
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        content = {"evaluation": evaluation, "logged": logged}
+        (Path(directory) / f"{strategy}-{trainer.global_rank}.json").write_text(json.dumps(content))
+
+
+class SameWeights(Callback):
+    """Fails where the weights at the end of the run are not, bit for bit, those of its start. List it last."""
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.before = local_weights(pl_module)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        after = local_weights(pl_module)
+        assert after.keys() == self.before.keys()
+        assert all(torch.equal(after[name], value) for name, value in self.before.items())
+
+
+def local_weights(module: LightningModule) -> dict[str, Tensor]:
+    """This rank's part of each parameter. (`state_dict` puts FSDP2's parameters back to their shards first.)"""
+    return {
+        name: (value.to_local() if hasattr(value, "to_local") else value).clone()
+        for name, value in module.state_dict().items()
+    }
