@@ -171,9 +171,10 @@ class SparC3DataModule(LightningDataModule):
         )
         return DataLoader(blocks, self.train_batch_size, sampler=sampler, num_workers=self.num_workers)
 
-    def val_dataloader(self) -> DataLoader[int]:
-        """Give one empty batch on every rank: the evaluator loops over the text itself."""
-        return _one_batch()
+    def val_dataloader(self) -> list[DataLoader[int]]:
+        """Give one empty batch on every rank: the evaluator loops over the text itself. `fit` needs no text."""
+        fitting = self.trainer is not None and self.trainer.state.fn == "fit"
+        return [] if fitting and self.val_text is None else [_one_batch()]
 
     def test_dataloader(self) -> DataLoader[int]:
         """Give one empty batch on every rank: the evaluator loops over text and prompts itself."""

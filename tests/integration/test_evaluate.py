@@ -1,0 +1,92 @@
+"""`sparc3 validate` and `sparc3 test`: the same figures as the evaluation callback's."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.pruning.recipe import Recipe
+from tests.runs import BRIEF, QUIET, TINY, command, log_dir, read, written
+
+pytestmark = QUIET
+
+
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return log_dir(command("predict", TINY, tmp_path_factory.mktemp("runs"), *BRIEF))
+
+
+def evaluation(directory: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = read(directory / f"{name}_eval.json")
+    return found
+
+
+def test_dense_and_pruned_differ(predicted: Path) -> None:
+    assert evaluation(predicted, "baseline") != evaluation(predicted, "pruned")
+
+
+def test_validate_gives_the_baseline_s_perplexity(predicted: Path, tmp_path: Path) -> None:
+    cli = command("validate", TINY, tmp_path)
+    expected = evaluation(predicted, "baseline")["perplexity"]
+    measured = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    assert measured == pytest.approx({f"perplexity/{name}": expected[name]["perplexity"] for name in expected})
+    assert {"config.yaml", "provenance.json"} <= set(written(log_dir(cli)))
+
+
+def test_validate_with_a_recipe_gives_the_pruned_one_s(predicted: Path, tmp_path: Path) -> None:
+    cli = command("validate", TINY, tmp_path, f"--model.recipe={predicted / 'pruned_neurons.json'}")
+    expected = evaluation(predicted, "pruned")["perplexity"]["sliding"]["perplexity"]
+    assert float(cli.trainer.callback_metrics["perplexity/sliding"]) == pytest.approx(expected)
+
+
+def test_test_gives_the_baseline(predicted: Path, tmp_path: Path) -> None:
+    cli = command("test", TINY, tmp_path, *BRIEF)
+    assert evaluation(log_dir(cli), "baseline") == evaluation(predicted, "baseline")
+    assert not (log_dir(cli) / "pruned_eval.json").exists()
+    scalars = Evaluation.from_json(evaluation(predicted, "baseline")).scalars()
+    measured = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    assert measured == pytest.approx(scalars)
+
+
+def test_test_with_a_recipe_gives_the_pruned_one(predicted: Path, tmp_path: Path) -> None:
+    cli = command("test", TINY, tmp_path, *BRIEF, f"--model.recipe={predicted / 'pruned_neurons.json'}")
+    assert evaluation(log_dir(cli), "pruned") == evaluation(predicted, "pruned")
+    assert not (log_dir(cli) / "baseline_eval.json").exists()
+    assert cli.model.run.recipe == Recipe.load(predicted / "pruned_neurons.json")
+
+
+def test_test_of_the_pruned_directory_gives_the_same(predicted: Path, tmp_path: Path) -> None:
+    """What was saved is what was evaluated."""
+    source = [f"--model.model={predicted / 'pruned_model'}", "--model.config=null", "--model.tokenizer=null"]
+    cli = command("test", TINY, tmp_path, *BRIEF, *source)
+    assert evaluation(log_dir(cli), "baseline") == evaluation(predicted, "pruned")
+
+
+@pytest.mark.parametrize("name", ["validate", "test"])
+def test_recipe_of_another_model_is_refused(name: str, predicted: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="weight hash"):
+        command(name, TINY, tmp_path, "--seed_everything=1", f"--model.recipe={predicted / 'pruned_neurons.json'}")
+
+
+def test_validate_without_a_text(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"`data\.evaluation_text`"):
+        command("validate", TINY, tmp_path, "--data.evaluation_text=null")
+
+
+def test_test_with_prompts_only(tmp_path: Path) -> None:
+    found = evaluation(log_dir(command("test", TINY, tmp_path, *BRIEF, "--data.evaluation_text=null")), "baseline")
+    assert found["perplexity"] == {}
+    assert found["toxicity"]["num_prompts"] > 0
+
+
+def test_test_with_a_text_only(tmp_path: Path) -> None:
+    cli = command("test", TINY, tmp_path, "--data.evaluation_prompts=null", "--model.evaluator.init_args.scorer=null")
+    found = evaluation(log_dir(cli), "baseline")
+    assert found["toxicity"] is None
+    assert set(found["perplexity"]) == {"sliding", "disjoint"}
+
+
+def test_test_with_neither_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"`data\.evaluation_prompts`"):
+        command("test", TINY, tmp_path, "--data.evaluation_prompts=null", "--data.evaluation_text=null")
