@@ -55,7 +55,7 @@ class EvaluationCallback(Callback):
         assert isinstance(pl_module, SparC3Module)
         run, log_dir = pl_module.run, pl_module.log_dir
         assert run.recipe is not None, "the pruning callback comes first"
-        save = partial(_save, trainer, log_dir)
+        save = partial(_save, log_dir)
         run.baseline = self._evaluate(pl_module, "baseline")
         save("baseline_eval.json", run.baseline.to_json())
         with apply_recipe(pl_module.lm, run.recipe, check_base=False):
@@ -86,9 +86,8 @@ class EvaluationCallback(Callback):
         assert isinstance(pl_module, SparC3Module)
         for name, evaluation in (("baseline", pl_module.run.baseline), ("pruned", pl_module.run.pruned)):
             if evaluation is not None:
-                _save(trainer, pl_module.log_dir, f"{name}_eval.json", evaluation.to_json())
+                _save(pl_module.log_dir, f"{name}_eval.json", evaluation.to_json())
 
 
-def _save(trainer: Trainer, log_dir: Path, name: str, content: object) -> None:
-    if trainer.is_global_zero:
-        write_json(log_dir / name, content)
+def _save(log_dir: Path, name: str, content: object) -> None:
+    from_rank_zero(lambda: write_json(log_dir / name, content))

@@ -1,6 +1,7 @@
 """SparC3Module: a causal language model under Lightning - fit, validate, test, predict (attribution)."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_sc
 
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.samples import Prompt
-from sparc3_lightning.distributed.fsdp import data_parallel_mesh, shard_model
-from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.distributed.fsdp import check_accumulates, data_parallel_mesh, reshard, shard_model
+from sparc3_lightning.distributed.ranks import from_rank_zero, raise_together
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.lrp.attribution import Attribution, Granularity
 from sparc3_lightning.lrp.linear import Sign
@@ -215,8 +216,13 @@ class SparC3Module(LightningModule):
     # predict
 
     def new_attribution(self) -> Attribution:
-        """An attribution of this model with this module's options, not yet entered."""
-        return Attribution(
+        """An attribution of this model with this module's options, not yet entered.
+
+        Raises:
+            ValueError: An unknown option; or shards that relevance cannot be summed in.
+        """
+        reshard(self.lm)
+        attribution = Attribution(
             self.lm,
             granularity=self.granularity,
             sign=self.sign,
@@ -224,6 +230,8 @@ class SparC3Module(LightningModule):
             modules=self.modules_to_attribute,
             variant=self.variant,
         )
+        check_accumulates(attribution)
+        return attribution
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Attribute one batch; relevance goes to the attribution's sums.
@@ -238,7 +246,9 @@ class SparC3Module(LightningModule):
                 "predict attributes only while the rules are on, got no relevance callback. Add "
                 "`callbacks.RelevanceCallback` to `trainer.callbacks`."
             )
-        return self.attribution.step(batch["input_ids"], batch["lengths"], batch["weights"])
+        step = partial(self.attribution.step, batch["input_ids"], batch["lengths"], batch["weights"])
+        # A sample that breaks on one rank ends all of them, and says so on all.
+        return raise_together(step, FloatingPointError, self.device)
 
     # what callbacks and the data module ask for
 

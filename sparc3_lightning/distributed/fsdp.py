@@ -7,6 +7,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import PreTrainedModel
 
 from sparc3_lightning.families import get_family
+from sparc3_lightning.lrp.attribution import Attribution
 
 
 def data_parallel_mesh(strategy: Strategy, mesh: DeviceMesh | None) -> DeviceMesh | None:
@@ -49,3 +50,27 @@ def shard_model(
                 # Both are needed: one alone still averages, or asks gloo for an operation it does not have.
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)
+
+
+def reshard(model: PreTrainedModel) -> None:
+    """Put every parameter back to its shard: FSDP2 leaves the outermost ones gathered after a forward pass.
+
+    What is then set on a parameter, such as that it wants no gradient, holds for the next pass.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def check_accumulates(attribution: Attribution) -> None:
+    """Refuse to accumulate relevance in shards of half precision (traps 6 and 7).
+
+    Raises:
+        ValueError: The shards are of half precision: `trainer.precision` converts them after they were made.
+    """
+    dtype = attribution.model.dtype
+    if attribution.reduced_by_fsdp and dtype.itemsize < 4:
+        raise ValueError(
+            f"`trainer.precision` must leave the shards in float32, in which relevance is summed, got {dtype}. Set "
+            "`trainer.precision: 32-true` and `model.dtype: bfloat16`: stored in float32, computed in bfloat16."
+        )

@@ -41,6 +41,50 @@ def from_rank_zero(function: Callable[[], T]) -> T:
     return cast(T, outcome[0])
 
 
+def raise_together(function: Callable[[], T], expected: type[Exception], device: torch.device) -> T:
+    """Run `function` on every rank; what one rank raises is raised by all, so that nobody waits for a rank that left.
+
+    Args:
+        function: Raises `expected` only after the last step that it takes together with other ranks.
+        expected: The errors to share; any other leaves this rank at once, and the launcher ends the others.
+        device: Where the ranks' backend communicates from.
+
+    Raises:
+        Exception: The error of the first rank that failed, which it names.
+    """
+    outcome: T | None = None
+    failure: Exception | None = None
+    try:
+        outcome = function()
+    except expected as error:
+        failure = error
+    if world_size() > 1:
+        num_failures = torch.tensor(int(failure is not None), device=device)
+        torch.distributed.all_reduce(num_failures)
+        if num_failures.item():
+            failures = enumerate(gather_objects([failure]))
+            rank, first = next((rank, error) for rank, error in failures if error is not None)
+            failure = expected(f"on rank {rank}: {first}")
+    if failure is not None:
+        raise failure
+    return cast(T, outcome)
+
+
+def check_same_on_every_rank(value: object, what: str) -> None:
+    """Refuse to go on where the ranks do not agree.
+
+    Raises:
+        ValueError: They do not; on every rank.
+    """
+    values = gather_objects([value])
+    other = next((rank for rank, theirs in enumerate(values) if theirs != values[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"{what} must be the same on every rank, got {values[0]!r} on rank 0 and {values[other]!r} on rank "
+            f"{other}. Give every rank the same files, and set `seed_everything`."
+        )
+
+
 def sum_over_ranks(total: Tensor, already_reduced: bool) -> Tensor:
     """The full sum over ranks of one accumulator.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sparc3_lightning.distributed.ranks import gather_objects, is_rank_zero, sum_over_ranks
+from sparc3_lightning.distributed.ranks import from_rank_zero, gather_objects, is_rank_zero, sum_over_ranks
 from sparc3_lightning.lrp.attribution import Attribution
 from sparc3_lightning.scores.checks import check_scores
 
@@ -44,7 +44,5 @@ def reduce_scores(attribution: Attribution, seen: Sequence[tuple[int, int]], num
         full = sum_over_ranks(total, attribution.reduced_by_fsdp)
         if is_rank_zero():
             scores[name] = full.cpu() / num_samples
-    if not is_rank_zero():
-        return None
-    check_scores(scores, attribution.sign, attribution.names)
-    return Reduced(scores, list(everyone.values()))
+    from_rank_zero(lambda: check_scores(scores, attribution.sign, attribution.names))
+    return Reduced(scores, list(everyone.values())) if is_rank_zero() else None
