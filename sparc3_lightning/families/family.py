@@ -27,6 +27,8 @@ class Family:
         norm_class: Class name of the norms.
         norms_per_block: How many of them a decoder block holds; there is one more after the last block.
         linears_per_block: How many linear layers a decoder block holds; there is one more, lm_head.
+        per_token: Names inside a block that treat every token by itself and end in a residual add: in the last block
+            only the explained token needs them.
         cp_lrp_unreached: Names inside a block that get no relevance under CP-LRP (method.md, section 1).
     """
 
@@ -41,11 +43,17 @@ class Family:
     activation: str = "act_fn"
     norms_per_block: int = 2
     linears_per_block: int = 7
+    per_token: tuple[str, ...] = ("self_attn.o_proj", "mlp")
     cp_lrp_unreached: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "mlp.gate_proj")
 
     def block_modules(self, model: PreTrainedModel) -> list[nn.Module]:
         """The decoder blocks, in order."""
         return list(model.get_submodule(self.blocks).children())
+
+    def last_token_modules(self, model: PreTrainedModel) -> list[nn.Module]:
+        """What need see no token but the explained one: the last block's per-token parts, and lm_head."""
+        last = self.block_modules(model)[-1]
+        return [*(last.get_submodule(name) for name in self.per_token), model.get_output_embeddings()]
 
     def neuron_module(self, layer: int) -> str:
         """Full name of the linear layer whose rows are the neurons of `layer`."""

@@ -82,7 +82,8 @@ class Attribution:
             stack.enter_context(attnlrp(self.model, self.variant))
             weights = {id(self._linear(name).weight) for name in self.names} if self.reduced_by_fsdp else set()
             stack.enter_context(frozen(self.model, but=lambda parameter: id(parameter) in weights))
-            stack.enter_context(pre_hook(self.model.get_output_embeddings(), self._keep_last_tokens))
+            for module in self.family.last_token_modules(self.model):
+                stack.enter_context(pre_hook(module, self._keep_last_tokens))
             # The first attributed layer has an input and a weight that ask for no gradient: the tape makes autograd
             # record it all the same.
             tape = torch.zeros((), device=self.device, requires_grad=True)
@@ -106,7 +107,10 @@ class Attribution:
         return Sink(self.sign, accumulator, torch.zeros(2, dtype=torch.bool, device=self.device))
 
     def _keep_last_tokens(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Only the logits of each sample's last real token are computed: lm_head sees one token a sample."""
+        """Nothing after the last attention is computed for any token but each sample's last real one.
+
+        The residual adds broadcast the one token over all: right where it belongs, never read elsewhere.
+        """
         assert self._positions is not None, "inside the context the model is called through `step`"
         return (torch.take_along_dim(args[0], self._positions[:, None, None], dim=1), *args[1:])
 

@@ -12,20 +12,22 @@ from torch.nn import functional as F
 Sign = Literal["abs", "signed"]
 SIGNS: tuple[str, ...] = ("abs", "signed")
 
-# Numbers in one tile of the per-sample product on a CPU: half a MB in float32, so that a batch's tiles stay in a core's
-# cache; a single sample is read and written once, and then one large product is quicker than many small ones.
-_TILE_NUMEL = 2**17
+# Numbers in one tile of the per-sample product on a CPU, a thread: 1 MB in float32, so that a batch's products stay in
+# the core's cache. A single sample is read and written once, and then one large product is quicker than many small ones.
+_TILE_NUMEL = 2**18
 
 
-def _abs_products(x: Tensor, d: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sum over the samples of abs(d_s^T x_s): the absolute value per sample, after the token sum.
+def _products(x: Tensor, d: Tensor, sign: Sign, dtype: torch.dtype) -> Tensor:
+    """Sum over the samples of d_s^T x_s, or of its absolute value per sample, after the token sum.
 
     Shape: x (B, T, I), d (B, T, O); returns (O, I) in `dtype`.
     """
+    if sign == "signed":
+        return (d.flatten(0, 1).T @ x.flatten(0, 1)).to(dtype)
     if x.shape[1] == 1:  # one token a sample: abs of an outer product is the outer product of absolute values
         return d[:, 0].abs().to(dtype).T @ x[:, 0].abs().to(dtype)
     first = torch.mm(d[0].T, x[0])
-    total, product = first.abs_().to(dtype), torch.empty_like(first)
+    total, product = first.abs_().to(dtype), torch.empty_like(first) if len(x) > 1 else first
     for x_s, d_s in zip(x[1:], d[1:], strict=True):
         torch.mm(d_s.T, x_s, out=product)
         total.add_(product.abs_())
@@ -49,18 +51,13 @@ def add_relevance_(out: Tensor, x: Tensor, d: Tensor, weight: Tensor, sign: Sign
     if x.dtype == torch.float16:  # products of two halves leave the range of a half, at both ends
         x, d = x.float(), d.float()
     is_tiled = x.device.type == "cpu" and len(x) > 1
-    num_rows = max(1, _TILE_NUMEL // weight.shape[1]) if is_tiled else weight.shape[0]
+    num_rows = max(1, _TILE_NUMEL * torch.get_num_threads() // weight.shape[1]) if is_tiled else weight.shape[0]
     for start in range(0, weight.shape[0], num_rows):
         rows = slice(start, start + num_rows)
-        w = weight[rows].to(out.dtype)
+        relevance = _products(x, d[..., rows], sign, out.dtype).mul_(weight[rows])
         if sign == "abs":
-            w, products = w.abs(), _abs_products(x, d[..., rows], out.dtype)
-        else:
-            products = (d[..., rows].flatten(0, 1).T @ x.flatten(0, 1)).to(out.dtype)
-        if out.ndim == 2:
-            out[rows].addcmul_(w, products)
-        else:
-            out[rows].add_(torch.linalg.vecdot(w, products))
+            relevance.abs_()
+        out[rows].add_(relevance if out.ndim == 2 else relevance.sum(1))
 
 
 @dataclass
