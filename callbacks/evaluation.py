@@ -11,6 +11,7 @@ from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.evaluation.summary import print_summary
 from sparc3_lightning.files import write_json
 from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.select import control_recipe
 
@@ -49,9 +50,11 @@ class EvaluationCallback(Callback):
                 "an evaluation needs prompts or a text, got neither. Set `data.evaluation_prompts` or "
                 "`data.evaluation_text`, or leave the evaluation callback out."
             )
+        if prompts:
+            pl_module.evaluator.load_scorer()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate before, after and the control; write and print the results."""
+        """Evaluate before, after and the control; write the results."""
         assert isinstance(pl_module, SparC3Module)
         run, log_dir = pl_module.run, pl_module.log_dir
         assert run.recipe is not None, "the pruning callback comes first"
@@ -71,9 +74,16 @@ class EvaluationCallback(Callback):
             results = experiment_results(run, pl_module.evaluator, pl_module.data.describe())
             write_json(log_dir / "experiment_results.json", results)
             run.results = results
-            print_summary(results, log_dir)
 
         from_rank_zero(report)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print the summary last, below whatever the progress bar has shown."""
+        assert isinstance(pl_module, SparC3Module)
+        log_dir = pl_module.log_dir
+        if pl_module.run.results and trainer.is_global_zero:
+            stop_bar(trainer)
+            print_summary(pl_module.run.results, log_dir)
 
     def _evaluate(self, module: SparC3Module, what: str) -> Evaluation:
         data = module.data

@@ -27,3 +27,10 @@ def trainer_progress(trainer: Trainer, items: Iterable[Any], total: int, descrip
         )  # fmt: skip
     else:
         yield from items
+
+
+def stop_bar(trainer: Trainer) -> None:
+    """End a live bar early, so that what is printed next stays below it."""
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, RichProgressBar) and bar.progress is not None:
+        bar.progress.stop()

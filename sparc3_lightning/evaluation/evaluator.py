@@ -139,19 +139,29 @@ class Evaluator:
         Raises:
             ValueError: no scorer; a prompt that is empty or comes twice; a failed generation or score.
         """
-        if self.scorer is None:
-            raise ValueError("toxicity needs a scorer, got none. Set `Evaluator.init_args.scorer`.")
+        scorer = self.load_scorer()
         return measure_toxicity(
             model,
             tokenizer,
             prompts,
-            self.scorer,
+            scorer,
             self.decoding,
             self.toxicity_protocol,
             self.threshold,
             self.batch_size,
             progress or no_progress,
         )
+
+    def load_scorer(self) -> Scorer:
+        """The scorer, with what it reads read: a wrong path shows before hours of work.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.scorer is None:
+            raise ValueError("toxicity needs a scorer, got none. Set `Evaluator.init_args.scorer`.")
+        assert self.scorer.attributes
+        return self.scorer
 
     def score_responses(
         self,

@@ -13,7 +13,7 @@ Sign = Literal["abs", "signed"]
 SIGNS: tuple[str, ...] = ("abs", "signed")
 
 # Numbers in one tile of the per-sample product on a CPU, a thread: 1 MB in float32, so that a batch's products stay in
-# the core's cache. A single sample is read and written once, and then one large product is quicker than many small ones.
+# the core's cache. A single sample is read and written once: then one large product is quicker than many small ones.
 _TILE_NUMEL = 2**18
 
 
