@@ -13,7 +13,6 @@ import callbacks
 import sparc3_lightning
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.files import write_json
-from sparc3_lightning.main import TRAINER_COMMANDS
 from sparc3_lightning.messages import short_message
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.provenance import provenance
@@ -114,7 +113,7 @@ def run(args: ArgsType = None, execute: bool = True) -> SparC3CLI:
         trainer_defaults={"use_distributed_sampler": False},
         seed_everything_default=0,
         auto_configure_optimizers=False,
-        parser_kwargs={"prog": "sparc3"} | {name: {"prog": f"sparc3 {name}"} for name in TRAINER_COMMANDS}
+        parser_kwargs={"prog": "sparc3"} | {name: {"prog": f"sparc3 {name}"} for name in LightningCLI.subcommands()}
         if execute
         else None,
         args=args,
