@@ -16,6 +16,7 @@ from sparc3_lightning.data.samples import Prompt
 from sparc3_lightning.distributed.fsdp import check_accumulates, data_parallel_mesh, reshard, shard_model
 from sparc3_lightning.distributed.ranks import from_rank_zero, raise_together
 from sparc3_lightning.evaluation.evaluator import Evaluator
+from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.lrp.attribution import Attribution, Granularity
 from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.rules import Variant
@@ -24,7 +25,6 @@ from sparc3_lightning.progress import trainer_progress
 from sparc3_lightning.pruning.apply import apply_recipe, zero_neurons_
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import free_path, save_hf_directory
-from sparc3_lightning.run import Run
 
 
 class SparC3Module(LightningModule):

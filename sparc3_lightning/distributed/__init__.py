@@ -1,1 +1,1 @@
-"""Room `distributed`."""
+"""Several processes: sharding with FSDP2, ranks, and the reduction of scores."""

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from sparc3_lightning.evaluation.experiment import throughput
 from sparc3_lightning.evaluation.records import Evaluation, PromptResult
+from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.pruning.select import neuron_scores
-from sparc3_lightning.run import Run
 from sparc3_lightning.scores.score_set import ScoreSet
 
 

@@ -8,10 +8,10 @@ from typing import Any
 from sparc3_lightning.evaluation.comparison import Comparison, PairedChange
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.evaluation.validation import validation_table
 from sparc3_lightning.evaluation.verdict import Findings, verdict
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.run import Run
 from sparc3_lightning.version import package_versions
 
 FORMAT_VERSION = 1

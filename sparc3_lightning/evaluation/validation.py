@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.families import get_family
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.select import Scope, neuron_scores, rank_neurons
-from sparc3_lightning.run import Run
 from sparc3_lightning.scores.checks import count_scores
 from sparc3_lightning.scores.combine import Penalty, differential, differential_strength, seed_variation
 from sparc3_lightning.scores.score_set import ScoreSet

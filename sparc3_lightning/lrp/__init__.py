@@ -1,1 +1,1 @@
-"""Room `lrp`."""
+"""LRP: the rules, RelevanceLinear, targets, and attribution of a model."""
