@@ -6,9 +6,9 @@ import torch
 
 from sparc3_lightning.evaluation import Decoding, Evaluation, PerplexityResult, ToxicityResult
 from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion
+from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.metrics import summarise
 from sparc3_lightning.pruning.select import select_neurons
-from sparc3_lightning.run import Run
 from sparc3_lightning.scores.combine import differential
 from sparc3_lightning.scores.manifest import make_manifest
 from sparc3_lightning.scores.score_set import ScoreSet

@@ -18,7 +18,7 @@ from sparc3_lightning.evaluation.board import (
     verdict_text,
 )
 from sparc3_lightning.evaluation.experiment import experiment_results
-from sparc3_lightning.run import Run
+from sparc3_lightning.evaluation.run import Run
 from tests.unit.evaluation.fake_run import LAYERS, make_evaluation, make_run, module
 
 NASTY = [

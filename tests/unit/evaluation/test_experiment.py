@@ -9,8 +9,8 @@ import pytest
 
 from sparc3_lightning.evaluation import Evaluation, Evaluator
 from sparc3_lightning.evaluation.experiment import experiment_results
+from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.files import read_json, write_json
-from sparc3_lightning.run import Run
 from tests.unit.evaluation.fake_run import make_evaluation, make_run
 
 DATA = {"evaluation_prompts": {"class": "Made"}, "evaluation_text": None, "allow_overlap": False}

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.evaluation.validation import pairwise_overlap, validation_table
 from sparc3_lightning.files import write_json
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.run import Run
 from sparc3_lightning.scores.combine import differential
 from sparc3_lightning.scores.score_set import ScoreSet
 from tests.unit.evaluation.fake_run import LAYERS, NEURONS, make_run, make_set, module
