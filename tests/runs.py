@@ -1,6 +1,7 @@
 """Runs through `main([...])`, as a user types them, from the project's root into a directory of the test's own."""
 
 import contextlib
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoTokenizer
 
 from sparc3_lightning.cli import SparC3CLI
+from sparc3_lightning.data.samples import LoadContext, ReferenceSamples, ReferenceSet
 from sparc3_lightning.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,3 +53,12 @@ def board(directory: Path) -> EventAccumulator:
 def written(directory: Path) -> list[str]:
     """What lies in a directory, temporary files included."""
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+
+
+def samples_of(results: Path, name: str, tokenizer: str, max_length: int, reserve_tokens: int = 0) -> ReferenceSamples:
+    """Load a reference set again from the config that a run saved: plain data classes, no trainer."""
+    described = read(results / "config.yaml")["data"]["reference_sets"][name]
+    module, _, class_name = described["class_path"].rpartition(".")
+    source: ReferenceSet = getattr(importlib.import_module(module), class_name)(**described["init_args"])
+    with contextlib.chdir(ROOT):
+        return source.load(LoadContext(AutoTokenizer.from_pretrained(tokenizer), max_length, reserve_tokens))
