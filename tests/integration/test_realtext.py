@@ -20,6 +20,13 @@ SETS = ("general_seed0", "general_seed1", "general_seed2", "toxic")
 # realtext_lm/SOURCE.txt: perplexity of heldout.txt, 120,497 tokens, window 128.
 PUBLISHED = {"disjoint": "78.92", "sliding": "77.00"}
 NUM_TOKENS = 120_497
+SMALL = {
+    "num_samples: 128": "num_samples: 12",
+    "num_control_draws: 5": "num_control_draws: 1",
+    "part: attribution}": "part: attribution, num_prompts: 12}",
+    "part: evaluation}": "part: evaluation, num_prompts: 10}",
+    "num_completions: 4": "num_completions: 2",
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,19 +48,14 @@ def figures(results: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def small(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A share of everything: 3 x 12 documents, 12 and 10 prompts, 40 paragraphs, one control."""
+    """A share of everything: 3 x 12 documents, 12 and 10 prompts, 10 paragraphs, one control."""
     home = tmp_path_factory.mktemp("small")
-    text = (
-        config.read_text()
-        .replace("num_samples: 128", "num_samples: 12")
-        .replace("num_control_draws: 5", "num_control_draws: 1")
-    )
-    text = text.replace("part: attribution}", "part: attribution, num_prompts: 12}")
-    text = text.replace("part: evaluation}", "part: evaluation, num_prompts: 10}").replace(
-        "num_completions: 4", "num_completions: 2"
-    )
+    text = config.read_text()
+    for whole, share in SMALL.items():
+        assert whole in text
+        text = text.replace(whole, share)
     heldout = Path(next(line.split("path: ")[1].rstrip("}") for line in text.splitlines() if "heldout.txt" in line))
-    (home / "heldout.txt").write_text("\n".join(heldout.read_text().splitlines()[:40]) + "\n")
+    (home / "heldout.txt").write_text("\n".join(heldout.read_text().splitlines()[:10]) + "\n")
     path = home / "small.yaml"
     path.write_text(text.replace(str(heldout), str(home / "heldout.txt")))
     return log_dir(command("predict", path, home / "runs"))
