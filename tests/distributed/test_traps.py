@@ -1,0 +1,265 @@
+"""Traps of method.md, section 6, that several processes or Lightning's defaults can spring."""
+
+import json
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from callbacks import RelevanceCallback
+from sparc3_lightning.data.samples import LoadContext, Prompt, ReferenceSamples
+from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.lrp.attribute import attribute
+from sparc3_lightning.module import SparC3Module
+from tests.distributed.jobs import (
+    Case,
+    FixedPrompts,
+    FixedSamples,
+    FixedText,
+    make_data,
+    make_module,
+    make_trainer,
+    predict,
+    reduced_scores,
+)
+from tests.launch import run_distributed
+from tests.tiny import SHAPE, tiny_llama, tiny_samples
+from tests.tiny_files import save_tiny_model, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    save_tiny_model(directory)
+    return directory
+
+
+def scores_of(model: str, case: Case, **options: Any) -> dict[str, Tensor]:
+    """Scores of the general samples; none but on rank 0."""
+    with reduced_scores() as found:
+        predict(make_trainer(case.strategy, RelevanceCallback(), **options), make_module(model, case))
+    return found[0] if found else {}
+
+
+# 2: FSDP2 averages
+
+
+def without(model: str, method: str) -> None:
+    """Scores with one half of the remedy left out are wrong."""
+    case = Case("sharded", "weight", "abs", "float32")
+    right = scores_of(model, case)
+    with mock.patch.object(FSDPModule, method):
+        wrong = scores_of(model, case)
+    for name, score in right.items():
+        torch.testing.assert_close(wrong[name], score / 2)
+
+
+def test_the_divide_factor_alone_cannot_run_on_gloo(model: Path) -> None:
+    """In float32; float64 is summed without it."""
+    with pytest.raises(Exception, match="PREMUL_SUM"):
+        run_distributed(without, 2, str(model), "set_force_sum_reduction_for_comms")
+
+
+def test_the_forced_sum_alone_still_divides_by_the_world_size(model: Path) -> None:
+    run_distributed(without, 2, str(model), "set_gradient_divide_factor")
+
+
+# 3: predict runs in inference mode
+
+
+def test_a_plain_trainer_in_inference_mode_is_told_what_to_set(model: Path) -> None:
+    module = make_module(str(model))
+    with pytest.raises(ValueError, match=r"attribution needs gradients, which `trainer\.inference_mode: true` forbids"):
+        predict(make_trainer("replicated", RelevanceCallback(), inference_mode=True), module)
+    assert module.attribution is None
+
+
+def test_predict_without_the_relevance_callback_is_told_what_to_add(model: Path) -> None:
+    with pytest.raises(ValueError, match=r"Add `callbacks\.RelevanceCallback` to `trainer\.callbacks`"):
+        predict(make_trainer(), make_module(str(model)))
+
+
+# 4: ranks with different numbers of batches
+
+
+class Steps(Callback):
+    """Counts this rank's steps and real samples."""
+
+    def __init__(self) -> None:
+        self.steps, self.samples = 0, 0
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self.steps += 1
+        self.samples += int((batch["indices"] >= 0).sum())
+
+
+def ninety_three() -> list[Tensor]:
+    return tiny_samples([1 + number % 5 for number in range(93)], seed=3)
+
+
+def predict_93(model: str, directory: str) -> None:
+    for strategy in ("replicated", "sharded"):
+        case, steps = Case(strategy, "weight"), Steps()
+        with reduced_scores() as found:
+            trainer = make_trainer(strategy, RelevanceCallback(), steps)
+            predict(trainer, make_module(model, case), make_data(8, toxic=FixedSamples(ids=ninety_three())))
+        counts = Path(directory) / f"{strategy}-{trainer.global_rank}.json"
+        counts.write_text(json.dumps([steps.steps, steps.samples]))
+        if found:
+            torch.save(found[0], Path(directory) / f"{strategy}.pt")
+
+
+def test_93_samples_on_4_ranks(model: Path, tmp_path: Path) -> None:
+    run_distributed(predict_93, 4, str(model), str(tmp_path))
+    wanted = attribute(tiny_llama(dtype=torch.float64), ninety_three(), "weight", modules="all").scores
+    for strategy in ("replicated", "sharded"):
+        counts = [json.loads((tmp_path / f"{strategy}-{rank}.json").read_text()) for rank in range(4)]
+        assert counts == [[3, 24], [3, 23], [3, 23], [3, 23]]
+        found = torch.load(tmp_path / f"{strategy}.pt", weights_only=True)
+        for name, score in wanted.items():
+            torch.testing.assert_close(found[name].float(), score)
+
+
+# 5: tensor parallelism by default
+
+
+def predict_with_default_sizes(model: str) -> None:
+    trainer = Trainer(
+        accelerator="cpu", devices=2, strategy=ModelParallelStrategy(), logger=False, inference_mode=False,
+        callbacks=[RelevanceCallback()], enable_progress_bar=False, use_distributed_sampler=False,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"`tensor_parallel_size` must be 1, got 2\. Set both.*data_parallel_size"):
+        predict(trainer, make_module(model))
+
+
+def test_tensor_parallelism_is_refused(model: Path) -> None:
+    run_distributed(predict_with_default_sizes, 2, str(model))
+
+
+# 6 and 7: half precision
+
+REPEATS = 300  # ones added in bfloat16 stop at 256
+
+
+def same_sample(num: int) -> FixedSamples:
+    return FixedSamples(ids=tiny_samples((5,)) * num)
+
+
+def one_block(directory: Path) -> Path:
+    tiny_llama(num_hidden_layers=1).save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory
+
+
+def assert_mean_of_equal_samples(model: str, case: Case, directory: str, num_samples: int, **options: Any) -> None:
+    with reduced_scores() as found:
+        trainer = make_trainer(case.strategy, RelevanceCallback(), **options)
+        data = make_data(1, one=same_sample(trainer.world_size), many=same_sample(num_samples))
+        module = predict(trainer, make_module(model, case, modules="neurons"), data)
+    assert module.lm.dtype == (torch.float32 if case.strategy == "sharded" else torch.bfloat16)
+    if trainer.is_global_zero:
+        one, many = found
+        assert {score.dtype for score in many.values()} == {torch.float32}
+        for name, score in many.items():
+            torch.testing.assert_close(score, one[name], rtol=1e-5, atol=0.0)
+            assert score.count_nonzero() > 0.9 * score.numel()
+        Path(directory, "done").touch()
+
+
+def test_true_bfloat16_keeps_scores_in_float32(tmp_path: Path) -> None:
+    """Lightning converts the module, its buffers and the default dtype of its steps."""
+    for granularity in ("neuron", "weight"):
+        case = Case("replicated", granularity, "abs", "float32")
+        model = one_block(tmp_path / granularity)
+        assert_mean_of_equal_samples(str(model), case, str(tmp_path), REPEATS, precision="bf16-true")
+
+
+def test_bfloat16_shards_are_stored_and_summed_in_float32(tmp_path: Path) -> None:
+    case = Case("sharded", "weight", "abs", "bfloat16")
+    arguments = (str(one_block(tmp_path / "model")), case, str(tmp_path), 2 * REPEATS)
+    run_distributed(assert_mean_of_equal_samples, 2, *arguments)
+    assert (tmp_path / "done").exists()
+
+
+def predict_in_bfloat16_shards(model: str) -> None:
+    case = Case("sharded", "weight", "abs", "bfloat16")
+    with pytest.raises(ValueError, match=r"`trainer\.precision` must leave the shards in float32.*bfloat16"):
+        predict(make_trainer("sharded", RelevanceCallback(), precision="bf16-true"), make_module(model, case))
+
+
+def test_true_bfloat16_shards_are_refused(model: Path) -> None:
+    run_distributed(predict_in_bfloat16_shards, 2, str(model))
+
+
+def test_true_bfloat16_leaves_metrics_alone(model: Path) -> None:
+    """The same evaluation of the same weights without a trainer."""
+    module = make_module(str(model))
+    make_trainer(precision="bf16-true").test(module, datamodule=make_data(), verbose=False)
+    found = module.run.baseline
+    alone = make_module(str(model)).evaluator
+    context = LoadContext(tiny_tokenizer(), 32)
+    wanted = alone.evaluate(
+        tiny_llama(dtype=torch.bfloat16),
+        tiny_tokenizer(),
+        FixedText().load_rows(),
+        FixedPrompts().load_prompts(context),
+    )
+    assert isinstance(found, Evaluation)
+    assert found == wanted
+    # Losses of this many tokens summed in bfloat16 would stop far below.
+    assert found.perplexity["sliding"].num_scored > 200
+    assert found.perplexity["sliding"].perplexity > 20
+
+
+# No communication while neurons are attributed; one reduction a block and step for weights
+
+
+class Responses(FixedSamples):
+    """Asks the model for responses first, as RealToxicityPrompts with `select_by: response` does."""
+
+    def load(self, context: LoadContext) -> ReferenceSamples:
+        assert context.score_responses is not None
+        scores = context.score_responses([Prompt(str(i), f"w{i} w3") for i in range(3)])
+        assert len(scores) == 3
+        return super().load(context)
+
+
+class Reductions(TorchDispatchMode):
+    """Counts reduce-scatters, whatever the function of torch.distributed that asks for them."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += "reduce_scatter" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def count_reductions(model: str) -> None:
+    blocks, batches = SHAPE["num_hidden_layers"], 2
+    for granularity, wanted in (("neuron", 0), ("weight", blocks * batches)):
+        for samples in (FixedSamples(), Responses()):
+            case = Case("sharded", granularity)
+            module = make_module(model, case, modules="neurons")
+            with Reductions() as reductions:
+                predict(make_trainer("sharded", RelevanceCallback()), module, make_data(2, toxic=samples))
+            assert reductions.count == wanted, (granularity, type(samples), reductions.count)
+            assert_nothing_left(module)
+
+
+def assert_nothing_left(module: SparC3Module) -> None:
+    for name, parameter in module.lm.named_parameters():
+        assert parameter.grad is None, name
+        assert parameter.requires_grad, name
+
+
+def test_neurons_need_no_reduction(model: Path) -> None:
+    run_distributed(count_reductions, 2, str(model))
