@@ -14,9 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_sc
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.samples import Prompt
 from sparc3_lightning.distributed.fsdp import check_accumulates, data_parallel_mesh, reshard, shard_model
-from sparc3_lightning.distributed.ranks import from_rank_zero, raise_together
+from sparc3_lightning.distributed.ranks import check_same_on_every_rank, from_rank_zero, raise_together
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.run import Run
+from sparc3_lightning.identity import weight_hash
 from sparc3_lightning.lrp.attribution import Attribution, Granularity
 from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.rules import Variant
@@ -84,7 +85,10 @@ class SparC3Module(LightningModule):
     ) -> None:
         super().__init__()
         if (model is None) == (config is None):
-            raise ValueError(f"exactly one of `model` and `config` must be set, got {model!r} and {config!r}.")
+            raise ValueError(
+                f"exactly one of `model` and `config` must be given, got {model!r} and {config!r}. Set `model.model` (or "
+                "`model.config`), and the other to null."
+            )
         if model is None and tokenizer is None:
             raise ValueError("`tokenizer` must be set where the model comes from a `config`. Set `model.tokenizer`.")
         self.model = None
@@ -129,6 +133,9 @@ class SparC3Module(LightningModule):
             if self.granularity == "weight" and model.dtype in (torch.bfloat16, torch.float16):
                 # Relevance accumulates in the type that shards are stored in (traps 6 and 7).
                 compute_dtype, model = model.dtype, model.float()
+            if self.model_config is not None:
+                # Shards of different models would make one that nobody has. (Replicas get rank 0's.)
+                check_same_on_every_rank(weight_hash(model), "the model's weights (their hash)")
             shard_model(model, mesh, compute_dtype, sum_gradients=self.trainer.predicting)
         self.model = model
         if self.recipe_path is not None:

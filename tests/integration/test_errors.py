@@ -1,0 +1,292 @@
+"""The command line as a user mistypes it: short errors that name the key, exit codes, nothing half written."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+from transformers import AutoModelForCausalLM
+
+from sparc3_lightning.main import console
+from sparc3_lightning.messages import short_message
+from tests.runs import BRIEF, QUIET, ROOT, TINY, command, log_dir, read, written
+from tests.tiny_files import typed
+
+pytestmark = QUIET
+
+
+class Shown(NamedTuple):
+    status: int
+    out: str
+    err: str
+    files: list[str]
+
+
+Type = Callable[..., Shown]
+
+
+@pytest.fixture
+def type_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Type:
+    """Type a command at the project's root: what it shows, and what it leaves in its run directory."""
+
+    def type_words(*words: str) -> Shown:
+        runs = tmp_path / "runs"
+        options = [f"--trainer.logger.init_args.save_dir={runs}", "--trainer.enable_progress_bar=false"]
+        monkeypatch.chdir(ROOT)
+        monkeypatch.delenv("SPARC3_TRACEBACK", raising=False)
+        monkeypatch.setattr(sys, "argv", ["sparc3", *words, *(options if "--config" in words else [])])
+        capsys.readouterr()
+        try:
+            status = console()
+        except SystemExit as ended:
+            status = ended.code if isinstance(ended.code, int) else 1
+        out, err = capsys.readouterr()
+        return Shown(status, out, err, written(runs) if runs.exists() else [])
+
+    return type_words
+
+
+def variant(path: Path, old: str, new: str) -> str:
+    """The tiny experiment with one thing changed."""
+    text = (ROOT / TINY).read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return str(path)
+
+
+def callbacks(path: Path, *names: str) -> str:
+    """The tiny experiment with other callbacks."""
+    config = read(ROOT / TINY)
+    by_name = {one["class_path"].removeprefix("callbacks."): one for one in config["trainer"]["callbacks"]}
+    config["trainer"]["callbacks"] = [by_name[name] for name in names]
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return str(path)
+
+
+def refused(shown: Shown, status: int, *said: str) -> None:
+    """Short, without traceback, and no scores, recipe, model or figures of a run that was refused."""
+    message = [line for line in shown.err.splitlines() if line.startswith("sparc3")]
+    rest = shown.err[shown.err.index(message[0]) :] if message else shown.err
+    assert shown.status == status, shown.err
+    assert "Traceback" not in shown.err
+    assert "args parameter" not in shown.err
+    assert len(rest) < 700, rest
+    assert len(rest.splitlines()) <= 6, rest
+    for part in said:
+        assert part in rest, rest
+    allowed = ("config.yaml", "provenance.json", "hparams.yaml", "events.out.tfevents")
+    assert [name for name in shown.files if not Path(name).name.startswith(allowed)] == []
+
+
+# What the parser refuses: status 2, nothing written at all
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model.treshold=3"], ["sparc3 predict: error", "--model.treshold=3"]),
+        (["--foo", "3"], ["--foo 3"]),
+        (["--model.granularity=row"], ["model.granularity", "'neuron', 'weight'", "row"]),
+        (["--data.batch_size=many"], ["data.batch_size", "many"]),
+        (["--data.evaluation_prompts.treshold=3"], ["data.evaluation_prompts", "RealToxicityPrompts", "'treshold'"]),
+        (["--trainer.callbacks=callbacks.Nope"], ["trainer.callbacks", "callbacks.Nope"]),
+        (["--data.evaluation_text=sparc3_lightning.data.C4"], ["data.evaluation_text", "TextSet"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_options_that_do_not_exist(words: list[str], said: list[str], type_in: Type) -> None:
+    shown = type_in("predict", "--config", TINY, *words)
+    refused(shown, 2, *said, "See `sparc3 predict --help`.")
+    assert shown.files == []
+
+
+def test_misspelt_init_arg_in_a_file(type_in: Type, tmp_path: Path) -> None:
+    config = variant(tmp_path / "run.yaml", "threshold: 0.9, part: attribution", "treshold: 0.9, part: attribution")
+    refused(type_in("predict", "--config", config), 2, "data.reference_sets", "RealToxicityPrompts", "'treshold'")
+
+
+def test_config_that_is_not_there(type_in: Type) -> None:
+    refused(type_in("predict", "--config", "nowhere.yaml"), 2, "nowhere.yaml")
+
+
+def test_config_that_is_no_yaml(type_in: Type, tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text("model: [\n")
+    refused(type_in("predict", "--config", str(tmp_path / "broken.yaml")), 2, "config", "line 2")
+
+
+def test_config_before_the_command(type_in: Type) -> None:
+    shown = type_in("--config", TINY, "predict")
+    assert shown.status == 2
+    assert "the command comes first" in shown.err.splitlines()[0]
+
+
+# What a class refuses when it is built: status 1, nothing written at all
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model.model=x"], ["exactly one of `model` and `config`", "'x'", "`model.model`"]),
+        (["--model.tokenizer=null"], ["`tokenizer`", "`model.tokenizer`"]),
+        (["--model.evaluator.init_args.toxicity_protocol=document"], ["`decoding`", "toxicity_protocol"]),
+        (["--data.evaluation_prompts.threshold=3"], ["`threshold` must be between 0 and 1, got 3.0"]),
+        (["--data.batch_size=0"], ["`batch_size` must be at least 1, got 0"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_values_that_cannot_be(words: list[str], said: list[str], type_in: Type) -> None:
+    shown = type_in("predict", "--config", TINY, *words)
+    refused(shown, 1, "sparc3: error: ", *said)
+    assert shown.files == []
+
+
+# What only the model or the data can tell: status 1, before any attribution
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model.config.model_type=bert"], ["`model_type`", "'llama', 'mistral', 'qwen2'", "'bert'", "model.model"]),
+        (["--model.config.hidden_size=50"], ["`config`", "hidden size (50)", "model.config"]),
+        (["--model.config.vocab_size=5"], ["`vocab_size` must be at least 105", "model.config.vocab_size"]),
+        (["--model.modules=nothing"], ["`modules`", "'nothing'", "model.modules"]),
+        (["--model.target=foo"], ["`target`", "'foo'", "model.target"]),
+        (["--data.evaluation_text.path=nowhere.txt"], ["nowhere.txt", "init_args.path"]),
+        (["--data.reference_sets.toxic.path=nowhere.jsonl"], ["nowhere.jsonl", "init_args.path"]),
+        (["--data.evaluation_prompts.path=nowhere.jsonl"], ["nowhere.jsonl", "init_args.path"]),
+        (["--data.reference_sets=null"], ["data.reference_sets"]),
+        (["--data.reference_sets.general_seed0.num_samples=999"], ["`num_samples` is 999", "general.txt"]),
+        (["--data.reference_sets.general_seed0.length=100"], ["`length`", "context of 64 tokens, got 100"]),
+        (["--trainer.callbacks=callbacks.ScoreWriter"], ["RelevanceCallback", "ScoreWriter", "trainer.callbacks"]),
+        (["--trainer.callbacks=callbacks.TensorBoardCallback"], ["callbacks.RelevanceCallback", "trainer.callbacks"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_what_only_the_run_can_tell(words: list[str], said: list[str], type_in: Type) -> None:
+    refused(type_in("predict", "--config", TINY, *words), 1, "sparc3: error: ", *said)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("num_neurons: 8", "num_neurons: 193", ["between 1 and 192, got 193", "PruningCallback.init_args.num_neurons"]),
+        ("num_neurons: 8", "num_neurons: 0", ["between 1 and 192, got 0"]),
+        ("behaviour: toxic", "behaviour: rude", ["'rude'", "'general_seed0'", "PruningCallback.init_args.behaviour"]),
+        ('"general_seed*"', '"seed*"', ["seed*", "PruningCallback.init_args.general"]),
+    ],
+)
+def test_pruning_that_cannot_be(old: str, new: str, said: list[str], type_in: Type, tmp_path: Path) -> None:
+    config = variant(tmp_path / "run.yaml", old, new)
+    refused(type_in("predict", "--config", config), 1, "sparc3: error: ", *said)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["RelevanceCallback", "ScoreWriter", "EvaluationCallback", "PruningCallback"],
+        ["RelevanceCallback", "ScoreWriter", "EvaluationCallback"],
+    ],
+)
+def test_evaluation_before_pruning(names: list[str], type_in: Type, tmp_path: Path) -> None:
+    """Told at the start, not after hours of attribution."""
+    shown = type_in("predict", "--config", callbacks(tmp_path / "run.yaml", *names))
+    refused(shown, 1, "trainer.callbacks", "`callbacks.PruningCallback` before `callbacks.EvaluationCallback`")
+
+
+@pytest.mark.parametrize("which", ["reference_sets.toxic", "evaluation_prompts"])
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"id": "b", "prompt": "  ", "prompt_toxicity": 0.95}', "`prompt` is empty or only whitespace"),
+        ('{"id": "b", "prompt": "you fool"', "not valid JSON"),
+        ('{"id": "b", "text": "you fool", "prompt_toxicity": 0.95}', "no column `prompt`"),
+    ],
+)
+def test_bad_line_is_named_by_file_and_line(which: str, line: str, said: str, type_in: Type, tmp_path: Path) -> None:
+    good = json.dumps({"id": "a", "prompt": "you lazy fool", "prompt_toxicity": 0.95})
+    (tmp_path / "mine.jsonl").write_text(f"{good}\n{line}\n")
+    shown = type_in("predict", "--config", TINY, f"--data.{which}.path={tmp_path / 'mine.jsonl'}")
+    refused(shown, 1, "mine.jsonl, line 2", said)
+
+
+@pytest.mark.parametrize("path", ["/no/where", "./nowhere"])
+def test_model_directory_that_is_not_there(path: str, type_in: Type) -> None:
+    shown = type_in("predict", "--config", TINY, "--model.config=null", f"--model.model={path}")
+    refused(shown, 1, "the model", path, "no such directory", "`model.model`")
+
+
+def test_hub_that_cannot_be_reached(type_in: Type) -> None:
+    shown = type_in("predict", "--config", TINY, "--model.config=null", "--model.model=someone/something")
+    refused(shown, 1, "'someone/something'", "HF_TOKEN", "HF_HOME", "`model.model`")
+
+
+def test_model_whose_type_is_unknown(type_in: Type, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    shown = type_in("predict", "--config", TINY, "--model.config=null", f"--model.model={tmp_path}")
+    refused(shown, 1, "`model_type`", "'gpt2'", "'qwen2'")
+
+
+def test_recipe_that_is_not_there(type_in: Type) -> None:
+    refused(type_in("test", "--config", TINY, "--model.recipe=nowhere.json"), 1, "nowhere.json")
+
+
+# What works
+
+
+def test_print_config_is_a_config(type_in: Type, tmp_path: Path) -> None:
+    shown = type_in("predict", "--config", TINY, "--model.sign=signed", "--print_config")
+    assert (shown.status, shown.files) == (0, [])
+    printed = yaml.safe_load(shown.out)
+    assert printed["model"]["sign"] == "signed"
+    assert printed["model"]["variant"] == "attnlrp", "defaults are spelled out"
+    assert printed["data"]["reference_sets"]["toxic"]["init_args"]["threshold"] == 0.9
+    (tmp_path / "printed.yaml").write_text(shown.out)
+    again = type_in("predict", "--config", str(tmp_path / "printed.yaml"), "--print_config")
+    assert yaml.safe_load(again.out) == printed
+
+
+def test_help_of_a_run_lists_our_options(type_in: Type) -> None:
+    shown = type_in("predict", "--help")
+    assert shown.status == 0
+    assert "usage: sparc3" in shown.out
+    for option in ("--model.granularity", "--model.sign", "--data.batch_size", "--trainer.devices"):
+        assert option in shown.out
+
+
+def test_later_config_wins(type_in: Type, tmp_path: Path) -> None:
+    (tmp_path / "more.yaml").write_text("model: {sign: signed}\n")
+    shown = type_in("predict", "--config", TINY, "--config", str(tmp_path / "more.yaml"), "--print_config")
+    assert yaml.safe_load(shown.out)["model"]["sign"] == "signed"
+
+
+def test_module_as_typed_equals_the_call(tmp_path: Path) -> None:
+    """`python -m sparc3_lightning predict` in a process of its own gives the files that `main` gives here."""
+    ours = log_dir(command("predict", TINY, tmp_path / "ours", *BRIEF))
+    options = [f"--trainer.logger.init_args.save_dir={tmp_path / 'typed'}", *BRIEF]
+    shown = typed("predict", "--config", TINY, *options, cwd=ROOT)
+    assert shown.returncode == 0, shown.stderr
+    assert "Traceback" not in shown.stderr
+    assert "args parameter" not in shown.stderr
+    assert "Pruned against dense" in shown.stdout
+    theirs = tmp_path / "typed" / "tiny" / "version_0"
+    for name in ("baseline_eval.json", "pruned_eval.json", "control_eval.json"):
+        assert read(theirs / name) == read(ours / name)
+    recipes = [read(directory / "pruned_neurons.json") for directory in (ours, theirs)]
+    assert recipes[0]["neurons"] == recipes[1]["neurons"]
+    assert AutoModelForCausalLM.from_pretrained(theirs / "pruned_model").config.model_type == "llama"
+    assert read(theirs / "provenance.json")["command"][1:3] == ["predict", "--config"]
+
+
+def test_console_script_is_the_same_entry() -> None:
+    entries = (ROOT / "pyproject.toml").read_text()
+    assert 'sparc3 = "sparc3_lightning.main:console"' in entries
+    assert "console()" in (ROOT / "sparc3_lightning" / "__main__.py").read_text()
+
+
+def test_short_message_keeps_what_it_does_not_know() -> None:
+    assert short_message("one line") == "one line"
+    only_alternatives = "Parser key \"a\":\n  Expected a <class 'int'>. Got value: x"
+    assert short_message(only_alternatives) == only_alternatives
