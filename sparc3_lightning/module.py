@@ -86,8 +86,8 @@ class SparC3Module(LightningModule):
         super().__init__()
         if (model is None) == (config is None):
             raise ValueError(
-                f"exactly one of `model` and `config` must be given, got {model!r} and {config!r}. Set `model.model` (or "
-                "`model.config`), and the other to null."
+                f"exactly one of `model` and `config` must be given, got {model!r} and {config!r}. Set `model.model` "
+                "(or `model.config`), and the other to null."
             )
         if model is None and tokenizer is None:
             raise ValueError("`tokenizer` must be set where the model comes from a `config`. Set `model.tokenizer`.")
