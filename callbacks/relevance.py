@@ -40,7 +40,6 @@ class RelevanceCallback(Callback):
             check_vocabulary(samples.ids, pl_module.lm.config.vocab_size, f"data.reference_sets.{name}")
         with pl_module.run.timed("weight hash"):
             pl_module.run.base_model = base_model(pl_module.lm, pl_module.model_name, pl_module.revision)
-        check_same_on_every_rank(pl_module.run.base_model["weight_hash"], "the model's weights (their hash)")
         hashes = {name: samples.token_hash for name, samples in pl_module.data.reference_samples.items()}
         check_same_on_every_rank(hashes, "the reference samples (their hashes)")
         attribution = pl_module.new_attribution()

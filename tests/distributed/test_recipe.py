@@ -1,0 +1,78 @@
+"""A recipe applied to shards is the recipe applied to the whole; and restored, bit for bit."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from sparc3_lightning.distributed.fsdp import shard_model
+from sparc3_lightning.identity import base_model
+from sparc3_lightning.pruning.apply import apply_recipe
+from sparc3_lightning.pruning.recipe import Recipe
+from tests.launch import run_distributed
+from tests.tiny import tiny_llama
+
+WIDTHS = (24, 21, 9)  # over four ranks: 6 each; 6, 6, 6, 3; and 3, 3, 3, none
+
+
+def whole_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    return {
+        name: (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.detach()).clone()
+        for name, parameter in model.named_parameters()
+    }
+
+
+def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
+
+
+def sharded(num_neurons: int) -> PreTrainedModel:
+    model = tiny_llama(intermediate_size=num_neurons)
+    shard_model(model, init_device_mesh("cpu", (torch.distributed.get_world_size(),)))
+    return model
+
+
+def apply_and_restore(widths: Sequence[int]) -> None:
+    torch.distributed.init_process_group("gloo")
+    ids = torch.tensor([[3, 5, 7, 9]])
+    for width in widths:
+        whole, model = tiny_llama(intermediate_size=width), sharded(width)
+        dense = whole_weights(whole)
+        # All in the first rank's rows of one layer; the last row, on the last rank that has any, of the other.
+        recipe = Recipe([(0, 0), (0, 1), (1, width - 1)], [-3.0, -2.0, -1.0], base_model(whole), {})
+        with torch.no_grad():
+            logits = model(ids).logits
+        with apply_recipe(model, recipe):
+            apply_recipe(whole, recipe)
+            assert_same(whole_weights(model), whole_weights(whole))
+            with torch.no_grad():
+                torch.testing.assert_close(model(ids).logits, whole(ids).logits)
+                assert not torch.allclose(model(ids).logits, logits)
+            apply_recipe(model, recipe)  # twice changes nothing, and is no other base model
+            assert_same(whole_weights(model), whole_weights(whole))
+        assert_same(whole_weights(model), dense)
+        with torch.no_grad():
+            assert torch.equal(model(ids).logits, logits)
+
+
+def refuse_another_base() -> None:
+    torch.distributed.init_process_group("gloo")
+    recipe = Recipe([(0, 0)], [-1.0], base_model(tiny_llama(seed=1)), {})
+    model = sharded(24)
+    before = whole_weights(model)
+    with pytest.raises(ValueError, match="`recipe` belongs to"):
+        apply_recipe(model, recipe)
+    assert_same(whole_weights(model), before)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_shards_even_uneven_and_empty(world: int) -> None:
+    run_distributed(apply_and_restore, world, WIDTHS)
+
+
+def test_shards_of_another_model_are_refused_on_every_rank() -> None:
+    run_distributed(refuse_another_base, 2)
