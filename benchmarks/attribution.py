@@ -1,6 +1,6 @@
 """Seconds and memory of attribution on a CPU, as ratios in one run.
 
-    python -m benchmarks.attribution [--json FILE] [--rounds N] [--threads N]
+    python benchmarks/attribution.py [--json FILE] [--rounds N] [--threads N]
 
 A LLaMA of hidden 576, 1536 neurons, 8 layers, 9 heads, 3 kv heads, vocabulary 8000, random weights, float32.
 "long": 4 samples of 512 tokens, one by one. "short": 16 samples of 32 tokens, ours in one batch, the naive loop one by
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measure import live_bytes, seconds
+from naive import serve
 from rich.console import Console
 from rich.table import Table
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from benchmarks.measure import live_bytes, seconds
-from benchmarks.naive import serve
 from sparc3_lightning.lrp.attribution import Attribution
 
 SETTINGS = {"long": {"num": 4, "length": 512, "batch_size": 1}, "short": {"num": 16, "length": 32, "batch_size": 16}}

@@ -10,9 +10,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+from measure import live_bytes, seconds
 from transformers.models.llama import modeling_llama
-
-from benchmarks.measure import live_bytes, seconds
 
 
 class _Registry(dict[str, Any]):
