@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchmetrics import Metric
 
 from callbacks import RelevanceCallback
 from sparc3_lightning.data.samples import LoadContext, Prompt, ReferenceSamples
@@ -215,6 +216,9 @@ def test_true_bfloat16_leaves_metrics_alone(model: Path) -> None:
     )
     assert isinstance(found, Evaluation)
     assert found == wanted
+    # Neither states of metrics nor scorers are in the module, where Lightning would convert them and FSDP2 shard them.
+    assert not any(isinstance(part, Metric) for part in module.modules())
+    assert all(name.startswith("model.") for name in module.state_dict())
     # Losses of this many tokens summed in bfloat16 would stop far below.
     assert found.perplexity["sliding"].num_scored > 200
     assert found.perplexity["sliding"].perplexity > 20
