@@ -160,7 +160,7 @@ def test_saved_config_reruns_the_run(results: Path, tmp_path: Path) -> None:
 
 def test_another_seed_is_another_model(results: Path, tmp_path: Path) -> None:
     """The comparison above can tell runs apart."""
-    other = log_dir(command("predict", TINY, tmp_path, "--seed_everything=1"))
+    other = log_dir(command("predict", TINY, tmp_path, *BRIEF, "--seed_everything=1"))
     assert read(other / "config.yaml")["seed_everything"] == 1
     assert not same_results(results, other)
 
