@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from sparc3_lightning.cli import SparC3CLI
 from sparc3_lightning.identity import base_model
+from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.recipe import Recipe
 from tests.runs import QUIET, board, command, log_dir, read, written
 from tests.tiny_files import same_weights
@@ -86,7 +87,17 @@ def test_fit_without_a_validation_text(fitted: SparC3CLI, tmp_path: Path) -> Non
     assert (log_dir(cli) / "model" / "model.safetensors").is_file()
 
 
-def test_recovery_tuning_holds_the_neurons_at_zero(fitted: SparC3CLI, trained: Path, tmp_path: Path) -> None:
+def push_every_weight(module: SparC3Module, optimizer: object) -> None:
+    """A zeroed SwiGLU neuron has no gradient, and would stay at zero by itself."""
+    for parameter in module.lm.parameters():
+        assert parameter.grad is not None
+        parameter.grad += 1
+
+
+def test_recovery_tuning_holds_the_neurons_at_zero(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SparC3Module, "on_before_optimizer_step", push_every_weight)
     dense = AutoModelForCausalLM.from_pretrained(trained)
     recipe = Recipe(NEURONS, [-3.0, -2.0, -1.0], base_model(dense, str(trained))).save(tmp_path / "r.json")
     source = [f"--model.model={trained}", "--model.config=null", "--model.tokenizer=null", f"--model.recipe={recipe}"]
