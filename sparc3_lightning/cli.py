@@ -60,6 +60,12 @@ class SaveRunCallback(SaveConfigCallback):
 class SparC3CLI(LightningCLI):
     """LightningCLI with what attribution needs, whatever a config says."""
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's own, without `return_predictions`: `test` must accept the saved config of a predict run."""
+        commands = LightningCLI.subcommands()
+        return {**commands, "predict": commands["predict"] | {"return_predictions"}}
+
     def before_instantiate_classes(self) -> None:
         """Attribution needs gradients: the config that is saved says so too (trap 3)."""
         if self.subcommand == "predict":
@@ -104,6 +110,7 @@ def run(args: ArgsType = None, execute: bool = True) -> SparC3CLI:
     """
     check_same_checkout()
     _quiet()
+    programs = {name: {"prog": f"sparc3 {name}"} for name in SparC3CLI.subcommands()}
     return SparC3CLI(
         model_class=SparC3Module,
         datamodule_class=SparC3DataModule,
@@ -113,9 +120,7 @@ def run(args: ArgsType = None, execute: bool = True) -> SparC3CLI:
         trainer_defaults={"use_distributed_sampler": False},
         seed_everything_default=0,
         auto_configure_optimizers=False,
-        parser_kwargs={"prog": "sparc3"} | {name: {"prog": f"sparc3 {name}"} for name in LightningCLI.subcommands()}
-        if execute
-        else None,
+        parser_kwargs={"prog": "sparc3"} | programs if execute else None,
         args=args,
         run=execute,
     )

@@ -16,16 +16,27 @@ _HELP = (
     "and set `model.model` to that directory; without a network, HF_HOME must name a cache that holds it."
 )
 
+# transformers still reads these names, and turns them into `rope_parameters`.
+_LEGACY_FIELDS = ("rope_theta", "rope_scaling")
+
 
 def torch_dtype(name: DtypeName) -> torch.dtype | Literal["auto"]:
     """The dtype of a name; "auto" stays, for the checkpoint's own."""
     return "auto" if name == "auto" else getattr(torch, name)
 
 
+# Code that comes with a model never runs; unless told so, transformers asks at the terminal whether it may.
+_NO_CODE = {"trust_remote_code": False}
+
+
 def _hub_error(what: str, name: str, error: Exception) -> OSError:
-    if Path(name).is_absolute() or name.startswith((".", "~")):
+    # A hub id has at most one slash.
+    if Path(name).is_absolute() or name.startswith((".", "~")) or Path(name).is_dir() or name.count("/") > 1:
         if not Path(name).is_dir():
-            return FileNotFoundError(f"the {what} {name!r} cannot be loaded: no such directory. Set `model.{what}`.")
+            at = "" if Path(name).is_absolute() else f" (from {Path.cwd()})"
+            return FileNotFoundError(
+                f"the {what} {name!r} cannot be loaded: no such directory{at}. Set `model.{what}`."
+            )
         return OSError(f"the {what} in {name!r} cannot be loaded: {str(error).splitlines()[0]} Set `model.{what}`.")
     return OSError(f"the {what} {name!r} cannot be loaded: {str(error).splitlines()[0]} {_HELP}")
 
@@ -37,7 +48,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
         OSError: It cannot be reached or is not there; says what to do.
     """
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, revision=revision)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, revision=revision, **_NO_CODE)
     except (OSError, ValueError) as error:
         raise _hub_error("tokenizer", name, error) from error
     return tokenizer
@@ -53,7 +64,7 @@ def load_model(
         ValueError: Its `model_type` is of no known family; found before any weight is read.
     """
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        config = AutoConfig.from_pretrained(name, revision=revision, **_NO_CODE)
     except (OSError, ValueError) as error:
         raise _hub_error("model", name, error) from error
     get_family(config.model_type)
@@ -64,6 +75,7 @@ def load_model(
             dtype=torch_dtype(dtype),
             attn_implementation=attn_implementation,
             use_safetensors=True,
+            **_NO_CODE,
         )
     except OSError as error:
         raise _hub_error("model", name, error) from error
@@ -82,8 +94,8 @@ def build_model(
         attn_implementation: Attention implementation.
 
     Raises:
-        ValueError: No or an unknown `model_type`, fields that do not fit together, or a vocabulary smaller than the
-            tokenizer's.
+        ValueError: No or an unknown `model_type`, unknown fields or ones that do not fit together, or a vocabulary
+            smaller than the tokenizer's.
     """
     fields = {"vocab_size": vocab_size, **config}
     family = get_family(str(fields.pop("model_type", "")))
@@ -91,6 +103,11 @@ def build_model(
         raise ValueError(
             f"`vocab_size` must be at least {vocab_size} (the tokenizer's), got {fields['vocab_size']}. "
             "Set `model.config.vocab_size`."
+        )
+    known = {*AutoConfig.for_model(family.model_type).to_dict(), *_LEGACY_FIELDS}
+    if unknown := sorted(set(fields) - known):
+        raise ValueError(
+            f"`config` must hold fields of a {family.model_type} config, got {unknown}. Set `model.config`."
         )
     try:
         built = AutoConfig.for_model(family.model_type, **fields)

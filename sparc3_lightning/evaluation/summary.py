@@ -124,8 +124,9 @@ def _paired_cells(change: dict[str, Any]) -> list[str]:
 
 def _control(rows: list[_Row], results: dict[str, Any]) -> tuple[Table, str]:
     control, removed = results["control"], results["selection"]["num_neurons"]
+    draws = f"{control['num_draws']} draw{'s' * (control['num_draws'] > 1)}"
     table = _table(
-        f"Control: {removed} random neurons of the same layers, {control['num_draws']} draws",
+        f"Control: {removed} random neurons of the same layers, {draws}",
         ("mean", "lowest", "highest", "pruned", "p"),
     )
     for row in rows:

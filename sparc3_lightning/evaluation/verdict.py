@@ -112,9 +112,10 @@ def _control_sentence(control: PairedChange | None, findings: Findings) -> list[
         return []
     draws = [draw[f"{findings.attribute}/{findings.measure}"] for draw in findings.control["draws"]]
     as_low = sum(draw <= control.after for draw in draws)
+    counted = f"{len(draws)} draw{'s' * (len(draws) > 1)}"
     return [
-        f"Against the control ({len(draws)} draws of {findings.num_neurons} random neurons in the same layers, each "
-        f"prompt's score averaged over the draws) it {_movement(control, findings.alpha)}: {_figures(control)}; "
+        f"Against the control ({counted} of {findings.num_neurons} random neurons in the same layers, each prompt's "
+        f"score averaged over the draws) it {_movement(control, findings.alpha)}: {_figures(control)}; "
         f"{as_low} of {len(draws)} draws came as low as the selected neurons."
     ]
 

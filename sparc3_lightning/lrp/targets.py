@@ -89,7 +89,7 @@ def _read(target: str | int | Sequence[int] | Target) -> Target:
         ids = [int(token) for token in match.groups() if token is not None]
     else:
         ids = [target] if isinstance(target, int) else list(target) if isinstance(target, list | tuple) else []
-    if len(ids) not in (1, 2) or not all(isinstance(token, int) for token in ids):
+    if len(ids) not in (1, 2) or not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
         raise ValueError(
             f"`target` must be {ARGMAX!r}, 'token:ID' or 'contrast:ID:ID' (or an id, or a pair of ids), got "
             f"{target!r}. Set `model.target`."

@@ -208,9 +208,11 @@ def _section(loaded: Any, *keys: str, where: str) -> Any:
 def _config_and_tokenizer(source: str, num_classes: int, local: bool) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoTokenizer
 
+    # Code that comes with a checkpoint never runs; unless told so, transformers asks at the terminal whether it may.
+    options = {"local_files_only": local, "trust_remote_code": False}
     try:
-        config = AutoConfig.from_pretrained(source, num_labels=num_classes, local_files_only=local)
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+        config = AutoConfig.from_pretrained(source, num_labels=num_classes, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
     # transformers raises ValueError for a directory without a config.json.
     except (OSError, ValueError) as error:
         raise OSError(f"the scorer's config and tokenizer could not be read from {source}. {_OFFLINE_HELP}") from error

@@ -151,6 +151,7 @@ def test_values_that_cannot_be(words: list[str], said: list[str], type_in: Type)
     [
         (["--model.config.model_type=bert"], ["`model_type`", "'llama', 'mistral', 'qwen2'", "'bert'", "model.model"]),
         (["--model.config.hidden_size=50"], ["`config`", "hidden size (50)", "model.config"]),
+        (["--model.config.hiden_size=48"], ["`config`", "hiden_size", "model.config"]),
         (["--model.config.vocab_size=5"], ["`vocab_size` must be at least 105", "model.config.vocab_size"]),
         (["--model.modules=nothing"], ["`modules`", "'nothing'", "model.modules"]),
         (["--model.target=foo"], ["`target`", "'foo'", "model.target"]),
