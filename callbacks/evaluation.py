@@ -59,15 +59,17 @@ class EvaluationCallback(Callback):
         run, log_dir = pl_module.run, pl_module.log_dir
         assert run.recipe is not None, "the pruning callback comes first"
         save = partial(_save, log_dir)
+        # Drawn first: that a layer has too few other neurons shows before hours of evaluation.
+        width, seeds = pl_module.lm.config.intermediate_size, range(self.num_control_draws)
+        drawn = [control_recipe(run.recipe, width, self.control_seed + draw) for draw in seeds]
         run.baseline = self._evaluate(pl_module, "baseline")
         save("baseline_eval.json", run.baseline.to_json())
         with apply_recipe(pl_module.lm, run.recipe, check_base=False):
             run.pruned = self._evaluate(pl_module, "pruned")
         save("pruned_eval.json", run.pruned.to_json())
-        for draw in range(self.num_control_draws):
-            recipe = control_recipe(run.recipe, pl_module.lm.config.intermediate_size, self.control_seed + draw)
+        for number, recipe in enumerate(drawn, start=1):
             with apply_recipe(pl_module.lm, recipe, check_base=False):
-                run.controls.append(self._evaluate(pl_module, f"control {draw + 1}"))
+                run.controls.append(self._evaluate(pl_module, f"control {number}"))
         save("control_eval.json", [control.to_json() for control in run.controls])
 
         def report() -> None:

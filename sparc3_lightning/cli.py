@@ -12,10 +12,12 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 import callbacks
 import sparc3_lightning
 from sparc3_lightning.data.datamodule import SparC3DataModule
+from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.files import write_json
 from sparc3_lightning.messages import short_message
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.provenance import provenance
+from sparc3_lightning.pruning.recipe import RECIPE_FILE
 
 
 def check_same_checkout() -> None:
@@ -52,9 +54,21 @@ class SaveRunCallback(SaveConfigCallback):
         """Write `provenance.json` and, before any work, Lightning's `config.yaml`."""
         # Every rank asks: Lightning broadcasts the directory. (`save_config` is called on rank 0 alone.)
         directory = Path(trainer.log_dir or trainer.default_root_dir)
+        if stage == "predict":
+            from_rank_zero(lambda: _refuse_used(directory))
         if trainer.is_global_zero and not self.already_saved:
             write_json(directory / "provenance.json", provenance(trainer.world_size))
         super().setup(trainer, pl_module, stage)
+
+
+def _refuse_used(directory: Path) -> None:
+    """One directory, one run: results of another would get this one's config, and the scores have no room."""
+    used = [name for name in ("scores", RECIPE_FILE) if (directory / name).exists()]
+    if used:
+        raise FileExistsError(
+            f"{directory} holds another run's {used[0]}. Set `trainer.logger` (each run then gets a directory of its "
+            "own), or another `trainer.default_root_dir`."
+        )
 
 
 class SparC3CLI(LightningCLI):

@@ -126,6 +126,12 @@ class SparC3Module(LightningModule):
         """Load or build the model once, shard it under FSDP2, apply the recipe where there is one."""
         if self.model is not None:
             return
+        if self.recipe_path is not None and self.trainer.predicting:
+            raise ValueError(
+                "`recipe` must be null for `predict`: scores, recipe and evaluation would be those of a pruned model "
+                f"under its base model's name, got {self.recipe_path!r}. Set `model.recipe: null`; or apply it "
+                "(`sparc3 apply`) and attribute the directory."
+            )
         mesh = data_parallel_mesh(self.trainer.strategy, self.device_mesh)
         model = self._load()
         if mesh is not None:

@@ -130,7 +130,8 @@ def control_recipe(recipe: Recipe, num_neurons_per_layer: int, seed: int) -> Rec
         if len(others) < len(indices):
             raise ValueError(
                 f"the control needs {len(indices)} other neurons in layer {layer}, got {len(others)}. "
-                "Set a smaller `PruningCallback.init_args.num_neurons`, or no control."
+                "Set a smaller `PruningCallback.init_args.num_neurons`, or 0 "
+                "`EvaluationCallback.init_args.num_control_draws`."
             )
         drawn = others[torch.randperm(len(others), generator=generator)[: len(indices)]]
         neurons += [(layer, int(index)) for index in drawn.sort().values]

@@ -61,6 +61,7 @@ def test_forms(written: object, target: Target) -> None:
         ("a",),
         None,
         1.5,
+        True,
     ],
 )
 def test_other_forms_are_refused(written: object) -> None:

@@ -170,6 +170,19 @@ def test_nothing_is_unpickled(make_checkpoint: Make, tmp_path: Path) -> None:
     assert not trace.exists()
 
 
+def test_code_beside_a_checkpoint_is_never_run(
+    make_checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless told, transformers asks at the terminal whether it may run it."""
+    checkpoint = make_checkpoint()
+    (checkpoint / "config.json").write_text('{"model_type": "theirs", "auto_map": {"AutoConfig": "code.Config"}}')
+    (checkpoint / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(OSError, match="config and tokenizer could not be read"):
+        local(checkpoint).score(["you"])
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("part", ["config", "state_dict"])
 def test_another_kind_of_checkpoint_is_refused(make_checkpoint: Make, part: str) -> None:
     def remove(loaded: dict[str, Any]) -> dict[str, Any]:
