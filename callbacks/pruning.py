@@ -7,7 +7,7 @@ from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import save_pruned_model
 from sparc3_lightning.pruning.select import SCOPES, Scope, select_neurons
-from sparc3_lightning.pruning.sets import match_general
+from sparc3_lightning.pruning.sets import match_general, warn_of_shared_samples
 from sparc3_lightning.scores.combine import Penalty, check_general, differential
 
 
@@ -49,6 +49,9 @@ class PruningCallback(Callback):
         config, run = pl_module.lm.config, pl_module.run
         run.general = match_general(pl_module.data.reference_names, self.general, self.behaviour)
         run.behaviour = self.behaviour
+        if trainer.is_global_zero:
+            samples = pl_module.data.reference_samples
+            warn_of_shared_samples({name: samples[name].fingerprints for name in (*run.general, self.behaviour)})
         total = config.num_hidden_layers * config.intermediate_size
         if not 1 <= self.num_neurons <= total:
             raise ValueError(

@@ -1,7 +1,9 @@
 """Which reference sets are general, and which is the behaviour's."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import combinations
 
 
 def match_general(names: Sequence[str], general: Sequence[str], behaviour: str) -> list[str]:
@@ -23,3 +25,18 @@ def match_general(names: Sequence[str], general: Sequence[str], behaviour: str) 
             )
     matched = [name for name in names if any(fnmatchcase(name, pattern) for pattern in general)]
     return [name for name in matched if name != behaviour]
+
+
+def warn_of_shared_samples(fingerprints: Mapping[str, Sequence[str]]) -> None:
+    """Warn where two of the sets hold the same texts: then seeds agree, or sets differ, less than they seem to.
+
+    Args:
+        fingerprints: Of each set's texts, by its name.
+    """
+    for (first, texts), (second, others) in combinations(fingerprints.items(), 2):
+        if num_shared := len(set(texts) & set(others)):
+            warnings.warn(
+                f"{num_shared} texts of reference set {first!r} are also in {second!r}. Give each set a `seed` of its "
+                "own and all the same `num_seeds`, under `data.reference_sets`.",
+                stacklevel=2,
+            )

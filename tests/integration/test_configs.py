@@ -6,18 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from jsonargparse import Namespace
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from callbacks import EvaluationCallback, PruningCallback, RelevanceCallback, ScoreWriter, TensorBoardCallback
 from sparc3_lightning.cli import SparC3CLI, run
 from sparc3_lightning.data import C4, RealToxicityPrompts, WikiText2
 from sparc3_lightning.evaluation.planning import Decoding
-from sparc3_lightning.lrp.modules import select_modules
 from sparc3_lightning.metrics import DetoxifyScorer
-from sparc3_lightning.scores.score_set import ScoreSet
 from tests.runs import QUIET, ROOT, read
 
 pytestmark = QUIET
@@ -262,55 +258,3 @@ def test_document_s_values_arrive(document: SparC3CLI) -> None:
         "Salesforce/wikitext",
         "wikitext-2-raw-v1",
     )
-
-
-@pytest.fixture(scope="module")
-def llama3_8b() -> LlamaForCausalLM:
-    """LLaMA-3-8B's exact shape, without its 16 GB."""
-    shape = LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        max_position_embeddings=8192,
-        tie_word_embeddings=False,
-        dtype="bfloat16",
-    )
-    with torch.device("meta"):
-        return LlamaForCausalLM(shape)
-
-
-@pytest.fixture
-def _may_be_meta(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights without values are refused, as they should; here only the names count."""
-    monkeypatch.setattr("sparc3_lightning.lrp.modules._check_plain", lambda model, names: None)
-
-
-@pytest.mark.usefixtures("_may_be_meta")
-def test_document_attributes_llama3_8b(document: SparC3CLI, llama3_8b: LlamaForCausalLM) -> None:
-    everything, left_out = select_modules(llama3_8b, "all")
-    weights = sum(llama3_8b.get_submodule(name).weight.numel() for name in everything)
-    total = sum(parameter.numel() for parameter in llama3_8b.parameters())
-    assert (len(everything), left_out) == (225, [])
-    assert weights == pytest.approx(7.50e9, rel=1e-3)
-    assert weights / total == pytest.approx(0.934, abs=1e-3)
-    neurons, _ = select_modules(llama3_8b, document.model.modules_to_attribute)
-    assert neurons == [f"model.layers.{layer}.mlp.up_proj" for layer in range(32)]
-    assert sum(llama3_8b.get_submodule(name).out_features for name in neurons) == 458_752
-
-
-@pytest.mark.usefixtures("_may_be_meta")
-def test_neuron_scores_of_llama3_8b_take_less_than_4_megabytes(
-    document: SparC3CLI, llama3_8b: LlamaForCausalLM, tmp_path: Path
-) -> None:
-    generator = torch.Generator().manual_seed(0)
-    names, _ = select_modules(llama3_8b, document.model.modules_to_attribute)
-    shapes = {name: llama3_8b.get_submodule(name).out_features for name in names}
-    scores = ScoreSet({name: torch.rand(rows, generator=generator) for name, rows in shapes.items()})
-    scores.manifest["data"] = {"num_samples": 128, "target_ids": list(range(128)), "source": {"path": "x" * 1000}}
-    directory = scores.save(tmp_path / "scores")
-    size = sum(file.stat().st_size for file in directory.iterdir())
-    assert 458_752 * 4 <= size < 4e6
-    assert sum(score.numel() for score in ScoreSet.load(directory).scores.values()) == 458_752

@@ -1,60 +1,18 @@
 """The command line as a user mistypes it: short errors that name the key, exit codes, nothing half written."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
-from sparc3_lightning.main import console
 from sparc3_lightning.messages import short_message
-from tests.runs import BRIEF, QUIET, ROOT, TINY, command, log_dir, read, written
+from tests.runs import BRIEF, QUIET, ROOT, TINY, command, log_dir, read
+from tests.shown import Type, refused, variant
 from tests.tiny_files import typed
 
 pytestmark = QUIET
-
-
-class Shown(NamedTuple):
-    status: int
-    out: str
-    err: str
-    files: list[str]
-
-
-Type = Callable[..., Shown]
-
-
-@pytest.fixture
-def type_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Type:
-    """Type a command at the project's root: what it shows, and what it leaves in its run directory."""
-
-    def type_words(*words: str) -> Shown:
-        runs = tmp_path / "runs"
-        options = [f"--trainer.logger.init_args.save_dir={runs}", "--trainer.enable_progress_bar=false"]
-        monkeypatch.chdir(ROOT)
-        monkeypatch.delenv("SPARC3_TRACEBACK", raising=False)
-        monkeypatch.setattr(sys, "argv", ["sparc3", *words, *(options if "--config" in words else [])])
-        capsys.readouterr()
-        try:
-            status = console()
-        except SystemExit as ended:
-            status = ended.code if isinstance(ended.code, int) else 1
-        out, err = capsys.readouterr()
-        return Shown(status, out, err, written(runs) if runs.exists() else [])
-
-    return type_words
-
-
-def variant(path: Path, old: str, new: str) -> str:
-    """The tiny experiment with one thing changed."""
-    text = (ROOT / TINY).read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-    return str(path)
 
 
 def callbacks(path: Path, *names: str) -> str:
@@ -64,21 +22,6 @@ def callbacks(path: Path, *names: str) -> str:
     config["trainer"]["callbacks"] = [by_name[name] for name in names]
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     return str(path)
-
-
-def refused(shown: Shown, status: int, *said: str) -> None:
-    """Short, without traceback, and no scores, recipe, model or figures of a run that was refused."""
-    message = [line for line in shown.err.splitlines() if line.startswith("sparc3")]
-    rest = shown.err[shown.err.index(message[0]) :] if message else shown.err
-    assert shown.status == status, shown.err
-    assert "Traceback" not in shown.err
-    assert "args parameter" not in shown.err
-    assert len(rest) < 700, rest
-    assert len(rest.splitlines()) <= 6, rest
-    for part in said:
-        assert part in rest, rest
-    allowed = ("config.yaml", "provenance.json", "hparams.yaml", "events.out.tfevents")
-    assert [name for name in shown.files if not Path(name).name.startswith(allowed)] == []
 
 
 # What the parser refuses: status 2, nothing written at all
@@ -228,47 +171,6 @@ def test_model_whose_type_is_unknown(type_in: Type, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     shown = type_in("predict", "--config", TINY, "--model.config=null", f"--model.model={tmp_path}")
     refused(shown, 1, "`model_type`", "'gpt2'", "'qwen2'")
-
-
-@pytest.mark.parametrize("command", ["predict", "test"])
-def test_code_beside_a_model_is_never_run(
-    command: str, type_in: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Unless told, transformers asks at the terminal whether it may run it."""
-    described = {"model_type": "theirs", "auto_map": {"AutoConfig": "code.Config"}}
-    (tmp_path / "config.json").write_text(json.dumps(described))
-    (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    monkeypatch.setattr("builtins.input", lambda *_: "y")
-    shown = type_in(command, "--config", TINY, "--model.config=null", f"--model.model={tmp_path}")
-    refused(shown, 1, "sparc3: error: the model", "custom code")
-    assert not (tmp_path / "ran").exists()
-
-
-def test_recipe_in_predict(type_in: Type) -> None:
-    """Else a pruned model's scores would bear the base model's name."""
-    refused(type_in("predict", "--config", TINY, "--model.recipe=any.json"), 1, "`recipe` must be null", "sparc3 apply")
-
-
-def test_too_many_neurons_for_the_control(type_in: Type, tmp_path: Path) -> None:
-    """Told before the evaluations, not after two of them."""
-    config = variant(tmp_path / "run.yaml", "num_neurons: 8", "num_neurons: 150")
-    shown = type_in("predict", "--config", config, *BRIEF)
-    assert shown.status == 1
-    assert "the control needs" in shown.err
-    assert not [name for name in shown.files if name.endswith("_eval.json")]
-
-
-def test_directory_of_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a logger all runs share one directory: the first one's files stay what they are."""
-    used = tmp_path / "used"
-    (used / "scores").mkdir(parents=True)
-    (used / "config.yaml").write_text("theirs")
-    shared = ["--trainer.logger=false", f"--trainer.default_root_dir={used}"]
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["sparc3", "predict", "--config", TINY, *shared])
-    assert console() == 1
-    assert (used / "config.yaml").read_text() == "theirs"
-    assert written(used) == ["config.yaml"]
 
 
 def test_recipe_that_is_not_there(type_in: Type) -> None:
