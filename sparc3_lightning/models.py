@@ -1,10 +1,11 @@
 """Load a causal language model and its tokenizer from the hub, a directory, or a bare config."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.families import get_family
@@ -61,7 +62,8 @@ def load_model(
 
     Raises:
         OSError: It cannot be reached or is not there; says what to do.
-        ValueError: Its `model_type` is of no known family; found before any weight is read.
+        ValueError: Its `model_type` is of no known family; found before any weight is read. Or weights are damaged or
+            missing.
     """
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, **_NO_CODE)
@@ -69,17 +71,32 @@ def load_model(
         raise _hub_error("model", name, error) from error
     get_family(config.model_type)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             name,
             revision=revision,
             dtype=torch_dtype(dtype),
             attn_implementation=attn_implementation,
             use_safetensors=True,
+            output_loading_info=True,
             **_NO_CODE,
         )
+    except SafetensorError as error:
+        raise ValueError(
+            f"the weights of {name!r} cannot be read ({error}): a file is cut or damaged. Set `model.model`."
+        ) from error
     except OSError as error:
         raise _hub_error("model", name, error) from error
-    return model.eval()
+    _check_whole(name, sorted(found["missing_keys"]))
+    return cast(PreTrainedModel, model.eval())
+
+
+def _check_whole(name: str, missing: list[str]) -> None:
+    """transformers fills what a checkpoint lacks with random weights, and only logs it."""
+    if missing:
+        raise ValueError(
+            f"the checkpoint {name!r} must hold all weights of its model, but lacks {len(missing)}, such as "
+            f"{missing[0]}: random ones in their place would give scores that mean nothing. Set `model.model`."
+        )
 
 
 def build_model(

@@ -177,6 +177,12 @@ def _read(file: Path) -> Any:
             f"{file} holds more than tensors and plain values, and is not unpickled: that could run its code. "
             "Use a checkpoint saved with plain containers. Set `DetoxifyScorer.init_args.checkpoint`."
         ) from error
+    # A file that is cut or no checkpoint at all: torch raises whatever its reader stumbles over.
+    except (OSError, RuntimeError, KeyError, ValueError, EOFError, IndexError) as error:
+        raise ValueError(
+            f"{file} is no readable checkpoint ({type(error).__name__}): it is cut or damaged. "
+            "Set `DetoxifyScorer.init_args.checkpoint`."
+        ) from error
 
 
 def _download(model_type: str) -> tuple[Any, str]:

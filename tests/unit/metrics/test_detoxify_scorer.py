@@ -170,6 +170,15 @@ def test_nothing_is_unpickled(make_checkpoint: Make, tmp_path: Path) -> None:
     assert not trace.exists()
 
 
+@pytest.mark.parametrize("keep", [0, 4, 5000])
+def test_a_checkpoint_that_is_cut_is_named(make_checkpoint: Make, keep: int) -> None:
+    checkpoint = make_checkpoint()
+    file = checkpoint / "tiny.ckpt"
+    file.write_bytes(file.read_bytes()[:keep] or b"junk\n")
+    with pytest.raises(ValueError, match=r"tiny\.ckpt"):
+        local(checkpoint).score(["you"])
+
+
 def test_code_beside_a_checkpoint_is_never_run(
     make_checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
