@@ -186,6 +186,7 @@ def trained_module(tmp_path: Path, **options: Any) -> SparC3Module:
     module.trainer = Trainer(
         accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_progress_bar=False, **options
     )
+    module.log_dir = tmp_path  # what `setup` asks the trainer for
     return module
 
 
