@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
@@ -91,6 +92,12 @@ class SparC3CLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:
             raise ValueError(short_message(str(error))) from error
+        except MisconfigurationException as error:
+            raise ValueError(
+                f"the trainer cannot be built on this machine: {str(error).strip()} Set `trainer.accelerator`, "
+                "`trainer.devices` and `trainer.strategy`, or add `--config` with another file of configs/trainer/ "
+                "(such as cpu.yaml)."
+            ) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Force `inference_mode: false` for predict; a trainer default would lose to the config."""

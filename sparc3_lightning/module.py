@@ -32,9 +32,10 @@ class SparC3Module(LightningModule):
     """A causal language model to train, to evaluate, and to attribute.
 
     Args:
-        model: Hub id or Hugging Face directory; or None, with `config`, for random weights.
+        model: Hub id or Hugging Face directory; or None, with `config`, for random weights. The model itself, after
+            `configure_model`.
         config: Fields of a Hugging Face config (with `model_type`), to start from random weights.
-        tokenizer: Hub id or directory of the tokenizer; default: the model's.
+        tokenizer: Hub id or directory of the tokenizer; default: the model's. The tokenizer itself, after `setup`.
         revision: Revision of model and tokenizer on the hub.
         dtype: Type of the weights; "auto" is the checkpoint's own. Under FSDP2 with granularity "weight" the shards are
             kept in float32 and computed in this type.
@@ -52,8 +53,6 @@ class SparC3Module(LightningModule):
         warmup_steps: Steps of linear warm-up, before the cosine to zero.
 
     Attributes:
-        model: The model, after `configure_model`.
-        tokenizer: The tokenizer, after `setup`.
         log_dir: The run's directory, after `setup`.
         run: What the run has found.
         attribution: The attribution in progress, entered and left by the relevance callback.

@@ -19,12 +19,13 @@ _FILES = {
     "experiment_results.json": "every figure, statistic and check",
     "pruned_neurons.json": "the neurons removed (the recipe)",
     "scores": "scores of every reference set",
-    "figures": "figures",
+    "figures": "neurons per layer, before and after (PNG)",
     "baseline_eval.json": "prompts and completions, dense model",
     "pruned_eval.json": "prompts and completions, pruned model",
     "control_eval.json": "prompts and completions, control",
     "pruned_model": "the pruned model",
-    "config.yaml": "the run's config",
+    "config.yaml": "the run's config, with every default",
+    "provenance.json": "command, versions, commit, machine",
 }
 
 

@@ -77,6 +77,7 @@ def test_config_before_the_command(type_in: Type) -> None:
         (["--model.evaluator.init_args.toxicity_protocol=document"], ["`decoding`", "toxicity_protocol"]),
         (["--data.evaluation_prompts.threshold=3"], ["`threshold` must be between 0 and 1, got 3.0"]),
         (["--data.batch_size=0"], ["`batch_size` must be at least 1, got 0"]),
+        (["--trainer.devices=0"], ["trainer cannot be built", "devices='0'", "`trainer.accelerator`", "cpu.yaml"]),
     ],
     ids=lambda value: value[0],
 )
@@ -198,6 +199,7 @@ def test_help_of_a_run_lists_our_options(type_in: Type) -> None:
     assert "usage: sparc3" in shown.out
     for option in ("--model.granularity", "--model.sign", "--data.batch_size", "--trainer.devices"):
         assert option in shown.out
+    assert "Hub id or Hugging Face directory" in " ".join(shown.out.split())
 
 
 def test_later_config_wins(type_in: Type, tmp_path: Path) -> None:

@@ -53,7 +53,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = log_dir(command("predict", TINY, home / "logs", *BRIEF))
     assert results == home / "logs" / "tiny" / "version_0"
     shutil.copy(results / "pruned_neurons.json", home)
-    shutil.copy(ROOT / TINY, home / "run.yaml")
     return home
 
 
