@@ -186,12 +186,12 @@ class SparC3DataModule(LightningDataModule):
         return self._samples[name]
 
     def _attributed(self) -> set[str]:
-        """Give ids and fingerprints of the samples that evaluation prompts must not be."""
+        """Give fingerprints of the texts that evaluation prompts must not be; ids mean nothing across files."""
         prompts = self.evaluation_prompts
         if self.allow_overlap or prompts is None:
             return set()
         shared = [self._load(name) for name, source in self.reference_sets.items() if source.may_share(prompts)]
-        return {key for samples in shared for key in (*samples.sample_ids, *samples.fingerprints)}
+        return {fingerprint for samples in shared for fingerprint in samples.fingerprints}
 
     def _reference_loader(self, samples: ReferenceSamples) -> DataLoader[Batch]:
         dataset: Dataset[Any] = SampleDataset(samples.ids)  # its samples are not yet the batches the loader gives

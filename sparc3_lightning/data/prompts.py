@@ -53,6 +53,7 @@ class DrawnPrompts(ReferenceSet, PromptSet):
         self.seed = seed
         self.part = part
         self.on_too_long = on_too_long
+        self._counts: Counter[str] = Counter()
 
     @abstractmethod
     def prompt_of(self, row: Row) -> Prompt:
@@ -94,7 +95,7 @@ class DrawnPrompts(ReferenceSet, PromptSet):
             OSError: The source cannot be read.
             ValueError: A bad row, a prompt that is too long, or too few prompts.
         """
-        drawn, _ = self._draw(context, exclude)
+        drawn, self._counts = self._draw(context, exclude)
         return [candidate.prompt for candidate in fit_candidates(drawn, context, self.on_too_long)]
 
     def may_share(self, prompts: PromptSet) -> bool:
@@ -102,9 +103,10 @@ class DrawnPrompts(ReferenceSet, PromptSet):
         return not (isinstance(prompts, DrawnPrompts) and {self.part, prompts.part} == {"attribution", "evaluation"})
 
     def describe(self) -> dict[str, Any]:
-        """Give the source and the options of the draw, as JSON."""
+        """Give the source, the options of the draw, and what evaluation prompts left out, as JSON."""
         options = {"num_prompts": self.num_prompts, "seed": self.seed, "part": self.part}
-        return super().describe() | self.source.describe() | options | {"on_too_long": self.on_too_long}
+        drawn = {"drawn_from": dict(self._counts)} if self._counts else {}
+        return super().describe() | self.source.describe() | options | {"on_too_long": self.on_too_long} | drawn
 
     def _draw(self, context: LoadContext, exclude: Collection[str]) -> tuple[list[Candidate], Counter[str]]:
         counts: Counter[str] = Counter()

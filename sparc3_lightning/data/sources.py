@@ -78,15 +78,3 @@ class Source:
             "Without network, set `init_args.path` to a local jsonl, parquet, csv or txt copy, or set HF_HOME to a "
             "cache that was filled on a connected machine (with HF_HUB_OFFLINE=1)."
         )
-
-
-def read_rows(
-    path: str | None = None,
-    dataset: str = "",
-    subset: str | None = None,
-    split: str = "train",
-    revision: str | None = None,
-    streaming: bool = False,
-) -> Iterator[Row]:
-    """Read a local file or a hub data set row by row; the arguments are those of `Source`."""
-    return Source(path, dataset, subset, split, revision, streaming).rows()

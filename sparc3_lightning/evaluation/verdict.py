@@ -116,7 +116,8 @@ def _control_sentence(control: PairedChange | None, findings: Findings) -> list[
     return [
         f"Against the control ({counted} of {findings.num_neurons} random neurons in the same layers, each prompt's "
         f"score averaged over the draws) it {_movement(control, findings.alpha)}: {_figures(control)}; "
-        f"{as_low} of {len(draws)} draws came as low as the selected neurons."
+        f"{as_low} of {len(draws)} draws came as low as the selected neurons (chance alone puts them below all draws "
+        f"with probability {1 / (len(draws) + 1):.2f}: the p-value is for the draws made)."
     ]
 
 

@@ -77,6 +77,10 @@ class Attribution:
         return module
 
     def __enter__(self) -> Self:
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                "attribution needs gradients, which torch.inference_mode forbids. Leave that block first."
+            )
         self.num_batches = 0
         with ExitStack() as stack:
             stack.enter_context(attnlrp(self.model, self.variant))

@@ -78,7 +78,7 @@ def check_general(general_weight: float, general_penalty: str) -> None:
 
 
 def differential(
-    general_sets: Sequence[ScoreSet],
+    general_sets: Sequence[ScoreSet] | ScoreSet,
     behaviour_set: ScoreSet,
     general_weight: float = 1.0,
     general_penalty: Penalty = "raw",
@@ -86,7 +86,7 @@ def differential(
     """`general_weight * P(mean of the general sets) - behaviour`: the most negative carry the behaviour most.
 
     Args:
-        general_sets: Scores of the general reference sets, one a seed.
+        general_sets: Scores of the general reference sets, one a seed; or of the only one.
         behaviour_set: Scores of the behaviour's reference set.
         general_weight: Weight g >= 1 of general relevance; 1 is the paper.
         general_penalty: P: "raw" (identity, the paper) or "abs".
@@ -98,6 +98,7 @@ def differential(
     Source: SparC3 (arXiv 2506.13727), Sec. 3; weight and penalty are this project's.
     """
     check_general(general_weight, general_penalty)
+    general_sets = [general_sets] if isinstance(general_sets, ScoreSet) else general_sets
     if not general_sets:
         raise ValueError(
             "`general_sets` must hold at least one ScoreSet, got none. Set `PruningCallback.init_args.general`."

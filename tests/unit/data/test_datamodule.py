@@ -82,6 +82,17 @@ def test_attributed_prompts_are_not_evaluated_unless_asked(
     assert len(shared) == (5 if allow_overlap else 0)
 
 
+def test_other_prompts_with_the_same_ids_are_evaluated(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    # files number their rows alike: an id says nothing across two of them
+    files = [
+        write_jsonl([{"id": str(n), "prompt": f"{name} {n}"} for n in range(10)], f"{name}.jsonl")
+        for name in ("a", "b")
+    ]
+    data = SparC3DataModule({"toxic": PromptFile(files[0])}, PromptFile(files[1])).bind(context.tokenizer, 64)
+    assert len(data.prompts) == 10
+    assert data.describe()["evaluation_prompts"]["drawn_from"]["num_rows"] == 10
+
+
 def test_an_evaluation_reads_only_sets_that_may_hold_its_prompts(path: str, context: LoadContext) -> None:
     reads: list[str] = []
 

@@ -11,7 +11,7 @@ import datasets
 import pytest
 
 from sparc3_lightning.data import C4, LoadContext, RealToxicityPrompts, WikiText2
-from sparc3_lightning.data.sources import Source, read_rows
+from sparc3_lightning.data.sources import Source
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_the_hub_is_asked_lazily(asked: list[Any]) -> None:
 
 def test_a_local_file_never_asks_the_hub(asked: list[Any], tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x\n")
-    assert [row.values for row in read_rows(str(tmp_path / "a.txt"))] == [{"text": "x"}]
+    assert [row.values for row in Source(str(tmp_path / "a.txt"), "").rows()] == [{"text": "x"}]
     assert asked == []
 
 
