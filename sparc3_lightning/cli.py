@@ -115,11 +115,14 @@ class SparC3CLI(LightningCLI):
         self.model.save_trained()
 
 
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
+
+
 def _quiet() -> None:
     """Leave out what Lightning says on every run and no user can act on."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    tips.addFilter(lambda record: "Tip:" not in record.getMessage())
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
 
 
 def run(args: ArgsType = None, execute: bool = True) -> SparC3CLI:
