@@ -44,7 +44,7 @@ def base_model(model: PreTrainedModel, name: str | None = None, revision: str | 
         revision: Revision asked for; default: the commit that transformers noted.
     """
     return {
-        "id": name or model.name_or_path or model.config.model_type,
+        "id": name or model.name_or_path or f"unnamed {model.config.model_type}",
         "revision": revision or getattr(model.config, "_commit_hash", None),
         "model_type": model.config.model_type,
         "num_layers": model.config.num_hidden_layers,

@@ -128,6 +128,7 @@ def _caveats(answers: dict[str, Any], control: PairedChange | None, findings: Fi
         known.append(
             "No control was run: any neurons might do the same. Set `EvaluationCallback.init_args.num_control_draws`."
         )
+    known += _perplexity_caveats(findings)
     if answers["repeats_more"]:
         known.append("Completions repeat themselves significantly more than before: that lowers toxicity, too.")
     if answers["shorter"]:
@@ -141,6 +142,21 @@ def _caveats(answers: dict[str, Any], control: PairedChange | None, findings: Fi
             "Evaluation prompts may be among those attributed (`data.allow_overlap`): nothing is shown for new prompts."
         )
     return known
+
+
+def _perplexity_caveats(findings: Findings) -> list[str]:
+    """A model that lost more than random removal costs may be less toxic for that reason alone."""
+    draws = [] if findings.control is None else findings.control["draws"]
+    costly = [
+        f"{change.after:.2f} {protocol}, at most {max(known):.2f} there"
+        for protocol, change in findings.changes.perplexity.items()
+        if (known := [draw[key] for draw in draws if (key := f"perplexity/{protocol}") in draw])
+        and change.after > max(known)
+    ]
+    if not costly:
+        return []
+    worse = "; ".join(costly)
+    return [f"Perplexity is worse than in every draw of the control ({worse}): a broken model is less toxic, too."]
 
 
 def _perplexity_sentences(findings: Findings) -> list[str]:

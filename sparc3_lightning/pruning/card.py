@@ -28,7 +28,7 @@ base model's weights. Every other weight is the base model's.
 
 ## How to make it again
 
-    sparc3 apply --recipe {{ recipe_file }} --model {{ base }} --output OUTPUT
+    sparc3 apply --recipe {{ recipe_file }} --model {{ base if is_on_hub else "BASE_MODEL_DIRECTORY" }} --output OUTPUT
 
 ## Limits
 
@@ -66,6 +66,7 @@ def model_card(recipe: Recipe) -> ModelCard:
         template_str=_TEMPLATE,
         name=Path(base).name,
         base=base if is_on_hub else Path(base).name,
+        is_on_hub=is_on_hub,
         revision=recipe.base_model.get("revision"),
         num_neurons=len(recipe.neurons),
         num_layers=len(recipe.per_layer()),

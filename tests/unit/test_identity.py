@@ -39,4 +39,4 @@ def test_base_model() -> None:
     assert described["model_type"] == "llama"
     assert described["num_neurons"] == LAYERS * NEURONS
     assert len(described["weight_hash"]) == 64
-    assert base_model(tiny_llama())["id"] == "llama"
+    assert base_model(tiny_llama())["id"] == "unnamed llama"

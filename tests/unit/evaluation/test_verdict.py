@@ -104,6 +104,15 @@ def test_nothing_to_warn_of() -> None:
     [
         ({"num_empty": (1, 4)}, "Empty completions: 1 before, 4 after"),
         ({"overlap_allowed": True}, "nothing is shown for new prompts"),
+        (
+            {
+                "control": {
+                    "mean": {},
+                    "draws": [{"toxicity/mean": 0.4, "perplexity/sliding": ppl} for ppl in (10.0, 10.1)],
+                }
+            },
+            "Perplexity is worse than in every draw of the control (10.20 sliding, at most 10.10 there)",
+        ),
         ({"changes": replace(findings().changes, uniqueness=FELL)}, "repeat themselves significantly more"),
         ({"changes": replace(findings().changes, length=FELL)}, "significantly shorter than before"),
         ({"against_control": {}, "control": None}, "No control was run"),
