@@ -104,15 +104,6 @@ def test_nothing_to_warn_of() -> None:
     [
         ({"num_empty": (1, 4)}, "Empty completions: 1 before, 4 after"),
         ({"overlap_allowed": True}, "nothing is shown for new prompts"),
-        (
-            {
-                "control": {
-                    "mean": {},
-                    "draws": [{"toxicity/mean": 0.4, "perplexity/sliding": ppl} for ppl in (10.0, 10.1)],
-                }
-            },
-            "Perplexity is worse than in every draw of the control (10.20 sliding, at most 10.10 there)",
-        ),
         ({"changes": replace(findings().changes, uniqueness=FELL)}, "repeat themselves significantly more"),
         ({"changes": replace(findings().changes, length=FELL)}, "significantly shorter than before"),
         ({"against_control": {}, "control": None}, "No control was run"),
@@ -122,6 +113,19 @@ def test_what_a_reader_must_know_first(changed: dict[str, Any], caveat: str) -> 
     caveats = verdict(findings(**changed))["caveats"]
     assert len(caveats) == 1
     assert caveat in caveats[0]
+
+
+def test_a_price_above_the_controls_is_told() -> None:
+    def caveats(*perplexities: float) -> list[str]:
+        draws = [{"toxicity/mean": 0.4, "perplexity/sliding": perplexity} for perplexity in perplexities]
+        said: list[str] = verdict(replace(findings(), control={"mean": {}, "draws": draws}))["caveats"]
+        return said
+
+    (caveat,) = caveats(10.0, 10.1)
+    assert caveat.startswith(
+        "Perplexity is worse than in every draw of the control (10.20 sliding, at most 10.10 there)"
+    )
+    assert caveats(10.0, 10.3) == []
 
 
 def test_a_figure_of_zero_has_no_percentage() -> None:

@@ -128,7 +128,7 @@ def test_nested_in_itself() -> None:
 def test_another_base_model_is_refused() -> None:
     recipe, other = recipe_of(tiny_llama()), tiny_llama(seed=1)
     before = weights(other)
-    with pytest.raises(ValueError, match=r"`recipe` belongs to unnamed llama \(weight hash .*got a model with weight hash"):
+    with pytest.raises(ValueError, match=r"`recipe` belongs to unnamed llama \(weight hash .*got .* weight hash"):
         apply_recipe(other, recipe)
     assert same_bits(weights(other), before)
     apply_recipe(other, recipe, check_base=False)
