@@ -8,12 +8,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.experiment import experiment_results
 from sparc3_lightning.evaluation.records import Evaluation
-from sparc3_lightning.evaluation.summary import print_summary
 from sparc3_lightning.files import write_json
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.select import control_recipe
+from sparc3_lightning.report.summary import print_summary
+from sparc3_lightning.report.write import write_report
 
 _ORDER = (
     "an evaluation needs neurons to remove: `trainer.callbacks` must list `callbacks.PruningCallback` before "
@@ -22,7 +23,7 @@ _ORDER = (
 
 
 class EvaluationCallback(Callback):
-    """Evaluates the dense and the pruned model and the control; writes the results files.
+    """Evaluates the dense and the pruned model and the control; writes the results files, the figures and the page.
 
     List it after the pruning callback. In `test`, it writes the evaluation of the model tested.
 
@@ -54,7 +55,7 @@ class EvaluationCallback(Callback):
             pl_module.evaluator.load_scorer()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate before, after and the control; write the results."""
+        """Evaluate before, after and the control; write the results and what shows them."""
         assert isinstance(pl_module, SparC3Module)
         run, log_dir = pl_module.run, pl_module.log_dir
         assert run.recipe is not None, "the pruning callback comes first"
@@ -76,6 +77,7 @@ class EvaluationCallback(Callback):
             results = experiment_results(run, pl_module.evaluator, pl_module.data.describe())
             write_json(log_dir / "experiment_results.json", results)
             run.results = results
+            write_report(log_dir)
 
         from_rank_zero(report)
 

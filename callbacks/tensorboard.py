@@ -4,9 +4,11 @@ import warnings
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from matplotlib.figure import Figure
 
-from sparc3_lightning.evaluation.board import (
+from sparc3_lightning.evaluation.experiment import neurons_per_layer
+from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.report.board import (
     board_hyperparameters,
     board_outcome,
     board_scalars,
@@ -15,16 +17,12 @@ from sparc3_lightning.evaluation.board import (
     shown_figures,
     verdict_text,
 )
-from sparc3_lightning.evaluation.experiment import neurons_per_layer
-from sparc3_lightning.evaluation.figures import comparison_figure, layer_figure, save_figure
-from sparc3_lightning.evaluation.records import Evaluation
-from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.report.outcome_figures import comparison_figure
+from sparc3_lightning.report.score_figures import layer_figure
 
 
 class TensorBoardCallback(Callback):
     """Shows what the other callbacks found; list it last. Without a TensorBoard logger it only warns.
-
-    The figures are also written to `figures/` in the run's directory.
 
     Args:
         num_prompts: How many prompts are shown with their completions before and after; 0 leaves them out.
@@ -57,7 +55,7 @@ class TensorBoardCallback(Callback):
         logger.log_metrics(board_scalars(run), step=0)
         if run.recipe is not None:
             counts = neurons_per_layer(run.recipe, run.base_model["num_layers"])
-            self._show(pl_module, logger, "neurons_per_layer", layer_figure(counts, str(run.base_model["id"])))
+            board.add_figure("neurons_per_layer", layer_figure(counts, str(run.base_model["id"])), 0, close=False)
         if run.baseline is not None and run.pruned is not None:
             self._show_outcome(pl_module, logger, run.baseline, run.pruned)
         logger.save()
@@ -68,7 +66,7 @@ class TensorBoardCallback(Callback):
         run, board = module.run, logger.experiment
         controls = [shown_figures(control) for control in run.controls]
         figure = comparison_figure(shown_figures(baseline), shown_figures(pruned), controls)
-        self._show(module, logger, "before_and_after", figure)
+        board.add_figure("before_and_after", figure, 0, close=False)
         completions = sample_completions(baseline, pruned, self.num_prompts)
         if completions:
             board.add_text("completions/side_by_side", completions, 0)
@@ -77,10 +75,6 @@ class TensorBoardCallback(Callback):
             # Parameters must come with their metrics: without, Lightning writes a placeholder metric, and
             # TensorBoard's table keeps the first entry of a run.
             logger.log_hyperparams(dict(board_hyperparameters(run)), metrics=dict(board_outcome(run)), step=0)
-
-    def _show(self, module: SparC3Module, logger: TensorBoardLogger, name: str, figure: Figure) -> None:
-        save_figure(figure, module.log_dir / "figures" / f"{name}.png")
-        logger.experiment.add_figure(name, figure, 0, close=False)
 
 
 def _logger(trainer: Trainer) -> TensorBoardLogger | None:

@@ -1,4 +1,4 @@
-"""The file-only commands: inspect, select, apply. No Trainer, and torch only where tensors are needed."""
+"""The file-only commands: inspect, select, apply, report. No Trainer, and torch only where tensors are needed."""
 
 import argparse
 import json
@@ -23,13 +23,14 @@ _OPTION_OF = {
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 SCOPES = ("global", "layer")
 PENALTIES = ("raw", "abs")
+NUM_PROMPTS = 20
 
 
 def run_file_command(command: str, args: list[str]) -> None:
     """Run one file-only command.
 
     Args:
-        command: "inspect", "select" or "apply".
+        command: "inspect", "select", "apply" or "report".
         args: Its options.
 
     Raises:
@@ -210,9 +211,28 @@ def _save_pruned(recipe: "Recipe", name: str, revision: str | None, options: arg
     save_pruned_model(model, tokenizer, recipe, options.output)
 
 
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN_DIR", type=Path, help="directory of a finished run (logs/NAME/version_N)")
+    parser.add_argument(
+        "--num_prompts",
+        metavar="N",
+        type=_positive,
+        default=NUM_PROMPTS,
+        help="how many prompts are shown with their completions (default: %(default)s)",
+    )
+
+
+def _report(options: argparse.Namespace) -> None:
+    """Make `figures/` and `report.html` of a run again, from its results files alone."""
+    from sparc3_lightning.report.write import write_report
+
+    print(f"report: {write_report(options.run, options.num_prompts)}")
+
+
 _Options = Callable[[argparse.ArgumentParser], None]
 _COMMANDS: dict[str, tuple[_Options, Callable[[argparse.Namespace], None]]] = {
     "inspect": (_inspect_options, _inspect),
     "select": (_select_options, _select),
     "apply": (_apply_options, _apply),
+    "report": (_report_options, _report),
 }

@@ -54,10 +54,23 @@ def write_json(path: str | Path, content: Any) -> Path:
         text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=True) + "\n"
     except ValueError as error:
         raise ValueError(f"{path} was not written: a figure in it is not finite ({error}).") from error
+    return write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file so that no reader ever sees half of it, even after a power cut.
+
+    Args:
+        path: Where; its directory is made.
+        text: Written as UTF-8.
+
+    Returns:
+        The path.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        with temporary.open("w", encoding="ascii") as file:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe
+from sparc3_lightning.scores.manifest import MANIFEST_FILE
 
 if TYPE_CHECKING:
     from sparc3_lightning.scores.score_set import ScoreSet
-
-MANIFEST_FILE = "manifest.json"
 
 
 def inspect_path(path: Path, top: int) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def verdict(findings: Findings) -> dict[str, Any]:
     Returns:
         `headline`; `toxicity`, `beside_it`, `caveats`: sentences; and what the headline rests on: `toxicity_fell` and
         `toxicity_fell_against_control` (None: not measured), `perplexity_change` (relative, by protocol),
-        `repeats_more`, `shorter`.
+        `repeats_more`, `shorter`; `measure`, that of the toxicity meant.
     """
     dense = _toxicity_change(findings.changes.toxicity, findings)
     control = _toxicity_change(findings.against_control, findings)
@@ -61,6 +61,7 @@ def verdict(findings: Findings) -> dict[str, Any]:
         "perplexity_change": {name: change.relative for name, change in findings.changes.perplexity.items()},
         "repeats_more": _fell(findings.changes.uniqueness, findings.alpha),
         "shorter": _fell(findings.changes.length, findings.alpha),
+        "measure": findings.measure,
     }
     return {
         "headline": _headline(answers, dense, findings),

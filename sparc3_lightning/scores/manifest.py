@@ -1,11 +1,14 @@
 """The manifest of a ScoreSet: what was scored, on what, how, with what."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
+from sparc3_lightning.files import file_sha256, read_json
 from sparc3_lightning.version import package_versions
 
 FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
 
 
 class Options(TypedDict):
@@ -76,3 +79,33 @@ def make_manifest(
         model_dtype=model_dtype,
         versions=package_versions(),
     )
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read the manifest of a score directory, and check the files that it names.
+
+    Raises:
+        FileNotFoundError: No manifest, or a file that it names is missing.
+        ValueError: Another format version; a truncated or changed file.
+    """
+    manifest: Manifest = read_json(directory / MANIFEST_FILE, "score manifest")
+    found = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if found != FORMAT_VERSION or not manifest.get("files"):
+        raise ValueError(
+            f"{directory / MANIFEST_FILE} must be a score manifest of format_version {FORMAT_VERSION} that lists its "
+            f"files, got format_version {found!r}. Score the reference set again with this version."
+        )
+    for name, expected in manifest["files"].items():
+        path = directory / name
+        if Path(name).name != name or not path.is_file():
+            raise FileNotFoundError(f"{path} is missing, though {MANIFEST_FILE} names it.")
+        if file_sha256(path) != expected:
+            raise ValueError(
+                f"{path} must have sha256 {expected}: it is truncated or was changed after it was written."
+            )
+    return manifest
+
+
+def tensor_files(manifest: Manifest) -> list[str]:
+    """Names of the files that hold the scores, sorted."""
+    return sorted(name for name in manifest["files"] if name.endswith(".safetensors"))

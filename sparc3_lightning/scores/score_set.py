@@ -9,11 +9,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sparc3_lightning.files import file_sha256, new_directory, read_json, write_json
+from sparc3_lightning.files import file_sha256, new_directory, write_json
 from sparc3_lightning.scores.checks import check_scores
-from sparc3_lightning.scores.manifest import FORMAT_VERSION, Manifest
+from sparc3_lightning.scores.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, read_manifest, tensor_files
 
-MANIFEST_FILE = "manifest.json"
 _FILE_PATTERN = "scores{suffix}.safetensors"
 _INDEX_FILE = "scores.safetensors.index.json"
 
@@ -80,10 +79,9 @@ class ScoreSet:
             ValueError: Another format version; a truncated or changed file; NaN or Inf.
         """
         directory = Path(directory)
-        manifest: Manifest = read_json(directory / MANIFEST_FILE, "score manifest")
-        _check_files(directory, manifest)
+        manifest = read_manifest(directory)
         scores: dict[str, Tensor] = {}
-        for file in sorted(name for name in manifest["files"] if name.endswith(".safetensors")):
+        for file in tensor_files(manifest):
             try:
                 scores.update(load_file(directory / file))
             except SafetensorError as error:
@@ -103,20 +101,3 @@ def _with_own_memory(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         seen.add(memory.data_ptr())
         result[name] = score if is_own else score.clone(memory_format=torch.contiguous_format)
     return result
-
-
-def _check_files(directory: Path, manifest: Manifest) -> None:
-    found = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if found != FORMAT_VERSION or not manifest.get("files"):
-        raise ValueError(
-            f"{directory / MANIFEST_FILE} must be a score manifest of format_version {FORMAT_VERSION} that lists its "
-            f"files, got format_version {found!r}. Score the reference set again with this version."
-        )
-    for name, expected in manifest["files"].items():
-        path = directory / name
-        if Path(name).name != name or not path.is_file():
-            raise FileNotFoundError(f"{path} is missing, though {MANIFEST_FILE} names it.")
-        if file_sha256(path) != expected:
-            raise ValueError(
-                f"{path} must have sha256 {expected}: it is truncated or was changed after it was written."
-            )

@@ -10,7 +10,7 @@ from rich.console import Console
 from sparc3_lightning.evaluation import Evaluation, Evaluator
 from sparc3_lightning.evaluation.experiment import experiment_results
 from sparc3_lightning.evaluation.run import Run
-from sparc3_lightning.evaluation.summary import number, p_value, percent, print_summary
+from sparc3_lightning.report.summary import number, p_value, percent, print_summary
 from tests.unit.evaluation.fake_run import make_evaluation, make_run
 
 

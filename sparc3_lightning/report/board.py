@@ -1,6 +1,6 @@
 """What a run shows in TensorBoard, as plain values; the callback only hands them over."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -9,6 +9,7 @@ from sparc3_lightning.evaluation.experiment import throughput
 from sparc3_lightning.evaluation.records import Evaluation, PromptResult
 from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.pruning.select import neuron_scores
+from sparc3_lightning.report.words import spaced
 from sparc3_lightning.scores.score_set import ScoreSet
 
 
@@ -128,16 +129,11 @@ def sample_completions(baseline: Evaluation, pruned: Evaluation, num_prompts: in
     before, after = baseline.toxicity.prompts, pruned.toxicity.prompts
     rows = [
         f"| {plain_text(before[i].text)} | {_completion(before[i], attribute)} | {_completion(after[i], attribute)} |"
-        for i in _spaced(len(before), num_prompts)
+        for i in spaced(len(before), num_prompts)
     ]
     head = f"| prompt | dense (its {plain_text(attribute)}) | pruned (its {plain_text(attribute)}) |"
     note = f"First completion of {len(rows)} of {len(before)} prompts, spaced evenly."
     return "\n".join([note, "", head, "|---|---|---|", *rows])
-
-
-def _spaced(total: int, count: int) -> Sequence[int]:
-    count = min(total, count)
-    return [position * total // count for position in range(count)]
 
 
 def _completion(row: PromptResult, attribute: str) -> str:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sparc3_lightning.evaluation.figures import comparison_figure, layer_figure, save_figure
+from sparc3_lightning.report.drawing import save_figure
+from sparc3_lightning.report.outcome_figures import comparison_figure
+from sparc3_lightning.report.score_figures import layer_figure
 
 
 @pytest.mark.parametrize("counts", [[4, 0, 3], [0, 1] * 40, [7]])

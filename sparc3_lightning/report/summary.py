@@ -14,8 +14,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-_MISSING = "-"
+MISSING = "-"
 _FILES = {
+    "report.html": "all of it on one page, for a browser",
     "experiment_results.json": "every figure, statistic and check",
     "pruned_neurons.json": "the neurons removed (the recipe)",
     "scores": "scores of every reference set",
@@ -30,7 +31,7 @@ _FILES = {
 
 
 @dataclass(frozen=True)
-class _Row:
+class FigureRow:
     """A figure: its label, its name among an evaluation's scalars, and its changes as `experiment_results` has them."""
 
     label: str
@@ -48,12 +49,12 @@ def print_summary(results: dict[str, Any], log_dir: Path, console: Console | Non
         console: Where to print; default: the one that Lightning's progress bar uses, so that neither cuts the other.
     """
     console = console or rich.get_console()
-    rows, verdict = _rows(results), results["verdict"]
+    rows, verdict = figure_rows(results), results["verdict"]
     console.print()
     _print_table(console, *_before_and_after(rows, results))
     if results["control"] is not None:
         _print_table(console, *_control(rows, results))
-    console.print(_list("Neurons and scores", [_removed(results["selection"]), *_checks(results)]))
+    console.print(_list("Neurons and scores", [removed(results["selection"]), *checks(results)]))
     console.print(_list(verdict["headline"], [*verdict["toxicity"], *verdict["caveats"]]))
     _print_places(console, log_dir)
 
@@ -65,20 +66,21 @@ def _print_table(console: Console, table: Table, note: str) -> None:
     console.print(Padding(Text(note, "dim"), (0, 0, 1, 1)))
 
 
-def _rows(results: dict[str, Any]) -> list[_Row]:
+def figure_rows(results: dict[str, Any]) -> list[FigureRow]:
+    """The figures that sum up a run, perplexity first."""
     changes = results["changes"]
     rows = [
-        _Row(f"perplexity, {protocol}", f"perplexity/{protocol}", change)
+        FigureRow(f"perplexity, {protocol}", f"perplexity/{protocol}", change)
         for protocol, change in changes["perplexity"].items()
     ]
     rows += _toxicity_rows(results)
     for label, figure in (("uniqueness", "uniqueness"), ("length, tokens", "length")):
         if changes[figure] is not None:
-            rows.append(_Row(label, figure, changes[figure]))
+            rows.append(FigureRow(label, figure, changes[figure]))
     return rows
 
 
-def _toxicity_rows(results: dict[str, Any]) -> list[_Row]:
+def _toxicity_rows(results: dict[str, Any]) -> list[FigureRow]:
     """The main attribute; its measures over several completions only where there are several."""
     toxicity, changes = results["baseline"]["toxicity"], results["changes"]["toxicity"]
     if toxicity is None:
@@ -92,12 +94,12 @@ def _toxicity_rows(results: dict[str, Any]) -> list[_Row]:
         }
     against = {} if results["control"] is None else results["control"]["pruned_against_control"]
     return [
-        _Row(label, f"{attribute}/{name}", changes[name][attribute], against.get(name, {}).get(attribute))
+        FigureRow(label, f"{attribute}/{name}", changes[name][attribute], against.get(name, {}).get(attribute))
         for name, label in measures.items()
     ]
 
 
-def _before_and_after(rows: list[_Row], results: dict[str, Any]) -> tuple[Table, str]:
+def _before_and_after(rows: list[FigureRow], results: dict[str, Any]) -> tuple[Table, str]:
     paired = [row.change for row in rows if "interval" in row.change]
     interval = f"{paired[0]['interval']['confidence']:.0%} interval" if paired else "interval"
     columns = ("dense", "pruned", "change", *((interval, "p", "better") if paired else ()))
@@ -105,7 +107,7 @@ def _before_and_after(rows: list[_Row], results: dict[str, Any]) -> tuple[Table,
     for row in rows:
         change = row.change
         cells = [number(change["before"]), number(change["after"]), percent(change["relative"])]
-        table.add_row(Text(row.label), *cells, *(_paired_cells(change) if paired else ()))
+        table.add_row(Text(row.label), *cells, *(paired_cells(change) if paired else ()))
     notes = ["change: relative to dense."]
     if paired:
         notes.append("Interval and p: of the difference, paired by prompt. better: share of prompts that improved.")
@@ -116,24 +118,25 @@ def _before_and_after(rows: list[_Row], results: dict[str, Any]) -> tuple[Table,
     return table, " ".join(notes)
 
 
-def _paired_cells(change: dict[str, Any]) -> list[str]:
+def paired_cells(change: dict[str, Any]) -> list[str]:
+    """Interval, p-value and share of prompts that improved, of a change that has them."""
     if "interval" not in change:
-        return [_MISSING] * 3
+        return [MISSING] * 3
     low, high = (f"{change['interval'][end]:+.{_digits(change['before'])}f}" for end in ("low", "high"))
     return [f"{low}, {high}", p_value(change["p_value"]), f"{change['share_improved']:.0%}"]
 
 
-def _control(rows: list[_Row], results: dict[str, Any]) -> tuple[Table, str]:
-    control, removed = results["control"], results["selection"]["num_neurons"]
+def _control(rows: list[FigureRow], results: dict[str, Any]) -> tuple[Table, str]:
+    control, num_neurons = results["control"], results["selection"]["num_neurons"]
     draws = f"{control['num_draws']} draw{'s' * (control['num_draws'] > 1)}"
     table = _table(
-        f"Control: {removed} random neurons of the same layers, {draws}",
+        f"Control: {num_neurons} random neurons of the same layers, {draws}",
         ("mean", "lowest", "highest", "pruned", "p"),
     )
     for row in rows:
         if row.figure in control["mean"]:
             spread = [number(control[key][row.figure]) for key in ("mean", "lowest", "highest")]
-            p = _MISSING if row.against_control is None else p_value(row.against_control["p_value"])
+            p = MISSING if row.against_control is None else p_value(row.against_control["p_value"])
             table.add_row(Text(row.label), *spread, number(row.change["after"]), p)
     return table, "p: pruned against the control's mean, paired by prompt."
 
@@ -155,14 +158,16 @@ def _list(title: str, lines: list[str]) -> RenderableType:
     return Group(Text(title, "bold"), grid, "")
 
 
-def _removed(selection: dict[str, Any]) -> str:
+def removed(selection: dict[str, Any]) -> str:
+    """How many neurons went, and from where."""
     layers = ", ".join(f"{layer}: {count}" for layer, count in enumerate(selection["neurons_per_layer"]) if count)
     total = selection["num_neurons_of_model"]
     share = f" of {total:,} ({selection['num_neurons'] / total:.2%})" if total else ""
     return f"{selection['num_neurons']} neurons removed{share}; in layer: {layers}."
 
 
-def _checks(results: dict[str, Any]) -> list[str]:
+def checks(results: dict[str, Any]) -> list[str]:
+    """What the validation table says, in sentences."""
     validation = results["validation"]
     sets = validation["sets"]
     if validation["passed"]:
@@ -207,14 +212,14 @@ def _digits(value: float) -> int:
 def number(value: float | None) -> str:
     """A figure, with as many decimals as its size bears; a collapsed model's perplexity as a power of ten."""
     if value is None:
-        return _MISSING
+        return MISSING
     return f"{value:.2e}" if abs(value) >= 1e6 else f"{value:,.{_digits(value)}f}"
 
 
 def percent(value: float | None, sign: str = "+") -> str:
     """A fraction as a percentage; from a hundredfold on as a factor."""
     if value is None:
-        return _MISSING
+        return MISSING
     return f"x{value + 1:.1e}" if abs(value) >= 100 else f"{value:{sign},.{0 if abs(value) >= 10 else 1}%}"
 
 

@@ -8,7 +8,9 @@ import torch
 from tensorboard.plugin_util import markdown_to_safe_html
 
 from sparc3_lightning.evaluation import Evaluator
-from sparc3_lightning.evaluation.board import (
+from sparc3_lightning.evaluation.experiment import experiment_results
+from sparc3_lightning.evaluation.run import Run
+from sparc3_lightning.report.board import (
     board_hyperparameters,
     board_outcome,
     board_scalars,
@@ -17,8 +19,6 @@ from sparc3_lightning.evaluation.board import (
     score_histograms,
     verdict_text,
 )
-from sparc3_lightning.evaluation.experiment import experiment_results
-from sparc3_lightning.evaluation.run import Run
 from tests.unit.evaluation.fake_run import LAYERS, make_evaluation, make_run, module
 
 NASTY = [

@@ -1,0 +1,180 @@
+"""The page: everything a run found, in one HTML file that needs no network and runs no script."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from sparc3_lightning.report.run_files import RunFiles
+from sparc3_lightning.report.summary import (
+    MISSING,
+    FigureRow,
+    checks,
+    figure_rows,
+    number,
+    p_value,
+    paired_cells,
+    percent,
+    removed,
+)
+from sparc3_lightning.report.words import spaced, visible
+
+_TEMPLATES = Path(__file__).parent
+NUM_PROMPTS = 20
+
+
+@dataclass(frozen=True)
+class PageFigure:
+    """A figure as the page holds it: its SVG file, and what it shows."""
+
+    name: str
+    svg: bytes
+    caption: str
+
+    @property
+    def address(self) -> str:
+        """The file itself as an address: an image in a page of its own, in which names cannot clash or scripts run."""
+        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode("ascii")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under a head; the first cell of a row names it."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+def render_page(run: RunFiles, figures: Sequence[PageFigure], num_prompts: int = NUM_PROMPTS) -> str:
+    """The page as HTML. Every text of a run is escaped, whoever wrote it.
+
+    Args:
+        run: What the run has left.
+        figures: What to show, in order.
+        num_prompts: How many prompts are shown with their completions, spaced evenly over all.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters["visible"] = visible
+    results, completions = run.results, _completions(run, num_prompts)
+    rendered = environment.get_template("page.html").render(
+        model=results["base_model"].get("id"),
+        num_neurons=results["selection"]["num_neurons"],
+        verdict=results["verdict"],
+        outcome=_outcome(results),
+        figures=figures,
+        selection=[removed(results["selection"]), *checks(results)],
+        validation=_validation(results["validation"]),
+        strength=_strength(results["validation"]["differential_strength"]),
+        completions=completions,
+        num_prompts=0 if run.attribute is None else len(run.baseline["toxicity"]["prompts"]),
+        attribute=run.attribute,
+        choices=_choices(results),
+        provenance=None if run.provenance is None else _flat(run.provenance),
+        config=run.config,
+    )
+    return rendered
+
+
+def _outcome(results: dict[str, Any]) -> Table:
+    rows, control = figure_rows(results), results["control"]
+    paired = [row.change for row in rows if "interval" in row.change]
+    head = ["", "dense", "pruned", "change"]
+    notes = ["Change: relative to dense."]
+    if paired:
+        head += [f"{paired[0]['interval']['confidence']:.0%} interval", "p", "better"]
+        notes.append("Interval and p: of the difference, paired by prompt. Better: share of prompts that improved.")
+    if control is not None:
+        draws = control["num_draws"]
+        head += ["control", "control's range", "p against control"]
+        notes.append(
+            f"Control: {results['selection']['num_neurons']} random neurons of the same layers, mean and range of "
+            f"{draws} draw{'s' * (draws > 1)}; p: pruned against the control's mean, paired by prompt."
+        )
+    notes.append("Worst: of a prompt's completions. Uniqueness: different / all tokens of a completion.")
+    return Table(head, [_outcome_row(row, bool(paired), control) for row in rows], " ".join(notes))
+
+
+def _outcome_row(row: FigureRow, paired: bool, control: dict[str, Any] | None) -> list[str]:
+    change = row.change
+    cells = [row.label, number(change["before"]), number(change["after"]), percent(change["relative"])]
+    cells += paired_cells(change) if paired else []
+    if control is None:
+        return cells
+    if row.figure not in control["mean"]:
+        return [*cells, *[MISSING] * 3]
+    lowest, highest = (number(control[key][row.figure]) for key in ("lowest", "highest"))
+    p = MISSING if row.against_control is None else p_value(row.against_control["p_value"])
+    return [*cells, number(control["mean"][row.figure]), f"{lowest} to {highest}", p]
+
+
+def _validation(validation: dict[str, Any]) -> Table:
+    head = [
+        "reference set", "role", "samples", "tokens a sample", "relevance a sample, logits", "modules", "scores", "NaN",
+        "Inf", "below 0",
+    ]  # fmt: skip
+    rows = [
+        [
+            name,
+            row["role"],
+            _count(row["num_samples"]),
+            number(row["tokens_per_sample"]),
+            number(row["relevance_per_sample"]),
+            f"{row['num_modules']} of {row['num_modules_expected']}",
+            *(_count(row[key]) for key in ("num_scores", "num_nan", "num_inf", "num_negative")),
+        ]
+        for name, row in validation["sets"].items()
+    ]
+    return Table(head, rows)
+
+
+def _count(value: int | None) -> str:
+    return MISSING if value is None else f"{value:,}"
+
+
+def _strength(strength: dict[str, Any]) -> str:
+    return f"Differential strength: {percent(strength['value'])} over {strength['scope']}. {strength['meaning']}"
+
+
+def _completions(run: RunFiles, num_prompts: int) -> list[dict[str, Any]]:
+    """The first completion of some prompts, before and after."""
+    if run.attribute is None:
+        return []
+    before, after = run.baseline["toxicity"]["prompts"], run.pruned["toxicity"]["prompts"]
+    return [
+        {
+            "prompt": before[place]["text"],
+            "sides": [_side(name, side[place], run.attribute) for name, side in (("dense", before), ("pruned", after))],
+        }
+        for place in spaced(len(before), num_prompts)
+    ]
+
+
+def _side(name: str, row: dict[str, Any], attribute: str) -> dict[str, Any]:
+    first = row["completions"][0]
+    return {"name": name, "score": f"{first['scores'][attribute]:.3f}", "text": first["text"]}
+
+
+def _choices(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """Model, method and selection; what the figures show is left out."""
+    sections = {"model": "base_model", "relevance": "relevance", "selection": "selection"}
+    lines = [line for name, key in sections.items() for line in _flat(results[key], f"{name}: ")]
+    return [(name, text) for name, text in lines if not name.endswith("neurons per layer")]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested values as lines of a table."""
+    lines: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            lines += _flat(value, f"{prefix}{name} / ")
+        else:
+            text = " ".join(map(str, value)) if isinstance(value, list) else MISSING if value is None else str(value)
+            lines.append((prefix + name.replace("_", " "), text or "none"))
+    return lines

@@ -1,0 +1,155 @@
+"""A run directory as the report reads it: the results files alone, no model and no torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from sparc3_lightning.families import get_family
+from sparc3_lightning.files import read_json
+from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.report.score_figures import Floats, NeuronScores
+from sparc3_lightning.scores.manifest import MANIFEST_FILE, Manifest, read_manifest, tensor_files
+
+RESULTS_FILE = "experiment_results.json"
+_SECTIONS = (
+    "base_model",
+    "relevance",
+    "selection",
+    "baseline",
+    "pruned",
+    "changes",
+    "control",
+    "verdict",
+    "validation",
+)
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a finished run has left.
+
+    Attributes:
+        results: `experiment_results.json`.
+        baseline: Prompts and completions of the dense model, as JSON.
+        pruned: The same of the pruned model.
+        controls: The same of each draw of the control.
+        recipe: What was selected.
+        neurons: Scores of every neuron.
+        provenance: What the run was made with; None where it was not kept.
+        config: The config, as text; None where it was not kept.
+    """
+
+    results: dict[str, Any]
+    baseline: dict[str, Any]
+    pruned: dict[str, Any]
+    controls: list[dict[str, Any]]
+    recipe: Recipe
+    neurons: NeuronScores
+    provenance: dict[str, Any] | None
+    config: str | None
+
+    @property
+    def attribute(self) -> str | None:
+        """The scorer's main attribute; None where no toxicity was measured."""
+        toxicity = self.results["baseline"]["toxicity"]
+        return None if toxicity is None else str(next(iter(toxicity["attributes"])))
+
+    @property
+    def measure(self) -> str:
+        """The measure of toxicity that the verdict is about."""
+        return str(self.results["verdict"].get("measure", "mean"))
+
+
+def read_run(run_dir: Path) -> RunFiles:
+    """Read a run directory.
+
+    Raises:
+        FileNotFoundError: It is none, or a file is missing; names the file.
+        ValueError: A file is no readable or belongs to another run; names it.
+    """
+    results = _read_results(run_dir)
+    recipe = Recipe.load(run_dir)
+    sides = [
+        read_json(run_dir / f"{name}_eval.json", f"evaluation of the {name} model") for name in ("baseline", "pruned")
+    ]
+    controls = (
+        [] if results["control"] is None else read_json(run_dir / "control_eval.json", "evaluation of the control")
+    )
+    provenance, config = run_dir / "provenance.json", run_dir / "config.yaml"
+    return RunFiles(
+        results=results,
+        baseline=sides[0],
+        pruned=sides[1],
+        controls=controls,
+        recipe=recipe,
+        neurons=_read_neurons(run_dir / "scores", results["selection"], recipe),
+        provenance=read_json(provenance, "provenance") if provenance.exists() else None,
+        config=config.read_text(encoding="utf-8", errors="replace") if config.exists() else None,
+    )
+
+
+def _read_results(run_dir: Path) -> dict[str, Any]:
+    path = run_dir / RESULTS_FILE
+    if not run_dir.is_dir():
+        raise FileNotFoundError(f"no run directory at {run_dir}.")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no experiment results at {path}: a run writes them last, where `trainer.callbacks` lists "
+            "`callbacks.EvaluationCallback`. Name the directory of a finished run (`logs/NAME/version_N`)."
+        )
+    results = read_json(path, "experiment results")
+    missing = [name for name in _SECTIONS if not isinstance(results, dict) or name not in results]
+    if missing:
+        raise ValueError(f"{path} must hold the results of a run, but it has no `{missing[0]}`.")
+    return dict(results)
+
+
+def _read_neurons(directory: Path, selection: dict[str, Any], recipe: Recipe) -> NeuronScores:
+    sets = [_neuron_scores(directory / name) for name in (*selection["general"], selection["behaviour"])]
+    layers = sorted(sets[-1])
+    if any(
+        {layer: len(rows[layer]) for layer in rows} != {layer: len(sets[-1][layer]) for layer in layers}
+        for rows in sets
+    ):
+        raise ValueError(f"{directory}: the score sets hold different layers, so they are not of one run.")
+    flat = [np.concatenate([rows[layer] for layer in layers]) for rows in sets]
+    starts = dict(zip(layers, np.cumsum([0, *(len(sets[-1][layer]) for layer in layers)]).tolist(), strict=False))
+    is_selected = np.zeros(len(flat[-1]), dtype=np.bool_)
+    for layer, index in recipe.neurons:
+        if layer not in starts or index >= len(sets[-1][layer]):
+            raise ValueError(f"{directory}: no score of neuron {index} in layer {layer}, which the recipe names.")
+        is_selected[starts[layer] + index] = True
+    return NeuronScores(np.mean(flat[:-1], axis=0), flat[-1], is_selected)
+
+
+def _neuron_scores(directory: Path) -> dict[int, Floats]:
+    """Neuron scores by layer; a neuron's score is the sum of its row, where weights were scored."""
+    manifest = read_manifest(directory)
+    rows: dict[int, Floats] = {}
+    for file in tensor_files(manifest):
+        try:
+            with safe_open(directory / file, framework="numpy") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - it is no dict
+                    layer = get_family(_model_type(directory, manifest)).layer_of(name)
+                    if layer is not None:
+                        rows[layer] = _row_sums(tensors.get_tensor(name))
+        except SafetensorError as error:
+            raise ValueError(f"{directory / file} is no readable safetensors file: {error}.") from error
+    if not rows:
+        raise ValueError(f"{directory} holds no scores of neurons.")
+    return rows
+
+
+def _model_type(directory: Path, manifest: Manifest) -> str:
+    model_type = manifest.get("base_model", {}).get("model_type")
+    if model_type is None:
+        raise ValueError(f"{directory / MANIFEST_FILE} names no model type.")
+    return str(model_type)
+
+
+def _row_sums(score: NDArray[Any]) -> Floats:
+    return score.astype(np.float64) if score.ndim == 1 else score.sum(1, dtype=np.float64)
