@@ -23,7 +23,11 @@ _CONTROL: dict[str, Any] = {"marker": "x", "color": "0.35", "markersize": 7, "li
 
 
 def comparison_figure(
-    baseline: Mapping[str, float], pruned: Mapping[str, float], controls: Sequence[Mapping[str, float]]
+    baseline: Mapping[str, float],
+    pruned: Mapping[str, float],
+    controls: Sequence[Mapping[str, float]],
+    max_columns: int = 4,
+    titles: Mapping[str, str] | None = None,
 ) -> Figure:
     """The dense model, the pruned one and every draw of the control, one panel a figure.
 
@@ -31,11 +35,13 @@ def comparison_figure(
         baseline: Figures of the dense model by name, as `Evaluation.scalars` gives them.
         pruned: The same of the pruned model.
         controls: The same of each draw of the control; may be empty.
+        max_columns: How many panels stand side by side.
+        titles: What the panels are called; default: the figures' names.
     """
     names = [name for name in baseline if name in pruned and all(name in draw for draw in controls)]
-    columns = min(3, len(names))
+    columns = min(max_columns, len(names))
     rows = -(-len(names) // columns)
-    figure = new_figure((2.4 * columns, 2.4 * rows))
+    figure = new_figure((2.6 * columns, 2.1 * rows))
     for place, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, place + 1)
         axes.plot([0], [baseline[name]], **_DENSE)
@@ -49,7 +55,8 @@ def comparison_figure(
         furthest = max(abs(value - baseline[name]) for value in [pruned[name], *(draw[name] for draw in controls)])
         half = max(1.2 * furthest, 0.05 * abs(baseline[name]), 1e-3)
         axes.set_ylim(baseline[name] - half, baseline[name] + half)
-        plain_axes(axes, name.replace("_", " ").replace("/", ", "), "", _unit(name), title_size=9)
+        title = (titles or {}).get(name, name.replace("_", " ").replace("/", ", "))
+        plain_axes(axes, title, "", _unit(name), title_size=9)
         axes.ticklabel_format(axis="y", useOffset=False)
     return figure
 

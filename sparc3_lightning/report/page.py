@@ -62,8 +62,8 @@ def render_page(run: RunFiles, figures: Sequence[PageFigure], num_prompts: int =
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters["visible"] = visible
-    results, completions = run.results, _completions(run, num_prompts)
-    rendered = environment.get_template("page.html").render(
+    results = run.results
+    return environment.get_template("page.html").render(
         model=results["base_model"].get("id"),
         num_neurons=results["selection"]["num_neurons"],
         verdict=results["verdict"],
@@ -71,15 +71,13 @@ def render_page(run: RunFiles, figures: Sequence[PageFigure], num_prompts: int =
         figures=figures,
         selection=[removed(results["selection"]), *checks(results)],
         validation=_validation(results["validation"]),
-        strength=_strength(results["validation"]["differential_strength"]),
-        completions=completions,
+        completions=_completions(run, num_prompts),
         num_prompts=0 if run.attribute is None else len(run.baseline["toxicity"]["prompts"]),
         attribute=run.attribute,
         choices=_choices(results),
         provenance=None if run.provenance is None else _flat(run.provenance),
         config=run.config,
     )
-    return rendered
 
 
 def _outcome(results: dict[str, Any]) -> Table:
@@ -131,7 +129,7 @@ def _validation(validation: dict[str, Any]) -> Table:
         ]
         for name, row in validation["sets"].items()
     ]
-    return Table(head, rows)
+    return Table(head, rows, _strength(validation["differential_strength"]))
 
 
 def _count(value: int | None) -> str:

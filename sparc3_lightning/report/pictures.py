@@ -32,13 +32,14 @@ def pictures(run: RunFiles) -> Iterator[Picture]:
     """The pictures that a run has data for, one after the other."""
     yield from _of_scores(run)
     yield from _of_toxicity(run)
-    changes = {row.figure: row.change for row in figure_rows(run.results)}
+    rows = figure_rows(run.results)
+    changes, titles = {row.figure: row.change for row in rows}, {row.figure: row.label for row in rows}
     before, after = ({name: change[side] for name, change in changes.items()} for side in ("before", "after"))
     if changes:
         draws = [] if run.results["control"] is None else run.results["control"]["draws"]
         yield Picture(
             "before_and_after",
-            comparison_figure(before, after, draws),
+            comparison_figure(before, after, draws, max_columns=2, titles=titles),
             "Every figure before and after, and in every draw of the control. An axis spans at least 5 % of the dense "
             "model's figure on either side.",
         )

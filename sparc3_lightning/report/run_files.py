@@ -73,17 +73,17 @@ def read_run(run_dir: Path) -> RunFiles:
     """
     results = _read_results(run_dir)
     recipe = Recipe.load(run_dir)
-    sides = [
-        read_json(run_dir / f"{name}_eval.json", f"evaluation of the {name} model") for name in ("baseline", "pruned")
-    ]
-    controls = (
-        [] if results["control"] is None else read_json(run_dir / "control_eval.json", "evaluation of the control")
+    baseline, pruned = (
+        read_json(run_dir / f"{name}_eval.json", f"{name} evaluation") for name in ("baseline", "pruned")
     )
+    controls = [] if results["control"] is None else read_json(run_dir / "control_eval.json", "control evaluation")
+    _check_prompts(run_dir / "pruned_eval.json", baseline, [pruned])
+    _check_prompts(run_dir / "control_eval.json", baseline, controls)
     provenance, config = run_dir / "provenance.json", run_dir / "config.yaml"
     return RunFiles(
         results=results,
-        baseline=sides[0],
-        pruned=sides[1],
+        baseline=baseline,
+        pruned=pruned,
         controls=controls,
         recipe=recipe,
         neurons=_read_neurons(run_dir / "scores", results["selection"], recipe),
@@ -106,6 +106,17 @@ def _read_results(run_dir: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{path} must hold the results of a run, but it has no `{missing[0]}`.")
     return dict(results)
+
+
+def _check_prompts(path: Path, baseline: dict[str, Any], others: list[dict[str, Any]]) -> None:
+    """Prompts are paired by their place, so they must be the same in every evaluation."""
+    if any(_prompt_ids(other) != _prompt_ids(baseline) for other in others):
+        raise ValueError(f"{path} holds other prompts than baseline_eval.json: they are not of one run.")
+
+
+def _prompt_ids(evaluation: dict[str, Any]) -> list[str]:
+    toxicity = evaluation["toxicity"]
+    return [] if toxicity is None else [row["id"] for row in toxicity["prompts"]]
 
 
 def _read_neurons(directory: Path, selection: dict[str, Any], recipe: Recipe) -> NeuronScores:

@@ -54,7 +54,7 @@ def relevance_figure(scores: NeuronScores, behaviour: str, general_weight: float
     )  # fmt: skip
     _relevance_axes(axes, scores, shown, signed)
     start, end = axes.get_xlim()
-    line = np.linspace(start, end, 400) if signed else np.geomspace(start, end, 400)
+    line = np.geomspace(start, end, 400) if axes.get_xscale() == "log" else np.linspace(start, end, 400)
     limits = axes.get_ylim()
     weight = "" if general_weight == 1 else f"{general_weight:g} x "
     axes.plot(
@@ -74,7 +74,7 @@ def relevance_figure(scores: NeuronScores, behaviour: str, general_weight: float
         axes, "Relevance of every neuron", "general: mean relevance of a sample (logits)",
         f"{behaviour}: mean relevance of a sample (logits)",
     )  # fmt: skip
-    axes.legend(frameon=False, fontsize=8, loc="lower right", markerscale=1.3)
+    figure.legend(frameon=False, fontsize=8, loc="outside lower left", ncols=4, columnspacing=1)
     return figure
 
 

@@ -32,6 +32,7 @@ def write_report(run_dir: Path, num_prompts: int = NUM_PROMPTS) -> Path:
     shown = []
     for picture in pictures(run):
         save_figure(picture.figure, run_dir / FIGURES / f"{picture.name}.png")
+        picture.figure.set_layout_engine("none")  # it is laid out by now: most of the time goes there
         svg = save_figure(picture.figure, run_dir / FIGURES / f"{picture.name}.svg").read_bytes()
         shown.append(PageFigure(picture.name, svg, picture.caption))
     return write_text(run_dir / PAGE_FILE, render_page(run, shown, num_prompts))

@@ -33,7 +33,7 @@ def test_help_lists_every_command() -> None:
     shown = typed("--help")
     assert (shown.returncode, shown.stderr) == (0, "")
     listed = [line.split()[0] for line in shown.stdout.splitlines() if line.startswith("  ")]
-    for command in ("fit", "validate", "test", "predict", "inspect", "select", "apply"):
+    for command in ("fit", "validate", "test", "predict", "inspect", "select", "apply", "report"):
         assert command in listed
         assert command in {**TRAINER_COMMANDS, **FILE_COMMANDS}
 
@@ -63,7 +63,14 @@ def test_help_starts_at_once() -> None:
 def test_light_commands_import_nothing_heavy(tmp_path: Path) -> None:
     recipe = Recipe([(0, 1)], [-1.0], {"id": "someone/tiny", "num_layers": 2}).save(tmp_path / "r.json")
     commands = [["inspect", str(recipe)], ["inspect", str(recipe), "--json"], ["inspect", "--help"]]
-    commands += [["select", "--help"], ["apply", "--help"], ["--help"], ["--version"], ["unknown"]]
+    commands += [
+        ["select", "--help"],
+        ["apply", "--help"],
+        ["report", "--help"],
+        ["--help"],
+        ["--version"],
+        ["unknown"],
+    ]
     assert imported_by(*commands) == set()
 
 

@@ -1,4 +1,4 @@
-"""`sparc3 select` and `sparc3 apply`: in this process, and as a user types them."""
+"""`sparc3 select`, `sparc3 apply` and `sparc3 report`: in this process, and as a user types them."""
 
 import argparse
 import copy
@@ -150,6 +150,8 @@ def test_errors_name_options_and_not_config_keys(files: Files, tmp_path: Path) -
         ["select", "--general", "a", "--behaviour", "b", "--output", "c", "--scope", "row"],
         ["apply", "--recipe", "r", "--output", "o", "--dtype", "int8"],
         ["apply", "--recipe", "r"],
+        ["report"],
+        ["report", "run", "--num_prompts", "0"],
     ],
 )
 def test_wrong_options_end_with_status_2(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +167,7 @@ def test_choices_are_the_library_s() -> None:
     assert get_args(DtypeName) == commands.DTYPES
 
 
-@pytest.mark.parametrize("command", ["inspect", "select", "apply"])
+@pytest.mark.parametrize("command", ["inspect", "select", "apply", "report"])
 def test_help_explains_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])

@@ -1,5 +1,7 @@
 """`sparc3 predict --config configs/tiny/suppress.yaml` as a user runs it: what it leaves, and that it does so again."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,14 +58,27 @@ def same_results(one: Path, other: Path) -> bool:
 def test_run_leaves_what_architecture_lists(results: Path) -> None:
     files = written(results)
     expected = ["config.yaml", "provenance.json", "pruned_neurons.json", "experiment_results.json", *EVALUATIONS]
+    expected += ["report.html", "figures/relevance.png", "figures/relevance.svg", "figures/toxicity_pairs.svg"]
     expected += [f"scores/{name}/manifest.json" for name in (*SETS, "differential")]
     expected += [f"scores/{name}/scores.safetensors" for name in (*SETS, "differential")]
     expected += [f"pruned_model/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json", "README.md")]
     assert set(expected) <= set(files)
-    assert any(name.startswith("figures/") for name in files)
     assert any(name.startswith("events.out.tfevents") for name in files)
     assert not [name for name in files if ".tmp" in name]
     assert {(results / name).stat().st_mode & 0o777 for name in expected if name != "config.yaml"} == {0o644}
+
+
+def test_the_report_is_remade_from_files_without_torch(results: Path) -> None:
+    """Byte for byte, config and provenance included."""
+    before = (results / "report.html").read_bytes()
+    (results / "report.html").unlink()
+    code = (
+        f"import sys; from sparc3_lightning.main import main; main(['report', {str(results)!r}]); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (results / "report.html").read_bytes() == before
+    assert not {"torch", "transformers", "lightning", "matplotlib.pyplot"} & set(done.stdout.split())
+    assert b"seed_everything: 0" in before
 
 
 def test_config_and_provenance_say_how(results: Path) -> None:

@@ -1,0 +1,35 @@
+"""The directory that a run leaves, without running one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sparc3_lightning.evaluation import Evaluator
+from sparc3_lightning.evaluation.experiment import experiment_results
+from sparc3_lightning.evaluation.run import Run
+from sparc3_lightning.files import write_json
+from tests.unit.evaluation.fake_run import make_run
+
+WriteRun = Callable[..., Path]
+
+
+def write_run(run: Run, directory: Path) -> Path:
+    """What `predict` writes, but for config, provenance and pruned model."""
+    assert run.recipe is not None
+    assert run.differential is not None
+    assert run.baseline is not None
+    assert run.pruned is not None
+    for name, score_set in [*run.score_sets.items(), ("differential", run.differential)]:
+        score_set.save(directory / "scores" / name)
+    run.recipe.save(directory)
+    write_json(directory / "baseline_eval.json", run.baseline.to_json())
+    write_json(directory / "pruned_eval.json", run.pruned.to_json())
+    write_json(directory / "control_eval.json", [control.to_json() for control in run.controls])
+    write_json(directory / "experiment_results.json", experiment_results(run, Evaluator(num_draws=200), {}))
+    return directory
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return write_run(make_run(), tmp_path / "version_0")

@@ -1,0 +1,128 @@
+"""The page in a real browser: no error, no request, no script, and usable when narrow."""
+
+import functools
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparc3_lightning.report.write import write_report
+from tests.unit.evaluation.fake_run import make_evaluation, make_run
+from tests.unit.report.conftest import write_run
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"
+)
+
+NASTY = "<script>parent.document.title = 'hacked'</script><img src='/hacked.png'>"
+# The page runs no script, so another one looks at it, in frames as wide as a telephone and as a screen.
+PROBE = """<!doctype html><meta charset="utf-8"><title>quiet</title>
+<iframe src="PAGE" width="400" height="800"></iframe><iframe src="PAGE" width="1400" height="800"></iframe>
+<pre id="seen"></pre><script>
+addEventListener("load", () => {
+  const seen = [...document.querySelectorAll("iframe")].map(frame => {
+    const page = frame.contentDocument, look = frame.contentWindow;
+    if (!page.querySelector("article")) return {};
+    const veils = () => [...page.querySelectorAll("article")].map(
+      a => look.getComputedStyle(a.querySelector(".text")).filter !== "none");
+    const first = page.querySelector("article"), box = first.getBoundingClientRect();
+    first.scrollIntoView();
+    const middle = first.getBoundingClientRect();
+    const veiled = veils();
+    page.elementFromPoint(middle.x + middle.width / 2, middle.y + middle.height / 2).click();
+    return {
+      overflow: page.documentElement.scrollWidth - frame.clientWidth,
+      images: [...page.images].map(image => image.naturalWidth > 0),
+      veiled: veiled, clicked: veils(), text: first.querySelector(".text").textContent,
+    };
+  });
+  document.getElementById("seen").textContent = JSON.stringify({title: document.title, seen: seen});
+});
+</script>"""
+
+
+class Recorder(http.server.SimpleHTTPRequestHandler):
+    """Serves a directory and remembers what was asked for."""
+
+    asked: list[str]
+
+    def log_message(self, format: str, *args: Any) -> None:
+        self.asked.append(self.path)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+    asked: list[str] = []
+    handler = functools.partial(type("Handler", (Recorder,), {"asked": asked}), directory=tmp_path)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def browse(address: str, profile: Path) -> tuple[dict[str, Any], list[str], set[str]]:
+    """What the probe saw, what the console said, and every address that a page asked for, answered or not."""
+    assert CHROMIUM is not None
+    log = profile / "net.json"
+    quiet = [f"--disable-{what}" for what in ("gpu", "quic", "background-networking", "component-update", "sync")]
+    done = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--no-first-run", *quiet, f"--user-data-dir={profile}",
+         f"--log-net-log={log}", "--enable-logging=stderr", "--virtual-time-budget=4000", "--window-size=1500,1800",
+         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--dump-dom", f"{address}/probe.html"],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    seen = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert seen, done.stderr
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    # The browser has errands of its own; what pages ask for has a page as its initiator.
+    lines = [line for line in log.read_text(errors="replace").splitlines() if f'"initiator":"{address}' in line]
+    asked = {found[1] for line in lines if (found := re.search(r'"url":"([^"]*)"', line))}
+    return json.loads(unescape(seen[1])), console, asked
+
+
+def test_the_page_is_quiet_and_usable(tmp_path: Path, served: tuple[str, list[str]]) -> None:
+    address, asked = served
+    run, scores = make_run(), [[0.2 + 0.02 * i] for i in range(30)]
+    run.baseline = make_evaluation(scores, texts=[NASTY] * 30)
+    run.base_model["id"] = "../a/very/long/path/to/a/model/" + "x" * 80
+    directory = write_run(run, tmp_path / "run")
+    (directory / "config.yaml").write_text("key: " + "long " * 100 + "y" * 300)
+    write_report(directory, 3)
+    (tmp_path / "probe.html").write_text(PROBE.replace("PAGE", "run/report.html"))
+    found, console, requests = browse(address, tmp_path / "profile")
+    assert found["title"] == "quiet", "a completion ran as a script"
+    for page in found["seen"]:
+        assert page["overflow"] <= 0
+        assert page["images"] == [True] * 7
+        assert (page["veiled"], page["clicked"]) == ([True] * 3, [False, True, True])
+        assert page["text"] == NASTY
+    assert console == []
+    assert sorted(set(asked) - {"/favicon.ico"}) == ["/probe.html", "/run/report.html"]
+    assert requests <= {f"{address}/run/report.html", f"{address}/favicon.ico"}
+
+
+def test_the_probe_can_see_what_it_looks_for(tmp_path: Path, served: tuple[str, list[str]]) -> None:
+    address, asked = served
+    (tmp_path / "bad.html").write_text(
+        f"{NASTY}<script>console.error('heard')</script><img src='http://localhost:9/x'>"
+    )
+    (tmp_path / "probe.html").write_text(PROBE.replace("PAGE", "bad.html"))
+    found, console, requests = browse(address, tmp_path / "profile")
+    assert found["title"] == "hacked"
+    assert any("heard" in line for line in console)
+    assert "/hacked.png" in asked
+    assert "http://localhost:9/x" in requests

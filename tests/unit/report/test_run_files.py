@@ -1,0 +1,123 @@
+"""A run directory is read whole or refused by the name of what is wrong."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sparc3_lightning.files import read_json, write_json
+from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.report.run_files import read_run
+from sparc3_lightning.scores.combine import mean_scores
+from sparc3_lightning.scores.score_set import ScoreSet
+from tests.unit.evaluation.fake_run import LAYERS, NEURONS, make_run, module
+from tests.unit.report.conftest import write_run
+
+
+def test_scores_are_those_of_the_score_sets(run_dir: Path) -> None:
+    run, neurons = make_run(), read_run(run_dir).neurons
+    general = mean_scores([run.score_sets[name] for name in run.general])
+    np.testing.assert_allclose(neurons.general, torch.cat([general[module(i)] for i in range(LAYERS)]), rtol=1e-12)
+    toxic = run.score_sets["toxic"].scores
+    np.testing.assert_allclose(neurons.behaviour, torch.cat([toxic[module(i)] for i in range(LAYERS)]), rtol=1e-12)
+    assert np.flatnonzero(neurons.is_selected).tolist() == [1 * NEURONS + 3, 2 * NEURONS + 7]
+
+
+def test_layers_are_in_order_where_there_are_more_than_ten(tmp_path: Path) -> None:
+    """As text, layer 10 comes before layer 2."""
+    run = make_run()
+    for name, score_set in run.score_sets.items():
+        layers = {module(layer): torch.full((3,), layer + 1.0) for layer in range(12)}
+        run.score_sets[name] = ScoreSet(layers, score_set.manifest)
+    run.recipe = Recipe([(2, 1)], [-1.0], run.base_model, run.recipe.options if run.recipe else {})
+    run.base_model["num_layers"] = 12
+    neurons = read_run(write_run(run, tmp_path / "run")).neurons
+    assert neurons.behaviour.tolist() == [layer + 1.0 for layer in range(12) for _ in range(3)]
+    assert neurons.behaviour[neurons.is_selected].tolist() == [3.0]
+
+
+def test_a_weight_score_counts_as_its_row_s_sum_and_other_layers_do_not(tmp_path: Path) -> None:
+    run, weight = make_run(), torch.tensor([0.25, 0.75])
+    plain = read_run(write_run(run, tmp_path / "neurons")).neurons
+    for name, score_set in run.score_sets.items():
+        wide = {layer: score[:, None] * weight for layer, score in score_set.scores.items()}
+        wide["model.layers.0.mlp.down_proj"] = torch.ones(2, 2)
+        run.score_sets[name] = ScoreSet(wide, score_set.manifest)
+        shutil.rmtree(tmp_path / "neurons" / "scores" / name)
+        run.score_sets[name].save(tmp_path / "neurons" / "scores" / name)
+    np.testing.assert_allclose(read_run(tmp_path / "neurons").neurons.behaviour, plain.behaviour, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "experiment_results.json",
+        "pruned_neurons.json",
+        "baseline_eval.json",
+        "pruned_eval.json",
+        "control_eval.json",
+        "scores/toxic/manifest.json",
+        "scores/general_seed1/scores.safetensors",
+    ],
+)
+def test_a_missing_file_is_named(name: str, run_dir: Path) -> None:
+    (run_dir / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        read_run(run_dir)
+
+
+def test_no_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no run directory at .*nowhere"):
+        read_run(tmp_path / "nowhere")
+
+
+def test_an_unfinished_run_is_told_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"EvaluationCallback.*finished run"):
+        read_run(tmp_path)
+
+
+def test_without_a_control_its_file_is_not_needed(tmp_path: Path) -> None:
+    run = make_run(controls=[])
+    run.controls = []
+    directory = write_run(run, tmp_path / "run")
+    (directory / "control_eval.json").unlink()
+    assert read_run(directory).controls == []
+
+
+@pytest.mark.parametrize("content", ["[]", '{"verdict": {}}', "{"])
+def test_results_that_are_none_are_refused(content: str, run_dir: Path) -> None:
+    (run_dir / "experiment_results.json").write_text(content)
+    with pytest.raises(ValueError, match=r"experiment_results\.json"):
+        read_run(run_dir)
+
+
+def test_changed_scores_are_refused(run_dir: Path) -> None:
+    file = run_dir / "scores" / "toxic" / "scores.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(ValueError, match=r"toxic/scores\.safetensors must have sha256"):
+        read_run(run_dir)
+
+
+def test_a_recipe_of_another_model_is_refused(run_dir: Path) -> None:
+    recipe = read_json(run_dir / "pruned_neurons.json")
+    recipe["neurons"][0]["index"] = NEURONS
+    write_json(run_dir / "pruned_neurons.json", recipe)
+    with pytest.raises(ValueError, match=f"no score of neuron {NEURONS} in layer"):
+        read_run(run_dir)
+
+
+def test_evaluations_of_other_prompts_are_refused(run_dir: Path) -> None:
+    pruned = read_json(run_dir / "pruned_eval.json")
+    pruned["toxicity"]["prompts"].reverse()
+    write_json(run_dir / "pruned_eval.json", pruned)
+    with pytest.raises(ValueError, match=r"pruned_eval\.json.*other prompts"):
+        read_run(run_dir)
+
+
+def test_config_and_provenance_are_read_where_they_are(run_dir: Path) -> None:
+    assert (read_run(run_dir).config, read_run(run_dir).provenance) == (None, None)
+    (run_dir / "config.yaml").write_text("seed_everything: 0\n")
+    write_json(run_dir / "provenance.json", {"commit": "abc"})
+    assert (read_run(run_dir).config, read_run(run_dir).provenance) == ("seed_everything: 0\n", {"commit": "abc"})
