@@ -48,10 +48,10 @@ def pictures(run: RunFiles) -> Iterator[Picture]:
 def _of_scores(run: RunFiles) -> Iterator[Picture]:
     selection, options = run.results["selection"], run.recipe.options
     signed = run.results["relevance"].get("sign") == "signed"
-    weight = options.get("general_weight", 1.0)
+    weight, penalty = options.get("general_weight", 1.0), options.get("general_penalty", "raw")
     yield Picture(
         "relevance",
-        relevance_figure(run.neurons, selection["behaviour"], weight, signed),
+        relevance_figure(run.neurons, selection["behaviour"], weight, penalty, signed),
         "Every neuron by its relevance to general text and to the behaviour. The further above the dashed line, the "
         "more specific to the behaviour.",
     )

@@ -30,13 +30,20 @@ class NeuronScores(NamedTuple):
     is_selected: NDArray[np.bool_]
 
 
-def relevance_figure(scores: NeuronScores, behaviour: str, general_weight: float = 1.0, signed: bool = False) -> Figure:
+def relevance_figure(
+    scores: NeuronScores,
+    behaviour: str,
+    general_weight: float = 1.0,
+    general_penalty: str = "raw",
+    signed: bool = False,
+) -> Figure:
     """General relevance against the behaviour's, one mark a neuron, the selected ones black.
 
     Args:
         scores: What to show. Log axes have no place for zeros: such neurons are counted in the legend.
         behaviour: Name of the behaviour's reference set.
-        general_weight: The line on which `general_weight * general = behaviour` is drawn.
+        general_weight: Where `general_weight * P(general) = behaviour`, a line is drawn: the differential is 0.
+        general_penalty: P: "raw" or "abs".
         signed: Scores have a sign: both axes are logarithmic on either side of 0 and linear around it.
     """
     figure = new_figure((5.2, 4.6))
@@ -57,15 +64,12 @@ def relevance_figure(scores: NeuronScores, behaviour: str, general_weight: float
     line = np.geomspace(start, end, 400) if axes.get_xscale() == "log" else np.linspace(start, end, 400)
     limits = axes.get_ylim()
     weight = "" if general_weight == 1 else f"{general_weight:g} x "
+    general = "|general|" if general_penalty == "abs" else "general"
+    penalised = np.abs(line) if general_penalty == "abs" else line
     axes.plot(
-        line,
-        general_weight * line,
-        "--",
-        color="black",
-        linewidth=1,
-        zorder=2,
-        label=f"{weight}general = {literal(behaviour)}",
-    )
+        line, general_weight * penalised, "--", color="black", linewidth=1, zorder=2,
+        label=f"{weight}{general} = {literal(behaviour)}",
+    )  # fmt: skip
     axes.set_xlim(start, end)
     axes.set_ylim(limits)
     if not shown.all():

@@ -94,6 +94,10 @@ def test_signed_scores_keep_their_sign() -> None:
     assert figure.axes[0].get_xscale() == "symlog"
     x, y = (np.array(values) for values in line(figure, "8 x general = a "))
     np.testing.assert_allclose(y, 8 * x)
+    figure = relevance_figure(scores([-1.0, 0.5], [2.0, -0.1]), "toxic", 2, "abs", signed=True)
+    x, y = (np.array(values) for values in line(figure, "2 x |general| = toxic"))
+    assert x.min() < 0
+    np.testing.assert_allclose(y, 2 * abs(x))
 
 
 def test_pairs_show_every_prompt_and_the_mean() -> None:
