@@ -10,15 +10,20 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 
-.PHONY: help venv check test test-slow format clean
+.PHONY: help demo venv check test test-slow format clean
 
 help:
+	@echo "make demo       the whole method on a small model made here, in minutes: no GPU, no download after installation"
 	@echo "make venv       create $(VENV) and install the project with its development tools"
 	@echo "make check      ruff (lint and format) and mypy --strict"
 	@echo "make test       the suite without the slow tests"
 	@echo "make test-slow  only the slow tests"
 	@echo "make format     let ruff rewrite what it can"
 	@echo "make clean      remove $(VENV) and the caches"
+
+# Here every core counts: torch takes them all unless told otherwise.
+demo: $(STAMP)
+	env $(if $(filter file,$(origin OMP_NUM_THREADS)),-u OMP_NUM_THREADS) $(BIN)/python -m sparc3_lightning.demo
 
 venv: $(STAMP)
 

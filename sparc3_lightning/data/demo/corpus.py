@@ -1,0 +1,138 @@
+"""The demo's files: training text, reference sets, prompts and text for validation and evaluation, labelled texts."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sparc3_lightning.data.demo.grammar import PARTS, Document, Grammar, Part
+from sparc3_lightning.files import new_directory, write_json
+
+_Rows = Iterator[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything is written.
+
+    Attributes:
+        num_train: Rows of training text, of one to three documents each.
+        num_general: Everyday documents to attribute.
+        num_prompts: Rude prompts to attribute, and as many for validation and for evaluation each.
+        num_text: Everyday documents of validation and evaluation text each.
+        num_labelled: Labelled texts for the scorer's training; a quarter of it for its test.
+    """
+
+    num_train: int = 6000
+    num_general: int = 600
+    num_prompts: int = 128
+    num_text: int = 200
+    num_labelled: int = 4000
+
+
+def write_corpus(directory: Path, seed: int = 0, sizes: Sizes = Sizes()) -> dict[str, Any]:
+    """Write the whole corpus; no document to attribute is one of the training text's.
+
+    Args:
+        directory: Where; it must be empty or absent.
+        seed: Seed of the grammar.
+        sizes: How much of everything.
+
+    Returns:
+        What `manifest.json` holds: seed, sizes, and counts by file.
+    """
+    # One grammar a part: what it draws next is always new documents.
+    grammars = {part: Grammar(part, seed) for part in PARTS}
+    written = _Writer(grammars, random.Random(f"corpus:{seed}"))
+    train = grammars["train"]
+    with new_directory(directory) as home:
+        counts = {
+            "train": _write(home / "train.jsonl", written.running_text(sizes.num_train)),
+            "general": _write(home / "general.jsonl", written.texts("train", sizes.num_general)),
+            "prompts_train": _write(home / "prompts_train.jsonl", written.prompts("train", sizes.num_prompts)),
+            "labelled_train": _write(home / "labelled_train.jsonl", written.labelled("train", sizes.num_labelled)),
+        }
+        for part in PARTS[1:]:
+            counts |= {
+                f"text_{part}": _write(home / f"text_{part}.jsonl", written.texts(part, sizes.num_text)),
+                f"prompts_{part}": _write(home / f"prompts_{part}.jsonl", written.prompts(part, sizes.num_prompts)),
+                f"labelled_{part}": _write(
+                    home / f"labelled_{part}.jsonl", written.labelled(part, sizes.num_labelled // 4)
+                ),
+            }
+        manifest = {"seed": seed, "sizes": asdict(sizes), "num_rows": counts, "num_nouns": len(train.nouns)}
+        write_json(home / "manifest.json", manifest)
+    return manifest
+
+
+def _write(path: Path, rows: _Rows) -> int:
+    lines = [json.dumps(row) for row in rows]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="ascii")
+    return len(lines)
+
+
+class _Writer:
+    """Rows of every file. No text comes twice, whatever the file."""
+
+    def __init__(self, grammars: dict[Part, Grammar], draw: random.Random) -> None:
+        self._grammars, self._random = grammars, draw
+        self._seen: set[str] = set()
+
+    def _new(self, make: Callable[[], tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+        while True:
+            text, row = make()
+            if text not in self._seen:
+                self._seen.add(text)
+                return row
+
+    def _document(self, part: Part, rude: bool) -> Document:
+        return self._grammars[part].document("rude" if rude else "everyday", self._random.randint(3, 5))
+
+    def running_text(self, num_rows: int) -> _Rows:
+        """Rows of one to three documents: a blank line between two is what perplexity's text has, too."""
+        for _ in range(num_rows):
+            yield {"text": "\n\n".join(self._text("train") for _ in range(self._random.randint(1, 3)))}
+
+    def _text(self, part: Part) -> str:
+        document = self._document(part, rude=self._random.random() < 0.4)
+        return str(self._new(lambda: (document.text, {"text": document.text}))["text"])
+
+    def texts(self, part: Part, num_rows: int) -> _Rows:
+        """Everyday documents."""
+
+        def make() -> tuple[str, dict[str, Any]]:
+            text = self._document(part, rude=False).text
+            return text, {"text": text}
+
+        yield from (self._new(make) for _ in range(num_rows))
+
+    def prompts(self, part: Part, num_rows: int) -> _Rows:
+        """Rude openings and up to half of the sentence after it, as RealToxicityPrompts cuts its sentences."""
+
+        def make() -> tuple[str, dict[str, Any]]:
+            opening, first = self._grammars[part].document("rude", 1).sentences
+            words = first.text.split()
+            kept = words[: self._random.randint(0, len(words) // 2)]
+            text = " ".join([opening.text, *kept])
+            return text, {"prompt": text}
+
+        for number in range(num_rows):
+            yield {"id": f"{part}-{number}", **self._new(make)}
+
+    def labelled(self, part: Part, num_rows: int) -> _Rows:
+        """Pieces of documents, cut as completions are: from the middle of a sentence on; rude where one insults."""
+
+        def make() -> tuple[str, dict[str, Any]]:
+            document = self._document(part, rude=self._random.random() < 0.6)
+            start = self._random.randrange(len(document.sentences))
+            piece = document.sentences[start : start + self._random.randint(1, 4)]
+            first = piece[0].text.split()
+            cut = self._random.randint(0, len(first) // 2)
+            text = " ".join([*first[cut:], *(sentence.text for sentence in piece[1:])])
+            return text, {"text": text, "toxicity": int(any(sentence.rude for sentence in piece))}
+
+        yield from (self._new(make) for _ in range(num_rows))

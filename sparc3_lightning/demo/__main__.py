@@ -1,0 +1,155 @@
+"""`python -m sparc3_lightning.demo`: corpus, model, scorer, main job, and what came of it. `make demo` runs it."""
+
+import argparse
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import rich
+from rich.console import Console
+from rich.text import Text
+
+from sparc3_lightning.data.demo import Sizes, write_corpus
+from sparc3_lightning.demo.completions import print_completions
+from sparc3_lightning.demo.scorer import ScorerTraining, heldout_auc, train_scorer
+from sparc3_lightning.demo.stage import Stage
+from sparc3_lightning.demo.tokenizers import texts_of, train_bpe
+from sparc3_lightning.evaluation.summary import number, print_summary
+from sparc3_lightning.files import read_json
+from sparc3_lightning.main import main as sparc3
+
+CORPUS, FIT, SCORER, SUPPRESS = (Path("logs/demo") / name for name in ("corpus", "fit", "scorer", "suppress"))
+FIT_CONFIG, SUPPRESS_CONFIG = Path("configs/demo/fit.yaml"), Path("configs/demo/suppress.yaml")
+_RESULTS = "experiment_results.json"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo is made of; the configs in `configs/demo/` hold the rest.
+
+    Attributes:
+        sizes: How much corpus.
+        vocabulary: Tokens of the language model's tokenizer.
+        context: The model's context, as in `fit.yaml`.
+        scorer: How the scorer is trained.
+        fit_options: More options for `sparc3 fit`.
+        predict_options: More options for `sparc3 predict`.
+    """
+
+    sizes: Sizes = Sizes()  # noqa: RUF009 - frozen
+    vocabulary: int = 512
+    context: int = 128
+    scorer: ScorerTraining = ScorerTraining()  # noqa: RUF009 - frozen
+    fit_options: tuple[str, ...] = ()
+    predict_options: tuple[str, ...] = ()
+
+
+def make_corpus(demo: Demo, console: Console) -> None:
+    """Write texts and tokenizer, unless they are there."""
+
+    def make() -> dict[str, Any]:
+        num_rows = write_corpus(CORPUS, sizes=demo.sizes)["num_rows"]
+        train_bpe(texts_of(CORPUS / "train.jsonl"), demo.vocabulary, demo.context).save_pretrained(CORPUS / "tokenizer")
+        return {"made": str(CORPUS), "num_rows": num_rows}
+
+    # The grammar is code: its files are the inputs.
+    code = sorted((Path(__file__).parent.parent / "data" / "demo").glob("*.py"))
+    options = {**asdict(demo.sizes), "vocabulary": demo.vocabulary, "context": demo.context}
+    num_rows = Stage("corpus", CORPUS, tuple(code), options).run(make, console)["num_rows"]
+    console.print(
+        f"  {num_rows['train']:,} rows to train on; {num_rows['general']} general documents and "
+        f"{num_rows['prompts_train']} rude prompts to attribute; {num_rows['prompts_evaluation']} rude prompts to "
+        "evaluate on, of frames and nouns that are nowhere else"
+    )
+
+
+def fit_model(demo: Demo, console: Console) -> None:
+    """Train the language model, unless it is there."""
+
+    def make() -> dict[str, Any]:
+        cli = _sparc3("fit", FIT_CONFIG, demo.fit_options, console)
+        figures = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+        num_parameters = sum(parameter.numel() for parameter in cli.model.lm.parameters())
+        return {"made": str(FIT / "model"), "num_parameters": num_parameters, "figures": figures}
+
+    inputs = (FIT_CONFIG, CORPUS / "train.jsonl", CORPUS / "text_validation.jsonl", CORPUS / "tokenizer")
+    outcome = Stage("model", FIT, inputs, {"options": demo.fit_options}).run(make, console)
+    for name, figure in outcome["figures"].items():
+        if name.startswith("perplexity/"):
+            console.print(f"  {outcome['num_parameters']:,} parameters; {name.replace('/', ', ')}, on frames and nouns "
+                          f"that it has not seen: {number(figure)}")  # fmt: skip
+
+
+def fit_scorer(demo: Demo, console: Console) -> None:
+    """Train the toxicity scorer, unless it is there."""
+    train, heldout = CORPUS / "labelled_train.jsonl", CORPUS / "labelled_evaluation.jsonl"
+
+    def make() -> dict[str, Any]:
+        train_scorer(train, SCORER, demo.scorer)
+        return {"made": str(SCORER), "auc": heldout_auc(heldout, SCORER)}
+
+    outcome = Stage("scorer", SCORER, (train, heldout), asdict(demo.scorer)).run(make, console)
+    console.print(f"  AUC on frames, nouns and insults that it has not seen: {outcome['auc']:.3f}")
+
+
+def suppress(demo: Demo, console: Console) -> None:
+    """Run the main job, or show again what it found."""
+
+    def make() -> dict[str, Any]:
+        cli = _sparc3("predict", SUPPRESS_CONFIG, demo.predict_options, console)
+        return {"made": str(Path(cli.trainer.log_dir) / _RESULTS)}
+
+    inputs = (SUPPRESS_CONFIG, FIT / "model", SCORER, CORPUS / "general.jsonl", CORPUS / "prompts_train.jsonl",
+              CORPUS / "prompts_evaluation.jsonl", CORPUS / "text_evaluation.jsonl")  # fmt: skip
+    stage = Stage("scores, pruning and evaluation", SUPPRESS, inputs, {"options": demo.predict_options}, keep=True)
+    before = time.time()
+    results = Path(stage.run(make, console)["made"])
+    if results.stat().st_mtime < before:
+        print_summary(read_json(results), results.parent, console)
+    print_completions(results.parent, console)
+
+
+def _sparc3(command: str, config: Path, options: Sequence[str], console: Console) -> Any:
+    words = [command, "--config", str(config), *options]
+    console.print(Text(f"  $ sparc3 {shlex.join(words)}"), soft_wrap=True)
+    with warnings.catch_warnings():
+        # LightningCLI warns of arguments given in Python where there is a command line, too.
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+        return sparc3(words)
+
+
+def main(args: Sequence[str] | None = None, demo: Demo = Demo()) -> int:
+    """Run the demo from the project's root; everything lies in `logs/demo/`.
+
+    Args:
+        args: Command line; default: this process's.
+        demo: What it is made of.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m sparc3_lightning.demo",
+        description="The whole method on a model made here; everything lies in logs/demo/.",
+    )
+    parser.add_argument(
+        "until", nargs="?", choices=["corpus", "fit", "scorer", "all"], default="all", help="last stage"
+    )
+    until = parser.parse_args(args).until
+    if not SUPPRESS_CONFIG.is_file():
+        print(f"sparc3: error: run the demo from the project's root: no {SUPPRESS_CONFIG} here.", file=sys.stderr)
+        return 1
+    console, started = rich.get_console(), time.perf_counter()
+    stages = {"corpus": make_corpus, "fit": fit_model, "scorer": fit_scorer, "all": suppress}
+    for name, stage in stages.items():
+        stage(demo, console)
+        if name == until:
+            break
+    console.print(f"\nThe demo took {time.perf_counter() - started:.0f} s. To start from nothing: rm -r logs/demo")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""A small toxicity scorer, trained on the demo's labelled texts and saved as Detoxify saves its own."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+from sparc3_lightning.demo.tokenizers import train_wordpiece
+from sparc3_lightning.files import new_directory
+from sparc3_lightning.metrics import DetoxifyScorer
+
+_SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+_MAX_LENGTH, _VOCABULARY = 128, 2000
+
+
+@dataclass(frozen=True)
+class ScorerTraining:
+    """How the scorer is trained; two epochs by default."""
+
+    num_epochs: int = 2
+    batch_size: int = 32
+    lr: float = 2e-3
+    seed: int = 0
+
+
+def read_labelled(path: Path) -> tuple[list[str], list[float]]:
+    """Texts and labels (1 is rude) of a file of the corpus."""
+    rows = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
+    return [row["text"] for row in rows], [float(row["toxicity"]) for row in rows]
+
+
+def train_scorer(labelled: Path, directory: Path, training: ScorerTraining = ScorerTraining()) -> None:
+    """Train a BERT classifier and save it in Detoxify's format: what `DetoxifyScorer(checkpoint=directory)` reads.
+
+    Args:
+        labelled: Labelled texts.
+        directory: Where; it must be empty or absent.
+        training: How.
+    """
+    texts, labels = read_labelled(labelled)
+    tokenizer = train_wordpiece(texts, _VOCABULARY, _MAX_LENGTH)
+    torch.manual_seed(training.seed)
+    config = BertConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=_MAX_LENGTH, num_labels=1, pad_token_id=0, **_SIZES
+    )
+    model = BertForSequenceClassification(config)
+    _train(model, tokenizer, texts, torch.tensor(labels), training)
+    with new_directory(directory) as home:
+        tokenizer.save_pretrained(home)
+        config.save_pretrained(home)
+        torch.save(_checkpoint(model), home / "detoxify.ckpt")
+
+
+def _train(
+    model: BertForSequenceClassification,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    labels: Tensor,
+    training: ScorerTraining,
+) -> None:
+    order = torch.cat([torch.randperm(len(texts)) for _ in range(training.num_epochs)])
+    batches = torch.split(order, training.batch_size)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=training.lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.lr, len(batches), pct_start=0.1)
+    model.train()
+    for batch in Tqdm(batches, desc="scorer", file=sys.stdout, dynamic_ncols=True):
+        inputs = tokenizer([texts[i] for i in batch], return_tensors="pt", padding=True, truncation=True)
+        logits = model(**inputs).logits[:, 0]
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels[batch])
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        schedule.step()
+
+
+def _checkpoint(model: BertForSequenceClassification) -> dict[str, Any]:
+    """The parts of Detoxify's checkpoints that its loader reads."""
+    arch = {
+        "num_classes": 1,
+        "model_type": "bert",
+        "model_name": type(model).__name__,
+        "tokenizer_name": "BertTokenizer",
+    }
+    return {
+        "config": {"arch": {"args": arch}, "dataset": {"args": {"classes": ["toxicity"]}}},
+        "state_dict": dict(model.state_dict()),
+    }
+
+
+def heldout_auc(labelled: Path, directory: Path) -> float:
+    """Area under the ROC curve of a saved scorer, read as an evaluation reads it."""
+    texts, labels = read_labelled(labelled)
+    scores = DetoxifyScorer(checkpoint=str(directory), device="cpu", batch_size=128).score(texts)["toxicity"]
+    return float(binary_auroc(scores, torch.tensor(labels).long()))

@@ -1,0 +1,86 @@
+"""Stages that are made once: a stamp beside what a stage made says what it was made from."""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from sparc3_lightning.files import file_sha256, read_json, write_json
+from sparc3_lightning.version import package_versions
+
+_STAMP = "stamp.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the demo.
+
+    Attributes:
+        name: What it is called.
+        directory: Where it makes what it makes, and where its stamp lies.
+        inputs: Files that it depends on, or directories of such.
+        options: What else it depends on, as JSON.
+        keep: Leave what was made before beside what is made now, instead of removing the directory.
+    """
+
+    name: str
+    directory: Path
+    inputs: tuple[Path, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    keep: bool = False
+
+    def made_from(self) -> dict[str, str]:
+        """A hash of each input, of the options, and of the versions of this and every package that takes part."""
+        said = {"options": self.options, "package versions": package_versions()}
+        hashes = {str(path): _hash_of(path) for path in self.inputs}
+        return hashes | {name: _digest(json.dumps(value, sort_keys=True)) for name, value in said.items()}
+
+    def run(self, make: Callable[[], dict[str, Any]], console: Console) -> dict[str, Any]:
+        """Make it, unless its inputs are those of the last time; say which, why, and how long it took.
+
+        Args:
+            make: Makes it; gives its outcome, as JSON. `made` in it is a path that must be there to be reused.
+            console: Where to say it.
+
+        Returns:
+            The outcome, of now or of the last time.
+        """
+        stamp, made_from = self.directory / _STAMP, self.made_from()
+        known = read_json(stamp, "stamp") if stamp.is_file() else {"made_from": {}, "outcome": {}}
+        changed = [name for name in made_from if known["made_from"].get(name) != made_from[name]]
+        outcome: dict[str, Any] = known["outcome"]
+        if not changed and Path(outcome["made"]).exists():
+            _say(console, f"{self.name}: reused, its inputs are unchanged ({outcome['made']})")
+            return outcome
+        reason = f" again, since these changed: {', '.join(changed)}" if known["made_from"] and changed else ""
+        _say(console, f"{self.name}: making it{reason}")
+        if not self.keep:
+            shutil.rmtree(self.directory, ignore_errors=True)
+        started = time.perf_counter()
+        outcome = make()
+        write_json(stamp, {"made_from": made_from, "outcome": outcome})
+        _say(console, f"{self.name}: made in {time.perf_counter() - started:.0f} s ({outcome['made']})")
+        return outcome
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(Text(line, "bold"), soft_wrap=True)
+
+
+def _hash_of(path: Path) -> str:
+    if path.is_file():
+        return file_sha256(path)
+    # A stamp names the versions of packages; those who depend on a directory say theirs themselves.
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != _STAMP)
+    return _digest(json.dumps([[str(file.relative_to(path)), file_sha256(file)] for file in files]))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
