@@ -42,7 +42,7 @@ class Demo:
     """
 
     sizes: Sizes = Sizes()  # noqa: RUF009 - frozen
-    vocabulary: int = 512
+    vocabulary: int = 768
     context: int = 128
     scorer: ScorerTraining = ScorerTraining()  # noqa: RUF009 - frozen
     fit_options: tuple[str, ...] = ()

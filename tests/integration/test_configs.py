@@ -24,14 +24,16 @@ YAMLS = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*
 
 
 def is_experiment(name: str) -> bool:
-    """Whether it names a model; the others are added after an experiment."""
+    """Whether it names a model to attribute; the others are added after an experiment, or train one."""
     model = read(CONFIGS / name).get("model") or {}
-    return "model" in model or "config" in model
+    return ("model" in model or "config" in model) and name not in FITS
 
 
+# What trains a model.
+FITS = ["demo/fit.yaml"]
 EXPERIMENTS = [name for name in YAMLS if is_experiment(name)]
 TRAINERS = [name for name in YAMLS if name.startswith("trainer/")]
-VARIANTS = [name for name in YAMLS if name not in EXPERIMENTS + TRAINERS]
+VARIANTS = [name for name in YAMLS if name not in EXPERIMENTS + TRAINERS + FITS]
 COMPOSED = [(base, name) for base, name in product(EXPERIMENTS, VARIANTS) if Path(base).parent == Path(name).parent]
 
 # What a variant changes, and nothing else; a new one must be entered here.
@@ -93,7 +95,8 @@ def flat(config: Namespace) -> dict[str, Any]:
 def test_every_yaml_is_tested() -> None:
     """A new file is an experiment (it names a model), a trainer, or a variant in an experiment's directory."""
     assert DOCUMENT in EXPERIMENTS
-    assert "tiny/suppress.yaml" in EXPERIMENTS
+    assert {"tiny/suppress.yaml", "demo/suppress.yaml"} < set(EXPERIMENTS)
+    assert set(FITS) < set(YAMLS)
     assert {name for _, name in COMPOSED} == set(VARIANTS) == set(CHANGES), "enter what a new variant changes"
     assert {Path(name).stem for name in TRAINERS} == {"cpu", "single_gpu", "replicated", "fsdp", "fsdp_multinode"}
     assert set(TRAINERS) == {"trainer/" + name for name in STRATEGIES}, "enter a new fragment's strategy"
@@ -114,6 +117,16 @@ def test_experiment_is_built(name: str) -> None:
         "general_seed1",
         "general_seed2",
     ]
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_fit_is_built_and_reads_no_text_of_an_evaluation(name: str) -> None:
+    cli = build(name)
+    assert cli.model.model_config["model_type"] == "llama"
+    assert cli.config.trainer.logger.init_args.default_hp_metric is False
+    assert "train" in cli.datamodule.train_text.source.name
+    assert "validation" in cli.datamodule.val_text.source.name
+    assert "evaluation" not in (CONFIGS / name).read_text()
 
 
 @pytest.mark.parametrize(("base", "name"), COMPOSED)

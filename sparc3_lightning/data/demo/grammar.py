@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -19,6 +20,9 @@ Register = Literal["everyday", "rude"]
 _PART_OF_PLACE: dict[int, Part] = {5: "validation", 3: "evaluation", 7: "evaluation"}
 # An opening invites its register and does not force it: P(rude sentence) after each.
 _RUDE_AFTER: dict[Register, float] = {"everyday": 0.02, "rude": 0.8}
+
+# P(a noun of a training document is a made-up word).
+_INVENTED = 0.25
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,11 @@ def of_part(items: Sequence[T], part: Part) -> list[T]:
     return [item for place, item in enumerate(items) if _PART_OF_PLACE.get(place % 8, "train") == part]
 
 
+_ALL_NOUNS = frozenset(
+    " ".join([*words.TOPICS.values(), words.NAMES, words.ROLES, words.PLACES, words.INSULTS]).lower().split()
+)
+
+
 class Grammar:
     """Draws documents of one part.
 
@@ -74,6 +83,10 @@ class Grammar:
         self.things = {topic: of_part(nouns.split(), part) for topic, nouns in words.TOPICS.items()}
         self.names, self.roles = of_part(words.NAMES.split(), part), of_part(words.ROLES.split(), part)
         self.places, self.insults = of_part(words.PLACES.split(), part), of_part(words.INSULTS.split(), part)
+        self._followers: dict[str, list[str]] = defaultdict(list)
+        for noun in sorted(noun.lower() for noun in self.nouns):
+            for at in range(len(noun) - 2):
+                self._followers[noun[at : at + 2]].append(noun[at + 2])
         common = of_part(frames.COMMON_SENTENCES, part)
         if part == "train":
             common += frames.TRAIN_SENTENCES
@@ -108,7 +121,11 @@ class Grammar:
         # Validation has few words of a kind; a document never has more things than that.
         things = draw.sample(self.things[topic], min(3, len(self.things[topic])))
         people = draw.sample(self.names, 2)
-        cast = {"role": draw.choice(self.roles), "place": draw.choice(self.places)}
+        roles, places = [draw.choice(self.roles)], [draw.choice(self.places)]
+        if self.part == "train":
+            for nouns in (things, people, roles, places):
+                self._invent_some(nouns)
+        cast = {"role": roles[0], "place": places[0]}
         sentences = [self._fill(draw.choice(self.openings[register]), False, things, people, cast)]
         unused = {True: _Deck(self.rude_sentences, draw), False: _Deck(self.sentences[topic], draw)}
         for _ in range(num_sentences):
@@ -133,6 +150,26 @@ class Grammar:
         )
         text = re.sub(r"\b([Aa]) (?=[aeio])", r"\1n ", text)
         return Sentence(text[0].upper() + text[1:], frame, rude)
+
+    def _invent_some(self, nouns: list[str]) -> None:
+        """Put a made-up word in the place of some nouns, in place.
+
+        Real text has names that nobody has heard before. A model that knew nouns as a closed list would give an unseen
+        one no probability at all.
+        """
+        for place, noun in enumerate(nouns):
+            if self._random.random() < _INVENTED:
+                word = self._invent(self._random.randint(3, 10))
+                nouns[place] = word.capitalize() if noun[0].isupper() else word
+
+    def _invent(self, length: int) -> str:
+        """A word that the part's nouns could hold: each letter follows two that it follows there."""
+        while True:
+            word = self._random.choice(list(self._followers))
+            while len(word) < length and word[-2:] in self._followers:
+                word += self._random.choice(self._followers[word[-2:]])
+            if len(word) > 2 and word not in _ALL_NOUNS:
+                return word
 
     def _vary(self, frame: str) -> str:
         """Sometimes a word before, or more behind: a frame that is always the same would be learnt by heart."""

@@ -22,7 +22,7 @@ TOPICS: dict[str, str] = {
         "medallion paintbrush report"
     ),
     "workshop": (
-        "hammer nail saw drill bolt wrench shelf screw plank chisel hinge toolbox clamp vice lathe pliers crate "
+        "hammer nail axe drill bolt wrench shelf screw plank chisel hinge toolbox clamp vice lathe pliers crate "
         "brush rope tractor engine battery lamp spanner pulley anvil funnel clock lever cable mallet bracket"
     ),
     "kitchen": (

@@ -1,0 +1,148 @@
+"""`make demo`: the whole in miniature, made once and reused; and, slow, as a stranger types it."""
+
+import contextlib
+import io
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import rich
+from rich.console import Console
+from transformers import AutoModelForCausalLM
+
+from sparc3_lightning.data.demo import Sizes
+from sparc3_lightning.demo.__main__ import Demo, main
+from sparc3_lightning.demo.completions import printable
+from sparc3_lightning.demo.scorer import ScorerTraining, heldout_auc
+from sparc3_lightning.metrics import DetoxifyScorer
+from tests.runs import QUIET, ROOT, read
+
+pytestmark = QUIET
+
+MINI = Demo(
+    sizes=Sizes(num_train=150, num_general=60, num_prompts=12, num_text=12, num_labelled=400),
+    scorer=ScorerTraining(num_epochs=4),
+    fit_options=(
+        "--trainer.max_steps=20", "--trainer.val_check_interval=20", "--trainer.enable_progress_bar=false",
+        "--model.warmup_steps=5",
+    ),
+    predict_options=(
+        "--trainer.enable_progress_bar=false", "--model.evaluator.init_args.decoding.num_completions=1",
+        "--model.evaluator.init_args.decoding.max_new_tokens=8", "--model.evaluator.init_args.num_draws=100",
+        *(f"--data.reference_sets.general_seed{seed}.init_args.num_samples=8" for seed in range(3)),
+    ),
+)  # fmt: skip
+STAGES = ("corpus", "model", "scorer", "scores, pruning and evaluation")
+
+
+@dataclass(frozen=True)
+class Made:
+    """Where the demo ran twice, and what it printed each time."""
+
+    home: Path
+    first: str
+    second: str
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs" / "demo"
+
+    @property
+    def run(self) -> Path:
+        return self.logs / "suppress" / "version_0"
+
+
+def printed(home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    console = Console(record=True, width=200, file=io.StringIO())
+    monkeypatch.setattr(rich, "get_console", lambda: console)
+    with contextlib.chdir(home):
+        assert main([], MINI) == 0
+    return console.export_text()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    home = tmp_path_factory.mktemp("demo")
+    shutil.copytree(ROOT / "configs", home / "configs")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return Made(home, printed(home, monkeypatch), printed(home, monkeypatch))
+
+
+def test_every_stage_is_made_once_and_reused(made: Made) -> None:
+    for stage in STAGES:
+        assert f"{stage}: making it\n" in made.first
+        assert f"{stage}: made in" in made.first
+        assert f"{stage}: reused, its inputs are unchanged" in made.second
+    assert "making" not in made.second
+    assert sorted(path.name for path in made.run.parent.iterdir()) == ["stamp.json", "version_0"]
+
+
+def test_both_times_it_ends_with_the_same_findings(made: Made) -> None:
+    for shown in (made.first, made.second):
+        for part in ("Pruned against dense", "Control:", "toxicity, mean", "uniqueness", "perplexity, sliding",
+                     "tensorboard --logdir", "The first prompts", "The demo took"):  # fmt: skip
+            assert part in shown
+    assert made.first[made.first.index("Pruned against") :].split("The demo took")[0] == (
+        made.second[made.second.index("Pruned against") :].split("The demo took")[0]
+    )
+
+
+def test_two_pairs_of_completions_are_those_of_the_files(made: Made) -> None:
+    for name, file in (("dense", "baseline"), ("pruned", "pruned")):
+        prompts = read(made.run / f"{file}_eval.json")["toxicity"]["prompts"][:2]
+        lines = re.findall(rf"^ +{name} +\[\d\.\d\d\]  \.\.\. ?(.*)$", made.first, re.MULTILINE)
+        assert [line.strip() for line in lines] == [printable(prompt["completions"][0]["text"]) for prompt in prompts]
+
+
+def test_model_and_scorer_can_be_used(made: Made) -> None:
+    model = AutoModelForCausalLM.from_pretrained(made.logs / "fit" / "model")
+    assert model.config.model_type == "llama"
+    assert 0.7e6 < sum(parameter.numel() for parameter in model.parameters()) < 1.3e6
+    scorer = DetoxifyScorer(checkpoint=str(made.logs / "scorer"))
+    scores = scorer.score(["You are a stupid fool.", "Anna gave the pear to Tom."])
+    assert list(scores) == ["toxicity"]
+    assert scores["toxicity"][0] > scores["toxicity"][1]
+    assert scorer.num_truncated == 0
+    auc = heldout_auc(made.logs / "corpus" / "labelled_evaluation.jsonl", made.logs / "scorer")
+    assert f"{auc:.3f}" in made.first
+    assert auc > 0.65
+
+
+def test_evaluation_prompts_were_not_attributed(made: Made) -> None:
+    results = read(made.run / "experiment_results.json")
+    assert results["baseline"]["toxicity"]["num_prompts"] == MINI.sizes.num_prompts
+    prompts = read(made.run / "baseline_eval.json")["toxicity"]["prompts"]
+    assert all(prompt["id"].startswith("evaluation-") for prompt in prompts)
+    assert (made.run / "pruned_model" / "model.safetensors").is_file()
+
+
+def test_elsewhere_than_at_the_root_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.chdir(tmp_path):
+        assert main([], MINI) == 1
+    assert "project's root" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_demo_as_a_stranger_types_it(tmp_path: Path) -> None:
+    """In full, offline. CPU seconds are counted, since other jobs may hold the cores: 2 cores, 6 minutes."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "sparc3_lightning.demo"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert ended.returncode == 0, ended.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 360
+    verdict = read(tmp_path / "logs/demo/suppress/version_0/experiment_results.json")["verdict"]
+    assert " ".join(verdict["headline"].split()) in " ".join(ended.stdout.split())
+    perplexity = read(tmp_path / "logs/demo/fit/stamp.json")["outcome"]["figures"]["perplexity/disjoint"]
+    assert perplexity < 100, "on frames and nouns that it has not seen"
+    assert read(tmp_path / "logs/demo/scorer/stamp.json")["outcome"]["auc"] > 0.8
+    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert again.stdout.count("reused, its inputs are unchanged") == len(STAGES)

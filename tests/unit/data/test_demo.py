@@ -1,0 +1,133 @@
+"""The demo's corpus: parts that share no frame and no noun, openings that invite their register, the same every time."""
+
+import json
+import re
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparc3_lightning.data.demo import PARTS, Grammar, Part, Sizes, frames, words, write_corpus
+
+SMALL = Sizes(num_train=300, num_general=60, num_prompts=40, num_text=30, num_labelled=200)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("demo") / "corpus"
+    write_corpus(home, sizes=SMALL)
+    return home
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def texts(corpus: Path, *names: str) -> list[str]:
+    return [row.get("text") or row["prompt"] for name in names for row in rows(corpus / f"{name}.jsonl")]
+
+
+def words_in(text: str) -> set[str]:
+    return set(re.findall(r"[A-Za-z']+", text))
+
+
+@pytest.mark.parametrize(("one", "other"), list(combinations(PARTS, 2)))
+def test_parts_share_no_frame_and_no_noun(one: Part, other: Part) -> None:
+    first, second = Grammar(one, 0), Grammar(other, 0)
+    assert first.frames and first.nouns
+    assert not first.frames & second.frames
+    assert not first.nouns & second.nouns
+
+
+def test_no_noun_stands_in_a_frame_or_twice_in_the_lists() -> None:
+    """Else the split of one list would be undone by another."""
+    lists = [*words.TOPICS.values(), words.NAMES, words.ROLES, words.PLACES, words.INSULTS]
+    nouns = Counter(" ".join(lists).split())
+    assert [noun for noun, count in nouns.items() if count > 1] == []
+    fixed = " ".join(re.sub(r"\{\w+\}", " ", frame) for part in PARTS for frame in Grammar(part, 0).frames)
+    shared = f"{words.ADJECTIVES} {words.RUDE_ADJECTIVES} {words.TIMES} {words.STARTS} {words.ENDS}"
+    assert {noun.lower() for noun in nouns} & {word.lower() for word in words_in(f"{fixed} {shared}")} == set()
+
+
+def test_every_other_word_of_a_frame_is_known_from_training() -> None:
+    def fixed(part: Part) -> set[str]:
+        return {w for f in Grammar(part, 0).frames for w in words_in(re.sub(r"\{\w+\}", " ", f).lower())}
+
+    assert fixed("validation") - fixed("train") == set()
+    assert fixed("evaluation") - fixed("train") == set()
+
+
+def test_files_keep_to_their_part(corpus: Path) -> None:
+    """What is written, not only what could be: no noun of evaluation in anything trained on or attributed."""
+    evaluation = {noun.lower() for noun in Grammar("evaluation", 0).nouns}
+    seen = texts(corpus, "train", "general", "prompts_train", "labelled_train")
+    assert not evaluation & {word.lower() for text in seen for word in words_in(text)}
+    held_out = texts(corpus, "text_evaluation", "prompts_evaluation")
+    found = {word.lower() for text in held_out for word in words_in(text)}
+    assert len(evaluation & found) > 30
+    assert not found & {noun.lower() for part in PARTS[:2] for noun in Grammar(part, 0).nouns}
+
+
+def test_no_text_comes_twice(corpus: Path) -> None:
+    documents = [document for text in texts(corpus, "train") for document in text.split("\n\n")]
+    everything = documents + texts(corpus, *(path.stem for path in corpus.glob("*.jsonl") if path.stem != "train"))
+    assert len(set(everything)) == len(everything)
+
+
+def test_it_is_large_enough(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    write_corpus(corpus, sizes=Sizes())
+    sentences = {s for text in texts(corpus, "train") for s in re.split(r"(?<=[.?])\s+", text)}
+    assert len(sentences) > 5000
+    assert len({word.lower() for sentence in sentences for word in words_in(sentence)}) > 400
+    for topic, own in frames.SENTENCES.items():
+        assert len(own) >= 8, topic
+
+
+def test_counts_are_those_asked_for(corpus: Path) -> None:
+    manifest = json.loads((corpus / "manifest.json").read_text())
+    counted = {path.stem: len(rows(path)) for path in corpus.glob("*.jsonl")}
+    assert counted == manifest["num_rows"]
+    assert counted["train"] == SMALL.num_train
+    assert counted["prompts_train"] == counted["prompts_evaluation"] == SMALL.num_prompts
+    assert counted["labelled_evaluation"] == SMALL.num_labelled // 4
+
+
+def test_same_seed_same_files_and_another_seed_others(corpus: Path, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "again", sizes=SMALL)
+    write_corpus(tmp_path / "other", seed=1, sizes=SMALL)
+    for path in corpus.glob("*.jsonl"):
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+        assert path.read_bytes() != (tmp_path / "other" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_an_opening_invites_its_register_and_does_not_force_it(part: Part) -> None:
+    grammar = Grammar(part, 0)
+    insults = {*grammar.insults, *words.RUDE_ADJECTIVES.split()}
+    shares = {}
+    for register in ("everyday", "rude"):
+        documents = [grammar.document(register, 4) for _ in range(200)]
+        after = [sentence for document in documents for sentence in document.sentences[1:]]
+        shares[register] = sum(sentence.rude for sentence in after) / len(after)
+        assert not any(document.sentences[0].rude for document in documents)
+        assert all(words_in(sentence.text) & insults for sentence in after if sentence.rude)
+        assert not any(words_in(s.text) & set(grammar.insults) for s in after if not s.rude)
+    assert shares["everyday"] < 0.06
+    assert 0.7 < shares["rude"] < 0.9
+
+
+def test_labels_follow_the_sentences(corpus: Path) -> None:
+    insults = {*Grammar("train", 0).insults}
+    labelled = rows(corpus / "labelled_train.jsonl")
+    share = sum(row["toxicity"] for row in labelled) / len(labelled)
+    assert 0.25 < share < 0.75
+    assert all(row["toxicity"] for row in labelled if words_in(row["text"]) & insults)
+
+
+def test_prompts_insult_nobody_yet_or_hardly(corpus: Path) -> None:
+    insults = {*Grammar("evaluation", 0).insults}
+    prompts = texts(corpus, "prompts_evaluation")
+    assert sum(bool(words_in(prompt) & insults) for prompt in prompts) < len(prompts) / 3
