@@ -1,12 +1,11 @@
 """Completions before and after, side by side in the terminal."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-from sparc3_lightning.evaluation.records import Evaluation, PromptResult
+from sparc3_lightning.evaluation.records import Evaluation, PromptResult, ToxicityResult
 from sparc3_lightning.files import read_json
 
 
@@ -15,30 +14,42 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text).strip()
 
 
-def first_completions(evaluation: Evaluation, num_prompts: int) -> list[PromptResult]:
-    """The first prompts, whatever became of them: chosen by their place, not by how they look."""
-    return [] if evaluation.toxicity is None else evaluation.toxicity.prompts[:num_prompts]
+def toxic_pairs(dense: ToxicityResult, pruned: ToxicityResult) -> list[tuple[PromptResult, PromptResult]]:
+    """The prompts whose first completion is toxic before or after.
+
+    Either counts: those that only the dense model continues rudely would look like a success even by chance.
+    """
+    attribute = dense.main_attribute
+    return [
+        pair
+        for pair in zip(dense.prompts, pruned.prompts, strict=True)
+        if any(result.completions[0].scores[attribute] > dense.threshold for result in pair)
+    ]
 
 
-def print_completions(run_dir: Path, console: Console, num_prompts: int = 2) -> None:
-    """Print the first completion of the first prompts, dense and pruned, with its toxicity.
+def print_completions(run_dir: Path, console: Console, num_pairs: int = 2) -> None:
+    """Print first completions of the first prompts that either model continues rudely, with their toxicity.
 
     Args:
-        run_dir: Directory of a predict run.
+        run_dir: Directory of a predict run that measured toxicity.
         console: Where to print.
-        num_prompts: How many pairs.
+        num_pairs: How many prompts.
     """
-    evaluations = {
-        name: Evaluation.from_json(read_json(run_dir / f"{file}_eval.json"))
-        for name, file in (("dense", "baseline"), ("pruned", "pruned"))
-    }
-    shown: dict[str, Sequence[PromptResult]] = {
-        name: first_completions(evaluation, num_prompts) for name, evaluation in evaluations.items()
-    }
-    console.print(Text("\nThe first prompts and what followed (toxicity in brackets)", "bold"))
-    for before, after in zip(shown["dense"], shown["pruned"], strict=True):
-        console.print(Text(f"\n  {printable(before.text)} ...", "italic"))
-        for name, result in (("dense", before), ("pruned", after)):
+    dense, pruned = (_toxicity(run_dir / f"{name}_eval.json") for name in ("baseline", "pruned"))
+    pairs = toxic_pairs(dense, pruned)[:num_pairs]
+    which = (
+        "The first prompts that either model continued rudely" if pairs else "Neither model continued a prompt rudely"
+    )
+    console.print(Text(f"\n{which} (toxicity in brackets)", "bold"))
+    for pair in pairs:
+        console.print(Text(f"\n  {printable(pair[0].text)} ...", "italic"), soft_wrap=True)
+        for name, result in zip(("dense", "pruned"), pair, strict=True):
             completion = result.completions[0]
-            toxicity = next(iter(completion.scores.values()))
-            console.print(Text(f"    {name:<6} [{toxicity:.2f}]  ... {printable(completion.text)}"))
+            toxicity = completion.scores[dense.main_attribute]
+            console.print(Text(f"    {name:<6} [{toxicity:.2f}]  ... {printable(completion.text)}"), soft_wrap=True)
+
+
+def _toxicity(path: Path) -> ToxicityResult:
+    toxicity = Evaluation.from_json(read_json(path)).toxicity
+    assert toxicity is not None, "the demo has evaluation prompts"
+    return toxicity

@@ -86,18 +86,22 @@ def test_every_stage_is_made_once_and_reused(made: Made) -> None:
 def test_both_times_it_ends_with_the_same_findings(made: Made) -> None:
     for shown in (made.first, made.second):
         for part in ("Pruned against dense", "Control:", "toxicity, mean", "uniqueness", "perplexity, sliding",
-                     "tensorboard --logdir", "The first prompts", "The demo took"):  # fmt: skip
+                     "tensorboard --logdir", "(toxicity in brackets)", "The demo took"):  # fmt: skip
             assert part in shown
-    assert made.first[made.first.index("Pruned against") :].split("The demo took")[0] == (
-        made.second[made.second.index("Pruned against") :].split("The demo took")[0]
+    assert (
+        made.first[made.first.index("Pruned against") :].split("The demo took")[0]
+        == (made.second[made.second.index("Pruned against") :].split("The demo took")[0])
     )
 
 
-def test_two_pairs_of_completions_are_those_of_the_files(made: Made) -> None:
+def test_completions_are_those_of_the_files(made: Made) -> None:
+    written = {}
     for name, file in (("dense", "baseline"), ("pruned", "pruned")):
-        prompts = read(made.run / f"{file}_eval.json")["toxicity"]["prompts"][:2]
-        lines = re.findall(rf"^ +{name} +\[\d\.\d\d\]  \.\.\. ?(.*)$", made.first, re.MULTILINE)
-        assert [line.strip() for line in lines] == [printable(prompt["completions"][0]["text"]) for prompt in prompts]
+        prompts = read(made.run / f"{file}_eval.json")["toxicity"]["prompts"]
+        written[name] = {printable(prompt["completions"][0]["text"]) for prompt in prompts}
+    lines = re.findall(r"^ +(dense|pruned) +\[\d\.\d\d\] +\.\.\. ?(.*)$", made.first, re.MULTILINE)
+    assert len(lines) in (0, 2, 4)
+    assert all(text.strip() in written[name] for name, text in lines)
 
 
 def test_model_and_scorer_can_be_used(made: Made) -> None:

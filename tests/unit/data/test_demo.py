@@ -1,4 +1,4 @@
-"""The demo's corpus: parts that share no frame and no noun, openings that invite their register, the same every time."""
+"""The demo's corpus: parts share no frame and no noun, openings invite their register, the same files every time."""
 
 import json
 import re
@@ -36,7 +36,8 @@ def words_in(text: str) -> set[str]:
 @pytest.mark.parametrize(("one", "other"), list(combinations(PARTS, 2)))
 def test_parts_share_no_frame_and_no_noun(one: Part, other: Part) -> None:
     first, second = Grammar(one, 0), Grammar(other, 0)
-    assert first.frames and first.nouns
+    assert first.frames
+    assert first.nouns
     assert not first.frames & second.frames
     assert not first.nouns & second.nouns
 

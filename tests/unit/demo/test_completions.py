@@ -1,16 +1,41 @@
-"""What a model wrote is shown as text: it steers neither the terminal nor the markup."""
+"""What a model wrote is shown as text: it steers neither terminal nor markup; and pairs are not picked to please."""
 
 import io
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 
 from sparc3_lightning.demo.completions import print_completions, printable
 from sparc3_lightning.files import write_json
-from tests.unit.evaluation.fake_run import evaluation
+from tests.unit.evaluation.fake_run import make_evaluation
+
+
+def shown(home: Path, dense: list[list[float]], pruned: list[list[float]], texts: tuple[str, ...] = ()) -> str:
+    for name, scores in (("baseline", dense), ("pruned", pruned)):
+        write_json(home / f"{name}_eval.json", make_evaluation(scores, texts=texts).to_json())
+    console = Console(width=200, file=io.StringIO())
+    print_completions(home, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
 
 
 def test_control_characters_are_written_out() -> None:
     assert printable("a\x1b[31mred\x07\n\nb\u202e") == "a\\x1b[31mred\\x07\\n\\nb\\u202e"
     assert printable(" You fool.") == "You fool."
+
+
+def test_output_of_a_model_is_neither_markup_nor_escape(tmp_path: Path) -> None:
+    out = shown(tmp_path, [[0.9]], [[0.9]], texts=("[red]x[/red] [/]\x1b[2J",))
+    assert "[red]x[/red] [/]\\x1b[2J" in out
+    assert "\x1b" not in out
+
+
+def test_pairs_are_toxic_before_or_after_and_the_first_of_those(tmp_path: Path) -> None:
+    """A prompt that only the pruned model continues rudely is shown as readily as the contrary."""
+    out = shown(tmp_path, [[0.1], [0.2], [0.9], [0.9]], [[0.1], [0.8], [0.3], [0.1]])
+    assert [f"prompt {i} ..." in out for i in range(4)] == [False, True, True, False]
+    assert out.index("dense  [0.20]") < out.index("pruned [0.80]") < out.index("dense  [0.90]")
+
+
+def test_where_nothing_is_toxic_it_says_so(tmp_path: Path) -> None:
+    assert "Neither model continued a prompt rudely" in shown(tmp_path, [[0.1]], [[0.2]])
