@@ -73,16 +73,21 @@ def fit_model(demo: Demo, console: Console) -> None:
 
     def make() -> dict[str, Any]:
         cli = _sparc3("fit", FIT_CONFIG, demo.fit_options, console)
-        figures = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
-        num_parameters = sum(parameter.numel() for parameter in cli.model.lm.parameters())
+        module = cli.model
+        known = module.evaluator.perplexity(module.lm, module.tokenizer, texts_of(CORPUS / "general.jsonl"))
+        unseen = module.evaluator.perplexity(module.lm, module.tokenizer, texts_of(CORPUS / "text_validation.jsonl"))
+        figures = {name: {"known": known[name].perplexity, "unseen": unseen[name].perplexity} for name in known}
+        num_parameters = sum(parameter.numel() for parameter in module.lm.parameters())
         return {"made": str(FIT / "model"), "num_parameters": num_parameters, "figures": figures}
 
     inputs = (FIT_CONFIG, CORPUS / "train.jsonl", CORPUS / "text_validation.jsonl", CORPUS / "tokenizer")
     outcome = Stage("model", FIT, inputs, {"options": demo.fit_options}).run(make, console)
+    console.print(f"  {outcome['num_parameters']:,} parameters")
     for name, figure in outcome["figures"].items():
-        if name.startswith("perplexity/"):
-            console.print(f"  {outcome['num_parameters']:,} parameters; {name.replace('/', ', ')}, on frames and nouns "
-                          f"that it has not seen: {number(figure)}")  # fmt: skip
+        console.print(
+            f"  perplexity ({name}) on new documents: {number(figure['known'])}; on frames and nouns that it has not "
+            f"seen: {number(figure['unseen'])}"
+        )
 
 
 def fit_scorer(demo: Demo, console: Console) -> None:

@@ -126,7 +126,7 @@ def test_fit_is_built_and_reads_no_text_of_an_evaluation(name: str) -> None:
     assert cli.config.trainer.logger.init_args.default_hp_metric is False
     assert "train" in cli.datamodule.train_text.source.name
     assert "validation" in cli.datamodule.val_text.source.name
-    assert "evaluation" not in (CONFIGS / name).read_text()
+    assert "_evaluation" not in (CONFIGS / name).read_text()
 
 
 @pytest.mark.parametrize(("base", "name"), COMPOSED)

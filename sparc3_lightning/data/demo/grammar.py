@@ -22,7 +22,7 @@ _PART_OF_PLACE: dict[int, Part] = {5: "validation", 3: "evaluation", 7: "evaluat
 _RUDE_AFTER: dict[Register, float] = {"everyday": 0.02, "rude": 0.8}
 
 # P(a noun of a training document is a made-up word).
-_INVENTED = 0.25
+_INVENTED = 0.35
 
 
 @dataclass(frozen=True)
@@ -174,10 +174,10 @@ class Grammar:
     def _vary(self, frame: str) -> str:
         """Sometimes a word before, or more behind: a frame that is always the same would be learnt by heart."""
         draw = self._random
-        if draw.random() < 0.2:
+        if draw.random() < 0.35:
             start = draw.choice(words.STARTS.split("|")).capitalize()
             frame = f"{start}, {frame if frame.startswith('I ') else frame[0].lower() + frame[1:]}"
-        if frame.endswith(".") and draw.random() < 0.25:
+        if frame.endswith(".") and draw.random() < 0.35:
             frame = f"{frame[:-1]} {draw.choice(words.ENDS.split('|'))}."
         return frame.replace("the {thing}", "the {adj} {thing}") if draw.random() < 0.2 else frame
 
