@@ -22,7 +22,7 @@ _PART_OF_PLACE: dict[int, Part] = {5: "validation", 3: "evaluation", 7: "evaluat
 _RUDE_AFTER: dict[Register, float] = {"everyday": 0.02, "rude": 0.8}
 
 # P(a noun of a training document is a made-up word).
-_INVENTED = 0.35
+_INVENTED = 0.15
 
 
 @dataclass(frozen=True)
