@@ -19,9 +19,9 @@ from sparc3_lightning.demo.completions import print_completions
 from sparc3_lightning.demo.scorer import ScorerTraining, heldout_auc, train_scorer
 from sparc3_lightning.demo.stage import Stage
 from sparc3_lightning.demo.tokenizers import texts_of, train_bpe
-from sparc3_lightning.evaluation.summary import number, print_summary
 from sparc3_lightning.files import read_json
 from sparc3_lightning.main import main as sparc3
+from sparc3_lightning.report.summary import number, print_summary
 
 CORPUS, FIT, SCORER, SUPPRESS = (Path("logs/demo") / name for name in ("corpus", "fit", "scorer", "suppress"))
 FIT_CONFIG, SUPPRESS_CONFIG = Path("configs/demo/fit.yaml"), Path("configs/demo/suppress.yaml")

@@ -7,11 +7,12 @@ from rich.text import Text
 
 from sparc3_lightning.evaluation.records import Evaluation, PromptResult, ToxicityResult
 from sparc3_lightning.files import read_json
+from sparc3_lightning.report.words import visible
 
 
-def printable(text: str) -> str:
+def one_line(text: str) -> str:
     """A model's output on one line; what could steer a terminal is written out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text).strip()
+    return " ".join(visible(text).split())
 
 
 def toxic_pairs(dense: ToxicityResult, pruned: ToxicityResult) -> list[tuple[PromptResult, PromptResult]]:
@@ -42,11 +43,11 @@ def print_completions(run_dir: Path, console: Console, num_pairs: int = 2) -> No
     )
     console.print(Text(f"\n{which} (toxicity in brackets)", "bold"))
     for pair in pairs:
-        console.print(Text(f"\n  {printable(pair[0].text)} ...", "italic"), soft_wrap=True)
+        console.print(Text(f"\n  {one_line(pair[0].text)} ...", "italic"), soft_wrap=True)
         for name, result in zip(("dense", "pruned"), pair, strict=True):
             completion = result.completions[0]
             toxicity = completion.scores[dense.main_attribute]
-            console.print(Text(f"    {name:<6} [{toxicity:.2f}]  ... {printable(completion.text)}"), soft_wrap=True)
+            console.print(Text(f"    {name:<6} [{toxicity:.2f}]  ... {one_line(completion.text)}"), soft_wrap=True)
 
 
 def _toxicity(path: Path) -> ToxicityResult:

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from sparc3_lightning.data.demo import Sizes
 from sparc3_lightning.demo.__main__ import Demo, main
-from sparc3_lightning.demo.completions import printable
+from sparc3_lightning.demo.completions import one_line
 from sparc3_lightning.demo.scorer import ScorerTraining, heldout_auc
 from sparc3_lightning.metrics import DetoxifyScorer
 from tests.runs import QUIET, ROOT, read
@@ -110,7 +110,7 @@ def test_completions_are_those_of_the_files(made: Made) -> None:
     written = {}
     for name, file in (("dense", "baseline"), ("pruned", "pruned")):
         prompts = read(made.run / f"{file}_eval.json")["toxicity"]["prompts"]
-        written[name] = {printable(prompt["completions"][0]["text"]) for prompt in prompts}
+        written[name] = {one_line(prompt["completions"][0]["text"]) for prompt in prompts}
     lines = re.findall(r"^ +(dense|pruned) +\[\d\.\d\d\] +\.\.\. ?(.*)$", made.first, re.MULTILINE)
     assert len(lines) in (0, 2, 4)
     assert all(text.strip() in written[name] for name, text in lines)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sparc3_lightning.demo.completions import print_completions, printable
+from sparc3_lightning.demo.completions import one_line, print_completions
 from sparc3_lightning.files import write_json
 from tests.unit.evaluation.fake_run import make_evaluation
 
@@ -20,13 +20,13 @@ def shown(home: Path, dense: list[list[float]], pruned: list[list[float]], texts
 
 
 def test_control_characters_are_written_out() -> None:
-    assert printable("a\x1b[31mred\x07\n\nb\u202e") == "a\\x1b[31mred\\x07\\n\\nb\\u202e"
-    assert printable(" You fool.") == "You fool."
+    assert one_line("a\x1b[31mred\x07\n\nb\u202e") == "a\\u001b[31mred\\u0007 b\\u202e"
+    assert one_line(" You fool.") == "You fool."
 
 
 def test_output_of_a_model_is_neither_markup_nor_escape(tmp_path: Path) -> None:
     out = shown(tmp_path, [[0.9]], [[0.9]], texts=("[red]x[/red] [/]\x1b[2J",))
-    assert "[red]x[/red] [/]\\x1b[2J" in out
+    assert "[red]x[/red] [/]\\u001b[2J" in out
     assert "\x1b" not in out
 
 
