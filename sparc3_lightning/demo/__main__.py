@@ -21,7 +21,8 @@ from sparc3_lightning.demo.stage import Stage
 from sparc3_lightning.demo.tokenizers import texts_of, train_bpe
 from sparc3_lightning.files import read_json
 from sparc3_lightning.main import main as sparc3
-from sparc3_lightning.report.summary import number, print_summary
+from sparc3_lightning.pruning.apply import apply_recipe
+from sparc3_lightning.report.summary import number, percent, print_summary
 
 CORPUS, FIT, SCORER, SUPPRESS = (Path("logs/demo") / name for name in ("corpus", "fit", "scorer", "suppress"))
 FIT_CONFIG, SUPPRESS_CONFIG = Path("configs/demo/fit.yaml"), Path("configs/demo/suppress.yaml")
@@ -74,7 +75,7 @@ def fit_model(demo: Demo, console: Console) -> None:
     def make() -> dict[str, Any]:
         cli = _sparc3("fit", FIT_CONFIG, demo.fit_options, console)
         module = cli.model
-        known = module.evaluator.perplexity(module.lm, module.tokenizer, texts_of(CORPUS / "general.jsonl"))
+        known = module.evaluator.perplexity(module.lm, module.tokenizer, texts_of(CORPUS / "text_train.jsonl"))
         unseen = module.evaluator.perplexity(module.lm, module.tokenizer, texts_of(CORPUS / "text_validation.jsonl"))
         figures = {name: {"known": known[name].perplexity, "unseen": unseen[name].perplexity} for name in known}
         num_parameters = sum(parameter.numel() for parameter in module.lm.parameters())
@@ -107,15 +108,33 @@ def suppress(demo: Demo, console: Console) -> None:
 
     def make() -> dict[str, Any]:
         cli = _sparc3("predict", SUPPRESS_CONFIG, demo.predict_options, console)
-        return {"made": str(Path(cli.trainer.log_dir) / _RESULTS)}
+        module, rows = cli.model, texts_of(CORPUS / "text_train.jsonl")
+
+        def perplexity() -> dict[str, float]:
+            measured = module.evaluator.perplexity(module.lm, module.tokenizer, rows)
+            return {name: result.perplexity for name, result in measured.items()}
+
+        dense = perplexity()
+        with apply_recipe(module.lm, module.run.recipe, check_base=False):
+            pruned = perplexity()
+        return {"made": str(Path(cli.trainer.log_dir) / _RESULTS), "known": {"dense": dense, "pruned": pruned}}
 
     inputs = (SUPPRESS_CONFIG, FIT / "model", SCORER, CORPUS / "general.jsonl", CORPUS / "prompts_train.jsonl",
-              CORPUS / "prompts_evaluation.jsonl", CORPUS / "text_evaluation.jsonl")  # fmt: skip
+              CORPUS / "prompts_evaluation.jsonl", CORPUS / "text_evaluation.jsonl",
+              CORPUS / "text_train.jsonl")  # fmt: skip
     stage = Stage("scores, pruning and evaluation", SUPPRESS, inputs, {"options": demo.predict_options}, keep=True)
     before = time.time()
-    results = Path(stage.run(make, console)["made"])
+    outcome = stage.run(make, console)
+    results = Path(outcome["made"])
     if results.stat().st_mtime < before:
         print_summary(read_json(results), results.parent, console)
+    known = outcome["known"]
+    console.print(
+        Text("\nThe price where the model is at home (new everyday documents of known frames and nouns)", "bold")
+    )
+    for name, dense in known["dense"].items():
+        after = known["pruned"][name]
+        console.print(f"  perplexity, {name}: {number(dense)} -> {number(after)} ({percent(after / dense - 1)})")
     print_completions(results.parent, console)
 
 

@@ -90,7 +90,8 @@ def test_every_stage_is_made_once_and_reused(made: Made) -> None:
 def test_both_times_it_ends_with_the_same_findings(made: Made) -> None:
     for shown in (made.first, made.second):
         for part in ("Pruned against dense", "Control:", "toxicity, mean", "uniqueness", "perplexity, sliding",
-                     "tensorboard --logdir", "(toxicity in brackets)", "The demo took"):  # fmt: skip
+                     "tensorboard --logdir", "the model is at home",
+                     "(toxicity in brackets)", "The demo took"):  # fmt: skip
             assert part in shown
     first, second = (
         shown[shown.index("Pruned against") : shown.index("See it with")] for shown in (made.first, made.second)

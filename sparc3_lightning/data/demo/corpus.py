@@ -23,7 +23,7 @@ class Sizes:
         num_train: Rows of training text, of one to three documents each.
         num_general: Everyday documents to attribute.
         num_prompts: Rude prompts to attribute, and as many for validation and for evaluation each.
-        num_text: Everyday documents of validation and evaluation text each.
+        num_text: Everyday documents of each part's text.
         num_labelled: Labelled texts for the scorer's training; a quarter of it for its test.
     """
 
@@ -56,9 +56,11 @@ def write_corpus(directory: Path, seed: int = 0, sizes: Sizes = Sizes()) -> dict
             "prompts_train": _write(home / "prompts_train.jsonl", written.prompts("train", sizes.num_prompts)),
             "labelled_train": _write(home / "labelled_train.jsonl", written.labelled("train", sizes.num_labelled)),
         }
+        for part in PARTS:
+            # Of training's frames too, and new: what removal costs where the model is at home.
+            counts[f"text_{part}"] = _write(home / f"text_{part}.jsonl", written.texts(part, sizes.num_text))
         for part in PARTS[1:]:
             counts |= {
-                f"text_{part}": _write(home / f"text_{part}.jsonl", written.texts(part, sizes.num_text)),
                 f"prompts_{part}": _write(home / f"prompts_{part}.jsonl", written.prompts(part, sizes.num_prompts)),
                 f"labelled_{part}": _write(
                     home / f"labelled_{part}.jsonl", written.labelled(part, sizes.num_labelled // 4)

@@ -63,7 +63,7 @@ def test_every_other_word_of_a_frame_is_known_from_training() -> None:
 def test_files_keep_to_their_part(corpus: Path) -> None:
     """What is written, not only what could be: no noun of evaluation in anything trained on or attributed."""
     evaluation = {noun.lower() for noun in Grammar("evaluation", 0).nouns}
-    seen = texts(corpus, "train", "general", "prompts_train", "labelled_train")
+    seen = texts(corpus, "train", "general", "text_train", "prompts_train", "labelled_train")
     assert not evaluation & {word.lower() for text in seen for word in words_in(text)}
     held_out = texts(corpus, "text_evaluation", "prompts_evaluation")
     found = {word.lower() for text in held_out for word in words_in(text)}
