@@ -158,6 +158,7 @@ def test_the_demo_as_a_stranger_types_it(tmp_path: Path) -> None:
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 360
     verdict = read(tmp_path / "logs/demo/suppress/version_0/experiment_results.json")["verdict"]
     assert " ".join(verdict["headline"].split()) in " ".join(ended.stdout.split())
+    assert "no evidence of its size" in " ".join(ended.stdout.split())
     perplexity = read(tmp_path / "logs/demo/fit/stamp.json")["outcome"]["figures"]["disjoint"]
     assert perplexity["known"] < 10
     assert perplexity["unseen"] < 200, "frames and nouns that it has not seen"
