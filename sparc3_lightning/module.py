@@ -39,7 +39,7 @@ class SparC3Module(LightningModule):
         revision: Revision of model and tokenizer on the hub.
         dtype: Type of the weights; "auto" is the checkpoint's own. Under FSDP2 with granularity "weight" the shards are
             kept in float32 and computed in this type.
-        attn_implementation: Attention implementation, such as "sdpa", "flash_attention_2" or "eager".
+        attn_implementation: Attention implementation, "sdpa" or "eager"; attribution refuses flash attention.
         granularity: "neuron" or "weight": what scores are kept of.
         sign: "abs" (the document) or "signed" (the paper).
         target: What is explained: "last_token_argmax", "token:ID" or "contrast:ID:ID".

@@ -20,7 +20,7 @@ _FILES = {
     "experiment_results.json": "every figure, statistic and check",
     "pruned_neurons.json": "the neurons removed (the recipe)",
     "scores": "scores of every reference set",
-    "figures": "neurons per layer, before and after (PNG)",
+    "figures": "the figures, as PNG and SVG",
     "baseline_eval.json": "prompts and completions, dense model",
     "pruned_eval.json": "prompts and completions, pruned model",
     "control_eval.json": "prompts and completions, control",
