@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from sparc3_lightning.data.sampler import PADDING
 from sparc3_lightning.distributed.ranks import check_same_on_every_rank
 from sparc3_lightning.distributed.reduce import reduce_scores
 from sparc3_lightning.identity import base_model, tokenizer_hash
@@ -24,7 +25,7 @@ class RelevanceCallback(Callback):
     """
 
     def __init__(self) -> None:
-        self._seen: list[tuple[int, int]] = []
+        self._seen: list[Tensor] = []
         self._started = 0.0
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -65,15 +66,17 @@ class RelevanceCallback(Callback):
     ) -> None:
         """Note the explained tokens; after a set's last batch, reduce its scores."""
         assert isinstance(pl_module, SparC3Module)
-        real = batch["indices"] >= 0
-        self._seen += zip(batch["indices"][real].tolist(), outputs[real].tolist(), strict=True)
+        # They stay on the device until the set ends: a copy to the host would wait for the batch.
+        self._seen.append(torch.stack([batch["indices"], outputs.to(batch["indices"])]))
         if batch_idx + 1 == trainer.num_predict_batches[dataloader_idx]:
             self._finish(pl_module, pl_module.data.reference_names[dataloader_idx])
 
     def _finish(self, module: SparC3Module, name: str) -> None:
         assert module.attribution is not None
         samples, attribution = module.data.reference_samples[name], module.attribution
-        reduced = reduce_scores(attribution, self._seen, len(samples))
+        pairs = torch.cat(self._seen, dim=1).T.tolist()
+        seen = [(index, target_id) for index, target_id in pairs if index != PADDING]
+        reduced = reduce_scores(attribution, seen, len(samples))
         module.run.seconds[f"attribution: {name}"] = time.perf_counter() - self._started
         if reduced is not None:
             manifest = make_manifest(

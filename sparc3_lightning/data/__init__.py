@@ -3,7 +3,7 @@
 from sparc3_lightning.data.c4 import C4
 from sparc3_lightning.data.prompts import PromptFile
 from sparc3_lightning.data.rtp import RealToxicityPrompts
-from sparc3_lightning.data.sampler import Batch, EvenSampler, SampleDataset, collate_right_padded
+from sparc3_lightning.data.sampler import Batch, BatchDataset, pad_right, plan_batches
 from sparc3_lightning.data.samples import (
     LoadContext,
     Prompt,
@@ -19,7 +19,7 @@ from sparc3_lightning.data.wikitext import WikiText2
 __all__ = [
     "C4",
     "Batch",
-    "EvenSampler",
+    "BatchDataset",
     "LoadContext",
     "Prompt",
     "PromptFile",
@@ -27,10 +27,10 @@ __all__ = [
     "RealToxicityPrompts",
     "ReferenceSamples",
     "ReferenceSet",
-    "SampleDataset",
     "TextFile",
     "TextSet",
     "WikiText2",
-    "collate_right_padded",
+    "pad_right",
+    "plan_batches",
     "token_hash",
 ]

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from sparc3_lightning.data.blocks import Block, PackedBlocks
-from sparc3_lightning.data.sampler import Batch, EvenSampler, SampleDataset, collate_right_padded
+from sparc3_lightning.data.sampler import Batch, BatchDataset, plan_batches
 from sparc3_lightning.data.samples import (
     LoadContext,
     Prompt,
@@ -33,7 +33,10 @@ class SparC3DataModule(LightningDataModule):
         evaluation_text: Text of the perplexity.
         train_text: Text of `fit`.
         val_text: Text of the perplexity while fitting; None for `evaluation_text`.
-        batch_size: Samples a batch and rank in attribution.
+        batch_size: Most samples a batch and rank in attribution.
+        max_tokens: Most tokens a batch and rank in attribution, padding included; a batch of one sample may be longer.
+            With a large `batch_size` it lets long samples go one by one and short ones many at a time.
+        bucket: Let samples of alike length share a batch. Scores do not depend on any of the three.
         train_batch_size: Blocks a batch and rank in `fit`.
         block_length: Tokens a block in `fit`; None for the model's context.
         num_workers: Worker processes of each dataloader.
@@ -49,6 +52,8 @@ class SparC3DataModule(LightningDataModule):
         train_text: TextSet | None = None,
         val_text: TextSet | None = None,
         batch_size: int = 8,
+        max_tokens: int | None = None,
+        bucket: bool = True,
         train_batch_size: int = 8,
         block_length: int | None = None,
         num_workers: int = 0,
@@ -57,6 +62,7 @@ class SparC3DataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         check_at_least("batch_size", batch_size, 1)
+        check_at_least("max_tokens", max_tokens, 1)
         check_at_least("train_batch_size", train_batch_size, 1)
         check_at_least("block_length", block_length, 2)
         self.reference_sets = reference_sets or {}
@@ -64,7 +70,7 @@ class SparC3DataModule(LightningDataModule):
         self.evaluation_text = evaluation_text
         self.train_text = train_text
         self.val_text = val_text or evaluation_text
-        self.batch_size = batch_size
+        self.batch_size, self.max_tokens, self.bucket = batch_size, max_tokens, bucket
         self.train_batch_size = train_batch_size
         self.block_length = block_length
         self.num_workers = num_workers
@@ -194,14 +200,11 @@ class SparC3DataModule(LightningDataModule):
         return {fingerprint for samples in shared for fingerprint in samples.fingerprints}
 
     def _reference_loader(self, samples: ReferenceSamples) -> DataLoader[Batch]:
-        dataset: Dataset[Any] = SampleDataset(samples.ids)  # its samples are not yet the batches the loader gives
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=EvenSampler(len(samples), *self._rank_and_world_size()),
-            collate_fn=collate_right_padded,
-            num_workers=self.num_workers,
-        )
+        lengths = [len(ids) for ids in samples.ids]
+        rank, world_size = self._rank_and_world_size()
+        batches = plan_batches(lengths, self.batch_size, self.max_tokens, self.bucket, rank, world_size)
+        # A batch is one item: Lightning rebuilds predict dataloaders, and takes no batch sampler but torch's own.
+        return DataLoader(BatchDataset(samples.ids, batches), batch_size=None, num_workers=self.num_workers)
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         """Give this rank among those that get different data; under tensor parallelism they are fewer than all."""

@@ -1,13 +1,13 @@
-"""The even sampler: every rank makes the same number of steps, and no sample counts twice."""
+"""Even batches: every rank makes the same number of steps, no sample counts twice, and alike lengths go together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TypedDict
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 PADDING = -1
 
@@ -26,69 +26,78 @@ class Batch(TypedDict):
     indices: Tensor
 
 
-class Sample(TypedDict):
-    """One sample: ids (T,) int64, its weight and its place in the set."""
-
-    ids: Tensor
-    weight: float
-    index: int
-
-
-class EvenSampler(Sampler[int]):
-    """Gives rank r the samples r, r + W, ... and fills up with `PADDING`, never by dropping or repeating a sample.
+def plan_batches(
+    lengths: Sequence[int],
+    batch_size: int,
+    max_tokens: int | None = None,
+    bucket: bool = True,
+    rank: int = 0,
+    world_size: int = 1,
+) -> list[list[int]]:
+    """Share out a set's samples: rank r takes every W-th one, and `PADDING` fills up the last batch.
 
     A sharded model hangs when ranks make different numbers of steps, and a repeated sample would be counted twice.
 
     Args:
-        num_samples: Samples in the set.
+        lengths: Tokens of each sample.
+        batch_size: Most samples a batch.
+        max_tokens: Most tokens a batch, padding included; a batch of one sample may be longer. None: no limit.
+        bucket: Sort by length, the longest first, so that little is padded and a lack of memory shows at once.
         rank: This rank.
         world_size: Number of ranks.
+
+    Returns:
+        Sample indices of each batch of this rank; on every rank as many batches, of the same sizes.
     """
-
-    def __init__(self, num_samples: int, rank: int = 0, world_size: int = 1) -> None:
-        assert 0 <= rank < world_size, f"rank {rank} of {world_size}"
-        self.num_samples = num_samples
-        self.rank = rank
-        self.world_size = world_size
-
-    def __len__(self) -> int:
-        return -(-self.num_samples // self.world_size)
-
-    def __iter__(self) -> Iterator[int]:
-        for step in range(len(self)):
-            index = step * self.world_size + self.rank
-            yield index if index < self.num_samples else PADDING
+    assert 0 <= rank < world_size, f"rank {rank} of {world_size}"
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index] if bucket else index)
+    batches: list[list[int]] = []
+    while order:
+        candidates = order[: batch_size * world_size]
+        num = _num_that_fit([lengths[index] for index in candidates], max_tokens, world_size)
+        mine = candidates[: num * world_size][rank::world_size]
+        batches.append(mine + [PADDING] * (num - len(mine)))
+        order = order[num * world_size :]
+    return batches
 
 
-class SampleDataset(Dataset[Sample]):
-    """Token ids by index; `PADDING` gives a sample of one token and weight 0.
+def _num_that_fit(lengths: Sequence[int], max_tokens: int | None, world_size: int) -> int:
+    """Samples a rank in the next batch, whose longest sample may lie on any rank."""
+    num = -(-len(lengths) // world_size)
+    while max_tokens is not None and num > 1 and num * max(lengths[: num * world_size]) > max_tokens:
+        num -= 1
+    return num
+
+
+class BatchDataset(Dataset[Batch]):
+    """The planned batches of one rank, each padded on the right.
 
     Args:
         ids: Token ids of each sample, (T_s,) int64.
+        batches: Sample indices of each batch, as `plan_batches` gives them.
     """
 
-    def __init__(self, ids: Sequence[Tensor]) -> None:
+    def __init__(self, ids: Sequence[Tensor], batches: Sequence[Sequence[int]]) -> None:
         self.ids = ids
+        self.batches = batches
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.batches)
 
-    def __getitem__(self, index: int) -> Sample:
-        if index == PADDING:
-            return {"ids": torch.zeros(1, dtype=torch.int64), "weight": 0.0, "index": PADDING}
-        return {"ids": self.ids[index], "weight": 1.0, "index": index}
+    def __getitem__(self, index: int) -> Batch:
+        return pad_right(self.ids, self.batches[index])
 
 
-def collate_right_padded(samples: Sequence[Sample]) -> Batch:
-    """Put samples into one batch, padded on the right with 0.
+def pad_right(ids: Sequence[Tensor], indices: Sequence[int]) -> Batch:
+    """Put samples into one batch, padded on the right with 0; `PADDING` is a sample of one token and weight 0.
 
     Right padding is exact under causal attention for a target at the last real token; `lengths` tells where that is,
     so that no padding token is needed.
     """
-    ids = [sample["ids"] for sample in samples]
+    rows = [torch.zeros(1, dtype=torch.int64) if index == PADDING else ids[index] for index in indices]
     return {
-        "input_ids": torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=0),
-        "lengths": torch.tensor([len(sample) for sample in ids]),
-        "weights": torch.tensor([sample["weight"] for sample in samples], dtype=torch.float32),
-        "indices": torch.tensor([sample["index"] for sample in samples]),
+        "input_ids": torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=0),
+        "lengths": torch.tensor([len(row) for row in rows]),
+        "weights": torch.tensor([float(index != PADDING) for index in indices]),
+        "indices": torch.tensor(indices),
     }

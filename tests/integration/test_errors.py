@@ -77,6 +77,7 @@ def test_config_before_the_command(type_in: Type) -> None:
         (["--model.evaluator.init_args.toxicity_protocol=document"], ["`decoding`", "toxicity_protocol"]),
         (["--data.evaluation_prompts.threshold=3"], ["`threshold` must be between 0 and 1, got 3.0"]),
         (["--data.batch_size=0"], ["`batch_size` must be at least 1, got 0"]),
+        (["--data.max_tokens=0"], ["`max_tokens` must be at least 1, got 0"]),
         (["--trainer.devices=0"], ["trainer cannot be built", "devices='0'", "`trainer.accelerator`", "cpu.yaml"]),
     ],
     ids=lambda value: value[0],

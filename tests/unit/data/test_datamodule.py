@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sparc3_lightning.data import C4, LoadContext, Prompt, PromptFile, RealToxicityPrompts, TextFile
 from sparc3_lightning.data.datamodule import SparC3DataModule
+from sparc3_lightning.data.samples import ReferenceSamples, ReferenceSet
 
 WriteJsonl = Callable[..., str]
 
@@ -40,6 +41,20 @@ def test_one_dataloader_a_set_in_the_order_of_the_config(path: str, context: Loa
         for batch in loader:
             for ids, length, index in zip(batch["input_ids"], batch["lengths"], batch["indices"], strict=True):
                 assert ids[:length].tolist() == data.reference_samples[name].ids[index].tolist()
+
+
+def test_options_shape_the_batches(context: LoadContext) -> None:
+    class Lengths(ReferenceSet):
+        def load(self, context: LoadContext) -> ReferenceSamples:
+            return ReferenceSamples([torch.arange(length) for length in (3, 9, 4, 8)], {}, list("abcd"))
+
+    def indices(**options: Any) -> list[list[int]]:
+        data = SparC3DataModule({"set": Lengths()}, **options).bind(context.tokenizer, 64)
+        return [batch["indices"].tolist() for batch in data.predict_dataloader()[0]]
+
+    assert indices(batch_size=2) == [[1, 3], [2, 0]]
+    assert indices(batch_size=2, bucket=False) == [[0, 1], [2, 3]]
+    assert indices(max_tokens=10) == [[1], [3], [2, 0]]
 
 
 def test_sets_are_read_once(path: str, context: LoadContext) -> None:
