@@ -23,7 +23,7 @@ _ORDER = (
 
 
 class EvaluationCallback(Callback):
-    """Evaluates the dense and the pruned model and the control; writes the results files, the figures and the page.
+    """Evaluates the baseline, the pruned model and the control; writes the results files, the figures and the page.
 
     List it after the pruning callback. In `test`, it writes the evaluation of the model tested.
 

@@ -97,13 +97,13 @@ def _inspect_options(parser: argparse.ArgumentParser) -> None:
 
 def _inspect(options: argparse.Namespace) -> None:
     """Show a score directory (manifest, checks, modules, top neurons) or a recipe (base model, options, neurons)."""
-    from sparc3_lightning.inspection import inspect_path
+    from sparc3_lightning.report.inspection import inspect_path
 
     report = inspect_path(options.path, options.top)
     if options.json:
         print(json.dumps(report, indent=2, allow_nan=False))
         return
-    from sparc3_lightning.tables import print_report
+    from sparc3_lightning.report.tables import print_report
 
     print_report(report)
 

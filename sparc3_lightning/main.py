@@ -10,7 +10,7 @@ from sparc3_lightning.version import __version__
 TRAINER_COMMANDS = {
     "fit": "train a causal language model, or tune a pruned one with its pruned neurons held at zero",
     "validate": "perplexity",
-    "test": "the full evaluation, dense or with a recipe applied",
+    "test": "the full evaluation, of the model as it is (baseline) or with a recipe applied (pruned)",
     "predict": "attribute reference sets; where the config says so, select, prune and evaluate: the main job",
 }
 FILE_COMMANDS = {

@@ -210,7 +210,7 @@ class SparC3Module(LightningModule):
             self.log(f"perplexity/{name}", result.perplexity, prog_bar=True, sync_dist=True)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """The full evaluation, dense or with a recipe; written by the evaluation callback where there is one."""
+        """The full evaluation, without a recipe (baseline) or with one (pruned); the evaluation callback writes it."""
         data = self.data
         if not data.text_rows and not data.prompts:
             raise ValueError(

@@ -86,7 +86,7 @@ def compare(before: Evaluation, after: Evaluation, test: PairedTest | None = Non
     """Compare two evaluations of the same prompts and text.
 
     Args:
-        before: the reference, such as the dense model.
+        before: the reference, such as the baseline.
         after: the other, such as the pruned one.
         test: settings of the statistics.
 

@@ -23,7 +23,7 @@ class Run:
         behaviour: of the behaviour's, as the pruning callback matched them.
         differential: Differential scores, on rank 0.
         recipe: What was selected.
-        baseline: Evaluation of the dense model.
+        baseline: Evaluation of the model as it was, before pruning.
         pruned: Evaluation with the recipe applied.
         controls: Evaluations with as many random neurons of the same layers removed, one a draw.
         results: What `experiment_results.json` holds, on rank 0.

@@ -5,21 +5,19 @@ from typing import Any
 
 from sparc3_lightning.evaluation.comparison import Change, Comparison, PairedChange
 
-_MEASURE_NAMES = {"mean": "mean", "expected_maximum": "expected maximum", "probability": "probability"}
-
 
 @dataclass(frozen=True)
 class Findings:
     """What the verdict is about.
 
     Attributes:
-        changes: Dense against pruned.
+        changes: Baseline against pruned.
         against_control: Control against pruned, measure by attribute; empty without a control or a toxicity.
         control: The control's JSON; None without a control.
         attribute: The scorer's main attribute; None where no toxicity was measured.
         measure: `mean`, `expected_maximum` or `probability`.
         num_neurons: Neurons removed.
-        num_empty: Completions without a token, of the dense and of the pruned model.
+        num_empty: Completions without a token, of the baseline and of the pruned model.
         alpha: A p-value must be below it.
         overlap_allowed: Whether evaluation prompts may have been attributed.
     """
@@ -46,17 +44,17 @@ def rose(change: PairedChange, alpha: float) -> bool:
 
 
 def verdict(findings: Findings) -> dict[str, Any]:
-    """Did toxicity fall, against the dense model and against the control, and at what price.
+    """Did toxicity fall, against the baseline and against the control, and at what price.
 
     Returns:
         `headline`; `toxicity`, `beside_it`, `caveats`: sentences; and what the headline rests on: `toxicity_fell` and
         `toxicity_fell_against_control` (None: not measured), `perplexity_change` (relative, by protocol),
         `repeats_more`, `shorter`; `measure`, that of the toxicity meant.
     """
-    dense = _toxicity_change(findings.changes.toxicity, findings)
+    baseline = _toxicity_change(findings.changes.toxicity, findings)
     control = _toxicity_change(findings.against_control, findings)
     answers = {
-        "toxicity_fell": _fell(dense, findings.alpha),
+        "toxicity_fell": _fell(baseline, findings.alpha),
         "toxicity_fell_against_control": _fell(control, findings.alpha),
         "perplexity_change": {name: change.relative for name, change in findings.changes.perplexity.items()},
         "repeats_more": _fell(findings.changes.uniqueness, findings.alpha),
@@ -64,10 +62,10 @@ def verdict(findings: Findings) -> dict[str, Any]:
         "measure": findings.measure,
     }
     return {
-        "headline": _headline(answers, dense, findings),
-        "toxicity": [] if dense is None else [_dense_sentence(dense, findings), *_control_sentence(control, findings)],
+        "headline": _headline(answers, baseline, findings),
+        "toxicity": _toxicity_sentences(baseline, control, findings),
         "beside_it": [*_perplexity_sentences(findings), *_completion_sentences(findings)],
-        "caveats": [] if dense is None else _caveats(answers, control, findings),
+        "caveats": [] if baseline is None else _caveats(answers, control, findings),
         **answers,
     }
 
@@ -80,12 +78,12 @@ def _fell(change: PairedChange | None, alpha: float) -> bool | None:
     return None if change is None else fell(change, alpha)
 
 
-def _headline(answers: dict[str, Any], dense: PairedChange | None, findings: Findings) -> str:
+def _headline(answers: dict[str, Any], baseline: PairedChange | None, findings: Findings) -> str:
     removed = f"Removing these {findings.num_neurons} neurons"
     price = _price(answers["perplexity_change"])
-    if dense is None:
+    if baseline is None:
         return f"{removed}: no toxicity was measured, so this run says nothing about it{price}."
-    if rose(dense, findings.alpha):
+    if rose(baseline, findings.alpha):
         return f"{removed} RAISED toxicity significantly{price}."
     if not answers["toxicity_fell"]:
         return f"{removed} did NOT lower toxicity significantly{price}."
@@ -101,9 +99,15 @@ def _price(perplexity: dict[str, float | None]) -> str:
     return f" (perplexity {', '.join(known)})" if known else ""
 
 
-def _dense_sentence(change: PairedChange, findings: Findings) -> str:
+def _toxicity_sentences(baseline: PairedChange | None, control: PairedChange | None, findings: Findings) -> list[str]:
+    if baseline is None:
+        return []
+    return [_baseline_sentence(baseline, findings), *_control_sentence(control, findings)]
+
+
+def _baseline_sentence(change: PairedChange, findings: Findings) -> str:
     return (
-        f"{_name(findings)} {_movement(change, findings.alpha)} against the dense model: {_figures(change)}; "
+        f"{_name(findings)} {_movement(change, findings.alpha)} against the baseline: {_figures(change)}; "
         f"{change.share_improved:.0%} of {change.num_pairs} prompts improved, {change.share_worsened:.0%} got worse."
     )
 
@@ -186,8 +190,12 @@ def _completion_sentences(findings: Findings) -> list[str]:
 
 
 def _name(findings: Findings) -> str:
-    attribute = (findings.attribute or "toxicity").replace("_", " ").capitalize()
-    return f"{attribute} ({_MEASURE_NAMES[findings.measure]})"
+    attribute = _spoken(findings.attribute or "toxicity").capitalize()
+    return f"{attribute} ({_spoken(findings.measure)})"
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _movement(change: PairedChange, alpha: float) -> str:

@@ -60,12 +60,12 @@ def shown_figures(evaluation: Evaluation) -> dict[str, float]:
 
 
 def board_scalars(run: Run) -> dict[str, float]:
-    """Figures of the dense and the pruned model and of the control side by side, and the speed of attribution."""
-    sides = {"1_dense": run.baseline, "2_pruned": run.pruned}
+    """Figures of the baseline, the pruned model and the control side by side, and the speed of attribution."""
+    sides = {"1_baseline": run.baseline, "2_pruned": run.pruned}
     figures = {side: shown_figures(evaluation) for side, evaluation in sides.items() if evaluation is not None}
     if run.results and run.results["control"] is not None:
         mean = run.results["control"]["mean"]
-        figures["3_control_mean"] = {name: mean[name] for name in figures.get("1_dense", mean) if name in mean}
+        figures["3_control_mean"] = {name: mean[name] for name in figures.get("1_baseline", mean) if name in mean}
     scalars = {
         f"{figure.replace('/', '_')}/{side}": value for side in figures for figure, value in figures[side].items()
     }
@@ -88,7 +88,7 @@ def board_hyperparameters(run: Run) -> dict[str, str | int | float]:
 
 
 def board_outcome(run: Run) -> dict[str, float]:
-    """What came out, for the same table: relative changes, and p-values against the dense model and the control."""
+    """What came out, for the same table: relative changes, and p-values against the baseline and the control."""
     if not run.results:
         return {}
     changes, control = run.results["changes"], run.results["control"]
@@ -116,7 +116,7 @@ def sample_completions(baseline: Evaluation, pruned: Evaluation, num_prompts: in
     """First completions of a few prompts before and after, as a markdown table in which every text is only text.
 
     Args:
-        baseline: Of the dense model.
+        baseline: Of the model before pruning.
         pruned: Of the pruned model, on the same prompts.
         num_prompts: How many; they are spaced evenly over all prompts, not chosen by what came out.
 
@@ -131,7 +131,7 @@ def sample_completions(baseline: Evaluation, pruned: Evaluation, num_prompts: in
         f"| {plain_text(before[i].text)} | {_completion(before[i], attribute)} | {_completion(after[i], attribute)} |"
         for i in spaced(len(before), num_prompts)
     ]
-    head = f"| prompt | dense (its {plain_text(attribute)}) | pruned (its {plain_text(attribute)}) |"
+    head = f"| prompt | baseline (its {plain_text(attribute)}) | pruned (its {plain_text(attribute)}) |"
     note = f"First completion of {len(rows)} of {len(before)} prompts, spaced evenly."
     return "\n".join([note, "", head, "|---|---|---|", *rows])
 

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sparc3_lightning.report.drawing import new_figure, plain_axes
+from sparc3_lightning.report.words import spoken
 
 Floats = NDArray[np.float64]
-_DENSE: dict[str, Any] = {
+_BASELINE: dict[str, Any] = {
     "marker": "o",
     "color": "black",
     "markerfacecolor": "white",
@@ -27,16 +28,14 @@ def comparison_figure(
     pruned: Mapping[str, float],
     controls: Sequence[Mapping[str, float]],
     max_columns: int = 4,
-    titles: Mapping[str, str] | None = None,
 ) -> Figure:
-    """The dense model, the pruned one and every draw of the control, one panel a figure.
+    """The baseline, the pruned model and every draw of the control, one panel a figure.
 
     Args:
-        baseline: Figures of the dense model by name, as `Evaluation.scalars` gives them.
+        baseline: Figures of the baseline by name, as `Evaluation.scalars` gives them.
         pruned: The same of the pruned model.
         controls: The same of each draw of the control; may be empty.
         max_columns: How many panels stand side by side.
-        titles: What the panels are called; default: the figures' names.
     """
     names = [name for name in baseline if name in pruned and all(name in draw for draw in controls)]
     columns = min(max_columns, len(names))
@@ -44,19 +43,18 @@ def comparison_figure(
     figure = new_figure((2.6 * columns, 2.1 * rows))
     for place, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, place + 1)
-        axes.plot([0], [baseline[name]], **_DENSE)
+        axes.plot([0], [baseline[name]], **_BASELINE)
         axes.plot([1], [pruned[name]], **_PRUNED)
         axes.plot([2] * len(controls), [draw[name] for draw in controls], **_CONTROL)
         axes.axhline(baseline[name], color="0.6", linestyle=":", linewidth=1, zorder=0)
-        sides = ["dense", "pruned", "control"] if controls else ["dense", "pruned"]
+        sides = ["baseline", "pruned", "control"] if controls else ["baseline", "pruned"]
         axes.set_xticks(range(len(sides)), sides)
         axes.set_xlim(-0.5, len(sides) - 0.5)
-        # Centred on the dense model, and never finer than 5 % of it: a small difference should look small.
+        # Centred on the baseline, and never finer than 5 % of it: a small difference should look small.
         furthest = max(abs(value - baseline[name]) for value in [pruned[name], *(draw[name] for draw in controls)])
         half = max(1.2 * furthest, 0.05 * abs(baseline[name]), 1e-3)
         axes.set_ylim(baseline[name] - half, baseline[name] + half)
-        title = (titles or {}).get(name, name.replace("_", " ").replace("/", ", "))
-        plain_axes(axes, title, "", _unit(name), title_size=9)
+        plain_axes(axes, spoken(name), "", _unit(name), title_size=9)
         axes.ticklabel_format(axis="y", useOffset=False)
     return figure
 
@@ -73,7 +71,7 @@ def pairs_figure(before: Floats, after: Floats, attribute: str) -> Figure:
     """Every prompt once: its score before against its score after.
 
     Args:
-        before: Mean score of each prompt's completions, dense model (S,).
+        before: Mean score of each prompt's completions, baseline (S,).
         after: The same, pruned model.
         attribute: What was scored.
     """
@@ -92,7 +90,7 @@ def pairs_figure(before: Floats, after: Floats, attribute: str) -> Figure:
     axes.set_ylim(-0.02, 1.02)
     axes.set_aspect("equal")
     plain_axes(
-        axes, f"{attribute.capitalize()} of each prompt", f"dense model: {attribute} (score, 0 to 1)",
+        axes, f"{attribute.capitalize()} of each prompt", f"baseline: {attribute} (score, 0 to 1)",
         f"pruned model: {attribute} (score, 0 to 1)",
     )  # fmt: skip
     figure.legend(frameon=False, fontsize=8, loc="outside lower left", ncols=3, columnspacing=1)
@@ -105,7 +103,7 @@ def changes_figure(before: Floats, after: Floats, controls: Sequence[Floats], at
     If random neurons did the same, the pruned model's line would lie inside the band.
 
     Args:
-        before: Mean score of each prompt's completions, dense model (S,).
+        before: Mean score of each prompt's completions, baseline (S,).
         after: The same, pruned model.
         controls: The same of each draw of the control; may be empty.
         attribute: What was scored.
@@ -124,7 +122,7 @@ def changes_figure(before: Floats, after: Floats, controls: Sequence[Floats], at
     axes.xaxis.set_major_formatter("{x:.0%}")
     plain_axes(
         axes, f"Change of {attribute} by prompt, sorted", "prompts, from the largest fall to the largest rise (share)",
-        f"change of {attribute} against dense (score)",
+        f"change of {attribute} against baseline (score)",
     )  # fmt: skip
     axes.legend(frameon=False, fontsize=9, loc="upper left")
     return figure
@@ -138,7 +136,7 @@ class Point(NamedTuple):
 
 
 def plane_figure(
-    dense: Point,
+    baseline: Point,
     pruned: Point,
     interval: tuple[float, float],
     controls: Sequence[Point],
@@ -148,28 +146,28 @@ def plane_figure(
     """Price and gain in one plane: perplexity to the right, toxicity up; the control's cross spans all its draws.
 
     Args:
-        dense: The dense model.
+        baseline: The baseline.
         pruned: The pruned model.
-        interval: Ends of the interval of the paired change of toxicity, from the dense model to the pruned one.
+        interval: Ends of the interval of the paired change of toxicity, from the baseline to the pruned one.
         controls: Each draw of the control; may be empty.
         axes_names: What is on the axes, with units.
         confidence: Of the interval.
     """
     figure = new_figure((5.2, 4.4))
     axes = figure.add_subplot()
-    low, high = (dense.toxicity + end for end in interval)
+    low, high = (baseline.toxicity + end for end in interval)
     axes.annotate(
-        "", pruned, dense, arrowprops={"arrowstyle": "->", "color": "0.6", "shrinkA": 7, "shrinkB": 7}, zorder=0
+        "", pruned, baseline, arrowprops={"arrowstyle": "->", "color": "0.6", "shrinkA": 7, "shrinkB": 7}, zorder=0
     )
     if controls:
         _draw_control(axes, controls)
     axes.vlines(pruned.perplexity, low, high, color="black", linewidth=1.5)
     axes.plot([pruned.perplexity] * 2, [low, high], "_", color="black", markersize=10)
-    axes.plot([dense.perplexity], [dense.toxicity], **_DENSE, label="dense")
+    axes.plot([baseline.perplexity], [baseline.toxicity], **_BASELINE, label="baseline")
     label = f"pruned, {confidence:.0%} interval of the paired change"
     axes.plot([pruned.perplexity], [pruned.toxicity], **_PRUNED, label=label)
-    axes.axhline(dense.toxicity, color="0.6", linestyle=":", linewidth=1, zorder=0)
-    axes.axvline(dense.perplexity, color="0.6", linestyle=":", linewidth=1, zorder=0)
+    axes.axhline(baseline.toxicity, color="0.6", linestyle=":", linewidth=1, zorder=0)
+    axes.axvline(baseline.perplexity, color="0.6", linestyle=":", linewidth=1, zorder=0)
     axes.margins(0.12)
     axes.ticklabel_format(useOffset=False)
     plain_axes(axes, "What was gained, and at what price", *axes_names)

@@ -13,6 +13,7 @@ from sparc3_lightning.report.summary import (
     MISSING,
     FigureRow,
     checks,
+    figure_notes,
     figure_rows,
     number,
     p_value,
@@ -83,11 +84,10 @@ def render_page(run: RunFiles, figures: Sequence[PageFigure], num_prompts: int =
 def _outcome(results: dict[str, Any]) -> Table:
     rows, control = figure_rows(results), results["control"]
     paired = [row.change for row in rows if "interval" in row.change]
-    head = ["", "dense", "pruned", "change"]
-    notes = ["Change: relative to dense."]
+    head = ["", "baseline", "pruned", "change"]
+    notes = figure_notes(rows, results)
     if paired:
         head += [f"{paired[0]['interval']['confidence']:.0%} interval", "p", "better"]
-        notes.append("Interval and p: of the difference, paired by prompt. Better: share of prompts that improved.")
     if control is not None:
         draws = control["num_draws"]
         head += ["control", "control's range", "p against control"]
@@ -95,7 +95,6 @@ def _outcome(results: dict[str, Any]) -> Table:
             f"Control: {results['selection']['num_neurons']} random neurons of the same layers, mean and range of "
             f"{draws} draw{'s' * (draws > 1)}; p: pruned against the control's mean, paired by prompt."
         )
-    notes.append("Worst: of a prompt's completions. Uniqueness: different / all tokens of a completion.")
     return Table(head, [_outcome_row(row, bool(paired), control) for row in rows], " ".join(notes))
 
 
@@ -145,10 +144,11 @@ def _completions(run: RunFiles, num_prompts: int) -> list[dict[str, Any]]:
     if run.attribute is None:
         return []
     before, after = run.baseline["toxicity"]["prompts"], run.pruned["toxicity"]["prompts"]
+    sides = (("baseline", before), ("pruned", after))
     return [
         {
             "prompt": before[place]["text"],
-            "sides": [_side(name, side[place], run.attribute) for name, side in (("dense", before), ("pruned", after))],
+            "sides": [_side(name, rows[place], run.attribute) for name, rows in sides],
         }
         for place in spaced(len(before), num_prompts)
     ]

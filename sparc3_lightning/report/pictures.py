@@ -33,15 +33,15 @@ def pictures(run: RunFiles) -> Iterator[Picture]:
     yield from _of_scores(run)
     yield from _of_toxicity(run)
     rows = figure_rows(run.results)
-    changes, titles = {row.figure: row.change for row in rows}, {row.figure: row.label for row in rows}
+    changes = {row.figure: row.change for row in rows}
     before, after = ({name: change[side] for name, change in changes.items()} for side in ("before", "after"))
     if changes:
         draws = [] if run.results["control"] is None else run.results["control"]["draws"]
         yield Picture(
             "before_and_after",
-            comparison_figure(before, after, draws, max_columns=2, titles=titles),
-            "Every figure before and after, and in every draw of the control. An axis spans at least 5 % of the dense "
-            "model's figure on either side.",
+            comparison_figure(before, after, draws, max_columns=2),
+            "Every figure before and after, and in every draw of the control. An axis spans at least 5 % of the "
+            "baseline's figure on either side.",
         )
 
 
@@ -74,7 +74,7 @@ def _of_toxicity(run: RunFiles) -> Iterator[Picture]:
     attribute, measure = run.attribute, run.measure
     if attribute is None or measure == "probability":
         return
-    named = attribute if measure == "mean" else f"highest {attribute}"
+    named = attribute if measure == "mean" else f"maximum {attribute}"
     before, after = (_prompt_scores(side, attribute, measure) for side in (run.baseline, run.pruned))
     controls = [_prompt_scores(side, attribute, measure) for side in run.controls]
     yield Picture(

@@ -34,7 +34,7 @@ class RunFiles:
 
     Attributes:
         results: `experiment_results.json`.
-        baseline: Prompts and completions of the dense model, as JSON.
+        baseline: Prompts and completions of the baseline, as JSON.
         pruned: The same of the pruned model.
         controls: The same of each draw of the control.
         recipe: What was selected.

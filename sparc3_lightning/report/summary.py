@@ -14,6 +14,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sparc3_lightning.report.words import spoken
+
 MISSING = "-"
 _FILES = {
     "report.html": "all of it on one page, for a browser",
@@ -21,7 +23,7 @@ _FILES = {
     "pruned_neurons.json": "the neurons removed (the recipe)",
     "scores": "scores of every reference set",
     "figures": "the figures, as PNG and SVG",
-    "baseline_eval.json": "prompts and completions, dense model",
+    "baseline_eval.json": "prompts and completions, baseline model",
     "pruned_eval.json": "prompts and completions, pruned model",
     "control_eval.json": "prompts and completions, control",
     "pruned_model": "the pruned model",
@@ -32,12 +34,16 @@ _FILES = {
 
 @dataclass(frozen=True)
 class FigureRow:
-    """A figure: its label, its name among an evaluation's scalars, and its changes as `experiment_results` has them."""
+    """A figure: its name among an evaluation's scalars, and its changes as `experiment_results` has them."""
 
-    label: str
     figure: str
     change: dict[str, Any]
     against_control: dict[str, Any] | None = None
+
+    @property
+    def label(self) -> str:
+        """The name in words."""
+        return spoken(self.figure)
 
 
 def print_summary(results: dict[str, Any], log_dir: Path, console: Console | None = None) -> None:
@@ -69,15 +75,9 @@ def _print_table(console: Console, table: Table, note: str) -> None:
 def figure_rows(results: dict[str, Any]) -> list[FigureRow]:
     """The figures that sum up a run, perplexity first."""
     changes = results["changes"]
-    rows = [
-        FigureRow(f"perplexity, {protocol}", f"perplexity/{protocol}", change)
-        for protocol, change in changes["perplexity"].items()
-    ]
+    rows = [FigureRow(f"perplexity/{protocol}", change) for protocol, change in changes["perplexity"].items()]
     rows += _toxicity_rows(results)
-    for label, figure in (("uniqueness", "uniqueness"), ("length, tokens", "length")):
-        if changes[figure] is not None:
-            rows.append(FigureRow(label, figure, changes[figure]))
-    return rows
+    return rows + [FigureRow(name, changes[name]) for name in ("uniqueness", "length") if changes[name] is not None]
 
 
 def _toxicity_rows(results: dict[str, Any]) -> list[FigureRow]:
@@ -86,36 +86,39 @@ def _toxicity_rows(results: dict[str, Any]) -> list[FigureRow]:
     if toxicity is None:
         return []
     attribute = next(iter(toxicity["attributes"]))
-    measures = {"mean": f"{attribute}, mean"}
-    if toxicity["decoding"]["num_completions"] > 1:
-        measures |= {
-            "expected_maximum": f"{attribute}, worst",
-            "probability": f"above {toxicity['threshold']:g}",
-        }
+    several = toxicity["decoding"]["num_completions"] > 1
+    measures = ("mean", "expected_maximum", "probability") if several else ("mean",)
     against = {} if results["control"] is None else results["control"]["pruned_against_control"]
     return [
-        FigureRow(label, f"{attribute}/{name}", changes[name][attribute], against.get(name, {}).get(attribute))
-        for name, label in measures.items()
+        FigureRow(f"{attribute}/{name}", changes[name][attribute], against.get(name, {}).get(attribute))
+        for name in measures
     ]
 
 
 def _before_and_after(rows: list[FigureRow], results: dict[str, Any]) -> tuple[Table, str]:
     paired = [row.change for row in rows if "interval" in row.change]
     interval = f"{paired[0]['interval']['confidence']:.0%} interval" if paired else "interval"
-    columns = ("dense", "pruned", "change", *((interval, "p", "better") if paired else ()))
-    table = _table("Pruned against dense", columns)
+    columns = ("baseline", "pruned", "change", *((interval, "p", "better") if paired else ()))
+    table = _table("Pruned against baseline", columns)
     for row in rows:
         change = row.change
         cells = [number(change["before"]), number(change["after"]), percent(change["relative"])]
         table.add_row(Text(row.label), *cells, *(paired_cells(change) if paired else ()))
-    notes = ["change: relative to dense."]
-    if paired:
-        notes.append("Interval and p: of the difference, paired by prompt. better: share of prompts that improved.")
+    return table, " ".join(figure_notes(rows, results))
+
+
+def figure_notes(rows: list[FigureRow], results: dict[str, Any]) -> list[str]:
+    """What the columns and rows of a table of changes mean, a sentence each; only of those it has."""
+    notes = ["Baseline: the model before pruning. Change: relative to baseline."]
+    if any("interval" in row.change for row in rows):
+        notes.append("Interval and p: of the difference, paired by prompt. Better: share of prompts that improved.")
     if any(row.figure.endswith("/probability") for row in rows):
-        notes.append("worst: of a prompt's completions. above: share of prompts with a completion above it.")
+        threshold = results["baseline"]["toxicity"]["threshold"]
+        notes.append("Expected maximum: mean over prompts of the highest completion.")
+        notes.append(f"Probability: share of prompts with a completion above {threshold:g}.")
     if any(row.figure == "uniqueness" for row in rows):
-        notes.append("uniqueness: different / all tokens of a completion.")
-    return table, " ".join(notes)
+        notes.append("Uniqueness: different / all tokens of a completion. Length: tokens of a completion.")
+    return notes
 
 
 def paired_cells(change: dict[str, Any]) -> list[str]:
@@ -145,7 +148,7 @@ def _table(title: str, columns: tuple[str, ...]) -> Table:
     table = Table(
         title=Text(title, "bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
     )
-    table.add_column("", no_wrap=True)
+    table.add_column("")  # where room is short, the names break and the figures do not
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     return table

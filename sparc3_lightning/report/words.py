@@ -1,6 +1,11 @@
-"""Texts that a model wrote, as a reader gets them; and which of them are shown."""
+"""Names of figures in words; texts that a model wrote, as a reader gets them, and which of them are shown."""
 
 from collections.abc import Sequence
+
+
+def spoken(figure: str) -> str:
+    """A figure's name in words, the same everywhere: `toxicity/expected_maximum` is "toxicity, expected maximum"."""
+    return figure.replace("/", ", ").replace("_", " ")
 
 
 def visible(text: str) -> str:

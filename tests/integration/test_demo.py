@@ -89,7 +89,7 @@ def test_every_stage_is_made_once_and_reused(made: Made) -> None:
 
 def test_both_times_it_ends_with_the_same_findings(made: Made) -> None:
     for shown in (made.first, made.second):
-        for part in ("Pruned against dense", "Control:", "toxicity, mean", "uniqueness", "perplexity, sliding",
+        for part in ("Pruned against baseline", "Control:", "toxicity, mean", "uniqueness", "perplexity, sliding",
                      "tensorboard --logdir", "the model is at home",
                      "(toxicity in brackets)", "The demo took"):  # fmt: skip
             assert part in shown

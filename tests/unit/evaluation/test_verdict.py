@@ -21,13 +21,13 @@ CONTROL = {"mean": {"perplexity/sliding": 10.1}, "draws": [{"toxicity/mean": 0.4
 FELL, SAME, ROSE = paired(-0.2, -0.1, 0.001), paired(-0.1, 0.1, 0.9), paired(0.1, 0.2, 0.001)
 
 
-def findings(dense: PairedChange | None = FELL, control: PairedChange | None = FELL, **changed: Any) -> Findings:
+def findings(baseline: PairedChange | None = FELL, control: PairedChange | None = FELL, **changed: Any) -> Findings:
     def toxicity(change: PairedChange | None) -> dict[str, dict[str, PairedChange]]:
         return {} if change is None else {"mean": {"toxicity": change}}
 
     return replace(
         Findings(
-            changes=Comparison({"sliding": Change(10.0, 10.2, 0.2, 0.02)}, toxicity(dense), SAME, SAME),
+            changes=Comparison({"sliding": Change(10.0, 10.2, 0.2, 0.02)}, toxicity(baseline), SAME, SAME),
             against_control=toxicity(control),
             control=None if control is None else CONTROL,
             attribute="toxicity",
@@ -58,7 +58,7 @@ def test_a_fall_needs_both_the_interval_and_the_p_value(change: PairedChange, ex
 
 
 @pytest.mark.parametrize(
-    ("dense", "control", "headline"),
+    ("baseline", "control", "headline"),
     [
         (FELL, FELL, "lowered toxicity significantly, and more than random neurons (perplexity +2.0% sliding)."),
         (FELL, SAME, "lowered toxicity significantly, but NOT significantly more than random neurons"),
@@ -69,11 +69,11 @@ def test_a_fall_needs_both_the_interval_and_the_p_value(change: PairedChange, ex
         (None, None, "no toxicity was measured"),
     ],
 )
-def test_headline(dense: PairedChange | None, control: PairedChange | None, headline: str) -> None:
-    said = verdict(findings(dense, control))
+def test_headline(baseline: PairedChange | None, control: PairedChange | None, headline: str) -> None:
+    said = verdict(findings(baseline, control))
     assert said["headline"].startswith("Removing these 100 neurons")
     assert headline in said["headline"]
-    assert said["toxicity_fell"] is (None if dense is None else dense is FELL)
+    assert said["toxicity_fell"] is (None if baseline is None else baseline is FELL)
     assert said["toxicity_fell_against_control"] is (None if control is None else control is FELL)
 
 
@@ -129,5 +129,5 @@ def test_a_price_above_the_controls_is_told() -> None:
 
 
 def test_a_figure_of_zero_has_no_percentage() -> None:
-    said = verdict(findings(dense=replace(SAME, before=0.0)))
+    said = verdict(findings(baseline=replace(SAME, before=0.0)))
     assert "(from 0)" in said["toxicity"][0]

@@ -97,7 +97,7 @@ def test_histograms_show_every_set_layer_by_layer(run: Run) -> None:
 
 def test_scalars_stand_side_by_side(run: Run) -> None:
     scalars = board_scalars(run)
-    sides = [scalars[f"toxicity_mean/{side}"] for side in ("1_dense", "2_pruned", "3_control_mean")]
+    sides = [scalars[f"toxicity_mean/{side}"] for side in ("1_baseline", "2_pruned", "3_control_mean")]
     assert sides == pytest.approx([0.49, 0.245, 0.49])
     assert scalars["perplexity_disjoint/2_pruned"] == 10.5
     assert scalars["attribution_tokens_per_second/toxic"] == 50

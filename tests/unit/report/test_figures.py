@@ -25,7 +25,7 @@ def test_a_bar_for_every_layer(counts: list[int]) -> None:
     assert colour[0] == colour[1] == colour[2]
 
 
-def test_before_and_after_is_centred_on_the_dense_model() -> None:
+def test_before_and_after_is_centred_on_the_baseline() -> None:
     figure = comparison_figure({"length": 50.0, "toxicity/mean": 0.4}, {"length": 50.1, "toxicity/mean": 0.2}, [])
     length, toxicity = figure.axes
     assert length.get_ylim() == pytest.approx((47.5, 52.5))  # 0.2 % of difference looks small
@@ -37,12 +37,12 @@ def test_every_draw_of_the_control_is_a_mark() -> None:
     draws = [{"length": 49.0}, {"length": 48.0}, {"length": 51.0}]
     (axes,) = comparison_figure({"length": 50.0}, {"length": 50.0}, draws).axes
     assert list(axes.lines[2].get_ydata()) == [49.0, 48.0, 51.0]
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["dense", "pruned", "control"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["baseline", "pruned", "control"]
 
 
 def test_without_a_control_there_is_no_place_for_it() -> None:
     (axes,) = comparison_figure({"length": 50.0}, {"length": 50.0}, []).axes
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["dense", "pruned"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["baseline", "pruned"]
 
 
 def test_it_is_saved_whole_and_readable_by_all(tmp_path: Path) -> None:

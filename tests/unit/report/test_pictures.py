@@ -40,7 +40,8 @@ def test_every_axis_is_named_and_nothing_is_coloured(run_dir: Path) -> None:
         assert picture.caption.endswith(".")
         for axes in picture.figure.axes:
             assert axes.get_ylabel(), picture.name
-            assert axes.get_xlabel() or [tick.get_text() for tick in axes.get_xticklabels()][:2] == ["dense", "pruned"]
+            ticks = [tick.get_text() for tick in axes.get_xticklabels()]
+            assert axes.get_xlabel() or ticks[:2] == ["baseline", "pruned"]
             assert axes.get_title(loc="left"), picture.name
             for drawn in axes.lines:
                 assert len(set(to_rgb(drawn.get_color()))) == 1, f"{picture.name} needs colour"
@@ -124,7 +125,7 @@ def test_changes_are_sorted_and_the_band_holds_every_draw() -> None:
 def test_the_plane_shows_models_interval_and_draws() -> None:
     names = ("perplexity, sliding", "toxicity (score)")
     figure = plane_figure(Point(10, 0.5), Point(11, 0.3), (-0.3, -0.1), [Point(10.2, 0.5), Point(10.4, 0.4)], names)
-    assert line(figure, "dense") == ([10], [0.5])
+    assert line(figure, "baseline") == ([10], [0.5])
     assert line(figure, "pruned, 95% interval") == ([11], [0.3])
     assert line(figure, "control, 2 draws") == ([10.2, 10.4], [0.5, 0.4])
     ends = [drawn.get_segments()[0][:, 1].tolist() for drawn in figure.axes[0].collections]
@@ -168,14 +169,14 @@ def test_without_a_text_there_is_no_plane(tmp_path: Path) -> None:
     assert list(figures_of(run, tmp_path / "run")) == [name for name in ALL if name != "perplexity_and_toxicity"]
 
 
-def test_where_the_worst_completion_counts_the_picture_shows_the_worst(tmp_path: Path) -> None:
+def test_where_the_maximum_counts_the_picture_shows_the_maximum(tmp_path: Path) -> None:
     run = make_run()
     run.controls = [make_evaluation([[0.2, 0.4]] * 30, protocol="rtp")]
     run.baseline = make_evaluation([[0.2, 0.8]] * 30, protocol="rtp")
     run.pruned = make_evaluation([[0.1, 0.3]] * 30, protocol="rtp")
     axes = figures_of(run, tmp_path / "run")["toxicity_pairs"].axes[0]
     assert axes.collections[0].get_offsets().tolist() == [[0.8, 0.3]]
-    assert "highest toxicity" in axes.get_xlabel()
+    assert "maximum toxicity" in axes.get_xlabel()
 
 
 def test_remaking_gives_the_same_files_anywhere(tmp_path: Path) -> None:

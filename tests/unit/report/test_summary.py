@@ -42,7 +42,8 @@ def test_every_row_is_whole_at_any_width(width: int, completions: int) -> None:
     assert table[0][2:] == ["12,346", "1.23e+08", "x1.0e+04", "-", "-", "-"]
     assert "..." not in "".join(lines)
     assert "\u2026" not in "".join(lines)
-    assert ("toxicity, worst" in rows) is (completions > 1)
+    # A long name may break where room is short, a figure may not.
+    assert any(line.strip().startswith("toxicity, expected") for line in lines) is (completions > 1)
 
 
 def test_figures_and_verdict_are_there() -> None:

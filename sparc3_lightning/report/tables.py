@@ -8,8 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sparc3_lightning.inspection import is_differential
 from sparc3_lightning.pruning.describe import describe_option
+from sparc3_lightning.report.inspection import is_differential
 
 _BAR = 30
 
@@ -44,7 +44,7 @@ def _print_scores(report: dict[str, Any], console: Console) -> None:
     columns = ["module", "count", "mean", *(["min"] if has_negative else []), "max", "share"]
     rows = [[row["module"], *(_number(column, row[column]) for column in columns[1:])] for row in report["modules"]]
     # With one column more, the longest names of an 8B model fill 80 columns.
-    _table(console, "Modules (share: of the sum of absolute scores)", columns, rows, dense=has_negative)
+    _table(console, "Modules (share: of the sum of absolute scores)", columns, rows, close=has_negative)
     if report["top_neurons"]:
         order = "most negative first" if is_differential(manifest) else "highest first"
         _print_neurons(console, report["top_neurons"], f"Top neurons ({order})")
@@ -110,9 +110,9 @@ def _section(console: Console, title: str, rows: Sequence[tuple[str, str]]) -> N
 
 
 def _table(
-    console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], dense: bool = False
+    console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], close: bool = False
 ) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0 if dense else (0, 1))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0 if close else (0, 1))
     for column in columns:
         is_text = column in ("module", "")
         table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
