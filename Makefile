@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 
-.PHONY: help demo venv check test test-slow format clean
+.PHONY: help demo venv check test test-slow docs format clean
 
 help:
 	@echo "make demo       the whole method on a small model made here, in minutes: no GPU, no download after installation"
@@ -18,6 +18,7 @@ help:
 	@echo "make check      ruff (lint and format) and mypy --strict"
 	@echo "make test       the suite without the slow tests"
 	@echo "make test-slow  only the slow tests"
+	@echo "make docs       write docs/configuration.md's reference again, from signatures and docstrings"
 	@echo "make format     let ruff rewrite what it can"
 	@echo "make clean      remove $(VENV) and the caches"
 
@@ -45,6 +46,9 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+docs: $(STAMP)
+	PYTHONPATH=. $(BIN)/python docs/reference.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
