@@ -89,6 +89,7 @@ class RelevanceCallback(Callback):
                     "token_hash": samples.token_hash,
                     "num_samples": len(samples),
                     "num_tokens": sum(len(ids) for ids in samples.ids),
+                    "sample_ids": samples.sample_ids,
                     "target_ids": reduced.target_ids,
                 },
                 model_dtype=str(module.lm.dtype).removeprefix("torch."),

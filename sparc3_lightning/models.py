@@ -30,6 +30,11 @@ def torch_dtype(name: DtypeName) -> torch.dtype | Literal["auto"]:
 _NO_CODE = {"trust_remote_code": False}
 
 
+def context_length(model: PreTrainedModel) -> int:
+    """Longest text the model was made for, in tokens."""
+    return int(model.config.get_text_config().max_position_embeddings)
+
+
 def _hub_error(what: str, name: str, error: Exception) -> OSError:
     # A hub id has at most one slash.
     if Path(name).is_absolute() or name.startswith((".", "~")) or Path(name).is_dir() or name.count("/") > 1:

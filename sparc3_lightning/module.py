@@ -21,7 +21,7 @@ from sparc3_lightning.identity import weight_hash
 from sparc3_lightning.lrp.attribution import Attribution, Granularity
 from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.rules import Variant
-from sparc3_lightning.models import DtypeName, build_model, load_model, load_tokenizer
+from sparc3_lightning.models import DtypeName, build_model, context_length, load_model, load_tokenizer
 from sparc3_lightning.progress import trainer_progress
 from sparc3_lightning.pruning.apply import apply_recipe, zero_neurons_
 from sparc3_lightning.pruning.recipe import Recipe
@@ -111,7 +111,7 @@ class SparC3Module(LightningModule):
     @property
     def max_length(self) -> int:
         """The model's context, in tokens."""
-        return int(self.lm.config.max_position_embeddings)
+        return context_length(self.lm)
 
     def setup(self, stage: str) -> None:
         """Load the tokenizer; learn the run's directory."""

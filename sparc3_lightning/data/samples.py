@@ -42,7 +42,7 @@ class ReferenceSamples:
     Args:
         ids: Token ids, int64, unpadded, one tensor a sample.
         source: Where they come from and how they were chosen, as JSON; it goes into the manifest.
-        sample_ids: Names of the documents or prompts, in the order of `ids`.
+        sample_ids: Names of the documents or prompts, in the order of `ids`; the manifest keeps them.
         fingerprints: Fingerprints of the texts before any crop, to tell whether a prompt is among them.
 
     Shape:

@@ -24,10 +24,10 @@ from sparc3_lightning.evaluation.planning import (
     Decoding,
     Request,
     TextPrompt,
-    context_length,
     plan_requests,
     request_batches,
 )
+from sparc3_lightning.models import context_length
 
 
 @dataclass(frozen=True)

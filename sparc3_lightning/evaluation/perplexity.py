@@ -7,13 +7,14 @@ from itertools import groupby
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sparc3_lightning.data.tokens import starts_with_bos
 from sparc3_lightning.distributed.ranks import rank_and_world_size
 from sparc3_lightning.evaluation.generation import evaluation_mode
 from sparc3_lightning.evaluation.parallel import Progress, no_progress, share
-from sparc3_lightning.evaluation.planning import context_length
 from sparc3_lightning.evaluation.records import PerplexityResult
 from sparc3_lightning.metrics import Window, WindowPerplexity, join_rows, windows
 from sparc3_lightning.metrics.perplexity import default_stride
+from sparc3_lightning.models import context_length
 
 
 def measure_perplexity(
@@ -66,7 +67,7 @@ def measure_perplexity(
         num_windows=len(cut),
         window=window,
         stride=stride if protocol == "sliding" else window,
-        begins_with_bos=token_ids[0] == tokenizer.bos_token_id,
+        begins_with_bos=starts_with_bos(tokenizer, token_ids),
     )
 
 

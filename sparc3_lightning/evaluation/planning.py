@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from sparc3_lightning.data.tokens import keep_last
 from sparc3_lightning.distributed.ranks import rank_and_world_size
 from sparc3_lightning.evaluation.noise import noise_key
 from sparc3_lightning.evaluation.parallel import share
@@ -72,11 +73,6 @@ class Plan:
 _FILLER = Request(prompt=-1, completion=-1, token_ids=[0], key=0)
 
 
-def context_length(model: PreTrainedModel) -> int:
-    """Longest text the model was made for, in tokens."""
-    return int(model.config.get_text_config().max_position_embeddings)
-
-
 def plan_requests(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[TextPrompt], decoding: Decoding, max_length: int
 ) -> Plan:
@@ -102,19 +98,13 @@ def plan_requests(
         if not prompt.text.strip() or not ids:
             raise ValueError(f"prompt `{prompt.id}` is empty. Remove it from `evaluation_prompts`.")
     requests = [
-        Request(i, j, _fit(token_ids[i], room, tokenizer.bos_token_id), noise_key(decoding.seed, prompt.id, j))
+        Request(i, j, keep_last(tokenizer, token_ids[i], room), noise_key(decoding.seed, prompt.id, j))
         for i, prompt in enumerate(prompts)
         for j in range(decoding.num_completions)
     ]
     # Stable, so that equal lengths keep their order; longest first, so that memory runs out at once or never.
     requests.sort(key=lambda request: -len(request.token_ids))
     return Plan(requests, sum(len(ids) > room for ids in token_ids))
-
-
-def _fit(ids: list[int], room: int, bos: int | None) -> list[int]:
-    if len(ids) <= room:
-        return ids
-    return [ids[0], *ids[1 - room :]] if ids[0] == bos else ids[-room:]
 
 
 def request_batches(plan: Plan, batch_size: int) -> list[list[Request]]:

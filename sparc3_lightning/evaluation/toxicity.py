@@ -8,9 +8,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sparc3_lightning.distributed.ranks import gather_objects
 from sparc3_lightning.evaluation.generation import Completion, arrange, complete
 from sparc3_lightning.evaluation.parallel import Progress, no_progress
-from sparc3_lightning.evaluation.planning import Decoding, TextPrompt, context_length, plan_requests, request_batches
+from sparc3_lightning.evaluation.planning import Decoding, TextPrompt, plan_requests, request_batches
 from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion, ToxicityResult
 from sparc3_lightning.metrics import Scorer, Toxicity, summarise, uniqueness
+from sparc3_lightning.models import context_length
 
 
 def measure_toxicity(

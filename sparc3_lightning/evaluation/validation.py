@@ -138,11 +138,7 @@ def pairwise_overlap(chosen: dict[str, set[Neuron]]) -> dict[str, Any]:
 
 def _top_neurons(score_set: ScoreSet, k: int) -> set[Neuron]:
     """The k neurons with the highest scores; ties go to the lower (layer, index)."""
-    layers = neuron_scores(score_set)
-    order = torch.sort(torch.cat(list(layers.values())), descending=True, stable=True).indices[:k]
-    owner = torch.cat([torch.full((len(score),), layer) for layer, score in layers.items()])
-    index = torch.cat([torch.arange(len(score)) for score in layers.values()])
-    return set(zip(owner[order].tolist(), index[order].tolist(), strict=True))
+    return _first(rank_neurons(score_set, highest_first=True), k)
 
 
 def _own_selection(general: ScoreSet, behaviour: ScoreSet, recipe: Recipe) -> set[Neuron]:
@@ -151,8 +147,11 @@ def _own_selection(general: ScoreSet, behaviour: ScoreSet, recipe: Recipe) -> se
     weight, penalty = options.get("general_weight", 1.0), options.get("general_penalty", "raw")
     rows = {name: _differential_rows(general, behaviour, name, weight, penalty) for name in _neuron_modules(behaviour)}
     scope: Scope = options.get("scope", "global")
-    layers, indices, _ = rank_neurons(ScoreSet(rows, behaviour.manifest), scope)
-    k = len(recipe.neurons)
+    return _first(rank_neurons(ScoreSet(rows, behaviour.manifest), scope), len(recipe.neurons))
+
+
+def _first(ranking: tuple[Tensor, Tensor, Tensor], k: int) -> set[Neuron]:
+    layers, indices, _ = ranking
     return set(zip(layers[:k].tolist(), indices[:k].tolist(), strict=True))
 
 

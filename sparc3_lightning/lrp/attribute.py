@@ -13,6 +13,7 @@ from sparc3_lightning.lrp.attribution import Attribution, Granularity
 from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.rules import Variant
 from sparc3_lightning.lrp.targets import Target
+from sparc3_lightning.models import context_length
 from sparc3_lightning.scores.manifest import Options, make_manifest
 from sparc3_lightning.scores.score_set import ScoreSet
 
@@ -102,7 +103,7 @@ def attribute(
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-    check_samples(samples, model.config.max_position_embeddings)
+    check_samples(samples, context_length(model))
     check_vocabulary(samples, model.config.vocab_size)
     attribution = Attribution(
         model, granularity=granularity, sign=sign, target=target, modules=modules, variant=variant

@@ -10,8 +10,6 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.families import get_family
 
-LM_HEAD = "lm_head"
-
 
 def linear_modules(model: PreTrainedModel) -> dict[str, nn.Linear]:
     """Every linear layer by name, a tied lm_head included."""

@@ -8,10 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from sparc3_lightning.metrics.detoxify_scorer import DetoxifyScorer
-from sparc3_lightning.metrics.scorers import LexicalScorer, Scorer
-
-__all__ = ["AttributeSummary", "DetoxifyScorer", "LexicalScorer", "Scorer", "Toxicity", "ToxicityScores", "summarise"]
+from sparc3_lightning.metrics.scorers import Scorer
 
 
 @dataclass(frozen=True)

@@ -43,10 +43,12 @@ def _layer_of(families: list[Family], name: str) -> int | None:
     return next((layer for family in families if (layer := family.layer_of(name)) is not None), None)
 
 
-def rank_neurons(scores: ScoreSet, scope: Scope = "global") -> tuple[Tensor, Tensor, Tensor]:
-    """All neurons in the order in which they would go.
+def rank_neurons(
+    scores: ScoreSet, scope: Scope = "global", highest_first: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All neurons in the order in which they would go: most negative first, or `highest_first`.
 
-    Ties are broken by (layer, index). With scope "layer" every layer gives its most negative neuron before any gives
+    Ties are broken by (layer, index). With scope "layer" every layer gives its first neuron before any gives
     its second, and so on: k neurons are spread over the layers as evenly as k allows.
 
     Returns:
@@ -56,9 +58,10 @@ def rank_neurons(scores: ScoreSet, scope: Scope = "global") -> tuple[Tensor, Ten
     layer = torch.cat([torch.full((score.numel(),), number) for number, score in layers.items()])
     index = torch.cat([torch.arange(score.numel()) for score in layers.values()])
     score = torch.cat(list(layers.values()))
-    order = torch.sort(score, stable=True).indices
+    order = torch.sort(score, stable=True, descending=highest_first).indices
     if scope == "layer":
-        rank = torch.cat([values.argsort(stable=True).argsort() for values in layers.values()])
+        ranks = [values.argsort(stable=True, descending=highest_first).argsort() for values in layers.values()]
+        rank = torch.cat(ranks)
         order = order[torch.sort(rank[order], stable=True).indices]
     return layer[order], index[order], score[order]
 

@@ -126,14 +126,12 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 def _top_neurons(score_set: "ScoreSet", top: int) -> list[dict[str, Any]]:
     from sparc3_lightning.pruning.select import rank_neurons
-    from sparc3_lightning.scores.score_set import ScoreSet
 
     if not _neuron_scores(score_set):
         return []
-    sign = 1.0 if is_differential(dict(score_set.manifest)) else -1.0
-    signed = ScoreSet({name: sign * score for name, score in score_set.scores.items()}, score_set.manifest)
-    layer, index, score = (column[:top].tolist() for column in rank_neurons(signed))
+    ranking = rank_neurons(score_set, highest_first=not is_differential(dict(score_set.manifest)))
+    layer, index, score = (column[:top].tolist() for column in ranking)
     return [
-        {"layer": number, "index": position, "score": sign * value}
+        {"layer": number, "index": position, "score": value}
         for number, position, value in zip(layer, index, score, strict=True)
     ]

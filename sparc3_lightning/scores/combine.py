@@ -119,8 +119,9 @@ def differential(
 
 
 def _described(score_set: ScoreSet) -> dict[str, Any]:
-    """A set's data without the one number a sample, which its own manifest keeps."""
-    return {key: value for key, value in score_set.manifest.get("data", {}).items() if key != "target_ids"}
+    """A set's data without what it holds of every sample, which its own manifest keeps."""
+    data = score_set.manifest.get("data", {})
+    return {key: value for key, value in data.items() if key not in ("sample_ids", "target_ids")}
 
 
 def _manifest(behaviour: Manifest, inputs: dict[str, Any]) -> Manifest:

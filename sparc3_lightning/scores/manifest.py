@@ -31,7 +31,8 @@ class Manifest(TypedDict, total=False):
         tokenizer_hash: See `identity.tokenizer_hash`.
         options: How relevance was computed.
         left_out: Layers asked for and left out, because they are tied to the input embedding.
-        data: Reference set: name, source, seed, token hash, number of samples and tokens, explained token ids.
+        data: Reference set: name, source, seed, token hash, number of samples and tokens, and of each
+            sample its name (document or prompt) and the token id explained.
         relevance_per_sample: Sum of all scores, in logits.
         dtype: Type of the scores.
         model_dtype: Type of the model's weights.

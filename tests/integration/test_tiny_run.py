@@ -101,6 +101,7 @@ def test_scores_are_attribute_s(first: SparC3CLI, results: Path) -> None:
         assert found.manifest["data"]["token_hash"] == expected.manifest["data"]["token_hash"] == samples.token_hash
         assert found.manifest["data"]["target_ids"] == expected.manifest["data"]["target_ids"]
         assert found.manifest["options"] == expected.manifest["options"]
+        assert found.manifest["data"]["sample_ids"] == samples.sample_ids
 
 
 def test_recipe_is_plain_python_s(results: Path) -> None:

@@ -31,6 +31,7 @@ def test_prompts_completions_and_token_lists_are_left_out() -> None:
     assert "prompt 3" not in text
     assert "text 3.0" not in text
     assert "target_ids" not in text
+    assert "sample_ids" not in text
 
 
 def test_selection_and_model() -> None:
