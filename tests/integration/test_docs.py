@@ -148,7 +148,7 @@ def documented() -> list[str]:
         title, _, rest = part.partition("\n")
         cells = re.findall(r"^\| (`.*?) \|", rest, re.MULTILINE)
         names = [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
-        paths += [f"{top}.{name}" for top in re.findall(r"`(\w+)`", title) or [""] for name in names]
+        paths += [f"{top}.{name}" for top in re.findall(r"`([\w.]+)`", title) or [""] for name in names]
     return [re.sub(r"\b[A-Z]+\b", "*", path.lstrip(".")) for path in paths]
 
 
