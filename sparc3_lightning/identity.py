@@ -11,8 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    flat = full.detach().to("cpu", torch.bfloat16).contiguous().flatten()
+    # Rounded before it is gathered: half the bytes, and each value is rounded as it would be after.
+    rounded = tensor.detach().to(torch.bfloat16)
+    full = rounded.full_tensor() if isinstance(rounded, DTensor) else rounded
+    flat = full.cpu().contiguous().flatten()
     return flat.view(torch.uint8).numpy().data
 
 
@@ -41,7 +43,7 @@ def base_model(model: PreTrainedModel, name: str | None = None, revision: str | 
     Args:
         model: The model; sharded parameters are gathered.
         name: Hub id or directory; default: what transformers noted when it loaded the model.
-        revision: Revision asked for; default: the commit that transformers noted.
+        revision: Revision asked for; default: the commit that was loaded.
     """
     return {
         "id": name or model.name_or_path or f"unnamed {model.config.model_type}",

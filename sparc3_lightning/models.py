@@ -4,9 +4,17 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from sparc3_lightning.families import get_family
 
@@ -35,7 +43,14 @@ def context_length(model: PreTrainedModel) -> int:
     return int(model.config.get_text_config().max_position_embeddings)
 
 
-def _hub_error(what: str, name: str, error: Exception) -> OSError:
+def hub_error(what: str, name: str, error: Exception) -> OSError:
+    """What to tell of a model or tokenizer that is not where its name says.
+
+    Args:
+        what: "model" or "tokenizer".
+        name: Hub id or directory.
+        error: What went wrong.
+    """
     # A hub id has at most one slash.
     if Path(name).is_absolute() or name.startswith((".", "~")) or Path(name).is_dir() or name.count("/") > 1:
         if not Path(name).is_dir():
@@ -56,7 +71,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, revision=revision, **_NO_CODE)
     except (OSError, ValueError) as error:
-        raise _hub_error("tokenizer", name, error) from error
+        raise hub_error("tokenizer", name, error) from error
     return tokenizer
 
 
@@ -70,11 +85,7 @@ def load_model(
         ValueError: Its `model_type` is of no known family; found before any weight is read. Or weights are damaged or
             missing.
     """
-    try:
-        config = AutoConfig.from_pretrained(name, revision=revision, **_NO_CODE)
-    except (OSError, ValueError) as error:
-        raise _hub_error("model", name, error) from error
-    get_family(config.model_type)
+    config = load_config(name, revision)
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             name,
@@ -86,17 +97,49 @@ def load_model(
             **_NO_CODE,
         )
     except SafetensorError as error:
-        raise ValueError(
-            f"the weights of {name!r} cannot be read ({error}): a file is cut or damaged. Set `model.model`."
-        ) from error
+        raise damaged(name, error) from error
     except OSError as error:
-        raise _hub_error("model", name, error) from error
-    _check_whole(name, sorted(found["missing_keys"]))
+        raise hub_error("model", name, error) from error
+    check_whole(name, sorted(found["missing_keys"]))
+    model.config._commit_hash = config._commit_hash
     return cast(PreTrainedModel, model.eval())
 
 
-def _check_whole(name: str, missing: list[str]) -> None:
-    """transformers fills what a checkpoint lacks with random weights, and only logs it."""
+def load_config(name: str, revision: str | None = None) -> PreTrainedConfig:
+    """Load the config of a model by hub id or directory.
+
+    Raises:
+        OSError: It cannot be reached or is not there; says what to do.
+        ValueError: Its `model_type` is of no known family.
+    """
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(name, revision=revision, **_NO_CODE)
+    except (OSError, ValueError) as error:
+        raise hub_error("model", name, error) from error
+    get_family(config.model_type)
+    config._commit_hash = _commit(name, revision)
+    return config
+
+
+def _commit(name: str, revision: str | None) -> str | None:
+    """The commit that a hub's model was fetched at, which a cache keeps as the name of its snapshot."""
+    if Path(name).is_dir():
+        return None
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
+def damaged(name: str, error: SafetensorError) -> ValueError:
+    """What to tell of a weight file that cannot be read."""
+    return ValueError(f"the weights of {name!r} cannot be read ({error}): a file is cut or damaged. Set `model.model`.")
+
+
+def check_whole(name: str, missing: list[str]) -> None:
+    """Refuse a checkpoint that lacks weights: transformers fills in random ones, and only logs it.
+
+    Raises:
+        ValueError: `missing` names any.
+    """
     if missing:
         raise ValueError(
             f"the checkpoint {name!r} must hold all weights of its model, but lacks {len(missing)}, such as "

@@ -9,11 +9,13 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.samples import Prompt
 from sparc3_lightning.distributed.fsdp import check_accumulates, data_parallel_mesh, reshard, shard_model
+from sparc3_lightning.distributed.loading import load_sharded_model
 from sparc3_lightning.distributed.ranks import check_same_on_every_rank, from_rank_zero, raise_together
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.run import Run
@@ -132,26 +134,33 @@ class SparC3Module(LightningModule):
                 "(`sparc3 apply`) and attribute the directory."
             )
         mesh = data_parallel_mesh(self.trainer.strategy, self.device_mesh)
-        model = self._load()
-        if mesh is not None:
-            compute_dtype = None
-            if self.granularity == "weight" and model.dtype in (torch.bfloat16, torch.float16):
-                # Relevance accumulates in the type that shards are stored in (traps 6 and 7).
-                compute_dtype, model = model.dtype, model.float()
-            if self.model_config is not None:
-                # Shards of different models would make one that nobody has. (Replicas get rank 0's.)
-                check_same_on_every_rank(weight_hash(model), "the model's weights (their hash)")
-            shard_model(model, mesh, compute_dtype, sum_gradients=self.trainer.predicting)
-        self.model = model
+        self.model = self._build(mesh) if self.model_name is None else self._load(self.model_name, mesh)
         if self.recipe_path is not None:
             self.run.recipe = Recipe.load(self.recipe_path)
-            apply_recipe(model, self.run.recipe)
+            apply_recipe(self.model, self.run.recipe)
 
-    def _load(self) -> PreTrainedModel:
-        if self.model_config is not None:
-            return build_model(self.model_config, len(self.tokenizer), self.dtype_name, self.attn_implementation)
-        assert self.model_name is not None
-        return load_model(self.model_name, self.revision, self.dtype_name, self.attn_implementation)
+    def _build(self, mesh: DeviceMesh | None) -> PreTrainedModel:
+        assert self.model_config is not None
+        model = build_model(self.model_config, len(self.tokenizer), self.dtype_name, self.attn_implementation)
+        if mesh is not None:
+            # Shards of different models would make one that nobody has. (Replicas get rank 0's.)
+            check_same_on_every_rank(weight_hash(model), "the model's weights (their hash)")
+            self._shard(model, mesh)
+        return model
+
+    def _load(self, name: str, mesh: DeviceMesh | None) -> PreTrainedModel:
+        options = (self.revision, self.dtype_name, self.attn_implementation)
+        if mesh is None:
+            return load_model(name, *options)
+        return load_sharded_model(name, partial(self._shard, mesh=mesh), self.trainer.strategy.root_device, *options)
+
+    def _shard(self, model: PreTrainedModel, mesh: DeviceMesh) -> None:
+        compute_dtype = None
+        if self.granularity == "weight" and model.dtype in (torch.bfloat16, torch.float16):
+            # Relevance accumulates in the type that shards are stored in (traps 6 and 7).
+            compute_dtype = model.dtype
+            model.float()
+        shard_model(model, mesh, compute_dtype, sum_gradients=self.trainer.predicting)
 
     def forward(self, input_ids: Tensor, **kwargs: Any) -> Any:
         """The model's own forward."""

@@ -41,7 +41,9 @@ def from_rank_zero(function: Callable[[], T]) -> T:
     return cast(T, outcome[0])
 
 
-def raise_together(function: Callable[[], T], expected: type[Exception], device: torch.device) -> T:
+def raise_together(
+    function: Callable[[], T], expected: type[Exception] | tuple[type[Exception], ...], device: torch.device
+) -> T:
     """Run `function` on every rank; what one rank raises is raised by all, so that nobody waits for a rank that left.
 
     Args:
@@ -64,7 +66,8 @@ def raise_together(function: Callable[[], T], expected: type[Exception], device:
         if num_failures.item():
             failures = enumerate(gather_objects([failure]))
             rank, first = next((rank, error) for rank, error in failures if error is not None)
-            failure = expected(f"on rank {rank}: {first}")
+            kinds = expected if isinstance(expected, tuple) else (expected,)
+            failure = next(kind for kind in kinds if isinstance(first, kind))(f"on rank {rank}: {first}")
     if failure is not None:
         raise failure
     return cast(T, outcome)

@@ -39,9 +39,9 @@ def break_weights(directory: Path, name: str, change: Callable[[Tensor], object]
 
 
 def samples_with_bad_token(token: int = BAD_TOKEN) -> FixedSamples:
-    """Seven samples; the last but one, which rank 1 gets, holds the token."""
+    """Seven samples; one of the shortest, which rank 1 gets in its second batch, holds the token."""
     samples = tiny_samples(vocab=VOCAB - 1)
-    samples[5] = torch.tensor([3, token, 5])
+    samples[6] = torch.tensor([3, token])
     return FixedSamples(ids=samples)
 
 
@@ -66,7 +66,7 @@ def assert_fails_on_both_ranks(model: Path, *args: Any) -> None:
 
 @both
 def test_a_token_of_another_tokenizer(strategy: str, model: Path) -> None:
-    message = rf"data\.reference_sets\.toxic\[5\]` must hold token ids between 0 and {VOCAB - 1}, got 3 to 99"
+    message = rf"data\.reference_sets\.toxic\[6\]` must hold token ids between 0 and {VOCAB - 1}, got 3 to 99"
     assert_fails_on_both_ranks(model, strategy, ValueError, message, samples_with_bad_token(99))
 
 
