@@ -23,10 +23,10 @@ def test_configs_that_are_named_are_there() -> None:
 
 
 def test_files_of_this_project_that_are_named_are_there() -> None:
-    """Whole paths in code spans; a path inside the package may leave out the package's name."""
+    """Whole paths in code spans; a path inside the package or the tests may leave out the first."""
     spans = set(re.findall(r"`((?:[\w.]+/)+[\w.]+\.(?:py|md|yaml))`", ALL)) | set(re.findall(r"python (\S+\.py)", ALL))
     assert "benchmarks/attribution.py" in spans
-    homes = (ROOT, ROOT / "sparc3_lightning")
+    homes = (ROOT, ROOT / "sparc3_lightning", ROOT / "tests")
     assert [name for name in spans if not any((home / name).exists() for home in homes)] == []
 
 
@@ -72,6 +72,13 @@ def test_links_lead_somewhere() -> None:
             assert target.exists(), f"{page}: {link}"
             if anchor:
                 assert anchor in anchors(target.resolve().relative_to(ROOT).as_posix()), f"{page}: {link}"
+
+
+def test_tests_that_are_named_are_there() -> None:
+    named = re.findall(r"`([\w/]+\.py)`: `(test_\w+)`", ALL)
+    assert len(named) > 20
+    for path, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / path).read_text(), f"{path}: {test}"
 
 
 def test_counts_of_the_large_run() -> None:
