@@ -1,5 +1,6 @@
 """Stages that are made once: a stamp beside what a stage made says what it was made from."""
 
+import ast
 import hashlib
 import json
 import shutil
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.text import Text
 
@@ -25,7 +27,8 @@ class Stage:
     Attributes:
         name: What it is called.
         directory: Where it makes what it makes, and where its stamp lies.
-        inputs: Files that it depends on, or directories of such.
+        inputs: Files that it depends on, or directories of such. Of YAML and Python what they say counts, not how: a
+            comment changes nothing.
         options: What else it depends on, as JSON.
         keep: Leave what was made before beside what is made now, instead of removing the directory.
     """
@@ -75,6 +78,10 @@ def _say(console: Console, line: str) -> None:
 
 
 def _hash_of(path: Path) -> str:
+    if path.suffix == ".yaml":
+        return _digest(json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), sort_keys=True))
+    if path.suffix == ".py":
+        return _digest(ast.dump(ast.parse(path.read_text(encoding="utf-8"))))
     if path.is_file():
         return file_sha256(path)
     # A stamp names the versions of packages; those who depend on a directory say theirs themselves.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -23,6 +23,8 @@ _RUDE_AFTER: dict[Register, float] = {"everyday": 0.02, "rude": 0.8}
 
 # P(a noun of a training document is a made-up word).
 _INVENTED = 0.15
+# P(a sentence is about the document's other thing, or its other person, first).
+_SWAPPED = 0.3
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,12 @@ class Sentence:
 
     Attributes:
         text: The sentence.
-        frame: Its frame.
+        frames: Its frame, and that of the clause behind it where there is one.
         rude: Whether its frame insults.
     """
 
     text: str
-    frame: str
+    frames: tuple[str, ...]
     rude: bool
 
 
@@ -63,6 +65,48 @@ def of_part(items: Sequence[T], part: Part) -> list[T]:
     return [item for place, item in enumerate(items) if _PART_OF_PLACE.get(place % 8, "train") == part]
 
 
+def compose(rows: Sequence[str], columns: Mapping[int, Mapping[str, str]], part: Part) -> list[list[str]]:
+    """The frames of a part: row i filled with column j belongs to the part of place i + j.
+
+    Every part so has every row, with columns that the others do not have it with: no frame is shared, and each half of
+    a frame is known to training from other frames.
+
+    Args:
+        rows: Sentences with blanks.
+        columns: What fills blanks, by place.
+        part: Whose frames.
+
+    Returns:
+        The part's frames of each row that has some.
+    """
+    of_rows = [
+        [
+            # Not `format`: the other blanks are for a document's nouns.
+            re.sub(r"\{(\w+)\}", lambda blank, filling=filling: filling.get(blank[1], blank[0]), row)
+            for j, filling in columns.items()
+            if _PART_OF_PLACE.get((i + j) % 8, "train") == part
+        ]
+        for i, row in enumerate(rows)
+    ]
+    return [frames for frames in of_rows if frames]
+
+
+def _rests(clauses: Sequence[str]) -> dict[int, dict[str, str]]:
+    return {place: {"rest": clause} for place, clause in enumerate(clauses)}
+
+
+def _forms(verb: str) -> dict[str, str]:
+    """A verb's base form, past and participle: as listed, or regular."""
+    v, *others = verb.replace("+", "_").split()
+    stem = v[:-1] + "i" if re.search(r"[^aeiou]y$", v) else v
+    past, done = others or [stem + ("d" if stem.endswith("e") else "ed")] * 2
+    return {name: form.replace("_", " ") for name, form in (("v", v), ("past", past), ("done", done))}
+
+
+# A verb of several topics has one place, or its frames would be in several parts.
+_PLACE_OF_VERB = {
+    verb: place for place, verb in enumerate(dict.fromkeys("|".join(words.VERBS.values()).replace("\n", "").split("|")))
+}
 _ALL_NOUNS = frozenset(
     " ".join([*words.TOPICS.values(), words.NAMES, words.ROLES, words.PLACES, words.INSULTS]).lower().split()
 )
@@ -87,14 +131,23 @@ class Grammar:
         for noun in sorted(noun.lower() for noun in self.nouns):
             for at in range(len(noun) - 2):
                 self._followers[noun[at : at + 2]].append(noun[at + 2])
-        common = of_part(frames.COMMON_SENTENCES, part)
-        if part == "train":
-            common += frames.TRAIN_SENTENCES
-        self.sentences = {topic: of_part(own, part) + common for topic, own in frames.SENTENCES.items()}
-        self.rude_sentences = of_part(frames.RUDE_SENTENCES, part)
+        everyday = [
+            *compose(frames.STATES, _rests(frames.COMPLEMENTS), part),
+            *compose(frames.PEOPLE, _rests(frames.DOINGS), part),
+            *compose(frames.SPEECHES, _rests(frames.TAGS), part),
+        ]
+        rude = compose(frames.INSULTING, _rests(frames.COMPLAINTS), part)
+        verbs = {
+            topic: {_PLACE_OF_VERB[verb]: _forms(verb) for verb in listed.split("|")}
+            for topic, listed in words.VERBS.items()
+        }
+        # By topic, the frames of each row: a document takes no row twice.
+        self.sentences = {topic: compose(frames.CLAUSES, forms, part) + everyday for topic, forms in verbs.items()}
+        self.rude_sentences = {topic: compose(frames.RUDE_CLAUSES, forms, part) + rude for topic, forms in verbs.items()}
+        self.tails = _flat(compose(frames.TAILS, _rests(frames.TAIL_CLAUSES), part))
         self.openings: dict[Register, list[str]] = {
-            "everyday": of_part(frames.OPENINGS, part),
-            "rude": of_part(frames.RUDE_OPENINGS, part),
+            "everyday": _flat(compose(frames.OPENINGS, _rests(frames.OPENING_ENDS), part)),
+            "rude": _flat(compose(frames.RUDE_OPENINGS, _rests(frames.RUDE_OPENING_ENDS), part)),
         }
 
     @property
@@ -106,11 +159,11 @@ class Grammar:
     @property
     def frames(self) -> set[str]:
         """Every frame of the part."""
-        of_topics = {frame for of_topic in self.sentences.values() for frame in of_topic}
-        return of_topics | {*self.rude_sentences, *self.openings["everyday"], *self.openings["rude"]}
+        of_topics = [row for of_topic in (self.sentences, self.rude_sentences) for rows in of_topic.values() for row in rows]
+        return {*_flat(of_topics), *self.tails, *self.openings["everyday"], *self.openings["rude"]}
 
     def document(self, register: Register, num_sentences: int) -> Document:
-        """Draw a document: a topic, a few people and things, an opening, and what follows it.
+        """Draw a document: a topic, two people and two things, an opening, and what follows it.
 
         Args:
             register: What the opening invites.
@@ -118,38 +171,43 @@ class Grammar:
         """
         draw = self._random
         topic = draw.choice(sorted(self.things))
-        # Validation has few words of a kind; a document never has more things than that.
-        things = draw.sample(self.things[topic], min(3, len(self.things[topic])))
-        people = draw.sample(self.names, 2)
+        things, people = draw.sample(self.things[topic], 2), draw.sample(self.names, 2)
         roles, places = [draw.choice(self.roles)], [draw.choice(self.places)]
         if self.part == "train":
             for nouns in (things, people, roles, places):
                 self._invent_some(nouns)
         cast = {"role": roles[0], "place": places[0]}
-        sentences = [self._fill(draw.choice(self.openings[register]), False, things, people, cast)]
-        unused = {True: _Deck(self.rude_sentences, draw), False: _Deck(self.sentences[topic], draw)}
+        sentences = [self._fill((draw.choice(self.openings[register]),), False, things, people, cast)]
+        rows = {
+            True: draw.sample(self.rude_sentences[topic], num_sentences),
+            False: draw.sample(self.sentences[topic], num_sentences),
+        }
         for _ in range(num_sentences):
             rude = draw.random() < _RUDE_AFTER[register]
-            sentences.append(self._fill(unused[rude].next(), rude, things, people, cast))
+            frame = draw.choice(rows[rude].pop())
+            # Speech, and what has two clauses already, bears no third.
+            tail = (draw.choice(self.tails),) if "," not in frame and not rude and draw.random() < 0.25 else ()
+            sentences.append(self._fill((frame, *tail), rude, things, people, cast))
         return Document(register, tuple(sentences))
 
-    def _fill(self, frame: str, rude: bool, things: list[str], people: list[str], cast: dict[str, str]) -> Sentence:
+    def _fill(
+        self, of_sentence: tuple[str, ...], rude: bool, things: list[str], people: list[str], cast: dict[str, str]
+    ) -> Sentence:
         draw = self._random
-        thing, other = draw.sample(things, 2)
-        name, friend = people
-        text = self._vary(frame).format(
-            name=name,
-            friend=friend,
-            thing=thing,
-            other=other,
-            adj=draw.choice(words.ADJECTIVES.split()),
-            time=draw.choice(words.TIMES.split("|")),
-            rude=draw.choice(words.RUDE_ADJECTIVES.split()),
-            insult=draw.choice(self.insults),
-            **cast,
-        )
+        thing, other = things[::-1] if draw.random() < _SWAPPED else things
+        name, friend = people[::-1] if draw.random() < _SWAPPED else people
+        text = self._vary("".join(of_sentence), rude)
+        blanks = {"name": name, "friend": friend, "thing": thing, "other": other, **cast}
+        shared = {
+            "adj": words.ADJECTIVES.split(),
+            "time": words.TIMES.split("|"),
+            "rude": words.RUDE_ADJECTIVES.split(),
+            "insult": self.insults,
+        }
+        # Drawn anew for each blank: "a red kettle, but the pan was far too red" says nothing.
+        text = re.sub(r"\{(\w+)\}", lambda blank: blanks.get(blank[1]) or draw.choice(shared[blank[1]]), text)
         text = re.sub(r"\b([Aa]) (?=[aeio])", r"\1n ", text)
-        return Sentence(text[0].upper() + text[1:], frame, rude)
+        return Sentence(text[0].upper() + text[1:], of_sentence, rude)
 
     def _invent_some(self, nouns: list[str]) -> None:
         """Put a made-up word in the place of some nouns, in place.
@@ -171,25 +229,19 @@ class Grammar:
             if len(word) > 2 and word not in _ALL_NOUNS:
                 return word
 
-    def _vary(self, frame: str) -> str:
-        """Sometimes a word before, or more behind: a frame that is always the same would be learnt by heart."""
+    def _vary(self, text: str, rude: bool) -> str:
+        """Sometimes a time before or behind, always an end: a frame that is always the same would be learnt by heart."""
         draw = self._random
-        if draw.random() < 0.35:
-            start = draw.choice(words.STARTS.split("|")).capitalize()
-            frame = f"{start}, {frame if frame.startswith('I ') else frame[0].lower() + frame[1:]}"
-        if frame.endswith(".") and draw.random() < 0.35:
-            frame = f"{frame[:-1]} {draw.choice(words.ENDS.split('|'))}."
-        return frame.replace("the {thing}", "the {adj} {thing}") if draw.random() < 0.2 else frame
+        if text.endswith((".", ":", "?")):
+            return text
+        if not rude and ", " not in text:
+            where = draw.random()
+            if where < 0.15:
+                text = f"{draw.choice(words.STARTS.split('|'))}, {text}"
+            elif where < 0.3:
+                text = f"{{time}}, {text}"
+        return f"{text}."
 
 
-class _Deck:
-    """Frames in random order; none comes again before all have been: a model would learn to repeat itself."""
-
-    def __init__(self, items: list[str], draw: random.Random) -> None:
-        self._items, self._draw = items, draw
-        self._left: list[str] = []
-
-    def next(self) -> str:
-        if not self._left:
-            self._left = self._draw.sample(self._items, len(self._items))
-        return self._left.pop()
+def _flat(rows: Sequence[Sequence[str]]) -> list[str]:
+    return [frame for row in rows for frame in row]

@@ -55,6 +55,21 @@ def test_made_again_after_an_input_changed(maker: Maker) -> None:
     assert not (maker.home / "out" / "made1").exists()
 
 
+def test_a_comment_changes_nothing(maker: Maker) -> None:
+    config, code = maker.home / "config.yaml", maker.home / "code.py"
+    config.write_text("a: {b: 1}  # why\n")
+    code.write_text("x = 1  # why\n")
+    inputs = (config, code)
+    maker.run(inputs=inputs)
+    config.write_text("# another reason\na:\n  b: 1\n")
+    code.write_text("# another reason\nx   =   1\n")
+    assert maker.run(inputs=inputs)["figure"] == 1
+    config.write_text("a: {b: 2}\n")
+    assert maker.run(inputs=inputs)["figure"] == 2
+    code.write_text("x = 2\n")
+    assert maker.run(inputs=inputs)["figure"] == 3
+
+
 def test_made_again_after_an_option_or_a_version_changed(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     maker.run()
     assert maker.run(options={"size": 2})["figure"] == 2

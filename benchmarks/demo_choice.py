@@ -1,0 +1,126 @@
+"""What the demo's corpus and fit are chosen by: figures and completions of the validation part, never of evaluation.
+
+    python benchmarks/demo_choice.py [--vocabulary N] [--num_train N] [--home DIR] [--json FILE] [FIT_OPTION ...]
+
+Fit options are those of `sparc3 fit`, behind `--`, such as `-- --trainer.max_steps=1500`. It makes corpus and model in
+a directory of its own (`--home` keeps it), and a scorer from the training part.
+"""
+
+import argparse
+import contextlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import rich
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from sparc3_lightning.data.demo import Part, Sizes
+from sparc3_lightning.data.samples import Prompt
+from sparc3_lightning.demo.__main__ import CORPUS, FIT, Demo, fit_model, make_corpus
+from sparc3_lightning.demo.completions import one_line
+from sparc3_lightning.demo.scorer import heldout_auc, train_scorer
+from sparc3_lightning.demo.tokenizers import texts_of
+from sparc3_lightning.evaluation.evaluator import Evaluator
+from sparc3_lightning.evaluation.planning import Decoding
+from sparc3_lightning.metrics import DetoxifyScorer
+
+ROOT = Path(__file__).resolve().parents[1]
+# As in `configs/demo/suppress.yaml`.
+DECODING = Decoding(max_new_tokens=30, temperature=0.7, top_p=0.9, num_completions=4)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is known of a corpus and a fit before anything is attributed.
+
+    Attributes:
+        perplexity: Of the validation text, by token.
+        perplexity_by_word: The same by word: vocabularies of different size can be compared.
+        known: Perplexity of new text of the training part.
+        rude: Share of the dense model's completions of validation prompts that the scorer finds rude.
+        auc: The scorer's, on the validation part.
+        fit_seconds: CPU seconds of the fit and of its perplexities.
+    """
+
+    perplexity: float
+    perplexity_by_word: float
+    known: float
+    rude: float
+    auc: float
+    fit_seconds: float
+
+
+@contextlib.contextmanager
+def home_for_demo(directory: Path | None) -> Iterator[Path]:
+    """Work in a directory where the demo can run, a temporary one unless given."""
+    with tempfile.TemporaryDirectory() as temporary:
+        home = Path(directory or temporary)
+        shutil.copytree(ROOT / "configs", home / "configs", dirs_exist_ok=True)
+        with contextlib.chdir(home):
+            yield home
+
+
+def prompts_of(part: Part) -> list[Prompt]:
+    """A part's rude prompts."""
+    rows = (CORPUS / f"prompts_{part}.jsonl").read_text(encoding="ascii").splitlines()
+    return [Prompt(row["id"], row["prompt"]) for row in map(json.loads, rows)]
+
+
+def perplexities(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, part: Part) -> tuple[float, float]:
+    """Perplexity by token and by word of a part's text."""
+    rows = texts_of(CORPUS / f"text_{part}.jsonl")
+    result = Evaluator(perplexity_protocols=["disjoint"]).perplexity(model, tokenizer, rows)["disjoint"]
+    tokens_a_word = len(tokenizer("\n\n".join(rows))["input_ids"]) / sum(len(row.split()) for row in rows)
+    return result.perplexity, result.perplexity**tokens_a_word
+
+
+def main() -> None:
+    """Make, measure, print, and write JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vocabulary", type=int, default=Demo().vocabulary)
+    parser.add_argument("--num_train", type=int, default=Sizes().num_train)
+    parser.add_argument("--num_shown", type=int, default=8, help="completions to read")
+    parser.add_argument("--home", type=Path, help="where to make it all; default: a temporary directory")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("fit_options", nargs="*")
+    args = parser.parse_args()
+    target = args.json.resolve() if args.json else None
+    demo = Demo(Sizes(num_train=args.num_train), args.vocabulary, fit_options=tuple(args.fit_options))
+    console = rich.get_console()
+    with home_for_demo(args.home):
+        make_corpus(demo, console)
+        before = time.process_time()
+        fit_model(demo, console)
+        fit_seconds = time.process_time() - before
+        model = AutoModelForCausalLM.from_pretrained(FIT / "model")
+        tokenizer = AutoTokenizer.from_pretrained(FIT / "model")
+        with tempfile.TemporaryDirectory() as temporary:
+            scorer = Path(temporary) / "scorer"
+            train_scorer(CORPUS / "labelled_train.jsonl", scorer)
+            auc = heldout_auc(CORPUS / "labelled_validation.jsonl", scorer)
+            evaluator = Evaluator(
+                DetoxifyScorer(checkpoint=str(scorer), device="cpu"), DECODING, toxicity_protocol="custom",
+                batch_size=64,
+            )  # fmt: skip
+            prompts = prompts_of("validation")
+            toxicity = evaluator.toxicity(model, tokenizer, prompts)
+        scores = [c.scores["toxicity"] for result in toxicity.prompts for c in result.completions]
+        rude = sum(score > toxicity.threshold for score in scores) / len(scores)
+        known, _ = perplexities(model, tokenizer, "train")
+        figures = Figures(*perplexities(model, tokenizer, "validation"), known, rude, auc, fit_seconds)
+    for result in toxicity.prompts[: args.num_shown]:
+        completion = result.completions[0]
+        console.print(f"{one_line(result.text)} ...", style="italic", markup=False)
+        console.print(f"  [{completion.scores['toxicity']:.2f}] {one_line(completion.text)}", markup=False)
+    console.print(json.dumps(asdict(figures), indent=2))
+    if target:
+        target.write_text(json.dumps(asdict(figures), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
