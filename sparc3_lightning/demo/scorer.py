@@ -1,18 +1,19 @@
 """A small toxicity scorer, trained on the demo's labelled texts and saved as Detoxify saves its own."""
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import rich
 import torch
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from rich.console import Console
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from sparc3_lightning.demo.bar import bar
 from sparc3_lightning.demo.tokenizers import train_wordpiece
 from sparc3_lightning.files import new_directory
 from sparc3_lightning.metrics import DetoxifyScorer
@@ -37,13 +38,16 @@ def read_labelled(path: Path) -> tuple[list[str], list[float]]:
     return [row["text"] for row in rows], [float(row["toxicity"]) for row in rows]
 
 
-def train_scorer(labelled: Path, directory: Path, training: ScorerTraining = ScorerTraining()) -> None:
+def train_scorer(
+    labelled: Path, directory: Path, training: ScorerTraining = ScorerTraining(), console: Console | None = None
+) -> None:
     """Train a BERT classifier and save it in Detoxify's format: what `DetoxifyScorer(checkpoint=directory)` reads.
 
     Args:
         labelled: Labelled texts.
         directory: Where; it must be empty or absent.
         training: How.
+        console: Where to show progress; default: rich's own.
     """
     texts, labels = read_labelled(labelled)
     tokenizer = train_wordpiece(texts, _VOCABULARY, _MAX_LENGTH)
@@ -52,7 +56,7 @@ def train_scorer(labelled: Path, directory: Path, training: ScorerTraining = Sco
         vocab_size=len(tokenizer), max_position_embeddings=_MAX_LENGTH, num_labels=1, pad_token_id=0, **_SIZES
     )
     model = BertForSequenceClassification(config)
-    _train(model, tokenizer, texts, torch.tensor(labels), training)
+    _train(model, tokenizer, texts, torch.tensor(labels), training, console or rich.get_console())
     with new_directory(directory) as home:
         tokenizer.save_pretrained(home)
         config.save_pretrained(home)
@@ -65,20 +69,23 @@ def _train(
     texts: Sequence[str],
     labels: Tensor,
     training: ScorerTraining,
+    console: Console,
 ) -> None:
     order = torch.cat([torch.randperm(len(texts)) for _ in range(training.num_epochs)])
     batches = torch.split(order, training.batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=training.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.lr, len(batches), pct_start=0.1)
     model.train()
-    for batch in Tqdm(batches, desc="scorer", file=sys.stdout, dynamic_ncols=True):
-        inputs = tokenizer([texts[i] for i in batch], return_tensors="pt", padding=True, truncation=True)
-        logits = model(**inputs).logits[:, 0]
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels[batch])
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-        schedule.step()
+    with bar("train", "batches", len(batches), console) as advance:
+        for batch in batches:
+            inputs = tokenizer([texts[i] for i in batch], return_tensors="pt", padding=True, truncation=True)
+            logits = model(**inputs).logits[:, 0]
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels[batch])
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            schedule.step()
+            advance()
 
 
 def _checkpoint(model: BertForSequenceClassification) -> dict[str, Any]:

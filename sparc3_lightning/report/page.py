@@ -88,6 +88,7 @@ def _outcome(results: dict[str, Any]) -> Table:
     notes = figure_notes(rows, results)
     if paired:
         head += [f"{paired[0]['interval']['confidence']:.0%} interval", "p", "better"]
+        notes.append("Better: share of prompts that improved.")
     if control is not None:
         draws = control["num_draws"]
         head += ["control", "control's range", "p against control"]

@@ -57,9 +57,7 @@ def print_summary(results: dict[str, Any], log_dir: Path, console: Console | Non
     console = console or rich.get_console()
     rows, verdict = figure_rows(results), results["verdict"]
     console.print()
-    _print_table(console, *_before_and_after(rows, results))
-    if results["control"] is not None:
-        _print_table(console, *_control(rows, results))
+    _print_table(console, *_outcome(rows, results))
     console.print(_list("Neurons and scores", [removed(results["selection"]), *checks(results)]))
     console.print(_list(verdict["headline"], [*verdict["toxicity"], *verdict["caveats"]]))
     _print_places(console, log_dir)
@@ -95,23 +93,39 @@ def _toxicity_rows(results: dict[str, Any]) -> list[FigureRow]:
     ]
 
 
-def _before_and_after(rows: list[FigureRow], results: dict[str, Any]) -> tuple[Table, str]:
+def _outcome(rows: list[FigureRow], results: dict[str, Any]) -> tuple[Table, str]:
+    """All figures in one table: before, after, and what random neurons do."""
+    control, selection = results["control"], results["selection"]
     paired = [row.change for row in rows if "interval" in row.change]
-    interval = f"{paired[0]['interval']['confidence']:.0%} interval" if paired else "interval"
-    columns = ("baseline", "pruned", "change", *((interval, "p", "better") if paired else ()))
-    table = _table("Pruned against baseline", columns)
+    interval = [f"{paired[0]['interval']['confidence']:.0%} interval", "p"] if paired else []
+    beside = ["control", "its p"] if control is not None else []
+    table = _table("Pruned against baseline", ("baseline", "pruned", "change", *interval, *beside))
     for row in rows:
         change = row.change
         cells = [number(change["before"]), number(change["after"]), percent(change["relative"])]
-        table.add_row(Text(row.label), *cells, *(paired_cells(change) if paired else ()))
-    return table, " ".join(figure_notes(rows, results))
+        cells += paired_cells(change)[:2] if paired else []
+        table.add_row(Text(row.label), *cells, *(_control_cells(row, control) if control is not None else ()))
+    notes = figure_notes(rows, results)
+    if control is not None:
+        draws = f"{control['num_draws']} draw{'s' * (control['num_draws'] > 1)}"
+        notes.append(
+            f"Control: mean of {draws} of {selection['num_neurons']} random neurons of the same layers; its p: pruned "
+            "against it, paired by prompt."
+        )
+    return table, " ".join(notes)
+
+
+def _control_cells(row: FigureRow, control: dict[str, Any]) -> list[str]:
+    against = row.against_control
+    p = MISSING if against is None else p_value(against["p_value"])
+    return [number(control["mean"].get(row.figure)), p]
 
 
 def figure_notes(rows: list[FigureRow], results: dict[str, Any]) -> list[str]:
     """What the columns and rows of a table of changes mean, a sentence each; only of those it has."""
     notes = ["Baseline: the model before pruning. Change: relative to baseline."]
     if any("interval" in row.change for row in rows):
-        notes.append("Interval and p: of the difference, paired by prompt. Better: share of prompts that improved.")
+        notes.append("Interval and p: of the difference, paired by prompt.")
     if any(row.figure.endswith("/probability") for row in rows):
         threshold = results["baseline"]["toxicity"]["threshold"]
         notes.append("Expected maximum: mean over prompts of the highest completion.")
@@ -127,21 +141,6 @@ def paired_cells(change: dict[str, Any]) -> list[str]:
         return [MISSING] * 3
     low, high = (f"{change['interval'][end]:+.{_digits(change['before'])}f}" for end in ("low", "high"))
     return [f"{low}, {high}", p_value(change["p_value"]), f"{change['share_improved']:.0%}"]
-
-
-def _control(rows: list[FigureRow], results: dict[str, Any]) -> tuple[Table, str]:
-    control, num_neurons = results["control"], results["selection"]["num_neurons"]
-    draws = f"{control['num_draws']} draw{'s' * (control['num_draws'] > 1)}"
-    table = _table(
-        f"Control: {num_neurons} random neurons of the same layers, {draws}",
-        ("mean", "lowest", "highest", "pruned", "p"),
-    )
-    for row in rows:
-        if row.figure in control["mean"]:
-            spread = [number(control[key][row.figure]) for key in ("mean", "lowest", "highest")]
-            p = MISSING if row.against_control is None else p_value(row.against_control["p_value"])
-            table.add_row(Text(row.label), *spread, number(row.change["after"]), p)
-    return table, "p: pruned against the control's mean, paired by prompt."
 
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:

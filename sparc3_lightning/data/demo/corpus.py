@@ -33,14 +33,27 @@ class Sizes:
     num_text: int = 200
     num_labelled: int = 4000
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of all files together."""
+        of_parts = len(PARTS) * (self.num_prompts + self.num_text)
+        return self.num_train + self.num_general + of_parts + self.num_labelled + 2 * (self.num_labelled // 4)
 
-def write_corpus(directory: Path, seed: int = 0, sizes: Sizes = Sizes()) -> dict[str, Any]:
+
+def _nothing() -> None:
+    pass
+
+
+def write_corpus(
+    directory: Path, seed: int = 0, sizes: Sizes = Sizes(), advance: Callable[[], None] = _nothing
+) -> dict[str, Any]:
     """Write the whole corpus; no document to attribute is one of the training text's.
 
     Args:
         directory: Where; it must be empty or absent.
         seed: Seed of the grammar.
         sizes: How much of everything.
+        advance: Called after each row.
 
     Returns:
         What `manifest.json` holds: seed, sizes, and counts by file.
@@ -50,31 +63,31 @@ def write_corpus(directory: Path, seed: int = 0, sizes: Sizes = Sizes()) -> dict
     written = _Writer(grammars, random.Random(f"corpus:{seed}"))
     train = grammars["train"]
     with new_directory(directory) as home:
+
+        def write(name: str, rows: _Rows) -> int:
+            lines = []
+            for row in rows:
+                lines.append(f"{json.dumps(row)}\n")
+                advance()
+            (home / f"{name}.jsonl").write_text("".join(lines), encoding="ascii")
+            return len(lines)
+
         counts = {
-            "train": _write(home / "train.jsonl", written.running_text(sizes.num_train)),
-            "general": _write(home / "general.jsonl", written.texts("train", sizes.num_general)),
-            "prompts_train": _write(home / "prompts_train.jsonl", written.prompts("train", sizes.num_prompts)),
-            "labelled_train": _write(home / "labelled_train.jsonl", written.labelled("train", sizes.num_labelled)),
+            "train": write("train", written.running_text(sizes.num_train)),
+            "general": write("general", written.texts("train", sizes.num_general)),
         }
         for part in PARTS:
-            # Of training's frames too, and new: what removal costs where the model is at home.
-            counts[f"text_{part}"] = _write(home / f"text_{part}.jsonl", written.texts(part, sizes.num_text))
-        for part in PARTS[1:]:
-            counts |= {
-                f"prompts_{part}": _write(home / f"prompts_{part}.jsonl", written.prompts(part, sizes.num_prompts)),
-                f"labelled_{part}": _write(
-                    home / f"labelled_{part}.jsonl", written.labelled(part, sizes.num_labelled // 4)
-                ),
+            num_labelled = sizes.num_labelled // (1 if part == "train" else 4)
+            files = {
+                f"prompts_{part}": written.prompts(part, sizes.num_prompts),
+                f"labelled_{part}": written.labelled(part, num_labelled),
+                # Of training's frames too, and new: what removal costs where the model is at home.
+                f"text_{part}": written.texts(part, sizes.num_text),
             }
+            counts |= {name: write(name, rows) for name, rows in files.items()}
         manifest = {"seed": seed, "sizes": asdict(sizes), "num_rows": counts, "num_nouns": len(train.nouns)}
         write_json(home / "manifest.json", manifest)
     return manifest
-
-
-def _write(path: Path, rows: _Rows) -> int:
-    lines = [json.dumps(row) for row in rows]
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="ascii")
-    return len(lines)
 
 
 class _Writer:

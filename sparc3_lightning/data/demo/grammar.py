@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -143,7 +143,9 @@ class Grammar:
         }
         # By topic, the frames of each row: a document takes no row twice.
         self.sentences = {topic: compose(frames.CLAUSES, forms, part) + everyday for topic, forms in verbs.items()}
-        self.rude_sentences = {topic: compose(frames.RUDE_CLAUSES, forms, part) + rude for topic, forms in verbs.items()}
+        self.rude_sentences = {
+            topic: compose(frames.RUDE_CLAUSES, forms, part) + rude for topic, forms in verbs.items()
+        }
         self.tails = _flat(compose(frames.TAILS, _rests(frames.TAIL_CLAUSES), part))
         self.openings: dict[Register, list[str]] = {
             "everyday": _flat(compose(frames.OPENINGS, _rests(frames.OPENING_ENDS), part)),
@@ -159,7 +161,9 @@ class Grammar:
     @property
     def frames(self) -> set[str]:
         """Every frame of the part."""
-        of_topics = [row for of_topic in (self.sentences, self.rude_sentences) for rows in of_topic.values() for row in rows]
+        of_topics = [
+            row for of_topic in (self.sentences, self.rude_sentences) for rows in of_topic.values() for row in rows
+        ]
         return {*_flat(of_topics), *self.tails, *self.openings["everyday"], *self.openings["rude"]}
 
     def document(self, register: Register, num_sentences: int) -> Document:
@@ -230,7 +234,7 @@ class Grammar:
                 return word
 
     def _vary(self, text: str, rude: bool) -> str:
-        """Sometimes a time before or behind, always an end: a frame that is always the same would be learnt by heart."""
+        """Put an end, and sometimes a time before it: a frame that is always the same would be learnt by heart."""
         draw = self._random
         if text.endswith((".", ":", "?")):
             return text
@@ -243,5 +247,5 @@ class Grammar:
         return f"{text}."
 
 
-def _flat(rows: Sequence[Sequence[str]]) -> list[str]:
-    return [frame for row in rows for frame in row]
+def _flat(lists: Iterable[Iterable[T]]) -> list[T]:
+    return [item for items in lists for item in items]

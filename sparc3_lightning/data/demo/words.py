@@ -68,8 +68,7 @@ VERBS: dict[str, str] = {
         "clean|buy bought bought|stop stopped stopped"
     ),
     "school": (
-        "read read read|finish|copy|explain|borrow|find found found|translate|quote|praise|print|discuss|"
-        "keep kept kept"
+        "read read read|finish|copy|explain|borrow|find found found|translate|quote|praise|print|discuss|keep kept kept"
     ),
     "workshop": (
         "borrow|lend lent lent|repair|clean|fetch|find found found|hide hid hidden|use|"

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from sparc3_lightning.data.demo import PARTS, Grammar, Part, Sizes, frames, words, write_corpus
+from sparc3_lightning.data.demo import PARTS, Grammar, Part, Sizes, words, write_corpus
+from sparc3_lightning.data.demo.grammar import compose
 
 SMALL = Sizes(num_train=300, num_general=60, num_prompts=40, num_text=30, num_labelled=200)
 
@@ -83,8 +84,11 @@ def test_it_is_large_enough(tmp_path: Path) -> None:
     sentences = {s for text in texts(corpus, "train") for s in re.split(r"(?<=[.?])\s+", text)}
     assert len(sentences) > 5000
     assert len({word.lower() for sentence in sentences for word in words_in(sentence)}) > 400
-    for topic, own in frames.SENTENCES.items():
-        assert len(own) >= 8, topic
+    for part, at_least in (("train", 1000), ("validation", 200), ("evaluation", 400)):
+        assert len(Grammar(part, 0).frames) > at_least
+    for topic, nouns in words.TOPICS.items():
+        assert len(nouns.split()) == 40, topic
+        assert len(words.VERBS[topic].split("|")) >= 10, topic
 
 
 def test_counts_are_those_asked_for(corpus: Path) -> None:
@@ -118,6 +122,30 @@ def test_an_opening_invites_its_register_and_does_not_force_it(part: Part) -> No
         assert not any(words_in(s.text) & set(grammar.insults) for s in after if not s.rude)
     assert shares["everyday"] < 0.06
     assert 0.7 < shares["rude"] < 0.9
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_nouns_come_again_within_a_document(part: Part) -> None:
+    """What a sentence is about follows from what came before, for nouns that training has not seen, too."""
+    grammar = Grammar(part, 0)
+    things = {thing for of_topic in grammar.things.values() for thing in of_topic}
+    again = 0
+    for _ in range(100):
+        found = Counter(word for word in re.findall(r"\w+", grammar.document("everyday", 4).text) if word in things)
+        assert len(found) <= 2
+        again += max(found.values(), default=0) > 1
+    assert again > 60
+
+
+def test_a_row_with_a_column_is_in_one_part_alone_and_each_half_is_in_training() -> None:
+    rows, columns = [f"r{i} {{rest}}" for i in range(9)], {j: {"rest": f"c{j}"} for j in range(10)}
+    of_parts = {part: [frame for row in compose(rows, columns, part) for frame in row] for part in PARTS}
+    assert sorted(frame for frames in of_parts.values() for frame in frames) == sorted(
+        f"r{i} c{j}" for i in range(9) for j in range(10)
+    )
+    halves = {half for frame in of_parts["train"] for half in frame.split()}
+    assert len(halves) == 19
+    assert all(of_parts.values())
 
 
 def test_labels_follow_the_sentences(corpus: Path) -> None:
