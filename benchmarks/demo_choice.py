@@ -75,7 +75,7 @@ def perplexities(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, par
     """Perplexity by token and by word of a part's text."""
     rows = texts_of(CORPUS / f"text_{part}.jsonl")
     result = Evaluator(perplexity_protocols=["disjoint"]).perplexity(model, tokenizer, rows)["disjoint"]
-    tokens_a_word = len(tokenizer("\n\n".join(rows))["input_ids"]) / sum(len(row.split()) for row in rows)
+    tokens_a_word = sum(len(ids) for ids in tokenizer(rows)["input_ids"]) / sum(len(row.split()) for row in rows)
     return result.perplexity, result.perplexity**tokens_a_word
 
 

@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import rich
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
+from transformers.utils import logging
 
 from sparc3_lightning.data.demo import Sizes, write_corpus
 from sparc3_lightning.demo.bar import bar
@@ -164,10 +166,22 @@ def _print_price(known: dict[str, dict[str, float]], console: Console) -> None:
 def _sparc3(command: str, config: Path, options: Sequence[str], console: Console) -> Any:
     words = [command, "--config", str(config), *options]
     console.print(Text(f"  $ sparc3 {shlex.join(words)}"), soft_wrap=True)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_transformers_bars():
         # LightningCLI warns of arguments given in Python where there is a command line, too.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
         return sparc3(words)
+
+
+@contextmanager
+def _without_transformers_bars() -> Iterator[None]:
+    """Files of a model this small are read and written at once, and bars of two makers spoil each other's lines."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def main(args: Sequence[str] | None = None, demo: Demo = Demo()) -> int:

@@ -29,7 +29,7 @@ MINI = Demo(
     sizes=Sizes(num_train=150, num_general=60, num_prompts=12, num_text=12, num_labelled=400),
     scorer=ScorerTraining(num_epochs=4),
     fit_options=(
-        "--trainer.max_steps=20", "--trainer.val_check_interval=20", "--trainer.enable_progress_bar=false",
+        "--trainer.max_steps=20", "--trainer.enable_progress_bar=false",
         "--model.warmup_steps=5",
     ),
     predict_options=(

@@ -27,7 +27,7 @@ class Sizes:
         num_labelled: Labelled texts for the scorer's training; a quarter of it for its test.
     """
 
-    num_train: int = 8000
+    num_train: int = 9000
     num_general: int = 600
     num_prompts: int = 128
     num_text: int = 200

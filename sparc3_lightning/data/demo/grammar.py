@@ -22,7 +22,7 @@ _PART_OF_PLACE: dict[int, Part] = {5: "validation", 3: "evaluation", 7: "evaluat
 _RUDE_AFTER: dict[Register, float] = {"everyday": 0.02, "rude": 0.8}
 
 # P(a noun of a training document is a made-up word).
-_INVENTED = 0.15
+_INVENTED = 0.4
 # P(a sentence is about the document's other thing, or its other person, first).
 _SWAPPED = 0.3
 
@@ -81,14 +81,18 @@ def compose(rows: Sequence[str], columns: Mapping[int, Mapping[str, str]], part:
     """
     of_rows = [
         [
-            # Not `format`: the other blanks are for a document's nouns.
-            re.sub(r"\{(\w+)\}", lambda blank, filling=filling: filling.get(blank[1], blank[0]), row)
+            _fill_known(row, filling)
             for j, filling in columns.items()
             if _PART_OF_PLACE.get((i + j) % 8, "train") == part
         ]
         for i, row in enumerate(rows)
     ]
     return [frames for frames in of_rows if frames]
+
+
+def _fill_known(row: str, filling: Mapping[str, str]) -> str:
+    """Fill the blanks that are known; the others, which `format` would ask for, are for a document's nouns."""
+    return re.sub(r"\{(\w+)\}", lambda blank: filling.get(blank[1], blank[0]), row)
 
 
 def _rests(clauses: Sequence[str]) -> dict[int, dict[str, str]]:
@@ -128,7 +132,9 @@ class Grammar:
         self.names, self.roles = of_part(words.NAMES.split(), part), of_part(words.ROLES.split(), part)
         self.places, self.insults = of_part(words.PLACES.split(), part), of_part(words.INSULTS.split(), part)
         self._followers: dict[str, list[str]] = defaultdict(list)
-        for noun in sorted(noun.lower() for noun in self.nouns):
+        nouns = sorted(noun.lower() for noun in self.nouns)
+        self._beginnings, self._endings = [noun[:2] for noun in nouns], {noun[-2:] for noun in nouns}
+        for noun in nouns:
             for at in range(len(noun) - 2):
                 self._followers[noun[at : at + 2]].append(noun[at + 2])
         everyday = [
@@ -221,16 +227,18 @@ class Grammar:
         """
         for place, noun in enumerate(nouns):
             if self._random.random() < _INVENTED:
-                word = self._invent(self._random.randint(3, 10))
+                word = self._invent(self._random.randint(4, 9))
                 nouns[place] = word.capitalize() if noun[0].isupper() else word
 
     def _invent(self, length: int) -> str:
-        """A word that the part's nouns could hold: each letter follows two that it follows there."""
+        """A word that the part's nouns could hold: it begins and ends as one of them, each letter follows two there."""
         while True:
-            word = self._random.choice(list(self._followers))
-            while len(word) < length and word[-2:] in self._followers:
+            word = self._random.choice(self._beginnings)
+            while len(word) < 12 and word[-2:] in self._followers:
                 word += self._random.choice(self._followers[word[-2:]])
-            if len(word) > 2 and word not in _ALL_NOUNS:
+                if len(word) >= length and word[-2:] in self._endings:
+                    break
+            if len(word) > 3 and word[-2:] in self._endings and word not in _ALL_NOUNS:
                 return word
 
     def _vary(self, text: str, rude: bool) -> str:
