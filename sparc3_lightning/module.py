@@ -24,7 +24,7 @@ from sparc3_lightning.lrp.attribution import Attribution, Granularity
 from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.rules import Variant
 from sparc3_lightning.models import DtypeName, build_model, context_length, load_model, load_tokenizer
-from sparc3_lightning.progress import trainer_progress
+from sparc3_lightning.progress import keep_lines_whole, trainer_progress
 from sparc3_lightning.pruning.apply import apply_recipe, zero_neurons_
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import free_path, save_hf_directory
@@ -172,6 +172,10 @@ class SparC3Module(LightningModule):
         """Models are loaded in eval mode."""
         self.lm.train()
 
+    def on_train_start(self) -> None:
+        """The bar is there by now."""
+        keep_lines_whole(self.trainer)
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Causal language-model loss of one batch of blocks."""
         loss: Tensor = self.lm(**batch, use_cache=False).loss
@@ -216,7 +220,8 @@ class SparC3Module(LightningModule):
         if not rows:
             raise ValueError("perplexity needs a text, got none. Set `data.evaluation_text`.")
         for name, result in self.evaluator.perplexity(self.lm, self.tokenizer, rows, self.progress).items():
-            self.log(f"perplexity/{name}", result.perplexity, prog_bar=True, sync_dist=True)
+            # Not on the bar, which has no room for it in a terminal of 80 columns.
+            self.log(f"perplexity/{name}", result.perplexity, sync_dist=True)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """The full evaluation, without a recipe (baseline) or with one (pruned); the evaluation callback writes it."""

@@ -8,6 +8,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from rich.markup import escape
+from rich.progress import BarColumn, ProgressColumn
+from rich.table import Column
 
 
 def trainer_progress(trainer: Trainer, items: Iterable[Any], total: int, description: str) -> Iterator[Any]:
@@ -27,6 +29,15 @@ def trainer_progress(trainer: Trainer, items: Iterable[Any], total: int, descrip
         )  # fmt: skip
     else:
         yield from items
+
+
+def keep_lines_whole(trainer: Trainer) -> None:
+    """Where room is short, let the bar itself shrink: rich would rather break figures into two lines."""
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, RichProgressBar) and bar.progress is not None:
+        for column in bar.progress.columns:
+            if isinstance(column, ProgressColumn) and not isinstance(column, BarColumn):
+                column._table_column = Column(no_wrap=True)
 
 
 def stop_bar(trainer: Trainer) -> None:
