@@ -142,7 +142,7 @@ def suppress(demo: Demo, console: Console) -> None:
     inputs = (SUPPRESS_CONFIG, FIT / "model", SCORER, CORPUS / "general.jsonl", CORPUS / "prompts_train.jsonl",
               CORPUS / "prompts_evaluation.jsonl", CORPUS / "text_evaluation.jsonl",
               CORPUS / "text_train.jsonl")  # fmt: skip
-    stage = Stage("scores, pruning and evaluation", SUPPRESS, inputs, {"options": demo.predict_options}, keep=True)
+    stage = Stage("main job", SUPPRESS, inputs, {"options": demo.predict_options}, keep=True)
     before = time.time()
     outcome = stage.run(make, console)
     results = Path(outcome["made"])
@@ -154,9 +154,7 @@ def suppress(demo: Demo, console: Console) -> None:
 
 
 def _print_price(known: dict[str, dict[str, float]], console: Console) -> None:
-    console.print(
-        Text("The price where the model is at home: new everyday documents of known frames and nouns", "bold")
-    )
+    console.print(Text("The price where the model is at home (new documents of known frames and nouns)", "bold"))
     for name, before in known["baseline"].items():
         after = known["pruned"][name]
         console.print(f"  perplexity, {name}: {number(before)} -> {number(after)} ({percent(after / before - 1)})")

@@ -60,7 +60,7 @@ class Stage:
         changed = [name for name in made_from if known["made_from"].get(name) != made_from[name]]
         outcome: dict[str, Any] = known["outcome"]
         if not changed and Path(outcome["made"]).exists():
-            _say(console, f"{self.name}: reused, its inputs are unchanged ({outcome['made']})")
+            _say(console, f"{self.name}: reused, its inputs are unchanged ({self.directory})")
             return outcome
         reason = f" again, since these changed: {', '.join(changed)}" if known["made_from"] and changed else ""
         _say(console, f"{self.name}: making it{reason}")
@@ -69,7 +69,7 @@ class Stage:
         started = time.perf_counter()
         outcome = make()
         write_json(stamp, {"made_from": made_from, "outcome": outcome})
-        _say(console, f"{self.name}: made in {time.perf_counter() - started:.0f} s ({outcome['made']})")
+        _say(console, f"{self.name}: made in {time.perf_counter() - started:.0f} s ({self.directory})")
         return outcome
 
 
