@@ -22,30 +22,41 @@ from sparc3_lightning.demo.__main__ import main as make_demo
 from sparc3_lightning.files import read_json
 from sparc3_lightning.report.summary import number, p_value, percent
 
+
+def share(value: float) -> str:
+    """A share in whole percent."""
+    return f"{value:.0%}"
+
+
 # Figures of a seed that have a mean and a range, and how they are shown.
 SUMMED: dict[str, Callable[[float], str]] = {
-    "baseline": number, "pruned": number, "change": percent, "control": number, "sliding": percent,
-    "disjoint": percent, "at home": percent, "uniqueness": percent,
+    "toxicity": number, "pruned": number, "change": percent, "control": number, "perplexity, sliding": percent,
+    "disjoint": percent, "at home": percent, "uniqueness": percent, "broken words": share, "pruned, broken": share,
 }  # fmt: skip
+COLUMNS = ("toxicity", "pruned", "change", "95% interval", "p", "control", "its p", "perplexity, sliding", "disjoint",
+           "at home", "uniqueness", "broken words", "pruned, broken", "neurons by layer")  # fmt: skip
 
 
-def figures_of(results: dict[str, Any], known: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """What the table shows of one run: toxicity, its tests, and relative changes of perplexity and uniqueness."""
+def figures_of(results: dict[str, Any], price: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """What the table shows of one run: toxicity and its tests, and what the removal costs."""
     changes, control = results["changes"], results["control"]
     toxicity = changes["toxicity"]["mean"]["toxicity"]
+    perplexity, unknown = price["perplexity"], price["unknown_words"]
     return {
-        "baseline": toxicity["before"],
+        "toxicity": toxicity["before"],
         "pruned": toxicity["after"],
         "change": toxicity["relative"],
-        "interval": [toxicity["interval"]["low"], toxicity["interval"]["high"]],
+        "95% interval": [toxicity["interval"]["low"], toxicity["interval"]["high"]],
         "p": toxicity["p_value"],
         "control": control["mean"]["toxicity/mean"],
-        "p_control": control["pruned_against_control"]["mean"]["toxicity"]["p_value"],
-        "sliding": changes["perplexity"]["sliding"]["relative"],
+        "its p": control["pruned_against_control"]["mean"]["toxicity"]["p_value"],
+        "perplexity, sliding": changes["perplexity"]["sliding"]["relative"],
         "disjoint": changes["perplexity"]["disjoint"]["relative"],
-        "at home": known["pruned"]["disjoint"] / known["baseline"]["disjoint"] - 1,
+        "at home": perplexity["pruned"] / perplexity["baseline"] - 1,
         "uniqueness": changes["uniqueness"]["relative"],
-        "neurons_per_layer": results["selection"]["neurons_per_layer"],
+        "broken words": unknown["baseline"],
+        "pruned, broken": unknown["pruned"],
+        "neurons by layer": results["selection"]["neurons_per_layer"],
     }
 
 
@@ -56,7 +67,7 @@ def run(num_seeds: int) -> list[dict[str, Any]]:
         if make_demo([], Demo(fit_options=(f"--seed_everything={seed}",))):
             raise SystemExit(1)
         outcome = read_json(SUPPRESS / "stamp.json")["outcome"]
-        rows.append({"seed": seed, **figures_of(read_json(Path(outcome["made"])), outcome["known"])})
+        rows.append({"seed": seed, **figures_of(read_json(Path(outcome["made"])), outcome["price"])})
     return rows
 
 
@@ -69,33 +80,32 @@ def summed(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     }
 
 
+def shown(name: str, value: Any) -> str:
+    """A figure of a seed as a cell."""
+    if name == "95% interval":
+        return f"{value[0]:+.3f} {value[1]:+.3f}"
+    if name == "neurons by layer":
+        return " ".join(map(str, value))
+    return SUMMED.get(name, p_value)(value)
+
+
 def show(rows: list[dict[str, Any]], console: Console) -> None:
     """Print the table."""
-    table = Table(title="The demo with several seeds of the fit", title_justify="left")
-    heads = ("seed", "toxicity", "pruned", "change", "95% interval", "p", "control", "its p", "perplexity, sliding",
-             "disjoint", "at home", "uniqueness", "neurons by layer")  # fmt: skip
-    for head in heads:
-        table.add_column(head, justify="right")
+    table = Table("seed", title="The demo with several seeds of the fit", title_justify="left")
+    for name in COLUMNS:
+        table.add_column(name, justify="right")
     for row in rows:
-        cells = {name: form(row[name]) for name, form in SUMMED.items()}
-        low, high = row["interval"]
-        table.add_row(
-            str(row["seed"]), cells["baseline"], cells["pruned"], cells["change"], f"{low:+.3f}, {high:+.3f}",
-            p_value(row["p"]), cells["control"], p_value(row["p_control"]), cells["sliding"], cells["disjoint"],
-            cells["at home"], cells["uniqueness"], " ".join(map(str, row["neurons_per_layer"])),
-        )  # fmt: skip
+        table.add_row(str(row["seed"]), *(shown(name, row[name]) for name in COLUMNS))
     table.add_section()
     of_all = summed(rows)
     for which in ("mean", "lowest", "highest"):
-        cells = {name: form(of_all[name][which]) for name, form in SUMMED.items()}
-        table.add_row(
-            which, cells["baseline"], cells["pruned"], cells["change"], "", "", cells["control"], "",
-            cells["sliding"], cells["disjoint"], cells["at home"], cells["uniqueness"], "",
-        )  # fmt: skip
+        cells = (SUMMED[name](of_all[name][which]) if name in SUMMED else "" for name in COLUMNS)
+        table.add_row(which, *cells)
     console.print(table)
     console.print(
         "Toxicity: mean over evaluation prompts, baseline model. Changes: relative to it. Control: as many random "
-        "neurons of the same layers. At home: disjoint perplexity of new documents of known frames and nouns."
+        "neurons of the same layers; its p: pruned against it. At home: disjoint perplexity of new everyday text of "
+        "known frames. Broken: words in completions that are made up or broken."
     )
 
 
@@ -109,7 +119,7 @@ def main() -> None:
     target = args.json.resolve() if args.json else None
     with home_for_demo(args.home):
         rows = run(args.seeds)
-    show(rows, Console(width=130))
+    show(rows, Console(width=150))
     if target:
         target.write_text(json.dumps({"seeds": rows, "summed": summed(rows)}, indent=2) + "\n")
 

@@ -20,13 +20,14 @@ from transformers.utils import logging
 from sparc3_lightning.data.demo import Sizes, write_corpus
 from sparc3_lightning.demo.bar import bar
 from sparc3_lightning.demo.completions import print_completions
+from sparc3_lightning.demo.price import print_price, unknown_words
 from sparc3_lightning.demo.scorer import ScorerTraining, heldout_auc, train_scorer
 from sparc3_lightning.demo.stage import Stage
 from sparc3_lightning.demo.tokenizers import texts_of, train_bpe
 from sparc3_lightning.files import read_json
 from sparc3_lightning.main import main as sparc3
 from sparc3_lightning.pruning.apply import apply_recipe
-from sparc3_lightning.report.summary import number, percent, print_summary
+from sparc3_lightning.report.summary import number, print_summary
 
 LOGS = Path("logs/demo")
 CORPUS, FIT, SCORER, SUPPRESS = (LOGS / name for name in ("corpus", "fit", "scorer", "suppress"))
@@ -130,14 +131,20 @@ def suppress(demo: Demo, console: Console) -> None:
         cli = _sparc3("predict", SUPPRESS_CONFIG, demo.predict_options, console)
         module, rows = cli.model, texts_of(CORPUS / "text_train.jsonl")
 
-        def perplexity() -> dict[str, float]:
-            measured = module.evaluator.perplexity(module.lm, module.tokenizer, rows)
-            return {name: result.perplexity for name, result in measured.items()}
+        def perplexity() -> float:
+            return float(module.evaluator.perplexity(module.lm, module.tokenizer, rows)["disjoint"].perplexity)
 
-        baseline = perplexity()
+        perplexities = {"baseline": perplexity()}
         with apply_recipe(module.lm, module.run.recipe, check_base=False):
-            pruned = perplexity()
-        return {"made": str(Path(cli.trainer.log_dir) / _RESULTS), "known": {"baseline": baseline, "pruned": pruned}}
+            perplexities["pruned"] = perplexity()
+        run = module.run
+        unknown = {
+            "baseline": unknown_words(run.baseline),
+            "pruned": unknown_words(run.pruned),
+            "control": unknown_words(*run.controls),
+        }
+        price = {"perplexity": perplexities, "unknown_words": unknown}
+        return {"made": str(Path(cli.trainer.log_dir) / _RESULTS), "price": price}
 
     inputs = (SUPPRESS_CONFIG, FIT / "model", SCORER, CORPUS / "general.jsonl", CORPUS / "prompts_train.jsonl",
               CORPUS / "prompts_evaluation.jsonl", CORPUS / "text_evaluation.jsonl",
@@ -148,17 +155,9 @@ def suppress(demo: Demo, console: Console) -> None:
     results = Path(outcome["made"])
     if results.stat().st_mtime < before:
         print_summary(read_json(results), results.parent, console)
-    _print_price(outcome["known"], console)
+    print_price(outcome["price"], console)
     print_completions(results.parent, console)
     console.print(Padding(Text(_EVIDENCE), (1, 0)))
-
-
-def _print_price(known: dict[str, dict[str, float]], console: Console) -> None:
-    console.print(Text("The price where the model is at home (new documents of known frames and nouns)", "bold"))
-    for name, before in known["baseline"].items():
-        after = known["pruned"][name]
-        console.print(f"  perplexity, {name}: {number(before)} -> {number(after)} ({percent(after / before - 1)})")
-    console.print()
 
 
 def _sparc3(command: str, config: Path, options: Sequence[str], console: Console) -> Any:

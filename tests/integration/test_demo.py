@@ -92,7 +92,7 @@ def test_both_times_it_ends_with_the_same_findings(made: Made) -> None:
     for shown in (made.first, made.second):
         for part in ("Pruned against baseline", "its p", "Control: mean of 5 draws",
                      "toxicity, mean", "uniqueness", "perplexity, sliding",
-                     "tensorboard --logdir", "the model is at home",
+                     "tensorboard --logdir", "The price beside it",
                      "(toxicity in brackets)", "The demo took"):  # fmt: skip
             assert part in shown
     first, second = (

@@ -257,3 +257,11 @@ class Grammar:
 
 def _flat(lists: Iterable[Iterable[T]]) -> list[T]:
     return [item for items in lists for item in items]
+
+
+def known_words() -> frozenset[str]:
+    """Every word, in lower case, that a document of any part can have but made-up nouns."""
+    grammars = [Grammar(part, 0) for part in PARTS]
+    texts = [text for grammar in grammars for text in (*grammar.nouns, *grammar.frames)]
+    shared = [words.ADJECTIVES, words.RUDE_ADJECTIVES, words.TIMES, words.STARTS, "an"]
+    return frozenset(re.findall(r"[a-z']+", re.sub(r"\{\w+\}", " ", " ".join([*texts, *shared]).lower())))
