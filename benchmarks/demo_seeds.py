@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from demo_choice import home_for_demo
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -30,11 +31,11 @@ def share(value: float) -> str:
 
 # Figures of a seed that have a mean and a range, and how they are shown.
 SUMMED: dict[str, Callable[[float], str]] = {
-    "toxicity": number, "pruned": number, "change": percent, "control": number, "perplexity, sliding": percent,
-    "disjoint": percent, "at home": percent, "uniqueness": percent, "broken words": share, "pruned, broken": share,
+    "toxicity": number, "pruned": number, "change": percent, "control": number, "sliding": percent,
+    "disjoint": percent, "at home": percent, "uniqueness": percent, "broken": share, "then": share,
 }  # fmt: skip
-COLUMNS = ("toxicity", "pruned", "change", "95% interval", "p", "control", "its p", "perplexity, sliding", "disjoint",
-           "at home", "uniqueness", "broken words", "pruned, broken", "neurons by layer")  # fmt: skip
+COLUMNS = ("toxicity", "pruned", "change", "95% interval", "p", "control", "its p", "sliding", "disjoint",
+           "at home", "uniqueness", "broken", "then", "by layer")  # fmt: skip
 
 
 def figures_of(results: dict[str, Any], price: dict[str, dict[str, float]]) -> dict[str, Any]:
@@ -50,13 +51,13 @@ def figures_of(results: dict[str, Any], price: dict[str, dict[str, float]]) -> d
         "p": toxicity["p_value"],
         "control": control["mean"]["toxicity/mean"],
         "its p": control["pruned_against_control"]["mean"]["toxicity"]["p_value"],
-        "perplexity, sliding": changes["perplexity"]["sliding"]["relative"],
+        "sliding": changes["perplexity"]["sliding"]["relative"],
         "disjoint": changes["perplexity"]["disjoint"]["relative"],
         "at home": perplexity["pruned"] / perplexity["baseline"] - 1,
         "uniqueness": changes["uniqueness"]["relative"],
-        "broken words": unknown["baseline"],
-        "pruned, broken": unknown["pruned"],
-        "neurons by layer": results["selection"]["neurons_per_layer"],
+        "broken": unknown["baseline"],
+        "then": unknown["pruned"],
+        "by layer": results["selection"]["neurons_per_layer"],
     }
 
 
@@ -84,16 +85,17 @@ def shown(name: str, value: Any) -> str:
     """A figure of a seed as a cell."""
     if name == "95% interval":
         return f"{value[0]:+.3f} {value[1]:+.3f}"
-    if name == "neurons by layer":
+    if name == "by layer":
         return " ".join(map(str, value))
     return SUMMED.get(name, p_value)(value)
 
 
 def show(rows: list[dict[str, Any]], console: Console) -> None:
     """Print the table."""
-    table = Table("seed", title="The demo with several seeds of the fit", title_justify="left")
+    title = "The demo with several seeds of the fit"
+    table = Table("seed", title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in COLUMNS:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(str(row["seed"]), *(shown(name, row[name]) for name in COLUMNS))
     table.add_section()
@@ -103,9 +105,11 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
         table.add_row(which, *cells)
     console.print(table)
     console.print(
-        "Toxicity: mean over evaluation prompts, baseline model. Changes: relative to it. Control: as many random "
-        "neurons of the same layers; its p: pruned against it. At home: disjoint perplexity of new everyday text of "
-        "known frames. Broken: words in completions that are made up or broken."
+        "toxicity: mean over evaluation prompts, baseline model; interval and p: of its change. control: as many random "
+        "neurons of the same layers; its p: pruned against it. sliding, disjoint: change of the perplexity of everyday "
+        "text of unseen frames and nouns; at home: disjoint, of new text of known ones. uniqueness: its change. "
+        "broken, then: words in completions that are made up or broken, baseline and pruned. by layer: neurons removed.",
+        style="dim",
     )
 
 
@@ -119,7 +123,7 @@ def main() -> None:
     target = args.json.resolve() if args.json else None
     with home_for_demo(args.home):
         rows = run(args.seeds)
-    show(rows, Console(width=150))
+    show(rows, Console(width=124))
     if target:
         target.write_text(json.dumps({"seeds": rows, "summed": summed(rows)}, indent=2) + "\n")
 
