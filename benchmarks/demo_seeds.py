@@ -105,10 +105,10 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
         table.add_row(which, *cells)
     console.print(table)
     console.print(
-        "toxicity: mean over evaluation prompts, baseline model; interval and p: of its change. control: as many random "
-        "neurons of the same layers; its p: pruned against it. sliding, disjoint: change of the perplexity of everyday "
+        "toxicity: mean over evaluation prompts, baseline model; interval and p: of its change. control: as many "
+        "random neurons of the same layers; its p: pruned against it. sliding, disjoint: change of the perplexity of everyday "
         "text of unseen frames and nouns; at home: disjoint, of new text of known ones. uniqueness: its change. "
-        "broken, then: words in completions that are made up or broken, baseline and pruned. by layer: neurons removed.",
+        "broken, then: made-up or broken words in completions, baseline and pruned. by layer: neurons removed.",
         style="dim",
     )
 
@@ -123,7 +123,7 @@ def main() -> None:
     target = args.json.resolve() if args.json else None
     with home_for_demo(args.home):
         rows = run(args.seeds)
-    show(rows, Console(width=124))
+    show(rows, Console(width=150))
     if target:
         target.write_text(json.dumps({"seeds": rows, "summed": summed(rows)}, indent=2) + "\n")
 
