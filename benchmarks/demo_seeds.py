@@ -106,9 +106,9 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
     console.print(table)
     console.print(
         "toxicity: mean over evaluation prompts, baseline model; interval and p: of its change. control: as many "
-        "random neurons of the same layers; its p: pruned against it. sliding, disjoint: change of the perplexity of everyday "
-        "text of unseen frames and nouns; at home: disjoint, of new text of known ones. uniqueness: its change. "
-        "broken, then: made-up or broken words in completions, baseline and pruned. by layer: neurons removed.",
+        "random neurons of the same layers; its p: pruned against it. sliding, disjoint: change of the perplexity of "
+        "everyday text of unseen frames and nouns; at home: disjoint, of new text of known ones. uniqueness: its "
+        "change. broken, then: made-up or broken words in completions, baseline and pruned. by layer: neurons removed.",
         style="dim",
     )
 

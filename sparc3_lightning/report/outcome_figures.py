@@ -53,7 +53,10 @@ def comparison_figure(
         # Centred on the baseline, and never finer than 5 % of it: a small difference should look small.
         furthest = max(abs(value - baseline[name]) for value in [pruned[name], *(draw[name] for draw in controls)])
         half = max(1.2 * furthest, 0.05 * abs(baseline[name]), 1e-3)
-        axes.set_ylim(baseline[name] - half, baseline[name] + half)
+        low, high = baseline[name] - half, baseline[name] + half
+        if not name.startswith(("perplexity", "length")):  # shares and scores end at 0 and 1
+            low, high = max(low, -0.02), min(high, 1.02)
+        axes.set_ylim(low, high)
         plain_axes(axes, spoken(name), "", _unit(name), title_size=9)
         axes.ticklabel_format(axis="y", useOffset=False)
     return figure
@@ -79,12 +82,11 @@ def pairs_figure(before: Floats, after: Floats, attribute: str) -> Figure:
     axes = figure.add_subplot()
     below, above = int((after < before).sum()), int((after > before).sum())
     axes.plot([0, 1], [0, 1], "--", color="black", linewidth=1, label="no change")
-    # Scores of a scorer with few values coincide: the area of a mark is the number of prompts there.
-    places, counts = np.unique(np.stack([before, after]), axis=1, return_counts=True)
-    axes.scatter(
-        places[0], places[1], s=16 * counts, facecolors="none", edgecolors="0.35",
-        label=f"one prompt ({len(before)}: {below} lower, {above} higher, {len(before) - below - above} equal)",
-    )  # fmt: skip
+    # Scores near 0 and 1 coincide: the area of a mark is the number of prompts there, to two decimals.
+    places, counts = np.unique(np.stack([before, after]).round(2), axis=1, return_counts=True)
+    axes.scatter(places[0], places[1], s=16 * counts, facecolors="none", edgecolors="0.35")
+    label = f"one prompt ({len(before)}: {below} lower, {above} higher, {len(before) - below - above} equal)"
+    axes.scatter([], [], s=16, facecolors="none", edgecolors="0.35", label=label)
     axes.plot([before.mean()], [after.mean()], "P", color="black", markeredgecolor="white", markersize=12, label="mean")
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)

@@ -104,10 +104,11 @@ def test_signed_scores_keep_their_sign() -> None:
 def test_pairs_show_every_prompt_and_the_mean() -> None:
     before, after = np.array([0.2, 0.4, 0.6, 0.6]), np.array([0.1, 0.5, 0.6, 0.6])
     axes = pairs_figure(before, after, "toxicity").axes[0]
-    marks = axes.collections[0]
+    marks, sample = axes.collections
     assert sorted(map(tuple, marks.get_offsets())) == [(0.2, 0.1), (0.4, 0.5), (0.6, 0.6)]
     assert sorted(marks.get_sizes().tolist()) == [16, 16, 32]
-    assert "4: 1 lower, 1 higher, 2 equal" in str(marks.get_label())
+    assert "4: 1 lower, 1 higher, 2 equal" in str(sample.get_label())
+    assert sample.get_sizes().tolist() == [16]
     assert line(axes.figure, "mean") == ([pytest.approx(0.45)], [pytest.approx(0.45)])
 
 
