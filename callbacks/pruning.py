@@ -1,14 +1,19 @@
 """Pruning: combine the scores, take the differential, select the neurons, save the recipe and the pruned model."""
 
+from functools import partial
+from pathlib import Path
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.distributed.saving import save_together
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import save_pruned_model
 from sparc3_lightning.pruning.select import SCOPES, Scope, select_neurons
 from sparc3_lightning.pruning.sets import match_general, warn_of_shared_samples
 from sparc3_lightning.scores.combine import Penalty, check_general, differential
+from sparc3_lightning.scores.score_set import ScoreSet
 
 
 class PruningCallback(Callback):
@@ -60,25 +65,21 @@ class PruningCallback(Callback):
             )
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Select on rank 0, tell every rank, save."""
+        """Take the differential, select on rank 0, tell every rank, save."""
         assert isinstance(pl_module, SparC3Module)
-        log_dir = pl_module.log_dir
-
-        def select() -> Recipe:
-            run = pl_module.run
-            general = [run.score_sets[name] for name in run.general]
-            run.differential = differential(
-                general, run.score_sets[self.behaviour], self.general_weight, self.general_penalty
-            )
-            run.differential.save(log_dir / "scores" / "differential")
-            recipe = select_neurons(run.differential, self.num_neurons, self.scope)
-            recipe.save(log_dir)
-            return recipe
-
-        with pl_module.run.timed("selection"):
-            pl_module.run.recipe = from_rank_zero(select)
+        log_dir, run = pl_module.log_dir, pl_module.run
+        with run.timed("selection"):
+            general, behaviour = [run.score_sets[name] for name in run.general], run.score_sets[self.behaviour]
+            contrast = differential(general, behaviour, self.general_weight, self.general_penalty)
+            run.differential = save_together(contrast, log_dir / "scores" / "differential", pl_module.device)
+            run.recipe = from_rank_zero(partial(self._select, run.differential, log_dir))
         if self.save_model:
-            with pl_module.run.timed("saving the pruned model"):
+            with run.timed("saving the pruned model"):
                 save_pruned_model(
-                    pl_module.lm, pl_module.tokenizer, pl_module.run.recipe, log_dir / "pruned_model", check_base=False
+                    pl_module.lm, pl_module.tokenizer, run.recipe, log_dir / "pruned_model", check_base=False
                 )
+
+    def _select(self, contrast: ScoreSet, log_dir: Path) -> Recipe:
+        recipe = select_neurons(contrast, self.num_neurons, self.scope)
+        recipe.save(log_dir)
+        return recipe

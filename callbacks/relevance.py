@@ -14,14 +14,15 @@ from sparc3_lightning.identity import base_model, tokenizer_hash
 from sparc3_lightning.lrp.attribute import attribution_options, check_samples, check_vocabulary
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.scores.manifest import make_manifest
-from sparc3_lightning.scores.score_set import ScoreSet, total_relevance
+from sparc3_lightning.scores.score_set import ScoreSet
 
 
 class RelevanceCallback(Callback):
     """Enters the rules at predict start and leaves them at the end, or on an exception; reduces each reference set.
 
     The scores are the mean over the real samples of all ranks, checked (finite, not negative for `abs`, every expected
-    layer, number of samples) before anyone sees them in `module.run.score_sets`.
+    layer, number of samples) before anyone sees them in `module.run.score_sets`: there rank 0 has those of neurons, and
+    each rank some modules' those of weights, until the score writer has written them.
     """
 
     def __init__(self) -> None:
@@ -78,25 +79,24 @@ class RelevanceCallback(Callback):
         seen = [(index, target_id) for index, target_id in pairs if index != PADDING]
         reduced = reduce_scores(attribution, seen, len(samples))
         module.run.seconds[f"attribution: {name}"] = time.perf_counter() - self._started
-        if reduced is not None:
-            manifest = make_manifest(
-                base_model=module.run.base_model,
-                options=attribution_options(attribution, module.modules_to_attribute),
-                left_out=attribution.left_out,
-                data={
-                    "name": name,
-                    "source": samples.source,
-                    "token_hash": samples.token_hash,
-                    "num_samples": len(samples),
-                    "num_tokens": sum(len(ids) for ids in samples.ids),
-                    "sample_ids": samples.sample_ids,
-                    "target_ids": reduced.target_ids,
-                },
-                model_dtype=str(module.lm.dtype).removeprefix("torch."),
-                tokenizer_hash=tokenizer_hash(module.tokenizer),
-                relevance_per_sample=total_relevance(reduced.scores),
-            )
-            module.run.score_sets[name] = ScoreSet(reduced.scores, manifest)
+        manifest = make_manifest(
+            base_model=module.run.base_model,
+            options=attribution_options(attribution, module.modules_to_attribute),
+            left_out=attribution.left_out,
+            data={
+                "name": name,
+                "source": samples.source,
+                "token_hash": samples.token_hash,
+                "num_samples": len(samples),
+                "num_tokens": sum(len(ids) for ids in samples.ids),
+                "sample_ids": samples.sample_ids,
+                "target_ids": reduced.target_ids,
+            },
+            model_dtype=str(module.weights_dtype).removeprefix("torch."),
+            tokenizer_hash=tokenizer_hash(module.tokenizer),
+            relevance_per_sample=reduced.total,
+        )
+        module.run.score_sets[name] = ScoreSet(reduced.scores, manifest)
         attribution.reset()
         self._seen = []
 

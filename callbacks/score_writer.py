@@ -5,7 +5,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.distributed.saving import save_together
 from sparc3_lightning.module import SparC3Module
 
 
@@ -40,10 +40,6 @@ class ScoreWriter(Callback):
         assert isinstance(pl_module, SparC3Module)
         if batch_idx + 1 < trainer.num_predict_batches[dataloader_idx]:
             return
-        name = pl_module.data.reference_names[dataloader_idx]
+        name, run = pl_module.data.reference_names[dataloader_idx], pl_module.run
         directory = pl_module.log_dir / "scores" / name
-
-        def write() -> None:
-            pl_module.run.score_sets[name].save(directory, self.max_shard_size)
-
-        from_rank_zero(write)
+        run.score_sets[name] = save_together(run.score_sets[name], directory, pl_module.device, self.max_shard_size)

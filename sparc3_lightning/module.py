@@ -102,6 +102,7 @@ class SparC3Module(LightningModule):
         self.evaluator = evaluator or Evaluator()
         self.lr, self.weight_decay, self.betas, self.warmup_steps = lr, weight_decay, betas, warmup_steps
         self.attribution: Attribution | None = None
+        self._compute_dtype: torch.dtype | None = None
         self.run = Run()
 
     @property
@@ -109,6 +110,11 @@ class SparC3Module(LightningModule):
         """The model, which must be there by now."""
         assert self.model is not None, "configure_model has run"
         return self.model
+
+    @property
+    def weights_dtype(self) -> torch.dtype:
+        """Type of the weights; of shards that are stored in float32 the one that they were loaded and compute in."""
+        return self._compute_dtype or self.lm.dtype
 
     @property
     def max_length(self) -> int:
@@ -155,12 +161,11 @@ class SparC3Module(LightningModule):
         return load_sharded_model(name, partial(self._shard, mesh=mesh), self.trainer.strategy.root_device, *options)
 
     def _shard(self, model: PreTrainedModel, mesh: DeviceMesh) -> None:
-        compute_dtype = None
         if self.granularity == "weight" and model.dtype in (torch.bfloat16, torch.float16):
             # Relevance accumulates in the type that shards are stored in (traps 6 and 7).
-            compute_dtype = model.dtype
+            self._compute_dtype = model.dtype
             model.float()
-        shard_model(model, mesh, compute_dtype, sum_gradients=self.trainer.predicting)
+        shard_model(model, mesh, self._compute_dtype, sum_gradients=self.trainer.predicting)
 
     def forward(self, input_ids: Tensor, **kwargs: Any) -> Any:
         """The model's own forward."""

@@ -4,8 +4,6 @@ from collections.abc import Callable
 from typing import TypeVar, cast
 
 import torch
-from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 
@@ -86,23 +84,6 @@ def check_same_on_every_rank(value: object, what: str) -> None:
             f"{what} must be the same on every rank, got {values[0]!r} on rank 0 and {values[other]!r} on rank "
             f"{other}. Give every rank the same files, and set `seed_everything`."
         )
-
-
-def sum_over_ranks(total: Tensor, already_reduced: bool) -> Tensor:
-    """The full sum over ranks of one accumulator.
-
-    Args:
-        total: A sum over this rank's samples, or a sharded gradient that FSDP2 has reduced already.
-        already_reduced: Whether it is the latter.
-
-    Shape: like `total`, unsharded.
-    """
-    if isinstance(total, DTensor):
-        assert already_reduced, "only FSDP2's gradients are sharded"
-        return total.full_tensor()
-    if world_size() > 1 and not already_reduced:
-        torch.distributed.all_reduce(total)
-    return total
 
 
 def gather_objects(mine: list[T]) -> list[T]:

@@ -1,36 +1,45 @@
 """From one rank's sums to the scores of a reference set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-from sparc3_lightning.distributed.ranks import from_rank_zero, gather_objects, is_rank_zero, sum_over_ranks
+from sparc3_lightning.distributed.owners import gather_to_owner, share_out, sum_to_owner
+from sparc3_lightning.distributed.ranks import gather_objects, raise_together, world_size
 from sparc3_lightning.lrp.attribution import Attribution
-from sparc3_lightning.scores.checks import check_scores
+from sparc3_lightning.scores.checks import check_modules, check_scores
+from sparc3_lightning.scores.score_set import total_relevance
 
 
 @dataclass(frozen=True)
 class Reduced:
-    """Scores of a reference set: mean relevance over its samples, and the token explained for each sample."""
+    """Scores of a reference set: mean relevance over its samples.
+
+    Attributes:
+        scores: This rank's part: of neurons all on rank 0, of weights some modules on each rank; on the CPU, in the
+            accumulators' type.
+        target_ids: The token explained for each sample.
+        total: Sum of all ranks' scores.
+    """
 
     scores: dict[str, Tensor]
     target_ids: list[int]
+    total: float
 
 
-def reduce_scores(attribution: Attribution, seen: Sequence[tuple[int, int]], num_samples: int) -> Reduced | None:
-    """Mean over the real samples of all ranks.
+def reduce_scores(attribution: Attribution, seen: Sequence[tuple[int, int]], num_samples: int) -> Reduced:
+    """Mean over the real samples of all ranks. Every rank must call.
 
     Args:
         attribution: What accumulated on this rank; its sums are overwritten.
         seen: Index and explained token of each real sample of this rank.
         num_samples: Samples in the reference set.
 
-    Returns:
-        The scores on the CPU, in the accumulators' type; None on the other ranks.
-
     Raises:
-        ValueError: Samples are missing or came twice; or scores that `check_scores` refuses.
+        ValueError: Samples are missing or came twice; or scores that `check_scores` refuses. On every rank.
     """
     everyone = dict(sorted(gathered := gather_objects(list(seen))))
     if len(gathered) != num_samples or list(everyone) != list(range(num_samples)):
@@ -39,10 +48,30 @@ def reduce_scores(attribution: Attribution, seen: Sequence[tuple[int, int]], num
             f"{len(everyone)} samples. Leave `trainer.limit_predict_batches` at 1.0 and `use_distributed_sampler` "
             "false."
         )
-    scores: dict[str, Tensor] = {}
-    for name, total in attribution.sums().items():
-        full = sum_over_ranks(total, attribution.reduced_by_fsdp)
-        if is_rank_zero():
-            scores[name] = full.cpu() / num_samples
-    from_rank_zero(lambda: check_scores(scores, attribution.sign, attribution.names))
-    return Reduced(scores, list(everyone.values())) if is_rank_zero() else None
+    reduce = _reduce_neurons if attribution.granularity == "neuron" else _reduce_weights
+    scores = {name: total / num_samples for name, total in reduce(attribution.sums()).items()}
+    raise_together(lambda: check_scores(scores, attribution.sign), ValueError, attribution.device)
+    parts = gather_objects([(list(scores), total_relevance(scores))])
+    check_modules([name for names, _ in parts for name in names], attribution.names)
+    return Reduced(scores, list(everyone.values()), sum(total for _, total in parts))
+
+
+def _reduce_neurons(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All on rank 0, in one message: there are few."""
+    total = sum_to_owner(torch.cat(list(sums.values())), owner=0)
+    if total is None:
+        return {}
+    return dict(zip(sums, torch.split(total, [len(part) for part in sums.values()]), strict=True))
+
+
+def _reduce_weights(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Module by module to the rank that it belongs to; FSDP2's gradients are summed already."""
+    owners = share_out({name: total.numel() for name, total in sums.items()}, world_size())
+    found: dict[str, Tensor] = {}
+    for name, total in sums.items():
+        to_owner = (
+            gather_to_owner(total, owners[name]) if isinstance(total, DTensor) else sum_to_owner(total, owners[name])
+        )
+        if to_owner is not None:
+            found[name] = to_owner
+    return found

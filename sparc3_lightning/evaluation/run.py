@@ -17,11 +17,12 @@ class Run:
 
     Attributes:
         base_model: Identity of the model attributed.
-        score_sets: Scores by reference set, on rank 0 (on every rank for neurons).
+        score_sets: Scores by reference set: of neurons on rank 0; of weights shared out over the ranks until they are
+            written, then whole on every rank, read from the run's directory module by module.
         expected_modules: Layers that every score set must hold.
         general: Names of the general sets, and
         behaviour: of the behaviour's, as the pruning callback matched them.
-        differential: Differential scores, on rank 0.
+        differential: Differential scores: of neurons on rank 0, of weights read from the run's directory.
         recipe: What was selected.
         baseline: Evaluation of the model as it was, before pruning.
         pruned: Evaluation with the recipe applied.

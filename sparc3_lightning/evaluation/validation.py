@@ -189,8 +189,7 @@ def _length_bias(general: Sequence[dict[str, Any]], behaviour: dict[str, Any]) -
 def _scope(score_set: ScoreSet) -> str:
     options = score_set.manifest.get("options")
     how = "" if options is None else f" (modules: {options['modules']}, granularity: {options['granularity']})"
-    num_scores = sum(score.numel() for score in score_set.scores.values())
-    return f"{num_scores:,} scores of {len(score_set.scores)} modules{how}"
+    return f"{score_set.num_scores:,} scores of {len(score_set.scores)} modules{how}"
 
 
 def _ratio(part: float | None, whole: float | None) -> float | None:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from sparc3_lightning.scores.lazy import LazyScores
 from sparc3_lightning.scores.manifest import FORMAT_VERSION, Manifest
 from sparc3_lightning.scores.score_set import ScoreSet
 from sparc3_lightning.version import package_versions
@@ -33,9 +34,6 @@ def check_compatible(sets: Sequence[ScoreSet]) -> None:
 
 
 def _identities(first: ScoreSet, other: ScoreSet) -> list[tuple[str, Any, Any]]:
-    def shapes(score_set: ScoreSet) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(score.shape) for name, score in score_set.scores.items()}
-
     def weights(score_set: ScoreSet) -> Any:
         return score_set.manifest.get("base_model", {}).get("weight_hash")
 
@@ -43,7 +41,7 @@ def _identities(first: ScoreSet, other: ScoreSet) -> list[tuple[str, Any, Any]]:
         ("model's weight hash", weights(first), weights(other)),
         ("options", first.manifest.get("options"), other.manifest.get("options")),
         ("tokenizer hash", first.manifest.get("tokenizer_hash"), other.manifest.get("tokenizer_hash")),
-        ("modules and shapes", shapes(first), shapes(other)),
+        ("modules and shapes", first.shapes, other.shapes),
     ]
 
 
@@ -56,7 +54,11 @@ def mean_scores(sets: Sequence[ScoreSet]) -> dict[str, Tensor]:
 
     Source: the document: the general score is the mean of the scores of its seeds.
     """
-    return {name: torch.stack([s.scores[name].double() for s in sets]).mean(0) for name in sets[0].scores}
+    return {name: _mean_score(sets, name) for name in sets[0].scores}
+
+
+def _mean_score(sets: Sequence[ScoreSet], name: str) -> Tensor:
+    return torch.stack([score_set.scores[name].double() for score_set in sets]).mean(0)
 
 
 def check_general(general_weight: float, general_penalty: str) -> None:
@@ -91,6 +93,9 @@ def differential(
         general_weight: Weight g >= 1 of general relevance; 1 is the paper.
         general_penalty: P: "raw" (identity, the paper) or "abs".
 
+    Returns:
+        The differential; where the behaviour's scores are lazy, so are these.
+
     Raises:
         ValueError: No general set; weight below 1; unknown penalty; sets of another model or other options.
 
@@ -104,11 +109,17 @@ def differential(
             "`general_sets` must hold at least one ScoreSet, got none. Set `PruningCallback.init_args.general`."
         )
     check_compatible([*general_sets, behaviour_set])
-    penalty, general = PENALTIES[general_penalty], mean_scores(general_sets)
-    scores = {
-        name: general_weight * penalty(general[name]) - behaviour_set.scores[name].double()
-        for name in behaviour_set.scores
-    }
+    penalty = PENALTIES[general_penalty]
+
+    def contrast(name: str) -> Tensor:
+        return general_weight * penalty(_mean_score(general_sets, name)) - behaviour_set.scores[name].double()
+
+    is_lazy = isinstance(behaviour_set.scores, LazyScores)
+    scores: Mapping[str, Tensor] = (
+        LazyScores(behaviour_set.shapes, contrast)
+        if is_lazy
+        else {name: contrast(name) for name in behaviour_set.scores}
+    )
     inputs = {
         "general": [_described(general_set) for general_set in general_sets],
         "behaviour": _described(behaviour_set),

@@ -1,20 +1,17 @@
 """ScoreSet: the scores of one reference set, and what they are scores of."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from sparc3_lightning.files import file_sha256, new_directory, write_json
+from sparc3_lightning.files import new_directory
 from sparc3_lightning.scores.checks import check_scores
-from sparc3_lightning.scores.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, read_manifest, tensor_files
-
-_FILE_PATTERN = "scores{suffix}.safetensors"
-_INDEX_FILE = "scores.safetensors.index.json"
+from sparc3_lightning.scores.files import ScoreFile, plan_files, write_file, write_index_and_manifest
+from sparc3_lightning.scores.lazy import LazyScores, stored_scores
+from sparc3_lightning.scores.manifest import Manifest, read_manifest, tensor_files
 
 
 def total_relevance(scores: Mapping[str, Tensor]) -> float:
@@ -26,18 +23,33 @@ class ScoreSet:
     """Mean relevance over one reference set, or the differential of several.
 
     Attributes:
-        scores: From module name to float32 tensor, (O,) for neurons or (O, I) for weights.
+        scores: From module name to float32 tensor, (O,) for neurons or (O, I) for weights; `LazyScores` stay lazy.
         manifest: What they are scores of; empty for a set made by hand.
     """
 
     def __init__(self, scores: Mapping[str, Tensor], manifest: Manifest | None = None) -> None:
-        self.scores = {name: score.detach().to("cpu", torch.float32) for name, score in scores.items()}
+        self.scores: Mapping[str, Tensor] = (
+            scores
+            if isinstance(scores, LazyScores)
+            else {name: score.detach().to("cpu", torch.float32) for name, score in scores.items()}
+        )
         self.manifest: Manifest = manifest if manifest is not None else Manifest()
 
     def __repr__(self) -> str:
         kind = self.manifest.get("kind", "made by hand")
-        numbers = sum(score.numel() for score in self.scores.values())
-        return f"ScoreSet({len(self.scores)} modules, {numbers} scores, {kind})"
+        return f"ScoreSet({len(self.scores)} modules, {self.num_scores} scores, {kind})"
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each module's scores; nothing is read."""
+        if isinstance(self.scores, LazyScores):
+            return self.scores.shapes
+        return {name: tuple(score.shape) for name, score in self.scores.items()}
+
+    @property
+    def num_scores(self) -> int:
+        """How many scores there are; nothing is read."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
 
     @property
     def total(self) -> float:
@@ -51,18 +63,33 @@ class ScoreSet:
             ValueError: NaN or Inf, or negative scores where the sign is "abs".
             FileExistsError: The directory holds something already.
         """
-        check_scores(self.scores, sign=self._sign)
+        if not self.scores:
+            raise ValueError("`scores` must hold at least one module, got none.")
         directory = Path(directory)
         with new_directory(directory) as temporary:
-            save_torch_state_dict(
-                _with_own_memory(self.scores), temporary, filename_pattern=_FILE_PATTERN, max_shard_size=max_shard_size
-            )
-            files = {file.name: file_sha256(file) for file in sorted(temporary.iterdir())}
-            manifest = Manifest(format_version=FORMAT_VERSION)
-            manifest.update(self.manifest)
-            manifest["files"] = files
-            write_json(temporary / MANIFEST_FILE, manifest)
+            groups = plan_files(self.shapes, max_shard_size)
+            write_index_and_manifest(temporary, self.manifest, self.write_files(temporary, groups, 0, len(groups)))
         return directory
+
+    def write_files(self, directory: Path, groups: Sequence[Sequence[str]], first: int, num: int) -> list[ScoreFile]:
+        """Write some of the files of a score directory, one group of modules each, and check what they get.
+
+        Args:
+            directory: Where; it is there already.
+            groups: Module names of each file.
+            first: Number of the first file, from 0.
+            num: Number of files that the directory will hold.
+
+        Raises:
+            ValueError: NaN or Inf, or negative scores where the sign is "abs".
+            OSError: A file cannot be written.
+        """
+        files = []
+        for number, names in enumerate(groups, start=first):
+            scores = {name: self.scores[name] for name in names}
+            check_scores(scores, sign=self._sign)
+            files.append(write_file(directory, number, num, scores))
+        return files
 
     @property
     def _sign(self) -> str | None:
@@ -78,26 +105,26 @@ class ScoreSet:
             FileNotFoundError: No manifest, or a file that it names is missing.
             ValueError: Another format version; a truncated or changed file; NaN or Inf.
         """
-        directory = Path(directory)
-        manifest = read_manifest(directory)
-        scores: dict[str, Tensor] = {}
-        for file in tensor_files(manifest):
-            try:
-                scores.update(load_file(directory / file))
-            except SafetensorError as error:
-                raise ValueError(f"{directory / file} is no readable safetensors file: {error}.") from error
-        loaded = cls(scores, manifest)
+        stored = cls.open(directory)
+        loaded = cls(dict(stored.scores), stored.manifest)
         check_scores(loaded.scores, sign=loaded._sign)
         return loaded
 
+    @classmethod
+    def open(cls, directory: str | Path, check_files: bool = True) -> "ScoreSet":
+        """Like `load`, for scores larger than memory: each module is read whenever it is asked for.
 
-def _with_own_memory(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy what shares memory or is part of a larger tensor: huggingface_hub drops such tensors without a word."""
-    seen: set[int] = set()
-    result = {}
-    for name, score in scores.items():
-        memory = score.untyped_storage()
-        is_own = memory.data_ptr() not in seen and memory.nbytes() == score.nbytes and score.is_contiguous()
-        seen.add(memory.data_ptr())
-        result[name] = score if is_own else score.clone(memory_format=torch.contiguous_format)
-    return result
+        Args:
+            directory: A directory that `save` wrote.
+            check_files: Compare the files with their sha256.
+
+        Raises:
+            FileNotFoundError: No manifest, or a file that it names is missing.
+            ValueError: Another format version; a truncated or changed file.
+        """
+        directory = Path(directory)
+        manifest = read_manifest(directory, check_files)
+        scores = stored_scores(directory, tensor_files(manifest))
+        if not scores:
+            raise ValueError(f"{directory} must hold the scores of at least one module, got none.")
+        return cls(scores, manifest)

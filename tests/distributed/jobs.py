@@ -16,8 +16,10 @@ from torch import Tensor
 from callbacks import RelevanceCallback
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.samples import LoadContext, Prompt, PromptSet, ReferenceSamples, ReferenceSet, TextSet
+from sparc3_lightning.distributed.ranks import gather_objects, world_size
 from sparc3_lightning.distributed.reduce import Reduced, reduce_scores
 from sparc3_lightning.evaluation import Decoding, Evaluator
+from sparc3_lightning.lrp.attribution import Attribution
 from sparc3_lightning.metrics import LexicalScorer
 from sparc3_lightning.module import SparC3Module
 from tests.tiny import tiny_samples
@@ -103,12 +105,16 @@ def predict(trainer: Trainer, module: SparC3Module, data: SparC3DataModule | Non
 
 @contextmanager
 def reduced_scores() -> Iterator[list[dict[str, Tensor]]]:
-    """The scores of each reference set as they are reduced, in the accumulators' type; none but on rank 0."""
+    """The scores of each reference set as they are reduced, in the accumulators' type, those of all ranks together."""
     found: list[dict[str, Tensor]] = []
 
-    def reduce(*args: Any) -> Reduced | None:
-        reduced = reduce_scores(*args)
-        found.extend([] if reduced is None else [reduced.scores])
+    def reduce(attribution: Attribution, *args: Any) -> Reduced:
+        reduced = reduce_scores(attribution, *args)
+        parts = gather_objects([reduced.scores])
+        if attribution.granularity == "weight" and len(attribution.names) > world_size() > 1:
+            assert all(0 < len(part) < len(attribution.names) for part in parts), "no rank has all"
+        everything = {name: score for part in parts for name, score in part.items()}
+        found.append({name: everything[name] for name in attribution.names})
         return reduced
 
     with mock.patch("callbacks.relevance.reduce_scores", reduce):
@@ -119,8 +125,9 @@ def predict_cases(model: str, directory: str, cases: Sequence[Case]) -> None:
     """Each case's scores; and each strategy's evaluation, on every rank."""
     for case in cases:
         with reduced_scores() as found:
-            predict(make_trainer(case.strategy, RelevanceCallback()), make_module(model, case))
-        if found:
+            trainer = make_trainer(case.strategy, RelevanceCallback())
+            predict(trainer, make_module(model, case))
+        if trainer.is_global_zero:
             torch.save(found, Path(directory) / f"{case.name}.pt")
     for strategy in sorted({case.strategy for case in cases}):
         module = make_module(model)

@@ -87,16 +87,16 @@ def test_one_sample_that_breaks_on_its_rank_alone(strategy: str, model: Path) ->
 
 
 def refused_scores(model: str, strategy: str) -> None:
-    """Rank 0 alone has the scores, and checks them."""
+    """Each rank checks its part."""
     with (
         mock.patch("sparc3_lightning.distributed.reduce.check_scores", side_effect=ValueError("not these")),
-        pytest.raises(ValueError, match="not these"),
+        pytest.raises(ValueError, match="on rank 0: not these"),
     ):
         predict(make_trainer(strategy, RelevanceCallback()), make_module(model))
 
 
 @both
-def test_scores_that_rank_zero_refuses(strategy: str, model: Path) -> None:
+def test_scores_that_a_rank_refuses(strategy: str, model: Path) -> None:
     run_distributed(refused_scores, 2, str(model), strategy, timeout=60)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparc3_lightning.scores.checks import check_scores, count_scores
+from sparc3_lightning.scores.checks import check_modules, count_scores
 
 NAN, INF = float("nan"), float("inf")
 
@@ -21,7 +21,8 @@ def test_counts() -> None:
 
 def test_expected_layers() -> None:
     # Trap 14: every expected layer, and no other.
-    scores = {"a": torch.ones(1), "b": torch.ones(1)}
-    check_scores(scores, "abs", expected=["b", "a"])
+    check_modules(["a", "b"], ["b", "a"])
     with pytest.raises(ValueError, match=r"missing: \['c'\], not expected: \['b'\]"):
-        check_scores(scores, "abs", expected=["a", "c"])
+        check_modules(["a", "b"], ["a", "c"])
+    with pytest.raises(ValueError, match="every expected layer once"):
+        check_modules(["a", "a"], ["a"])

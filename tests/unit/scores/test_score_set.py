@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sparc3_lightning import ScoreSet, attribute
-from sparc3_lightning.scores import score_set as room
+from sparc3_lightning.scores import files as room
 from sparc3_lightning.scores.manifest import Manifest
 from tests.tiny import tiny_llama, tiny_samples
 
@@ -168,7 +168,7 @@ def test_empty_set_is_refused(tmp_path: Path) -> None:
         ScoreSet({}).save(tmp_path / "scores")
 
 
-@pytest.mark.parametrize("place", ["save_torch_state_dict", "file_sha256", "write_json"])
+@pytest.mark.parametrize("place", ["save_file", "file_sha256", "write_json"])
 def test_nothing_is_half_written(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **kwargs: object) -> None:
         raise OSError("disk full")
