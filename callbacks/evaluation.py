@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.experiment import experiment_results
 from sparc3_lightning.evaluation.records import Evaluation
@@ -45,6 +46,7 @@ class EvaluationCallback(Callback):
         assert isinstance(pl_module, SparC3Module)
         if pl_module.run.behaviour is None:
             raise ValueError(_ORDER)
+        check_scores_are_whole(trainer, pl_module)
         prompts, rows = pl_module.data.prompts, pl_module.data.text_rows
         if not prompts and not rows:
             raise ValueError(

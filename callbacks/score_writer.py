@@ -43,3 +43,17 @@ class ScoreWriter(Callback):
         name, run = pl_module.data.reference_names[dataloader_idx], pl_module.run
         directory = pl_module.log_dir / "scores" / name
         run.score_sets[name] = save_together(run.score_sets[name], directory, pl_module.device, self.max_shard_size)
+
+
+def check_scores_are_whole(trainer: Trainer, module: SparC3Module) -> None:
+    """Refuse to go on to what reads a set as a whole where no process will ever have it so.
+
+    Raises:
+        ValueError: Weight scores, shared out over several processes, and no score writer to put them together.
+    """
+    has_writer = any(isinstance(callback, ScoreWriter) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    if module.granularity == "weight" and trainer.world_size > 1 and not has_writer:
+        raise ValueError(
+            "weight scores of several processes are put together on disk: `trainer.callbacks` must list "
+            "`callbacks.ScoreWriter` after `callbacks.RelevanceCallback`."
+        )

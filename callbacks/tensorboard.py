@@ -5,6 +5,7 @@ import warnings
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.evaluation.experiment import neurons_per_layer
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.module import SparC3Module
@@ -37,6 +38,8 @@ class TensorBoardCallback(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say at once that nothing will be shown, if so."""
+        assert isinstance(pl_module, SparC3Module)
+        check_scores_are_whole(trainer, pl_module)
         if trainer.is_global_zero and _logger(trainer) is None:
             warnings.warn(
                 "TensorBoardCallback shows nothing: set `trainer.logger` to a TensorBoardLogger, or leave it out.",
