@@ -15,11 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_sc
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.samples import Prompt
 from sparc3_lightning.distributed.fsdp import check_accumulates, data_parallel_mesh, reshard, shard_model
-from sparc3_lightning.distributed.loading import load_sharded_model
-from sparc3_lightning.distributed.ranks import check_same_on_every_rank, from_rank_zero, raise_together
+from sparc3_lightning.distributed.loading import load_sharded_model, shard_built_model
+from sparc3_lightning.distributed.ranks import from_rank_zero, raise_together
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.run import Run
-from sparc3_lightning.identity import weight_hash
 from sparc3_lightning.lrp.attribution import Attribution, Granularity
 from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.rules import Variant
@@ -139,33 +138,24 @@ class SparC3Module(LightningModule):
                 f"under its base model's name, got {self.recipe_path!r}. Set `model.recipe: null`; or apply it "
                 "(`sparc3 apply`) and attribute the directory."
             )
-        mesh = data_parallel_mesh(self.trainer.strategy, self.device_mesh)
-        self.model = self._build(mesh) if self.model_name is None else self._load(self.model_name, mesh)
+        self.model = self._load(data_parallel_mesh(self.trainer.strategy, self.device_mesh))
         if self.recipe_path is not None:
             self.run.recipe = Recipe.load(self.recipe_path)
             apply_recipe(self.model, self.run.recipe)
 
-    def _build(self, mesh: DeviceMesh | None) -> PreTrainedModel:
-        assert self.model_config is not None
-        model = build_model(self.model_config, len(self.tokenizer), self.dtype_name, self.attn_implementation)
-        if mesh is not None:
-            # Shards of different models would make one that nobody has. (Replicas get rank 0's.)
-            check_same_on_every_rank(weight_hash(model), "the model's weights (their hash)")
-            self._shard(model, mesh)
-        return model
-
-    def _load(self, name: str, mesh: DeviceMesh | None) -> PreTrainedModel:
-        options = (self.revision, self.dtype_name, self.attn_implementation)
+    def _load(self, mesh: DeviceMesh | None) -> PreTrainedModel:
+        options = (self.dtype_name, self.attn_implementation)
+        if self.model_config is not None:
+            model = build_model(self.model_config, len(self.tokenizer), *options)
+            return model if mesh is None else shard_built_model(model, partial(self._shard, mesh=mesh))
+        assert self.model_name is not None
         if mesh is None:
-            return load_model(name, *options)
-        return load_sharded_model(name, partial(self._shard, mesh=mesh), self.trainer.strategy.root_device, *options)
+            return load_model(self.model_name, self.revision, *options)
+        device, shard = self.trainer.strategy.root_device, partial(self._shard, mesh=mesh)
+        return load_sharded_model(self.model_name, shard, device, self.revision, *options)
 
     def _shard(self, model: PreTrainedModel, mesh: DeviceMesh) -> None:
-        if self.granularity == "weight" and model.dtype in (torch.bfloat16, torch.float16):
-            # Relevance accumulates in the type that shards are stored in (traps 6 and 7).
-            self._compute_dtype = model.dtype
-            model.float()
-        shard_model(model, mesh, self._compute_dtype, sum_gradients=self.trainer.predicting)
+        self._compute_dtype = shard_model(model, mesh, self.granularity == "weight", self.trainer.predicting)
 
     def forward(self, input_ids: Tensor, **kwargs: Any) -> Any:
         """The model's own forward."""

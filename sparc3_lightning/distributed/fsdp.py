@@ -1,7 +1,7 @@
 """FSDP2: shard a model by decoder block, and make its gradient reduction carry relevance."""
 
+import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
-from torch import dtype
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import PreTrainedModel
@@ -27,19 +27,27 @@ def data_parallel_mesh(strategy: Strategy, mesh: DeviceMesh | None) -> DeviceMes
 
 
 def shard_model(
-    model: PreTrainedModel, mesh: DeviceMesh, compute_dtype: dtype | None = None, sum_gradients: bool = False
-) -> None:
+    model: PreTrainedModel, mesh: DeviceMesh, float32_shards: bool = False, sum_gradients: bool = False
+) -> torch.dtype | None:
     """Shard every decoder block, then the rest, over `mesh`.
 
     Args:
         model: The whole model; afterwards each rank holds its shards.
         mesh: One-dimensional device mesh.
-        compute_dtype: Type that parameters are gathered and computed in; None: their own.
+        float32_shards: Weights of half precision are stored in float32 and gathered and computed in their own type:
+            relevance accumulates in the type that shards are stored in (traps 6 and 7).
         sum_gradients: Gradients are summed over ranks instead of averaged: relevance is a sum over samples (trap 2).
+
+    Returns:
+        The type that is computed in, where it is not the one that is stored.
 
     Source: method.md, section 5.
     """
-    reduce_dtype = None if compute_dtype is None else model.dtype
+    compute_dtype: torch.dtype | None = None
+    if float32_shards and model.dtype in (torch.bfloat16, torch.float16):
+        compute_dtype = model.dtype
+        model.float()
+    reduce_dtype = None if compute_dtype is None else torch.float32
     policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=reduce_dtype)
     for block in get_family(model.config.model_type).block_modules(model):
         fully_shard(block, mesh=mesh, mp_policy=policy)
@@ -50,6 +58,7 @@ def shard_model(
                 # Both are needed: one alone still averages, or asks gloo for an operation it does not have.
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)
+    return compute_dtype
 
 
 def reshard(model: PreTrainedModel) -> None:

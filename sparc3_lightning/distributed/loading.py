@@ -13,8 +13,9 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from sparc3_lightning.distributed.ranks import from_rank_zero, raise_together
+from sparc3_lightning.distributed.ranks import check_same_on_every_rank, from_rank_zero, raise_together
 from sparc3_lightning.files import read_json
+from sparc3_lightning.identity import weight_hash
 from sparc3_lightning.models import DtypeName, check_whole, damaged, hub_error, load_config, torch_dtype
 
 _FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -24,7 +25,7 @@ _PATTERNS = ["config.json", "generation_config.json", _FILE, _INDEX, "model-*.sa
 
 def load_sharded_model(
     name: str,
-    shard: Callable[[PreTrainedModel], None],
+    shard: Callable[[PreTrainedModel], object],
     device: torch.device,
     revision: str | None = None,
     dtype: DtypeName = "auto",
@@ -60,6 +61,17 @@ def load_sharded_model(
     model._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device))
     raise_together(lambda: _fill(name, model, files), (ValueError, OSError), device)
     return model.eval()
+
+
+def shard_built_model(model: PreTrainedModel, shard: Callable[[PreTrainedModel], object]) -> PreTrainedModel:
+    """Shard a model with random weights, which every rank has made for itself. Every rank must call.
+
+    Raises:
+        ValueError: The ranks' weights differ: their shards would make a model that nobody has.
+    """
+    check_same_on_every_rank(weight_hash(model), "the model's weights (their hash)")
+    shard(model)
+    return model
 
 
 def _local_directory(name: str, revision: str | None) -> Path:

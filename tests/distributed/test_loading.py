@@ -202,7 +202,7 @@ def load_in_little_memory(wide: str, small: str, float32: bool) -> None:
     mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
 
     def shard(model: PreTrainedModel) -> None:
-        shard_model(model.float() if float32 else model, mesh)
+        shard_model(model, mesh, float32)
 
     load(small, shard)  # what is imported and allocated once is not the model's
     with peak_growth() as loading:
