@@ -102,7 +102,8 @@ def fit_model(demo: Demo, console: Console) -> None:
         num_parameters = sum(parameter.numel() for parameter in module.lm.parameters())
         return {"made": str(FIT / "model"), "num_parameters": num_parameters, "figures": figures}
 
-    inputs = (FIT_CONFIG, CORPUS / "train.jsonl", CORPUS / "text_validation.jsonl", CORPUS / "tokenizer")
+    inputs = (FIT_CONFIG, CORPUS / "train.jsonl", CORPUS / "text_train.jsonl", CORPUS / "text_validation.jsonl",
+              CORPUS / "tokenizer")  # fmt: skip
     outcome = Stage("model", FIT, inputs, {"options": demo.fit_options}).run(make, console)
     console.print(f"  {outcome['num_parameters']:,} parameters")
     for name, figure in outcome["figures"].items():

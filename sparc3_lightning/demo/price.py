@@ -36,9 +36,9 @@ def print_price(price: dict[str, dict[str, float]], console: Console) -> None:
     """
     perplexity, unknown = price["perplexity"], price["unknown_words"]
     before, after = perplexity["baseline"], perplexity["pruned"]
-    console.print(Text("The price beside it", "bold"))
+    console.print(Text("\nThe price beside it", "bold"))
     console.print(
-        f"  perplexity (disjoint) of new everyday text of known frames: {number(before)} -> {number(after)} "
+        f"  perplexity (disjoint) of new text of known frames: {number(before)} -> {number(after)} "
         f"({percent(after / before - 1)})"
     )
     console.print(
