@@ -20,8 +20,10 @@ def trainer_progress(trainer: Trainer, items: Iterable[Any], total: int, descrip
         for item in items:
             yield item
             bar.progress.advance(task)
-        # What is done makes room: a run has dozens of such loops.
+        # What is done makes room: a run has dozens of such loops. At once, or a line that Lightning logs past the bar
+        # would leave it standing.
         bar.progress.update(task, visible=False)
+        bar.progress.refresh()
     elif isinstance(bar, TQDMProgressBar) and not bar.is_disabled:
         yield from Tqdm(
             items, total=total, desc=description, file=sys.stdout, smoothing=0, dynamic_ncols=True,
