@@ -3,7 +3,15 @@
 from callbacks.evaluation import EvaluationCallback
 from callbacks.pruning import PruningCallback
 from callbacks.relevance import RelevanceCallback
+from callbacks.resume import ResumeCallback
 from callbacks.score_writer import ScoreWriter
 from callbacks.tensorboard import TensorBoardCallback
 
-__all__ = ["EvaluationCallback", "PruningCallback", "RelevanceCallback", "ScoreWriter", "TensorBoardCallback"]
+__all__ = [
+    "EvaluationCallback",
+    "PruningCallback",
+    "RelevanceCallback",
+    "ResumeCallback",
+    "ScoreWriter",
+    "TensorBoardCallback",
+]

@@ -10,6 +10,7 @@ from torch import Tensor
 from sparc3_lightning.data.sampler import PADDING
 from sparc3_lightning.distributed.ranks import check_same_on_every_rank
 from sparc3_lightning.distributed.reduce import reduce_scores
+from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.identity import base_model, tokenizer_hash
 from sparc3_lightning.lrp.attribute import attribution_options, check_samples, check_vocabulary
 from sparc3_lightning.module import SparC3Module
@@ -26,8 +27,18 @@ class RelevanceCallback(Callback):
     """
 
     def __init__(self) -> None:
-        self._seen: list[Tensor] = []
-        self._started = 0.0
+        self._explained: list[Tensor] = []
+        self._clock = 0.0
+
+    @property
+    def explained(self) -> list[tuple[int, int]]:
+        """Index and explained token of each sample of this rank, of the reference set in progress."""
+        pairs = [pair for batch in self._explained for pair in batch.T.tolist()]
+        return [(index, token) for index, token in pairs if index != PADDING]
+
+    @explained.setter
+    def explained(self, pairs: list[tuple[int, int]]) -> None:
+        self._explained = [torch.tensor(pairs, dtype=torch.int64).view(-1, 2).T]
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that gradients are possible, note which model this is, and enter the rules."""
@@ -47,14 +58,15 @@ class RelevanceCallback(Callback):
         attribution = pl_module.new_attribution()
         pl_module.run.expected_modules = attribution.names
         pl_module.attribution = attribution.__enter__()
-        self._seen = []
+        self._explained = []
 
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Start the clock of a reference set."""
-        if batch_idx == 0:
-            self._started = time.perf_counter()
+        assert isinstance(pl_module, SparC3Module)
+        if batch_idx == 0 or pl_module.run.is_done(batch_idx, dataloader_idx):
+            self._clock = time.perf_counter()
 
     def on_predict_batch_end(
         self,
@@ -67,18 +79,24 @@ class RelevanceCallback(Callback):
     ) -> None:
         """Note the explained tokens; after a set's last batch, reduce its scores."""
         assert isinstance(pl_module, SparC3Module)
+        if pl_module.run.is_done(batch_idx, dataloader_idx):
+            return
+        name = pl_module.data.reference_names[dataloader_idx]
         # They stay on the device until the set ends: a copy to the host would wait for the batch.
-        self._seen.append(torch.stack([batch["indices"], outputs.to(batch["indices"])]))
+        self._explained.append(torch.stack([batch["indices"], outputs.to(batch["indices"])]))
         if batch_idx + 1 == trainer.num_predict_batches[dataloader_idx]:
-            self._finish(pl_module, pl_module.data.reference_names[dataloader_idx])
+            self._finish(pl_module, name)
+        self._read_clock(pl_module.run, f"attribution: {name}")
+
+    def _read_clock(self, run: Run, stage: str) -> None:
+        now = time.perf_counter()
+        run.seconds[stage] = run.seconds.get(stage, 0.0) + now - self._clock
+        self._clock = now
 
     def _finish(self, module: SparC3Module, name: str) -> None:
         assert module.attribution is not None
         samples, attribution = module.data.reference_samples[name], module.attribution
-        pairs = torch.cat(self._seen, dim=1).T.tolist()
-        seen = [(index, target_id) for index, target_id in pairs if index != PADDING]
-        reduced = reduce_scores(attribution, seen, len(samples))
-        module.run.seconds[f"attribution: {name}"] = time.perf_counter() - self._started
+        reduced = reduce_scores(attribution, self.explained, len(samples))
         manifest = make_manifest(
             base_model=module.run.base_model,
             options=attribution_options(attribution, module.modules_to_attribute),
@@ -98,7 +116,7 @@ class RelevanceCallback(Callback):
         )
         module.run.score_sets[name] = ScoreSet(reduced.scores, manifest)
         attribution.reset()
-        self._seen = []
+        self._explained = []
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the rules: what follows runs the plain model."""

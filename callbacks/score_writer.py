@@ -38,7 +38,8 @@ class ScoreWriter(Callback):
     ) -> None:
         """After a set's last batch, write its scores."""
         assert isinstance(pl_module, SparC3Module)
-        if batch_idx + 1 < trainer.num_predict_batches[dataloader_idx]:
+        is_last = batch_idx + 1 == trainer.num_predict_batches[dataloader_idx]
+        if not is_last or pl_module.run.is_done(batch_idx, dataloader_idx):
             return
         name, run = pl_module.data.reference_names[dataloader_idx], pl_module.run
         directory = pl_module.log_dir / "scores" / name

@@ -6,6 +6,10 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -15,10 +19,12 @@ import sparc3_lightning
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.files import write_json
+from sparc3_lightning.lock import Lock
 from sparc3_lightning.messages import short_message
 from sparc3_lightning.module import SparC3Module
-from sparc3_lightning.provenance import provenance
-from sparc3_lightning.pruning.recipe import RECIPE_FILE
+from sparc3_lightning.provenance import PROVENANCE_FILE, provenance
+from sparc3_lightning.run_directory import check_loggers, refuse_used
+from sparc3_lightning.unfinished import go_on_in_unfinished
 
 
 def check_same_checkout() -> None:
@@ -49,27 +55,43 @@ class _Parser(LightningArgumentParser):
 
 
 class SaveRunCallback(SaveConfigCallback):
-    """Saves the run's config, seed included, and beside it what the run was made with."""
+    """Saves the run's config, seed included, and beside it what the run was made with; keeps other runs out."""
+
+    _lock: Lock | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write `provenance.json` and, before any work, Lightning's `config.yaml`."""
         # Every rank asks: Lightning broadcasts the directory. (`save_config` is called on rank 0 alone.)
         directory = Path(trainer.log_dir or trainer.default_root_dir)
-        if stage == "predict":
-            from_rank_zero(lambda: _refuse_used(directory))
+        resume = _resume_callback(trainer)
+
+        def claim() -> None:
+            if stage == "predict":
+                refuse_used(directory, resumes=resume is not None and resume.resume != "never")
+            self._lock = self._lock or Lock(directory)
+
+        from_rank_zero(claim)
         if trainer.is_global_zero and not self.already_saved:
-            write_json(directory / "provenance.json", provenance(trainer.world_size))
+            write_json(directory / PROVENANCE_FILE, provenance(trainer.world_size, directory))
         super().setup(trainer, pl_module, stage)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let other runs in."""
+        self._release()
 
-def _refuse_used(directory: Path) -> None:
-    """One directory, one run: results of another would get this one's config, and the scores have no room."""
-    used = [name for name in ("scores", RECIPE_FILE) if (directory / name).exists()]
-    if used:
-        raise FileExistsError(
-            f"{directory} holds another run's {used[0]}. Set `trainer.logger` (each run then gets a directory of its "
-            "own), or another `trainer.default_root_dir`."
-        )
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let other runs in."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+
+def _resume_callback(trainer: Trainer) -> callbacks.ResumeCallback | None:
+    listed = trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it from elsewhere
+    return next((callback for callback in listed if isinstance(callback, callbacks.ResumeCallback)), None)
 
 
 class SparC3CLI(LightningCLI):
@@ -103,8 +125,30 @@ class SparC3CLI(LightningCLI):
         """Force `inference_mode: false` for predict; a trainer default would lose to the config."""
         if self.subcommand == "predict":
             kwargs["inference_mode"] = False
+        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+            # Unless told, Lightning saves inside its signal handlers there, and requeues the job itself.
+            plugins = self._get(self.config_init, "trainer").get("plugins") or []
+            plugins = plugins if isinstance(plugins, list) else [plugins]
+            if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+                kwargs["plugins"] = [*plugins, SLURMEnvironment(auto_requeue=False)]
         trainer: Trainer = super().instantiate_trainer(**kwargs)
+        check_loggers(trainer.loggers)
         return trainer
+
+    def before_predict(self) -> None:
+        """Go on in the directory of an unfinished run that attributes the same."""
+        resume = _resume_callback(self.trainer)
+        if resume is None or resume.resume == "never" or not self.trainer.is_global_zero:
+            return
+        config = yaml.safe_load(self._parser("predict").dump(self.config.predict, skip_none=False))
+        found, why_not = go_on_in_unfinished(self.trainer, config)
+        if found is None and resume.resume == "must":
+            raise ValueError(
+                f"`resume` is 'must', and no unfinished run attributes the same: {why_not or 'there is none'}. Set "
+                "`ResumeCallback.init_args.resume`."
+            )
+        if why_not:
+            print(f"not resumed: {why_not}. A new run begins.", file=sys.stderr)
 
     def predict(self, model: SparC3Module, **kwargs: Any) -> None:
         """Run predict without keeping every batch's output."""

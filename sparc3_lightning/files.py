@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 _FILE_MODE, _DIRECTORY_MODE = 0o644, 0o755
 
 
@@ -19,6 +21,7 @@ def new_directory(path: Path) -> Iterator[Path]:
 
     Raises:
         FileExistsError: `path` is there already and not empty.
+        OSError: Something cannot be written; names `path`.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} exists already and is not empty: remove it, or choose another directory.")
@@ -31,9 +34,18 @@ def new_directory(path: Path) -> Iterator[Path]:
             file.chmod(_DIRECTORY_MODE if file.is_dir() else _FILE_MODE)
         temporary.chmod(_DIRECTORY_MODE)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, SafetensorError):  # its own kind of what is an OSError everywhere else
+            raise OSError(f"{path} cannot be written: {error}.") from error
+        _say_where(error, path)
         raise
+
+
+def _say_where(error: BaseException, path: Path) -> None:
+    """A full disk does not say which file it was."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        error.filename = str(path)
 
 
 def write_json(path: str | Path, content: Any) -> Path:
@@ -76,8 +88,9 @@ def write_text(path: Path, text: str) -> Path:
             os.fsync(file.fileno())
         temporary.chmod(_FILE_MODE)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        _say_where(error, path)
         raise
     return path
 

@@ -28,7 +28,9 @@ def usage() -> str:
     lines += [f"  {name:<10}{text}" for name, text in TRAINER_COMMANDS.items()]
     lines += ["", "Files:"]
     lines += [f"  {name:<10}{text}" for name, text in FILE_COMMANDS.items()]
-    lines += ["", "  --version print the version", "", "Start here: sparc3 predict --config configs/tiny/suppress.yaml"]
+    lines += ["", "  --version print the version", ""]
+    lines += ["Exit codes: 0 done; 1, 2 refused; 75 stopped by SIGTERM or SIGUSR1, the same command goes on"]
+    lines += ["", "Start here: sparc3 predict --config configs/tiny/suppress.yaml"]
     return "\n".join(lines)
 
 

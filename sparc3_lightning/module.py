@@ -258,10 +258,12 @@ class SparC3Module(LightningModule):
         """Attribute one batch; relevance goes to the attribution's sums.
 
         Returns:
-            The explained token ids.
+            The explained token ids; none of a batch that was done before the run was interrupted.
 
         Shape: batch as `data.sampler.Batch`; result (B,).
         """
+        if self.run.is_done(batch_idx, dataloader_idx):
+            return batch["indices"].new_empty(0)
         if self.attribution is None:
             raise ValueError(
                 "predict attributes only while the rules are on, got no relevance callback. Add "

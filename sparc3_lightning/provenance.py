@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 
+from sparc3_lightning.files import read_json
 from sparc3_lightning.version import package_versions
+
+PROVENANCE_FILE = "provenance.json"
 
 
 def _git(*args: str) -> str | None:
@@ -21,14 +24,15 @@ def _git(*args: str) -> str | None:
         return None
 
 
-def provenance(world_size: int) -> dict[str, Any]:
+def provenance(world_size: int, run_dir: Path) -> dict[str, Any]:
     """Command, versions, machine and commit, as JSON.
 
     Args:
         world_size: Number of processes of the run.
+        run_dir: The run's directory; what an interrupted run has left there is named under `earlier`.
     """
     commit = _git("rev-parse", "HEAD")
-    return {
+    found = {
         "command": sys.argv,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": package_versions(),
@@ -39,3 +43,8 @@ def provenance(world_size: int) -> dict[str, Any]:
         "num_threads": torch.get_num_threads(),
         "world_size": world_size,
     }
+    path = run_dir / PROVENANCE_FILE
+    if path.is_file():
+        before = read_json(path)
+        found["earlier"] = [*before.pop("earlier", []), before]
+    return found

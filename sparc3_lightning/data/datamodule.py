@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,8 @@ class SparC3DataModule(LightningDataModule):
         train_seed: int = 0,
     ) -> None:
         super().__init__()
+        for name in reference_sets or {}:
+            check_set_name(name)
         check_at_least("batch_size", batch_size, 1)
         check_at_least("max_tokens", max_tokens, 1)
         check_at_least("train_batch_size", train_batch_size, 1)
@@ -210,6 +213,19 @@ class SparC3DataModule(LightningDataModule):
         """Give this rank among those that get different data; under tensor parallelism they are fewer than all."""
         ranks = getattr(self.trainer, "distributed_sampler_kwargs", None) or {}
         return ranks.get("rank", 0), ranks.get("num_replicas", 1)
+
+
+def check_set_name(name: str) -> None:
+    """Refuse what cannot name a directory of scores.
+
+    Raises:
+        ValueError: It holds anything but letters, digits, `_`, `-` and `.`, begins with `.`, or is `differential`.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name) or name == "differential":
+        raise ValueError(
+            f"a reference set's name must be letters, digits, `_`, `-` and `.` (it names a directory), and not "
+            f"`differential`, got {name!r}. Rename it in `data.reference_sets`."
+        )
 
 
 class _Empty(Dataset[int]):

@@ -1,6 +1,6 @@
 """What several processes do together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
 import torch
@@ -93,3 +93,17 @@ def gather_objects(mine: list[T]) -> list[T]:
     parts: list[list[T]] = [[] for _ in range(world_size())]
     torch.distributed.all_gather_object(parts, mine)
     return [item for part in parts for item in part]
+
+
+def any_rank(flags: Sequence[bool], device: torch.device) -> list[bool]:
+    """Which of the flags is up on any rank; every rank must ask.
+
+    Args:
+        flags: This rank's.
+        device: Where the ranks' backend communicates from.
+    """
+    if world_size() == 1:
+        return list(flags)
+    raised = torch.tensor(flags, dtype=torch.int32, device=device)
+    torch.distributed.all_reduce(raised, torch.distributed.ReduceOp.MAX)
+    return [bool(flag) for flag in raised.tolist()]

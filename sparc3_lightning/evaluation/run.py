@@ -29,6 +29,7 @@ class Run:
         controls: Evaluations with as many random neurons of the same layers removed, one a draw.
         results: What `experiment_results.json` holds, on rank 0.
         seconds: Wall time of each stage.
+        num_done: By number of the reference set, batches that were attributed before the run was interrupted.
     """
 
     base_model: dict[str, Any] = field(default_factory=dict)
@@ -43,6 +44,11 @@ class Run:
     controls: list[Evaluation] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    num_done: dict[int, int] = field(default_factory=dict)
+
+    def is_done(self, batch_idx: int, dataloader_idx: int) -> bool:
+        """Whether a batch was attributed before the run was interrupted: it is passed over."""
+        return batch_idx < self.num_done.get(dataloader_idx, 0)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """Attribution: the rules on, every chosen layer with a sink, one backward pass a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Literal, Self
 
@@ -196,13 +196,44 @@ class Attribution:
                     f"layer {name} took part in {sink.num_backwards} of {self.num_batches} backward passes: "
                     "its relevance is incomplete."
                 )
-        return {name: self._sum(name, sink) for name, sink in self._sinks.items()}
+        return {name: self._sum(name) for name in self.names}
 
-    def _sum(self, name: str, sink: Sink) -> Tensor:
-        if sink.accumulator is not None:
-            return sink.accumulator
-        weight = self._linear(name).weight
-        return torch.zeros_like(weight) if weight.grad is None else weight.grad
+    def _sum(self, name: str) -> Tensor:
+        weight, accumulator = self._linear(name).weight, self._sinks[name].accumulator
+        if accumulator is not None:
+            return accumulator
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        return weight.grad
+
+    def parts(self) -> dict[str, Tensor]:
+        """This rank's part of each sum: over its own samples, or its shard of the sum over all (`reduced_by_fsdp`)."""
+        return {name: _local(total) for name, total in self.sums().items()}
+
+    def restore(self, parts: Iterable[tuple[str, Tensor]], num_batches: int) -> None:
+        """Go on where another attribution of the same model and options was.
+
+        Args:
+            parts: What its `parts` gave on this rank.
+            num_batches: What its `num_batches` was.
+
+        Raises:
+            ValueError: The parts are of other layers or shapes; names them.
+        """
+        missing = set(self.names)
+        for name, part in parts:
+            own = _local(self._sum(name)) if name in missing else None
+            if own is None or own.shape != part.shape or own.dtype != part.dtype:
+                raise ValueError(
+                    f"a saved sum does not fit this attribution: {name}, {part.dtype} {tuple(part.shape)}."
+                )
+            own.copy_(part)
+            missing.remove(name)
+        if missing:
+            raise ValueError(f"saved sums must cover every expected layer; missing: {sorted(missing)}.")
+        self.num_batches = num_batches
+        for sink in self._sinks.values():
+            sink.num_backwards = num_batches
 
     def reset(self) -> None:
         """Forget what was accumulated: a new reference set begins."""
@@ -218,3 +249,8 @@ class Attribution:
         if self.reduced_by_fsdp:
             for name in self.names:
                 self._linear(name).weight.grad = None
+
+
+def _local(total: Tensor) -> Tensor:
+    """This rank's shard of a sharded tensor; any other is local as it is."""
+    return total.to_local() if isinstance(total, DTensor) else total

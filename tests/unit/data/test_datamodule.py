@@ -244,3 +244,9 @@ def test_a_config_with_a_wrong_choice_is_refused(tmp_path: Path, path: str) -> N
     parser.add_class_arguments(SparC3DataModule, "data")
     with pytest.raises(Exception, match="middle"):
         parser.parse_args([f"--config={config}"])
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", ".hidden", "..", "differential", "", "a\n"])
+def test_set_names_are_directory_names(name: str, path: str) -> None:
+    with pytest.raises(ValueError, match=r"reference set's name must be letters.*`data\.reference_sets`"):
+        SparC3DataModule({name: C4(path)})

@@ -1,0 +1,158 @@
+"""Resume: the state of a predict run is saved now and then, and the same command goes on from it."""
+
+import sys
+import time
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.relevance import RelevanceCallback
+from callbacks.score_writer import ScoreWriter
+from sparc3_lightning.distributed.fingerprint import fingerprint
+from sparc3_lightning.distributed.finished import forget_later_stages, read_finished
+from sparc3_lightning.distributed.ranks import any_rank, from_rank_zero
+from sparc3_lightning.distributed.signals import EXIT_CODE, StopSignals, end_children
+from sparc3_lightning.distributed.state import State, StateFolder, is_unfinished
+from sparc3_lightning.module import SparC3Module
+
+Resume = Literal["auto", "never", "must"]
+
+
+class ResumeCallback(Callback):
+    """Saves what a predict run has summed, and goes on from there when the same command is run again.
+
+    List it after the score writer. A run that is not finished has `resume/` in its directory: on each rank the sums of
+    its samples (for weights under FSDP2 its shard), as large as the scores, written in float32. Scores that are written
+    are read back; selection and evaluation keep no state and are done again. At SIGTERM and SIGUSR1 all ranks save
+    after the batch in progress and exit with code 75, "try again later".
+
+    Args:
+        minutes: Time between two saves; None: no clock. A save stops the ranks for as long as writing takes.
+        num_samples: Samples, of all ranks, between two saves; None: no count.
+        resume: "auto": go on with the newest unfinished run that attributes the same, or else begin one and say why;
+            "must": go on or refuse; "never": begin one.
+    """
+
+    _folder: StateFolder
+    _relevance: RelevanceCallback
+
+    def __init__(self, minutes: float | None = 10.0, num_samples: int | None = None, resume: Resume = "auto") -> None:
+        for name, value in (("minutes", minutes), ("num_samples", num_samples)):
+            if value is not None and value <= 0:
+                raise ValueError(f"`{name}` must be above 0, got {value}. Set `ResumeCallback.init_args.{name}`.")
+        self.minutes, self.num_samples, self.resume = minutes, num_samples, resume
+        self._signals = StopSignals()
+        self._saved_at, self._num_unsaved = 0.0, 0
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse an order in which nothing could be saved, and a directory that `resume` does not allow."""
+        assert isinstance(pl_module, SparC3Module)
+        self._relevance = _before(trainer, self)
+        is_there = from_rank_zero(lambda: is_unfinished(pl_module.log_dir))
+        if is_there != {"must": True, "never": False}.get(self.resume, is_there):
+            raise ValueError(
+                f"`resume` is {self.resume!r}, and {pl_module.log_dir} holds {'an' if is_there else 'no'} unfinished "
+                "run. Set `ResumeCallback.init_args.resume`."
+            )
+        self._signals.__enter__()
+        if trainer.received_sigterm:  # Lightning notes it while data is read, and does nothing
+            self._signals.received = "SIGTERM"
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin, or go on with what an interrupted run has left in the run's directory: nobody has refused this run."""
+        assert isinstance(pl_module, SparC3Module)
+        self._folder = StateFolder(pl_module.log_dir, fingerprint(pl_module), pl_module.device)
+        state = self._folder.begin()
+        if state is not None:
+            self._go_on(trainer, pl_module, state)
+        self._saved_at, self._num_unsaved = time.monotonic(), 0
+
+    def _go_on(self, trainer: Trainer, module: SparC3Module, state: State) -> None:
+        run, names = module.run, module.data.reference_names
+        run.score_sets = read_finished(module.log_dir, self._folder.fingerprint, module.device)
+        from_rank_zero(lambda: forget_later_stages(module.log_dir))
+        finished = list(run.score_sets)
+        run.seconds.update(state.seconds)
+        run.num_done = {names.index(name): int(trainer.num_predict_batches[names.index(name)]) for name in finished}
+        following, num_samples = next((name for name in names if name not in finished), None), 0
+        if following is not None and following == state.set_name:
+            assert module.attribution is not None
+            self._relevance.explained = self._folder.restore(state, module.attribution)
+            run.num_done[names.index(following)] = state.num_batches
+            num_samples = sum(map(len, state.explained))
+        if trainer.is_global_zero:
+            goes_on = f"{following} goes on after {num_samples} samples"
+            then = goes_on if following else "selection and evaluation follow"
+            print(f"resumed: {module.log_dir} has the scores of {', '.join(finished) or 'no set'}; {then}", flush=True)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Tensor,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Save where a save is due, and after a set; stop where a signal has come."""
+        assert isinstance(pl_module, SparC3Module)
+        if pl_module.run.is_done(batch_idx, dataloader_idx):
+            return
+        self._num_unsaved += len(outputs) * trainer.world_size
+        stop, is_due = any_rank([self._signals.received is not None, self._is_due(trainer)], pl_module.device)
+        name, num_batches = pl_module.data.reference_names[dataloader_idx], batch_idx + 1
+        if num_batches == trainer.num_predict_batches[dataloader_idx]:
+            self._folder.finish_set(pl_module.run.seconds)
+        elif stop or is_due:
+            assert pl_module.attribution is not None
+            state = State(self._folder.fingerprint, pl_module.run.seconds, name, num_batches)
+            self._folder.save(state, pl_module.attribution, self._relevance.explained)
+            self._saved_at, self._num_unsaved = time.monotonic(), 0
+        if stop:
+            raise SystemExit(EXIT_CODE)
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        """Rank 0's clock counts."""
+        by_clock = self.minutes is not None and time.monotonic() - self._saved_at >= 60 * self.minutes
+        by_count = self.num_samples is not None and self._num_unsaved >= self.num_samples
+        return by_count or (by_clock and trainer.is_global_zero)
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on there is nothing to save: a signal ends the run at once."""
+        if self._signals.received is not None:
+            raise SystemExit(EXIT_CODE)
+        self._signals.at_once = True
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let signals do what they did; say how a run that was told to stop goes on."""
+        assert isinstance(pl_module, SparC3Module)
+        self._signals.__exit__()
+        if self._signals.received is None or not isinstance(exception, SystemExit):
+            return
+        end_children(trainer.strategy.launcher)
+        if trainer.is_global_zero:
+            print(
+                f"\nstopped by {self._signals.received}: the same command goes on in {pl_module.log_dir} "
+                f"(exit code {EXIT_CODE})",
+                file=sys.stderr,
+            )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """The run is finished: it needs no state any more."""
+        self._signals.__exit__()
+        if stage == "predict":
+            self._folder.remove()
+
+
+def _before(trainer: Trainer, callback: Callback) -> RelevanceCallback:
+    """The relevance callback; it and the score writer must come before `callback`."""
+    listed: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it from elsewhere
+    earlier = listed[: listed.index(callback)]
+    relevance = next((one for one in earlier if isinstance(one, RelevanceCallback)), None)
+    if relevance is None or not any(isinstance(one, ScoreWriter) for one in earlier):
+        raise ValueError(
+            "`trainer.callbacks` must list `callbacks.RelevanceCallback` and `callbacks.ScoreWriter` before "
+            "`callbacks.ResumeCallback`."
+        )
+    return relevance

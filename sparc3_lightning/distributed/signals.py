@@ -1,0 +1,56 @@
+"""SIGTERM and SIGUSR1: a flag at first, read between batches; nothing is saved inside a signal handler."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Self
+
+EXIT_CODE = os.EX_TEMPFAIL
+"""Exit code of a run that was told to stop: 75, "try again later". The same command goes on with it."""
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+_Handler = Callable[[int, FrameType | None], Any] | int | None
+
+
+class StopSignals:
+    """Notes the signals that ask a run to stop, inside a `with` block.
+
+    SLURM sends SIGUSR1 some time before the limit (`--signal`) and SIGTERM at preemption, clouds send SIGTERM.
+
+    Attributes:
+        received: Name of the first signal that came, or None.
+        at_once: Where nothing is left to be saved, a signal ends the process with `EXIT_CODE` on the spot.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self.at_once = False
+        self._previous: dict[signal.Signals, _Handler] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            # Who has set another one since, Lightning at a run's end, has it as it should be.
+            if signal.getsignal(number) == self._note:
+                signal.signal(number, handler)
+        self._previous = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = self.received or signal.Signals(number).name
+        if self.at_once:
+            raise SystemExit(EXIT_CODE)
+
+
+def end_children(launcher: object) -> None:
+    """End the processes that Lightning itself has started, and keep its observer from ending this one for it."""
+    children = getattr(launcher, "procs", [])
+    for child in children:
+        child.kill()
+    children.clear()

@@ -1,0 +1,49 @@
+"""Signals are noted, acted on at once only where told, and as before afterwards."""
+
+import os
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from sparc3_lightning.distributed.signals import EXIT_CODE, SIGNALS, StopSignals, end_children
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_noted(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with StopSignals() as signals:
+        assert signals.received is None
+        os.kill(os.getpid(), number)
+        assert signals.received == number.name
+    assert signal.getsignal(number) == before
+
+
+def test_at_once_ends_the_process() -> None:
+    with StopSignals() as signals:
+        signals.at_once = True
+        with pytest.raises(SystemExit) as ended:
+            os.kill(os.getpid(), signal.SIGUSR1)
+    assert ended.value.code == EXIT_CODE == 75
+
+
+def test_a_handler_set_since_stays() -> None:
+    """Lightning puts back, at a run's end, what it found at its start."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with StopSignals():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_children_are_ended() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    launcher = SimpleNamespace(procs=[child])
+    end_children(launcher)
+    assert child.wait(timeout=10) == -signal.SIGKILL
+    assert launcher.procs == []
+    end_children(None)

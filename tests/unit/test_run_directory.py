@@ -1,0 +1,97 @@
+"""A run's directory: inside the log root, one run at a time."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from sparc3_lightning.lock import LOCK_FILE, Lock
+from sparc3_lightning.run_directory import check_loggers, refuse_used
+
+HOLD = "import sys, time; from pathlib import Path; from sparc3_lightning.lock import Lock\n"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "../out"},
+        {"name": "a/../../out"},
+        {"name": "/out"},
+        {"name": "~/out"},
+        {"name": "$SPARC3_TEST_OUT"},
+        {"name": "x", "version": "../../out"},
+        {"name": "x", "sub_dir": "../../../out"},
+    ],
+    ids=str,
+)
+def test_names_that_lead_out_of_the_log_root(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARC3_TEST_OUT", "../out")
+    with pytest.raises(ValueError, match=r"must stay inside its `save_dir`.*`trainer\.logger\.init_args\."):
+        check_loggers([TensorBoardLogger(tmp_path, **options)])
+
+
+def test_names_that_do_not(tmp_path: Path) -> None:
+    names: list[dict[str, Any]] = [{"name": "a/b"}, {"name": ""}, {"name": "a..b", "version": 3}, {"name": None}]
+    check_loggers([TensorBoardLogger(tmp_path, **options) for options in names])
+    check_loggers([CSVLogger(tmp_path, name="x", version="best")])
+    check_loggers([])
+
+
+def test_a_lock_keeps_others_out(tmp_path: Path) -> None:
+    lock = Lock(tmp_path / "run")
+    with pytest.raises(BlockingIOError, match=rf"run is in use by another run .*{os.getpid()}"):
+        Lock(tmp_path / "run")
+    lock.release()
+    assert list((tmp_path / "run").iterdir()) == []
+    Lock(tmp_path / "run").release()
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    code = f"{HOLD}lock = Lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(BlockingIOError, match=str(process.pid)):
+            Lock(tmp_path)
+        process.kill()
+    assert (tmp_path / LOCK_FILE).exists()
+    Lock(tmp_path).release()
+
+
+def test_a_worker_that_outlives_a_killed_process_holds_no_lock(tmp_path: Path) -> None:
+    forks = "import os; lock = Lock(Path(sys.argv[1])); child = os.fork(); child and print(child, flush=True)"
+    code = f"{HOLD}{forks}; time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        process.kill()
+        process.wait()
+        try:
+            Lock(tmp_path).release()
+        finally:
+            os.kill(worker, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("used", ["scores", "pruned_neurons.json", "resume"])
+def test_results_of_another_run(used: str, tmp_path: Path) -> None:
+    refuse_used(tmp_path, resumes=False)
+    (tmp_path / used).mkdir()
+    for resumes in (False, True):
+        with pytest.raises(FileExistsError, match=rf"holds another run's {used}"):
+            refuse_used(tmp_path, resumes)
+
+
+def test_an_unfinished_run_lets_itself_in(tmp_path: Path) -> None:
+    (tmp_path / "resume").mkdir()
+    (tmp_path / "resume" / "state.json").touch()
+    (tmp_path / "scores").mkdir()
+    refuse_used(tmp_path, resumes=True)
+    with pytest.raises(FileExistsError, match="holds another run's scores"):
+        refuse_used(tmp_path, resumes=False)
