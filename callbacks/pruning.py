@@ -76,8 +76,9 @@ class PruningCallback(Callback):
         if self.save_model:
             with run.timed("saving the pruned model"):
                 save_pruned_model(
-                    pl_module.lm, pl_module.tokenizer, run.recipe, log_dir / "pruned_model", check_base=False
-                )
+                    pl_module.lm, pl_module.tokenizer, run.recipe, log_dir / "pruned_model", check_base=False,
+                    dtype=pl_module.weights_dtype,
+                )  # fmt: skip
 
     def _select(self, contrast: ScoreSet, log_dir: Path) -> Recipe:
         recipe = select_neurons(contrast, self.num_neurons, self.scope)

@@ -51,13 +51,13 @@ def save_together(
         first = sum(counts[: rank_and_world_size()[0]])
 
         def write() -> list[ScoreFile]:
-            _check_visible([temporary] if groups else [])
+            check_visible([temporary] if groups else [])
             return part.write_files(temporary, groups, first, sum(counts))
 
         files = gather_objects(raise_together(write, (ValueError, OSError), device))
 
         def complete() -> None:
-            _check_visible([temporary / file.name for file in files])
+            check_visible([temporary / file.name for file in files])
             write_index_and_manifest(temporary, part.manifest, files)
             stack.close()
 
@@ -77,7 +77,12 @@ def _part(score_set: ScoreSet) -> ScoreSet:
     return ScoreSet(score_set.scores.only(mine), score_set.manifest)
 
 
-def _check_visible(paths: Sequence[Path]) -> None:
+def check_visible(paths: Sequence[Path]) -> None:
+    """Refuse a file system that each node has for itself.
+
+    Raises:
+        OSError: What another rank has made is not there.
+    """
     for path in paths:
         if not path.exists():
             raise OSError(

@@ -4,16 +4,17 @@ import copy
 import itertools
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.tensor import DTensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.distributed.weight_files import write_weight_files
 from sparc3_lightning.files import new_directory
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.card import model_card
@@ -28,10 +29,11 @@ def save_pruned_model(
     recipe: Recipe,
     directory: str | Path,
     check_base: bool = True,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write the model without the recipe's neurons: weights, configs, tokenizer, recipe and model card.
 
-    The model itself is as it was afterwards, bit for bit. Every rank must call; rank 0 writes.
+    The model itself is as it was afterwards, bit for bit. Every rank must call; of a sharded model each writes files.
 
     Args:
         model: The recipe's base model, whole, replicated or sharded (FSDP2).
@@ -39,13 +41,14 @@ def save_pruned_model(
         recipe: What goes.
         directory: New directory.
         check_base: Refuse a model whose weights are not those that were scored.
+        dtype: Type of the written weights; default: the model's.
 
     Raises:
         ValueError: Another base model, or neurons that the model does not have.
         FileExistsError: The directory holds something already.
     """
     with apply_recipe(model, recipe, check_base):
-        _save(model, tokenizer, Path(directory), recipe, card=True)
+        _save(model, tokenizer, Path(directory), recipe, dtype, card=True)
 
 
 def save_hf_directory(
@@ -53,7 +56,7 @@ def save_hf_directory(
 ) -> None:
     """Write the model as it is, as `AutoModelForCausalLM.from_pretrained` reads it.
 
-    Every rank must call; rank 0 writes.
+    Every rank must call; of a sharded model each writes files.
 
     Args:
         model: The model, whole, replicated or sharded (FSDP2).
@@ -64,37 +67,49 @@ def save_hf_directory(
     Raises:
         FileExistsError: The directory holds something already.
     """
-    _save(model, tokenizer, Path(directory), recipe, card=False)
+    _save(model, tokenizer, Path(directory), recipe, None, card=False)
 
 
 def _save(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, recipe: Recipe | None, card: bool
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    recipe: Recipe | None,
+    dtype: torch.dtype | None,
+    card: bool,
 ) -> None:
-    weights = full_state_dict(model)
+    dtype = dtype or model.dtype
+    is_sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    # Only rank 0's stack holds the directory: it is renamed, or after any error removed, once.
+    with ExitStack() as stack:
+        temporary = from_rank_zero(lambda: stack.enter_context(new_directory(directory)))
 
-    def write() -> None:
-        with new_directory(directory) as temporary:
+        def write() -> None:
             with _valid_generation_config(model):
-                model.save_pretrained(temporary, state_dict=weights)
+                if not is_sharded:
+                    model.save_pretrained(temporary, state_dict=_state_dict(model, dtype))
+                _save_configs(model, temporary, dtype)
             tokenizer.save_pretrained(temporary)
             if recipe is not None:
                 recipe.save(temporary / RECIPE_FILE)
             if recipe is not None and card:
                 model_card(recipe).save(temporary / CARD_FILE)
 
-    from_rank_zero(write)
+        from_rank_zero(write)
+        if is_sharded:
+            write_weight_files(model, temporary, dtype)
+        from_rank_zero(stack.close)
 
 
-def full_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The whole weights: the model's own tensors or, where it is sharded, copies on rank 0's CPU and nowhere else."""
-    if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
-        return dict(model.state_dict())
-    gathered = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    if model.config.tie_word_embeddings:
-        # Gathering has made two tensors out of one.
-        for name in model.all_tied_weights_keys:
-            gathered.pop(name, None)
-    return {name: value for name, value in gathered.items() if isinstance(value, Tensor)}
+def _state_dict(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in model.state_dict().items()}
+
+
+def _save_configs(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> None:
+    config = copy.deepcopy(model.config)
+    config.dtype, config.architectures = dtype, [type(model).__name__.removeprefix("FSDP")]
+    config.save_pretrained(directory)
+    model.generation_config.save_pretrained(directory)
 
 
 def free_path(path: Path) -> Path:

@@ -1,7 +1,10 @@
-"""Saving a model that FSDP2 has sharded over two ranks: every rank calls, rank 0 writes, nobody waits for a failure."""
+"""Saving a model that FSDP2 has sharded over ranks: all call and write files, nobody waits for a failure."""
 
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -12,10 +15,13 @@ from transformers import AutoModelForCausalLM
 
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.text import TextFile
+from sparc3_lightning.distributed import weight_files
 from sparc3_lightning.distributed.fsdp import shard_model
+from sparc3_lightning.distributed.loading import load_sharded_model
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.apply import apply_recipe
-from sparc3_lightning.pruning.save import save_pruned_model
+from sparc3_lightning.pruning.save import save_hf_directory, save_pruned_model
+from tests.distributed.memory import measured, peak_growth, save_wide_model
 from tests.launch import run_distributed
 from tests.tiny import tiny_llama
 from tests.tiny_files import recipe_of, same_weights, save_tiny_model, tiny_tokenizer
@@ -33,6 +39,33 @@ def save_sharded(directory: str, tied: bool, *, expect: type[Exception] | None =
         with pytest.raises(expect):
             save_pruned_model(model, tiny_tokenizer(), recipe, directory)
     assert all(torch.equal(parameter.to_local(), before[name]) for name, parameter in model.named_parameters())
+
+
+def save_many_files(directory: str) -> None:
+    """A bfloat16 model in float32 shards, as weight granularity keeps it."""
+    torch.distributed.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+    model = tiny_llama(dtype=torch.bfloat16, intermediate_size=25)
+    recipe = recipe_of(model)
+    shard_model(model, mesh, float32_shards=True)
+    before = model.config.to_dict()
+    with mock.patch.object(weight_files, "MAX_SHARD_SIZE", 2000):
+        save_pruned_model(model, tiny_tokenizer(), recipe, f"{directory}/many", dtype=torch.bfloat16)
+        assert model.config.to_dict() == before
+        # The last rank's disk is full.
+        full = mock.patch.object(weight_files, "save_file", side_effect=OSError("disk full"))
+        with full if mesh.get_rank() else nullcontext(), pytest.raises(OSError, match="on rank 1: disk full"):
+            save_pruned_model(model, tiny_tokenizer(), recipe, f"{directory}/none", dtype=torch.bfloat16)
+
+
+def save_in_little_memory(wide: str, directory: str) -> None:
+    torch.distributed.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+    model = load_sharded_model(wide, partial(shard_model, mesh=mesh, float32_shards=True), torch.device("cpu"))
+    whole = 2 * model.num_parameters()
+    with mock.patch.object(weight_files, "MAX_SHARD_SIZE", whole // 8), peak_growth() as saving:
+        save_hf_directory(model, tiny_tokenizer(), f"{directory}/{mesh.size()}")
+    assert saving.bytes < 0.6 * whole
 
 
 def fit_and_save(model: str, text: str, directory: str) -> None:
@@ -70,6 +103,26 @@ def test_sharded_model_saves_what_one_process_saves(tied: bool, tmp_path: Path) 
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "sharded").eval()
     apply_recipe(model, recipe_of(model))
     assert same_weights(reloaded, model)
+
+
+def test_ranks_write_files_in_the_type_of_the_run(tmp_path: Path) -> None:
+    run_distributed(save_many_files, 2, str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["many"]
+    assert len(list((tmp_path / "many").glob("model-*.safetensors"))) > 4
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "many").eval()
+    assert reloaded.dtype == torch.bfloat16
+    model = tiny_llama(dtype=torch.bfloat16, intermediate_size=25)
+    apply_recipe(model, recipe_of(model))
+    assert same_weights(reloaded, model)
+    model.save_pretrained(tmp_path / "one process", max_shard_size=2000)
+    for name in ("config.json", "model.safetensors.index.json"):
+        assert (tmp_path / "many" / name).read_bytes() == (tmp_path / "one process" / name).read_bytes()
+
+
+@measured
+def test_no_rank_holds_the_whole_model(tmp_path: Path) -> None:
+    save_wide_model(tmp_path / "wide")
+    run_distributed(save_in_little_memory, 4, str(tmp_path / "wide"), str(tmp_path))
 
 
 def test_fit_on_two_ranks_leaves_one_whole_model(tmp_path: Path) -> None:
