@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 
-.PHONY: help demo venv check test test-slow docs format clean
+.PHONY: help demo venv check test test-slow test-gpu docs format clean
 
 help:
 	@echo "make demo       the whole method on a small model made here, in minutes: no GPU, no download after installation"
@@ -19,6 +19,7 @@ help:
 	@echo "make test       the suite without the slow tests"
 	@echo "make test-slow  only the slow tests"
 	@echo "make docs       write docs/configuration.md's reference again, from signatures and docstrings"
+	@echo "make test-gpu   on a machine with a GPU: tests/gpu, then benchmarks/gpu.py, written to logs/gpu.json"
 	@echo "make format     let ruff rewrite what it can"
 	@echo "make clean      remove $(VENV) and the caches"
 
@@ -49,6 +50,10 @@ test-slow: $(STAMP)
 
 docs: $(STAMP)
 	PYTHONPATH=. $(BIN)/python docs/reference.py
+
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest tests/gpu
+	$(BIN)/python benchmarks/gpu.py --json logs/gpu.json
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

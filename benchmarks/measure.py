@@ -11,10 +11,26 @@ from torch.utils._pytree import tree_leaves
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """Wall time of one call."""
+    """Wall time of one call, until the GPU is done where there is one."""
+    _wait()
     start = time.perf_counter()
     function()
+    _wait()
     return time.perf_counter() - start
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def peak_bytes(function: Callable[[], Any], model: torch.nn.Module) -> int:
+    """Peak bytes on the GPU during one call, all that was there before included; on a CPU weights and live tensors."""
+    if not torch.cuda.is_available():
+        return live_bytes(function) + sum(parameter.nbytes for parameter in model.parameters())
+    torch.cuda.reset_peak_memory_stats()
+    function()
+    return torch.cuda.max_memory_allocated()
 
 
 class _LiveTensors(TorchDispatchMode):

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from measure import live_bytes, seconds
+from measure import live_bytes, peak_bytes, seconds
 from transformers.models.llama import modeling_llama
 
 
@@ -62,3 +62,19 @@ def serve(connection: Connection, build: Any, num_threads: int) -> None:
         measure = seconds if what == "seconds" else live_bytes
         connection.send(measure(lambda samples=samples: naive_scores(model, samples)))
         model.zero_grad()
+
+
+def serve_once(connection: Connection, build: Any, shape: dict[str, Any], sets: list[Any], device: str) -> None:
+    """Send seconds and peak bytes of the loop over each set of samples, or why there are none."""
+    try:
+        model = build(shape)
+        patch_llama()
+        found = []
+        for samples in sets:
+            on_device = [sample.to(device) for sample in samples]
+            naive_scores(model, on_device[:1])
+            run = lambda samples=on_device: naive_scores(model, samples)  # noqa: E731
+            found.append((seconds(run), peak_bytes(run, model)))
+        connection.send(found)
+    except (ImportError, RuntimeError) as error:  # out of memory is a RuntimeError
+        connection.send(f"{type(error).__name__}: {str(error).splitlines()[0]}")

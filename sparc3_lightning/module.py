@@ -20,6 +20,7 @@ from sparc3_lightning.distributed.ranks import from_rank_zero, raise_together
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.lrp.attribution import Attribution, Granularity
+from sparc3_lightning.lrp.dispatch import Kernel
 from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.rules import Variant
 from sparc3_lightning.models import DtypeName, build_model, context_length, load_model, load_tokenizer
@@ -46,6 +47,8 @@ class SparC3Module(LightningModule):
         target: What is explained: "last_token_argmax", "token:ID" or "contrast:ID:ID".
         modules: Layers attributed: "neurons", "all" or name patterns.
         variant: Rules: "attnlrp" or "cp_lrp".
+        kernel: What computes relevance: "auto" (the fused kernel on a GPU, in half precision), "eager" or "triton".
+        activation_checkpointing: Less memory in attribution for one more forward pass; scores do not depend on it.
         recipe: Path of a recipe: in `fit` its neurons are held at zero, in `validate` and `test` they are zeroed.
         evaluator: What `validate`, `test` and the evaluation callback measure, and how.
         lr: Peak learning rate of AdamW.
@@ -76,6 +79,8 @@ class SparC3Module(LightningModule):
         target: str = "last_token_argmax",
         modules: str | list[str] = "neurons",
         variant: Variant = "attnlrp",
+        kernel: Kernel = "auto",
+        activation_checkpointing: bool = False,
         recipe: str | None = None,
         evaluator: Evaluator | None = None,
         lr: float = 3e-4,
@@ -95,8 +100,11 @@ class SparC3Module(LightningModule):
         self.model_name, self.model_config, self.revision = model, config, revision
         self.tokenizer_name = tokenizer or model
         self.dtype_name, self.attn_implementation = dtype, attn_implementation
-        self.granularity, self.sign, self.target = granularity, sign, target
-        self.modules_to_attribute, self.variant = modules, variant
+        self.granularity, self.modules_to_attribute = granularity, modules
+        self.attribution_options: dict[str, Any] = {
+            "granularity": granularity, "sign": sign, "target": target, "modules": modules, "variant": variant,
+            "kernel": kernel, "activation_checkpointing": activation_checkpointing,
+        }  # fmt: skip
         self.recipe_path = recipe
         self.evaluator = evaluator or Evaluator()
         self.lr, self.weight_decay, self.betas, self.warmup_steps = lr, weight_decay, betas, warmup_steps
@@ -243,14 +251,7 @@ class SparC3Module(LightningModule):
             ValueError: An unknown option; or shards that relevance cannot be summed in.
         """
         reshard(self.lm)
-        attribution = Attribution(
-            self.lm,
-            granularity=self.granularity,
-            sign=self.sign,
-            target=self.target,
-            modules=self.modules_to_attribute,
-            variant=self.variant,
-        )
+        attribution = Attribution(self.lm, **self.attribution_options)
         check_accumulates(attribution)
         return attribution
 
@@ -269,7 +270,7 @@ class SparC3Module(LightningModule):
                 "predict attributes only while the rules are on, got no relevance callback. Add "
                 "`callbacks.RelevanceCallback` to `trainer.callbacks`."
             )
-        step = partial(self.attribution.step, batch["input_ids"], batch["lengths"], batch["weights"])
+        step = partial(self.attribution.step, batch["input_ids"], batch["lengths"], batch["weights"], batch["indices"])
         # A sample that breaks on one rank ends all of them, and says so on all.
         return raise_together(step, FloatingPointError, self.device)
 

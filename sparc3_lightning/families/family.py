@@ -29,6 +29,8 @@ class Family:
         linears_per_block: How many linear layers a decoder block holds; there is one more, lm_head.
         per_token: Names inside a block that treat every token by itself and end in a residual add: in the last block
             only the explained token needs them.
+        query: Name inside a block of the linear layer that makes queries: in the last block only the explained token's
+            query is used.
         cp_lrp_unreached: Names inside a block that get no relevance under CP-LRP (method.md, section 1).
     """
 
@@ -44,6 +46,7 @@ class Family:
     norms_per_block: int = 2
     linears_per_block: int = 7
     per_token: tuple[str, ...] = ("self_attn.o_proj", "mlp")
+    query: str = "self_attn.q_proj"
     cp_lrp_unreached: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "mlp.gate_proj")
 
     def block_modules(self, model: PreTrainedModel) -> list[nn.Module]:
@@ -54,6 +57,10 @@ class Family:
         """What need see no token but the explained one: the last block's per-token parts, and lm_head."""
         last = self.block_modules(model)[-1]
         return [*(last.get_submodule(name) for name in self.per_token), model.get_output_embeddings()]
+
+    def last_query(self, model: PreTrainedModel) -> str:
+        """Full name of the last block's query layer."""
+        return f"{self.blocks}.{len(self.block_modules(model)) - 1}.{self.query}"
 
     def neuron_module(self, layer: int) -> str:
         """Full name of the linear layer whose rows are the neurons of `layer`."""

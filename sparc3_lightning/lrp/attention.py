@@ -5,11 +5,13 @@ second, transformers drops the mask without a word (method.md, trap 24).
 """
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
@@ -57,6 +59,17 @@ def _register(implementation: str) -> str:
     AttentionInterface.register(name, attention)
     AttentionMaskInterface.register(name, AttentionMaskInterface()[implementation])
     return name
+
+
+def warn_of_eager_attention(model: PreTrainedModel, device: torch.device) -> None:
+    """Say so where attention is about to keep all T x T weights of every head on a GPU."""
+    implementation = model.config._attn_implementation
+    if device.type == "cuda" and implementation == "eager":
+        warnings.warn(
+            f"attention runs as {implementation!r} on a GPU, which is slow and needs memory for T x T numbers a head. "
+            "Set `model.attn_implementation: sdpa`.",
+            stacklevel=2,
+        )
 
 
 @contextmanager

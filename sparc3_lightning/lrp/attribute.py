@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from sparc3_lightning.data.samples import token_hash
 from sparc3_lightning.identity import base_model
 from sparc3_lightning.lrp.attribution import Attribution, Granularity
+from sparc3_lightning.lrp.dispatch import Kernel
 from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.rules import Variant
 from sparc3_lightning.lrp.targets import Target
@@ -77,6 +78,8 @@ def attribute(
     modules: str | Sequence[str] = "neurons",
     batch_size: int = 8,
     variant: Variant = "attnlrp",
+    kernel: Kernel = "auto",
+    activation_checkpointing: bool = False,
 ) -> ScoreSet:
     """Mean relevance of a model's weights or neurons over samples.
 
@@ -90,6 +93,8 @@ def attribute(
             named in the manifest), or name patterns.
         batch_size: Samples per backward pass; scores do not depend on it.
         variant: "attnlrp" or "cp_lrp".
+        kernel: "auto" (the fused kernel on a GPU, in half precision), "eager" or "triton".
+        activation_checkpointing: Less memory for one more forward pass; scores do not depend on it.
 
     Returns:
         Scores from module name to float32 tensor.
@@ -106,7 +111,14 @@ def attribute(
     check_samples(samples, context_length(model))
     check_vocabulary(samples, model.config.vocab_size)
     attribution = Attribution(
-        model, granularity=granularity, sign=sign, target=target, modules=modules, variant=variant
+        model,
+        granularity=granularity,
+        sign=sign,
+        target=target,
+        modules=modules,
+        variant=variant,
+        kernel=kernel,
+        activation_checkpointing=activation_checkpointing,
     )
     target_ids: list[int] = []
     with attribution:

@@ -10,9 +10,11 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from sparc3_lightning.families import get_family
+from sparc3_lightning.lrp.attention import warn_of_eager_attention
+from sparc3_lightning.lrp.dispatch import Kernel, uses_triton
 from sparc3_lightning.lrp.linear import SIGNS, Sign, Sink, relevance_forward
 from sparc3_lightning.lrp.modules import select_modules
-from sparc3_lightning.lrp.patch import frozen, pre_hook, replaced_forward
+from sparc3_lightning.lrp.patch import frozen, pre_hook, recomputed, replaced_forward
 from sparc3_lightning.lrp.rules import Variant, attnlrp
 from sparc3_lightning.lrp.targets import Target, parse_target
 
@@ -30,6 +32,8 @@ class Attribution:
         target: What is explained; see `parse_target`.
         modules: Which linear layers; see `select_modules`.
         variant: The rules, "attnlrp" or "cp_lrp".
+        kernel: What computes relevance: "auto" (the fused kernel on a GPU, in half precision), "eager" or "triton".
+        activation_checkpointing: Keep only each block's input for the backward pass and compute the rest again.
 
     Attributes:
         names: The layers attributed, in the model's order.
@@ -46,6 +50,8 @@ class Attribution:
         target: str | int | Sequence[int] | Target = "last_token_argmax",
         modules: str | Sequence[str] = "neurons",
         variant: Variant = "attnlrp",
+        kernel: Kernel = "auto",
+        activation_checkpointing: bool = False,
     ) -> None:
         for argument, value, known in (("granularity", granularity, GRANULARITIES), ("sign", sign, SIGNS)):
             if value not in known:
@@ -53,8 +59,11 @@ class Attribution:
         self.model = model
         self.family = get_family(model.config.model_type)
         self.granularity, self.sign, self.variant = granularity, sign, variant
+        self.kernel, self.activation_checkpointing = kernel, activation_checkpointing
         self.target = parse_target(target, model.config.vocab_size)
         self.names, self.left_out = select_modules(model, modules)
+        uses_triton(kernel, self.device, model.dtype)  # refuses now what could not run later
+        warn_of_eager_attention(model, self.device)
         self.num_batches = 0
         self._sinks: dict[str, Sink] = {}
         self._stack = ExitStack()
@@ -88,6 +97,9 @@ class Attribution:
             stack.enter_context(frozen(self.model, but=lambda parameter: id(parameter) in weights))
             for module in self.family.last_token_modules(self.model):
                 stack.enter_context(pre_hook(module, self._keep_last_tokens))
+            if self.activation_checkpointing:
+                for block in self.family.block_modules(self.model):
+                    stack.enter_context(replaced_forward(block, recomputed(block.forward)))
             # The first attributed layer has an input and a weight that ask for no gradient: the tape makes autograd
             # record it all the same.
             tape = torch.zeros((), device=self.device, requires_grad=True)
@@ -108,7 +120,7 @@ class Attribution:
         dtype = torch.promote_types(weight.dtype, torch.float32)
         shape = weight.shape if self.granularity == "weight" else weight.shape[:1]
         accumulator = None if self.reduced_by_fsdp else torch.zeros(shape, dtype=dtype, device=self.device)
-        return Sink(self.sign, accumulator, torch.zeros(2, dtype=torch.bool, device=self.device))
+        return Sink(self.sign, accumulator, torch.zeros(2, dtype=torch.bool, device=self.device), self.kernel)
 
     def _keep_last_tokens(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Nothing after the last attention is computed for any token but each sample's last real one.
@@ -116,15 +128,18 @@ class Attribution:
         The residual adds broadcast the one token over all: right where it belongs, never read elsewhere.
         """
         assert self._positions is not None, "inside the context the model is called through `step`"
-        return (torch.take_along_dim(args[0], self._positions[:, None, None], dim=1), *args[1:])
+        return (torch.take_along_dim(args[0], self._positions, dim=1), *args[1:])
 
-    def step(self, input_ids: Tensor, lengths: Tensor, weights: Tensor | None = None) -> Tensor:
+    def step(
+        self, input_ids: Tensor, lengths: Tensor, weights: Tensor | None = None, indices: Tensor | None = None
+    ) -> Tensor:
         """Attribute one batch: one forward and one backward pass, relevance added to the sums.
 
         Args:
             input_ids: Token ids, padded on the RIGHT with any id.
             lengths: Real tokens of each sample.
             weights: 1 for a real sample, 0 for one that only keeps ranks in step; default all 1.
+            indices: Place of each sample in its reference set, for an error to name.
 
         Returns:
             The explained token id of each sample.
@@ -132,15 +147,17 @@ class Attribution:
         Raises:
             FloatingPointError: A layer's output or gradient is not finite; names layer, batch and sample.
 
-        Shape: input_ids (B, T), lengths (B,), weights (B,), result (B,).
+        Shape: input_ids (B, T), lengths, weights, indices and result (B,).
         """
         ids = self._pass(input_ids, lengths, weights)
-        self._check_finite(input_ids, lengths)
+        self._check_finite(input_ids, lengths, indices)
         self.num_batches += 1
         return ids
 
     def _pass(self, input_ids: Tensor, lengths: Tensor, weights: Tensor | None) -> Tensor:
-        self._positions = lengths.to(input_ids.device) - 1
+        self._positions = (lengths.to(input_ids.device) - 1)[:, None, None]
+        if query := self._sinks.get(self.family.last_query(self.model)):
+            query.positions = self._positions
         with torch.enable_grad():
             # No attention mask: with causal attention, padding on the right cannot reach a real token (trap 8).
             logits = self.model(input_ids=input_ids, use_cache=False).logits[:, 0]
@@ -161,17 +178,17 @@ class Attribution:
         index: int = forward[0] if forward else backward[-1]
         return self.names[index]
 
-    def _check_finite(self, input_ids: Tensor, lengths: Tensor) -> None:
+    def _check_finite(self, input_ids: Tensor, lengths: Tensor, indices: Tensor | None) -> None:
         layer = self._nonfinite_layer()
         if layer is None:
             return
-        sample = self._replay(input_ids, lengths)
+        sample = self._replay(input_ids, lengths, indices)
         raise FloatingPointError(
-            f"relevance is not finite: layer {layer}, batch {self.num_batches}, sample {sample} of the batch. "
+            f"relevance is not finite: layer {layer}, batch {self.num_batches}, sample {sample}. "
             "Check the model's weights, or use another `model.dtype`. Nothing was saved."
         )
 
-    def _replay(self, input_ids: Tensor, lengths: Tensor) -> str:
+    def _replay(self, input_ids: Tensor, lengths: Tensor, indices: Tensor | None) -> str:
         """Find the sample by passing each alone; not where the model is sharded: every rank would have to."""
         if isinstance(self._linear(self.names[0]).weight, DTensor):
             return "unknown (run one process to name it)"
@@ -180,7 +197,8 @@ class Attribution:
                 sink.nonfinite.zero_()
             self._pass(input_ids[index : index + 1, :length], lengths[index : index + 1], None)
             if self._nonfinite_layer() is not None:
-                return str(index)
+                place = "" if indices is None else f" ({int(indices[index])} of its reference set)"
+                return f"{index} of the batch{place}"
         return "unknown (each sample alone is finite)"
 
     def sums(self) -> dict[str, Tensor]:

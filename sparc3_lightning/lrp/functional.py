@@ -96,10 +96,11 @@ class RMSNormRule(Function):
         """Shape: grad like x (..., D); weight (D,)."""
         x, weight = ctx.saved_tensors
         wide = torch.promote_types(x.dtype, torch.float32)
-        x_wide = x.to(wide)
-        scale = torch.rsqrt(x_wide.square().mean(-1, keepdim=True) + ctx.eps)
-        grad_x = ((grad * weight).to(wide) * scale).to(x.dtype) if ctx.needs_input_grad[0] else None
+        # Neither x nor the gradient is copied to the wide type: on a GPU such copies are what these lines cost.
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
+        scale = torch.rsqrt(norm.square() / x.shape[-1] + ctx.eps)
+        grad_x = torch.mul(grad * weight, scale, out=torch.empty_like(x)) if ctx.needs_input_grad[0] else None
         grad_weight = None
         if ctx.needs_input_grad[1]:
-            grad_weight = (grad.to(wide) * x_wide * scale).flatten(0, -2).sum(0).to(weight.dtype)
+            grad_weight = (grad.to(wide) * x * scale).flatten(0, -2).sum(0).to(weight.dtype)
         return grad_x, grad_weight, None, None

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 
+from sparc3_lightning.lrp.dispatch import Kernel, uses_triton
+
 Sign = Literal["abs", "signed"]
 SIGNS: tuple[str, ...] = ("abs", "signed")
 
@@ -69,12 +71,16 @@ class Sink:
         accumulator: Sum over samples, (O,) or (O, I), on the layer's device; None: relevance is returned as the
             weight's gradient, for FSDP2 to reduce.
         nonfinite: Whether a forward output or an output gradient was not finite, one flag each, on the device.
+        kernel: What computes relevance, as `uses_triton` takes it.
+        positions: The one token of each sample whose output has a gradient, (B, 1, 1); None: any token's may.
         num_backwards: Backward passes seen.
     """
 
     sign: Sign
     accumulator: Tensor | None
     nonfinite: Tensor
+    kernel: Kernel = "auto"
+    positions: Tensor | None = None
     num_backwards: int = 0
 
 
@@ -111,12 +117,21 @@ class RelevanceLinear(Function):
 
 def _put(sink: Sink, x: Tensor, d: Tensor, weight: Tensor) -> Tensor | None:
     """Add to the accumulator, or return relevance as the weight's gradient where there is none."""
+    if sink.positions is not None:
+        x, d = (torch.take_along_dim(tokens, sink.positions, dim=1) for tokens in (x, d))
+    add_ = _fused if uses_triton(sink.kernel, d.device, d.dtype) else add_relevance_
     if sink.accumulator is not None:
-        add_relevance_(sink.accumulator, x, d, weight, sink.sign)
+        add_(sink.accumulator, x, d, weight, sink.sign)
         return None
     relevance = torch.zeros(weight.shape, dtype=torch.promote_types(weight.dtype, torch.float32), device=x.device)
-    add_relevance_(relevance, x, d, weight, sink.sign)
+    add_(relevance, x, d, weight, sink.sign)
     return relevance.to(weight.dtype)
+
+
+def _fused(out: Tensor, x: Tensor, d: Tensor, weight: Tensor, sign: Sign) -> None:
+    from sparc3_lightning.lrp import kernels  # needs Triton, which not every torch brings
+
+    kernels.add_relevance_(out, x, d, weight, sign)
 
 
 def relevance_forward(linear: nn.Linear, sink: Sink, tape: Tensor) -> Callable[[Tensor], Tensor]:

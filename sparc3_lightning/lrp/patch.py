@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 @contextmanager
@@ -20,6 +22,11 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
             del module.forward
         else:
             module.forward = previous
+
+
+def recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The forward that keeps its inputs only, and runs again in the backward pass (activation checkpointing)."""
+    return partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
 
 
 @contextmanager

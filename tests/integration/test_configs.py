@@ -246,12 +246,8 @@ def test_document_s_values_arrive(document: SparC3CLI) -> None:
     """What was built has them: none is dropped, renamed or overridden on the way."""
     module, data = document.model, document.datamodule
     evaluator = module.evaluator
-    assert (module.granularity, module.sign, module.target, module.variant) == (
-        "neuron",
-        "abs",
-        "last_token_argmax",
-        "attnlrp",
-    )
+    options = ("granularity", "sign", "target", "variant")
+    assert [module.attribution_options[name] for name in options] == ["neuron", "abs", "last_token_argmax", "attnlrp"]
     assert evaluator.decoding == Decoding(max_new_tokens=50, temperature=0.7, top_p=0.9, num_completions=1, seed=0)
     assert (evaluator.window, evaluator.stride, evaluator.perplexity_protocols) == (2048, 512, ["sliding", "disjoint"])
     assert isinstance(evaluator.scorer, DetoxifyScorer)

@@ -94,6 +94,7 @@ def test_values_that_cannot_be(words: list[str], said: list[str], type_in: Type)
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--model.kernel=triton"], ["`kernel: triton` needs", "`model.kernel: auto`"]),
         (["--model.config.model_type=bert"], ["`model_type`", "'llama', 'mistral', 'qwen2'", "'bert'", "model.model"]),
         (["--model.config.hidden_size=50"], ["`config`", "hidden size (50)", "model.config"]),
         (["--model.config.hiden_size=48"], ["`config`", "hiden_size", "model.config"]),

@@ -226,6 +226,13 @@ def test_nan_for_one_token_names_the_sample_that_holds_it() -> None:
         attribute(model, samples, batch_size=4)
 
 
+def test_nan_names_the_samples_place_in_its_set() -> None:
+    model, said = tiny_llama(), r"sample 0 of the batch \(17 of its reference set\)"
+    break_weight("lm_head.weight", 5)(model)
+    with Attribution(model) as attribution, pytest.raises(FloatingPointError, match=said):
+        attribution.step(SAMPLES[0][None], torch.tensor([len(SAMPLES[0])]), indices=torch.tensor([17]))
+
+
 @pytest.mark.parametrize("modules", ["neurons", "all"])
 def test_nan_logit_is_not_explained_as_another_token(modules: str) -> None:
     """A NaN row of lm_head reaches no attributed layer's output: the argmax must not step over it."""
