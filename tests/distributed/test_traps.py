@@ -11,14 +11,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics import Metric
 
 from callbacks import RelevanceCallback
-from sparc3_lightning.data.samples import LoadContext, Prompt, ReferenceSamples
+from sparc3_lightning.data.samples import LoadContext
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.lrp.attribute import attribute
-from sparc3_lightning.module import SparC3Module
 from tests.distributed.jobs import (
     Case,
     FixedPrompts,
@@ -31,7 +29,7 @@ from tests.distributed.jobs import (
     reduced_scores,
 )
 from tests.launch import run_distributed
-from tests.tiny import SHAPE, tiny_llama, tiny_samples
+from tests.tiny import tiny_llama, tiny_samples
 from tests.tiny_files import save_tiny_model, tiny_tokenizer
 
 
@@ -222,48 +220,3 @@ def test_true_bfloat16_leaves_metrics_alone(model: Path) -> None:
     # Losses of this many tokens summed in bfloat16 would stop far below.
     assert found.perplexity["sliding"].num_scored > 200
     assert found.perplexity["sliding"].perplexity > 20
-
-
-# No communication while neurons are attributed; one reduction a block and step for weights
-
-
-class Responses(FixedSamples):
-    """Asks the model for responses first, as RealToxicityPrompts with `select_by: response` does."""
-
-    def load(self, context: LoadContext) -> ReferenceSamples:
-        assert context.score_responses is not None
-        scores = context.score_responses([Prompt(str(i), f"w{i} w3") for i in range(3)])
-        assert len(scores) == 3
-        return super().load(context)
-
-
-class Reductions(TorchDispatchMode):
-    """Counts reduce-scatters, whatever the function of torch.distributed that asks for them."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += "reduce_scatter" in str(func)
-        return func(*args, **(kwargs or {}))
-
-
-def count_reductions(model: str) -> None:
-    blocks, batches = SHAPE["num_hidden_layers"], 2
-    for granularity, wanted in (("neuron", 0), ("weight", blocks * batches)):
-        for samples in (FixedSamples(), Responses()):
-            case = Case("sharded", granularity)
-            module = make_module(model, case, modules="neurons")
-            with Reductions() as reductions:
-                predict(make_trainer("sharded", RelevanceCallback()), module, make_data(2, toxic=samples))
-            assert reductions.count == wanted, (granularity, type(samples), reductions.count)
-            assert_nothing_left(module)
-
-
-def assert_nothing_left(module: SparC3Module) -> None:
-    for name, parameter in module.lm.named_parameters():
-        assert parameter.grad is None, name
-        assert parameter.requires_grad, name
-
-
-def test_neurons_need_no_reduction(model: Path) -> None:
-    run_distributed(count_reductions, 2, str(model))
