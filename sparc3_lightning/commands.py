@@ -1,4 +1,4 @@
-"""The file-only commands: inspect, select, apply, report. No Trainer, and torch only where tensors are needed."""
+"""The file-only commands: inspect, select, apply, report, plan. No Trainer, and torch only where tensors are needed."""
 
 import argparse
 import json
@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sparc3_lightning.plan.options import add_plan_options, spell_keys
 
 if TYPE_CHECKING:
     from sparc3_lightning.pruning.recipe import Recipe
@@ -30,7 +32,7 @@ def run_file_command(command: str, args: list[str]) -> None:
     """Run one file-only command.
 
     Args:
-        command: "inspect", "select", "apply" or "report".
+        command: "inspect", "select", "apply", "report" or "plan".
         args: Its options.
 
     Raises:
@@ -38,6 +40,8 @@ def run_file_command(command: str, args: list[str]) -> None:
         ValueError: What a file or an option's value caused.
         OSError: A file that is missing, or an output that exists.
     """
+    if command == "plan":
+        args = spell_keys(args)
     add_options, run = _COMMANDS[command]
     parser = argparse.ArgumentParser(
         prog=f"sparc3 {command}",
@@ -229,10 +233,28 @@ def _report(options: argparse.Namespace) -> None:
     print(f"report: {write_report(options.run, options.num_prompts)}")
 
 
+def _plan(options: argparse.Namespace) -> None:
+    """Say what a run needs before anyone queues: memory, disk, bytes sent, seconds.
+
+    Reads the YAML and the model's config.json only, and builds nothing. A run's own keys can be set too, such as
+    `--model.granularity weight`.
+    """
+    from sparc3_lightning.plan.command import plan
+
+    found = plan(options)
+    if options.json:
+        print(json.dumps(found, indent=2, allow_nan=False))
+        return
+    from sparc3_lightning.plan.show import print_plan
+
+    print_plan(found)
+
+
 _Options = Callable[[argparse.ArgumentParser], None]
 _COMMANDS: dict[str, tuple[_Options, Callable[[argparse.Namespace], None]]] = {
     "inspect": (_inspect_options, _inspect),
     "select": (_select_options, _select),
     "apply": (_apply_options, _apply),
     "report": (_report_options, _report),
+    "plan": (add_plan_options, _plan),
 }

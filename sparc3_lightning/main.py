@@ -17,6 +17,7 @@ FILE_COMMANDS = {
     "inspect": "show a score directory or a recipe: manifest, layers, checks, top neurons",
     "select": "score directories in, recipe out",
     "apply": "base model and recipe in, pruned Hugging Face directory out",
+    "plan": "what a run needs before anyone queues: memory, disk, seconds; from its YAML",
     "report": "figures and a page of a finished run, from its results files",
 }
 

@@ -1,0 +1,244 @@
+"""Bytes sent and memory of several processes on a CPU, beside the closed forms that `sparc3 plan` computes with.
+
+    python benchmarks/scaling.py [--json FILE] [--ranks 1 2 4]
+
+A LLaMA of hidden 192, 512 neurons, 8 layers, 6 heads, 2 kv heads, vocabulary 1024, random weights, bfloat16; 16 samples
+of 128 tokens in batches of 2, through Lightning's predict loop over gloo: replicated and under FSDP2, scores of neurons
+and of all weights. Bytes are counted at every collective, as if it were done in a ring; memory at every allocation of
+the CPU's allocator. A rank sent so much in the mean, and held so much at most. "of it" is what was counted, divided by
+the closed form.
+"""
+
+import argparse
+import json
+import logging
+import os
+import socket
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing
+from counters import REGION, CountSent, peak_bytes
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from callbacks import RelevanceCallback
+from sparc3_lightning.data.datamodule import SparC3DataModule
+from sparc3_lightning.data.samples import LoadContext, ReferenceSamples, ReferenceSet
+from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.plan.memory import CONTEXT_BYTES, gpu_bytes
+from sparc3_lightning.plan.sent import set_bytes, step_bytes
+from sparc3_lightning.plan.settings import Settings
+from sparc3_lightning.plan.shape import Shape, shape_of
+from sparc3_lightning.plan.show import amount
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL: dict[str, Any] = {
+    "model_type": "llama", "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 8,
+    "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": 1024, "max_position_embeddings": 128,
+    "bos_token_id": 0, "eos_token_id": 1,
+}  # fmt: skip
+NUM_SAMPLES, TOKENS, BATCH = 16, 128, 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """One predict run."""
+
+    strategy: str
+    granularity: str
+    num_ranks: int
+
+    def settings(self) -> Settings:
+        """As `sparc3 plan` would read them from a config."""
+        return Settings(
+            strategy=self.strategy, ranks_per_node=self.num_ranks, num_nodes=1, dtype="bfloat16",
+            granularity=self.granularity, modules=self.modules, num_layers=MODEL["num_hidden_layers"],
+            batch_size=BATCH, max_tokens=None, sets=(),
+        )  # fmt: skip
+
+    @property
+    def modules(self) -> str:
+        """Neurons, or every linear layer."""
+        return "neurons" if self.granularity == "neuron" else "all"
+
+
+def cases(num_ranks: int) -> list[Case]:
+    """What is run with so many processes."""
+    strategies = ("single",) if num_ranks == 1 else ("replicated", "FSDP2")
+    return [Case(strategy, kind, num_ranks) for strategy in strategies for kind in ("neuron", "weight")]
+
+
+class RandomSamples(ReferenceSet):
+    """Random token ids."""
+
+    def load(self, context: LoadContext) -> ReferenceSamples:
+        generator = torch.Generator().manual_seed(0)
+        ids = [torch.randint(0, MODEL["vocab_size"], (TOKENS,), generator=generator) for _ in range(NUM_SAMPLES)]
+        return ReferenceSamples(ids, self.describe(), [str(index) for index in range(NUM_SAMPLES)])
+
+
+class Watch(Callback):
+    """Counts what the batches of a run send, and apart from them what the end of the set sends."""
+
+    def __init__(self) -> None:
+        self.batches, self.end = CountSent(), CountSent()
+        self.num_batches = 0
+        self._region = torch.profiler.record_function(REGION)
+
+    def on_predict_batch_start(self, *args: Any) -> None:
+        self._region = torch.profiler.record_function(REGION)
+        self._region.__enter__()
+        self.batches.__enter__()
+
+    def before_the_end(self) -> None:
+        self.batches.__exit__(None, None, None)
+        self._region.__exit__(None, None, None)
+        self.end.__enter__()
+        self.num_batches += 1
+
+    def after_the_end(self) -> None:
+        self.end.__exit__(None, None, None)
+
+
+class Before(Callback):
+    """Listed before the relevance callback: a batch is over, what follows is the end of a set."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+
+    def on_predict_batch_end(self, *args: Any) -> None:
+        self.watch.before_the_end()
+
+
+class After(Callback):
+    """Listed after it."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+
+    def on_predict_batch_end(self, *args: Any) -> None:
+        self.watch.after_the_end()
+
+
+def predict(case: Case) -> dict[str, Any]:
+    """One run; what this rank has sent and held."""
+    watch = Watch()
+    strategy: Any = {"single": "auto", "replicated": "ddp"}.get(case.strategy)
+    trainer = Trainer(
+        accelerator="cpu", devices=case.num_ranks, strategy=strategy or ModelParallelStrategy(case.num_ranks, 1),
+        callbacks=[watch, Before(watch), RelevanceCallback(), After(watch)], use_distributed_sampler=False,
+        inference_mode=False, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    module = SparC3Module(
+        config=MODEL, tokenizer=str(ROOT / "configs/tiny/tokenizer"), dtype="bfloat16", granularity=case.granularity,
+        modules=case.modules,
+    )  # fmt: skip
+    data = SparC3DataModule({"random": RandomSamples()}, batch_size=BATCH)
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+        trainer.predict(module, datamodule=data, return_predictions=False)
+    return {"batches": dict(watch.batches.sent), "end": dict(watch.end.sent), "num_batches": watch.num_batches,
+            "peak_bytes": peak_bytes(profile)}  # fmt: skip
+
+
+def _child(rank: int, num_ranks: int, port: int, directory: str) -> None:
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks),
+        "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "scaling",
+    }  # fmt: skip
+    warnings.filterwarnings("ignore")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    found = [asdict(case) | predict(case) for case in cases(num_ranks)]
+    (Path(directory) / f"{rank}.json").write_text(json.dumps(found))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def measure(num_ranks: int) -> list[dict[str, Any]]:
+    """All cases with so many processes: what the ranks sent in the mean, and what one held at most."""
+    with tempfile.TemporaryDirectory() as directory, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        torch.multiprocessing.start_processes(
+            _child, (num_ranks, port, directory), nprocs=num_ranks, start_method="forkserver"
+        )
+        ranks = [json.loads((Path(directory) / f"{rank}.json").read_text()) for rank in range(num_ranks)]
+    return [_of_all(of_ranks) for of_ranks in zip(*ranks, strict=True)]
+
+
+def _of_all(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def mean(when: str) -> dict[str, float]:
+        kinds = {kind for found in ranks for kind in found[when] if kind}
+        return {kind: sum(found[when].get(kind, 0.0) for found in ranks) / len(ranks) for kind in sorted(kinds)}
+
+    peak = max(found["peak_bytes"] for found in ranks)
+    return {**ranks[0], "batches": mean("batches"), "end": mean("end"), "peak_bytes": peak}
+
+
+def compare(found: dict[str, Any]) -> dict[str, Any]:
+    """What was counted beside the closed forms."""
+    case = Case(found["strategy"], found["granularity"], found["num_ranks"])
+    settings, shape = case.settings(), model_shape()
+    attributed = shape.attributed(settings.modules)
+    held = gpu_bytes(settings, shape, attributed, BATCH * TOKENS)
+    return found | {
+        "closed_form": {
+            "batch": sum(step_bytes(settings, shape, attributed).values()),
+            "end": set_bytes(settings, attributed),
+            "peak_bytes": sum(held.values()) - CONTEXT_BYTES,
+            "held": held,
+        },
+    }
+
+
+def model_shape() -> Shape:
+    """The benchmark's model."""
+    return shape_of(MODEL)
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    """Print one table."""
+    columns = ("", "sent a sample", "of it", "at the end", "of it", "peak", "of it")
+    table = Table(*columns, box=box.SIMPLE_HEAD, title="counted, and as a share of the closed form")
+    for found in results:
+        closed, num = found["closed_form"], found["num_batches"] * BATCH
+        batch, end = sum(found["batches"].values()) / num, sum(found["end"].values())
+        name = f"{found['num_ranks']} {found['strategy']} {found['granularity']}"
+        table.add_row(
+            name, amount(batch), _share(batch, closed["batch"] / BATCH), amount(end), _share(end, closed["end"]),
+            amount(found["peak_bytes"]), _share(found["peak_bytes"], closed["peak_bytes"]),
+        )  # fmt: skip
+    Console().print(table)
+
+
+def _share(counted: float, closed: float) -> str:
+    return f"{counted / closed:.3f}" if closed else "-"
+
+
+def main() -> None:
+    """Measure, print, and write JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="also write the result here")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
+    args = parser.parse_args()
+    results = [compare(found) for num_ranks in args.ranks for found in measure(num_ranks)]
+    show(results)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

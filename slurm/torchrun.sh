@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Start `sparc3 predict` under torchrun; on several nodes, start it on every one of them.
+#   slurm/torchrun.sh [--dry-run] --config FILE [--config FILE ...] [--key value ...]
+#
+#   NNODES=4 NPROC=8 RDZV=first-node:29500 slurm/torchrun.sh --config configs/llama3_8b/suppress.yaml \
+#     --config configs/trainer/fsdp_multinode.yaml
+#
+# --dry-run prints the command, checks the config, and starts nothing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+NNODES=${NNODES:-1}                # nodes: as `trainer.num_nodes`
+NPROC=${NPROC:-8}                  # processes a node, one a GPU: as `trainer.devices`
+RDZV=${RDZV:-localhost:29500}      # a free port of one node that the others reach; the same on all
+JOB_ID=${JOB_ID:-sparc3}           # another one for another run on the same nodes
+PYTHON=${PYTHON:-python}           # of the environment that this project is installed in
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
+
+dry_run=
+if [[ ${1:-} == --dry-run ]]; then
+  dry_run=1
+  shift
+fi
+if (($# == 0)); then
+  echo "usage: slurm/torchrun.sh [--dry-run] --config FILE [--config FILE ...] [--key value ...]" >&2
+  exit 2
+fi
+
+run=(-m sparc3_lightning predict "$@" --trainer.num_nodes "$NNODES" --trainer.devices "$NPROC")
+launch=("$PYTHON" -m torch.distributed.run --nnodes "$NNODES" --nproc-per-node "$NPROC"
+  --rdzv-backend c10d --rdzv-endpoint "$RDZV" --rdzv-id "$JOB_ID" --max-restarts 0)
+
+if [[ -n $dry_run ]]; then
+  # The whole config as the run would read it, its errors those of the run; what it needs is told on stderr.
+  "$PYTHON" "${run[@]}" --print_config >/dev/null
+  "$PYTHON" -m sparc3_lightning plan "$@" --num_nodes "$NNODES" --devices "$NPROC" >&2 || true
+  printf '%q ' "${launch[@]}" "${run[@]}"
+  echo
+  exit
+fi
+exec "${launch[@]}" "${run[@]}"
