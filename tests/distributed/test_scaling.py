@@ -1,7 +1,6 @@
 """benchmarks/scaling.py counts on two processes what the closed forms of `sparc3 plan` say."""
 
-import importlib.util
-import sys
+import importlib
 from types import ModuleType
 
 import pytest
@@ -9,20 +8,13 @@ import pytest
 from tests.runs import ROOT
 
 
-@pytest.fixture(scope="module")
-def scaling() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("scaling", ROOT / "benchmarks" / "scaling.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_counted_is_computed(scaling: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What a child process imports by name.
+@pytest.fixture
+def scaling(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    monkeypatch.setitem(sys.modules, "scaling", scaling)
+    return importlib.import_module("scaling")
+
+
+def test_counted_is_computed(scaling: ModuleType) -> None:
     found = [scaling.compare(case) for case in scaling.measure(2)]
     assert [(case["strategy"], case["granularity"]) for case in found] == [
         ("replicated", "neuron"),
