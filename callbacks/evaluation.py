@@ -14,6 +14,7 @@ from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.select import control_recipe
+from sparc3_lightning.report.results import RESULTS_FILE
 from sparc3_lightning.report.summary import print_summary
 from sparc3_lightning.report.write import write_report
 
@@ -77,7 +78,7 @@ class EvaluationCallback(Callback):
 
         def report() -> None:
             results = experiment_results(run, pl_module.evaluator, pl_module.data.describe())
-            write_json(log_dir / "experiment_results.json", results)
+            write_json(log_dir / RESULTS_FILE, results)
             run.results = results
             write_report(log_dir)
 

@@ -92,7 +92,12 @@ def _positive(text: str) -> int:
 
 
 def _inspect_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="SCORES_OR_RECIPE", type=Path, help="score directory, or recipe")
+    parser.add_argument(
+        "path",
+        metavar="PATH",
+        type=Path,
+        help="run directory or its experiment_results.json, score directory, or recipe",
+    )
     parser.add_argument(
         "--top", metavar="N", type=_positive, default=10, help="how many neurons to list (default: %(default)s)"
     )
@@ -100,7 +105,7 @@ def _inspect_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    """Show a score directory (manifest, checks, modules, top neurons) or a recipe (base model, options, neurons)."""
+    """Show a run (verdict, figures before and after, sets, recipe, files), a score directory or a recipe."""
     from sparc3_lightning.report.inspection import inspect_path
 
     report = inspect_path(options.path, options.top)

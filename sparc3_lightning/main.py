@@ -14,7 +14,7 @@ TRAINER_COMMANDS = {
     "predict": "attribute reference sets; where the config says so, select, prune and evaluate: the main job",
 }
 FILE_COMMANDS = {
-    "inspect": "show a score directory or a recipe: manifest, layers, checks, top neurons",
+    "inspect": "show a finished run, a score directory or a recipe",
     "select": "score directories in, recipe out",
     "apply": "base model and recipe in, pruned Hugging Face directory out",
     "plan": "what a run needs before anyone queues: memory, disk, seconds; from its YAML",

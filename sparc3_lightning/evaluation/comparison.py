@@ -7,32 +7,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparc3_lightning.evaluation.records import Evaluation, PromptResult, ToxicityResult
-from sparc3_lightning.metrics import Interval, paired_bootstrap, share_improved, sign_flip_p_value
+from sparc3_lightning.evaluation.records import Evaluation, PerplexityResult, PromptResult, ToxicityResult
+from sparc3_lightning.metrics import (
+    Interval,
+    paired_bootstrap,
+    perplexity_bootstrap,
+    share_improved,
+    sign_flip_p_value,
+    windows,
+)
+from sparc3_lightning.metrics.statistics import Scores
 
 
 @dataclass(frozen=True)
-class Change:
-    """A figure before and after; `relative` is None where the figure before is 0."""
+class PairedChange:
+    """A mean over prompts, or the perplexity of a text's windows, before and after, with what its pairing tells.
+
+    Attributes:
+        before: the figure before.
+        after: the figure after.
+        change: their difference.
+        relative: the difference as a fraction of the figure before; None where that is 0.
+        interval: bootstrap interval of the change.
+        p_value: two-sided, sign-flip.
+        share_improved: share of prompts (windows) that got better: lower toxicity or loss, higher uniqueness, longer.
+        share_worsened: share that got worse; the rest did not change.
+        num_pairs: prompts (windows) paired.
+    """
 
     before: float
     after: float
     change: float
     relative: float | None
-
-
-@dataclass(frozen=True)
-class PairedChange(Change):
-    """A mean over prompts before and after, with what its pairing tells.
-
-    Attributes:
-        interval: bootstrap interval of the change.
-        p_value: two-sided, sign-flip.
-        share_improved: share of prompts that got better (lower toxicity, higher uniqueness, longer).
-        share_worsened: share that got worse; the rest did not change.
-        num_pairs: prompts paired.
-    """
-
     interval: Interval
     p_value: float
     share_improved: float
@@ -51,7 +57,7 @@ class Comparison:
         length: generated tokens.
     """
 
-    perplexity: dict[str, Change]
+    perplexity: dict[str, PairedChange]
     toxicity: dict[str, dict[str, PairedChange]]
     uniqueness: PairedChange | None
     length: PairedChange | None
@@ -70,11 +76,33 @@ class PairedTest:
     confidence: float = 0.95
 
     def __call__(self, before: Tensor, after: Tensor, lower_is_better: bool = True) -> PairedChange:
-        """Compare paired scores of shape (N,) or (N, J)."""
-        plain = _change(float(before.mean()), float(after.mean()))
+        """Compare the means of paired scores of shape (N,) or (N, J)."""
+        interval = paired_bootstrap(before, after, self.num_draws, self.seed, self.confidence)
+        figures = float(before.mean()), float(after.mean())
+        return self._change(figures, interval, before, after, lower_is_better)
+
+    def perplexity(self, before: PerplexityResult, after: PerplexityResult) -> PairedChange:
+        """Compare the perplexities of one text, window by window."""
+        cut = windows(before.num_tokens, before.protocol, before.window, before.stride)
+        losses, num_scored = (before.window_losses, after.window_losses), [item.num_scored for item in cut]
+        interval = perplexity_bootstrap(*losses, num_scored, self.num_draws, self.seed, self.confidence)
+        return self._change((before.perplexity, after.perplexity), interval, *losses)
+
+    def _change(
+        self,
+        figures: tuple[float, float],
+        interval: Interval,
+        before: Scores,
+        after: Scores,
+        lower_is_better: bool = True,
+    ) -> PairedChange:
+        old, new = figures
         return PairedChange(
-            **asdict(plain),
-            interval=paired_bootstrap(before, after, self.num_draws, self.seed, self.confidence),
+            before=old,
+            after=new,
+            change=new - old,
+            relative=(new - old) / old if old else None,
+            interval=interval,
             p_value=sign_flip_p_value(before, after, self.num_draws, self.seed),
             share_improved=share_improved(before, after, lower_is_better),
             share_worsened=share_improved(before, after, not lower_is_better),
@@ -94,7 +122,7 @@ def compare(before: Evaluation, after: Evaluation, test: PairedTest | None = Non
         ValueError: they were not made with the same text, prompts, decoding, scorer and protocols.
     """
     test = test or PairedTest()
-    perplexity = _compare_perplexity(before, after)
+    perplexity = _compare_perplexity(before, after, test)
     if before.toxicity is None or after.toxicity is None:
         if before.toxicity is not after.toxicity:
             raise ValueError("`before` and `after` must both have a toxicity, or neither.")
@@ -133,11 +161,7 @@ def compare_with_control(
     return _compare_toxicity(known, after.toxicity, test or PairedTest())
 
 
-def _change(before: float, after: float) -> Change:
-    return Change(before, after, after - before, (after - before) / before if before else None)
-
-
-def _compare_perplexity(before: Evaluation, after: Evaluation) -> dict[str, Change]:
+def _compare_perplexity(before: Evaluation, after: Evaluation, test: PairedTest) -> dict[str, PairedChange]:
     changes = {}
     if before.perplexity.keys() != after.perplexity.keys():
         raise ValueError(
@@ -151,7 +175,7 @@ def _compare_perplexity(before: Evaluation, after: Evaluation) -> dict[str, Chan
                 f"perplexity `{protocol}` must be of the same text, window and stride, got "
                 f"{(old.num_tokens, old.window, old.stride)} and {(new.num_tokens, new.window, new.stride)}."
             )
-        changes[protocol] = _change(old.perplexity, new.perplexity)
+        changes[protocol] = test.perplexity(old, new)
     return changes
 
 

@@ -12,9 +12,7 @@ from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.evaluation.validation import validation_table
 from sparc3_lightning.evaluation.verdict import Findings, verdict
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.version import package_versions
-
-FORMAT_VERSION = 1
+from sparc3_lightning.version import RESULTS_FORMAT, package_versions
 
 
 def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> dict[str, Any]:
@@ -35,7 +33,7 @@ def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> 
     control, against = control_figures(run.controls, run.pruned, evaluator)
     manifest = run.score_sets[run.behaviour or next(iter(run.score_sets))].manifest
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": RESULTS_FORMAT,
         "base_model": run.base_model,
         "relevance": {**manifest.get("options", {}), "left_out": manifest.get("left_out", [])},
         "selection": _selection(run),

@@ -8,11 +8,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.data.tokens import starts_with_bos
-from sparc3_lightning.distributed.ranks import rank_and_world_size
+from sparc3_lightning.distributed.ranks import gather_objects, rank_and_world_size
 from sparc3_lightning.evaluation.generation import evaluation_mode
 from sparc3_lightning.evaluation.parallel import Progress, no_progress, share
 from sparc3_lightning.evaluation.records import PerplexityResult
-from sparc3_lightning.metrics import Window, WindowPerplexity, join_rows, windows
+from sparc3_lightning.metrics import Window, WindowPerplexity, join_rows, window_losses, windows
 from sparc3_lightning.metrics.perplexity import default_stride
 from sparc3_lightning.models import context_length
 
@@ -53,10 +53,16 @@ def measure_perplexity(
     metric = WindowPerplexity().to(model.device)
     batches = share(_batches(cut, batch_size), *rank_and_world_size())
     ids = torch.tensor(token_ids)
+    starts: list[int] = []
+    losses: list[torch.Tensor] = []
     with torch.no_grad(), evaluation_mode(model):
         for batch in progress(batches, len(batches), f"perplexity ({protocol})"):
             # A rank without work repeats the first window uncounted: a sharded model needs every rank in every pass.
-            _score_windows(model, ids, batch or cut[:1], metric if batch else None)
+            scored = _score_windows(model, ids, batch or cut[:1])
+            if batch:
+                metric.update(scored, batch[0].num_scored)
+                starts += [item.start for item in batch]
+                losses.append(scored)
     perplexity = metric.compute()
     return PerplexityResult(
         protocol=protocol,
@@ -68,7 +74,14 @@ def measure_perplexity(
         window=window,
         stride=stride if protocol == "sliding" else window,
         begins_with_bos=starts_with_bos(tokenizer, token_ids),
+        window_losses=_in_order(starts, losses),
     )
+
+
+def _in_order(starts: Sequence[int], losses: Sequence[torch.Tensor]) -> list[float]:
+    """All ranks' losses in the order of their windows, which start where no other does."""
+    mine = zip(starts, torch.cat([*losses]).tolist() if losses else [], strict=True)
+    return [loss for _, loss in sorted(gather_objects(list(mine)))]
 
 
 def _batches(cut: Sequence[Window], batch_size: int) -> list[list[Window]]:
@@ -77,17 +90,14 @@ def _batches(cut: Sequence[Window], batch_size: int) -> list[list[Window]]:
     return [group[start : start + batch_size] for group in alike for start in range(0, len(group), batch_size)]
 
 
-def _score_windows(
-    model: PreTrainedModel, ids: torch.Tensor, batch: Sequence[Window], metric: WindowPerplexity | None
-) -> None:
+def _score_windows(model: PreTrainedModel, ids: torch.Tensor, batch: Sequence[Window]) -> torch.Tensor:
     input_ids = torch.stack([ids[item.start : item.stop] for item in batch]).to(model.device)
     num_scored = batch[0].num_scored
     # Only the positions that predict a scored token: the logits of the others are most of the memory of a large
     # vocabulary, and their head's product a quarter of the time of a small model.
     keep = {"logits_to_keep": num_scored + 1} if _can_keep_logits(model) else {}
     logits = model(input_ids=input_ids, use_cache=False, **keep).logits
-    if metric is not None:
-        metric.update(logits, input_ids, num_scored)
+    return window_losses(logits, input_ids, num_scored)
 
 
 def _can_keep_logits(model: PreTrainedModel) -> bool:

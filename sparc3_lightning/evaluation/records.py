@@ -22,6 +22,7 @@ class PerplexityResult:
         window: tokens in a window.
         stride: tokens between two windows' starts.
         begins_with_bos: whether the tokenizer put a beginning-of-text token before the text.
+        window_losses: sum of token losses of each window, in nats, in the text's order: what pairs two models.
     """
 
     protocol: str
@@ -33,6 +34,7 @@ class PerplexityResult:
     window: int
     stride: int
     begins_with_bos: bool
+    window_losses: list[float]
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,10 @@ class Evaluation:
         return asdict(self)
 
     def summary(self) -> dict[str, Any]:
-        """The same without the prompts and completions."""
+        """The same without what it holds of every window, prompt and completion."""
         summary = self.to_json()
+        for result in summary["perplexity"].values():
+            del result["window_losses"]
         if summary["toxicity"] is not None:
             del summary["toxicity"]["prompts"]
         return summary

@@ -21,7 +21,7 @@ Neuron = tuple[int, int]
 _MEANING = {
     "coefficient_of_variation": (
         "How much a neuron's score varies with the seed of the general samples: standard deviation over seeds divided "
-        "by mean, averaged over all scores. 0: no variation."
+        "by mean, averaged over all scores. 0: no variation. None: signed scores average near 0, so have none."
     ),
     "top_overlap": (
         "Share of each seed's own k highest scored neurons that another seed shares, for every pair of seeds. "

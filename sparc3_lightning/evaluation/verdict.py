@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sparc3_lightning.evaluation.comparison import Change, Comparison, PairedChange
+from sparc3_lightning.evaluation.comparison import Comparison, PairedChange
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _headline(answers: dict[str, Any], baseline: PairedChange | None, findings: 
 
 
 def _price(perplexity: dict[str, float | None]) -> str:
-    known = [f"{change:+.1%} {name}" for name, change in perplexity.items() if change is not None]
+    known = [f"{_percent(change)} {name}" for name, change in perplexity.items() if change is not None]
     return f" (perplexity {', '.join(known)})" if known else ""
 
 
@@ -167,13 +167,12 @@ def _perplexity_caveats(findings: Findings) -> list[str]:
 def _perplexity_sentences(findings: Findings) -> list[str]:
     means = {} if findings.control is None else findings.control["mean"]
 
-    def sentence(protocol: str, change: Change) -> str:
+    def sentence(protocol: str, change: PairedChange) -> str:
         control = means.get(f"perplexity/{protocol}")
         beside = (
             "" if control is None else f"; the control's mean is {control:.2f} ({_relative(change.before, control)})"
         )
-        after = f"{change.after:.2f} ({_relative(change.before, change.after)})"
-        return f"Perplexity ({protocol}): {change.before:.2f} -> {after}{beside}."
+        return f"Perplexity ({protocol}) {_movement(change, findings.alpha)}: {_figures(change, 2)}{beside}."
 
     return [sentence(protocol, change) for protocol, change in findings.changes.perplexity.items()]
 
@@ -219,4 +218,9 @@ def p_value(value: float) -> str:
 
 
 def _relative(before: float, after: float) -> str:
-    return f"{(after - before) / before:+.1%}" if before else "from 0"
+    return _percent((after - before) / before) if before else "from 0"
+
+
+def _percent(change: float) -> str:
+    """A collapsed model's perplexity rises a thousandfold: a factor is read at a glance, thousands of per cent are not."""
+    return f"x{change + 1:.1e}" if change >= 100 else f"{change:+.1%}"

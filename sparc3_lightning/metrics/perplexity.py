@@ -72,7 +72,7 @@ def windows(num_tokens: int, protocol: str, window: int, stride: int | None = No
         protocol: `sliding` starts a window every `stride` tokens and scores what earlier windows did not, to the
             text's end. `disjoint` takes whole windows side by side and drops the tail.
         window: tokens in a window.
-        stride: tokens between two starts of `sliding`; a quarter of the window unless given.
+        stride: tokens between two starts of `sliding`; a quarter of the window unless given. `disjoint` has none.
 
     Returns:
         The windows in order. A window's first token has no prediction and is never scored.
@@ -87,7 +87,7 @@ def windows(num_tokens: int, protocol: str, window: int, stride: int | None = No
     """
     check_protocol(protocol)
     stride = default_stride(window) if stride is None else stride
-    if window < 2 or not 1 <= stride < window:
+    if window < 2 or (protocol == "sliding" and not 1 <= stride < window):
         raise ValueError(
             f"`window` must be at least 2 and `stride` between 1 and `window` - 1, got {window} and {stride}. "
             "Set `Evaluator.init_args.window` and `Evaluator.init_args.stride`."
@@ -144,6 +144,28 @@ def token_loss_sum(logits: Tensor, targets: Tensor) -> Tensor:
     return total
 
 
+def window_losses(logits: Tensor, input_ids: Tensor, num_scored: int) -> Tensor:
+    """Sum of token losses of each window, over its last `num_scored` tokens.
+
+    Args:
+        logits: the model's output at the last K >= num_scored + 1 positions; the shift happens here.
+        input_ids: the windows' token ids.
+        num_scored: tokens that count, the same in every window of the batch.
+
+    Returns:
+        The sums, float64.
+
+    Shape:
+        logits (B, K, V), input_ids (B, T), result (B,).
+
+    Units:
+        nats.
+    """
+    predictions = logits[:, -num_scored - 1 : -1]
+    targets = input_ids[:, -num_scored:].to(logits.device)
+    return torch.stack([token_loss_sum(*window) for window in zip(predictions, targets, strict=True)])
+
+
 class WindowPerplexity(Metric):
     """exp(sum of token losses / number of scored tokens), over windows of a text and over ranks.
 
@@ -160,21 +182,18 @@ class WindowPerplexity(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, logits: Tensor, input_ids: Tensor, num_scored: int) -> None:
-        """Count the last `num_scored` tokens of each window.
+    def update(self, losses: Tensor, num_scored: int) -> None:
+        """Count some windows.
 
         Args:
-            logits: the model's output at the last K >= num_scored + 1 positions; the shift happens here.
-            input_ids: the windows' token ids.
+            losses: of each window, as `window_losses` gives them.
             num_scored: tokens that count, the same in every window of the batch.
 
         Shape:
-            logits (B, K, V), input_ids (B, T).
+            losses (B,).
         """
-        predictions = logits[:, -num_scored - 1 : -1].flatten(0, 1)
-        targets = input_ids[:, -num_scored:].flatten()
-        self.total += token_loss_sum(predictions, targets.to(logits.device)).to(self.total.device)
-        self.count += targets.numel()
+        self.total += losses.sum(dtype=torch.float64).to(self.total.device)
+        self.count += losses.numel() * num_scored
 
     def compute(self) -> Tensor:
         """The perplexity.

@@ -1,30 +1,39 @@
-"""What `sparc3 inspect` reports of a score directory or a recipe, as JSON; no torch for a recipe."""
+"""What `sparc3 inspect` reports of a run, a score directory or a recipe, as JSON; torch for scores only."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparc3_lightning.files import read_json
 from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe
+from sparc3_lightning.report.results import RESULTS_FILE, read_results
 from sparc3_lightning.scores.manifest import MANIFEST_FILE
+
+_SHOWN = f"`inspect` shows run directories, their {RESULTS_FILE}, score directories and recipes."
 
 if TYPE_CHECKING:
     from sparc3_lightning.scores.score_set import ScoreSet
 
 
 def inspect_path(path: Path, top: int) -> dict[str, Any]:
-    """Report of the score directory or the recipe at `path`.
+    """Report of the run, the score directory or the recipe at `path`.
 
     Args:
-        path: Score directory, recipe file, or a directory with a recipe (a run's, or a pruned model's).
+        path: Run directory or its results file; score directory; recipe file, or a directory with a recipe (a pruned
+            model's, or a run's that did not evaluate).
         top: How many neurons to list.
 
     Raises:
-        FileNotFoundError: There is neither.
+        FileNotFoundError: There is none of them.
         ValueError: It is damaged; names the file.
     """
     if path.is_dir() and (path / MANIFEST_FILE).is_file():
         return score_report(path, top)
     if path.name == MANIFEST_FILE or path.suffix == ".safetensors":
         return score_report(path.parent, top)
+    if path.name == RESULTS_FILE or (path / RESULTS_FILE).is_file():
+        return run_report(path.parent if path.name == RESULTS_FILE else path, top)
+    if path.suffix == ".json" and path.is_file() and _is_no_recipe(path):
+        raise ValueError(f"{path} is no recipe. {_SHOWN}")
     if path.is_file() or (path / RECIPE_FILE).is_file():
         return recipe_report(path, top)
     raise FileNotFoundError(_nothing_at(path))
@@ -32,10 +41,27 @@ def inspect_path(path: Path, top: int) -> dict[str, Any]:
 
 def _nothing_at(path: Path) -> str:
     if not path.exists():
-        return f"no score directory or recipe at {path}: it does not exist."
+        return f"nothing to inspect at {path}: it does not exist."
     inside = sorted(str(found.parent) for pattern in ("*/", "*/*/") for found in path.glob(pattern + MANIFEST_FILE))
     hint = f" Score directories below it: {', '.join(inside)}." if inside else ""
-    return f"{path} is no score directory and holds no recipe: expected {MANIFEST_FILE} or {RECIPE_FILE} in it.{hint}"
+    return f"{path} holds no {RESULTS_FILE}, {MANIFEST_FILE} or {RECIPE_FILE}. {_SHOWN}{hint}"
+
+
+def _is_no_recipe(path: Path) -> bool:
+    """Whether a JSON file is something else altogether; a damaged recipe is for `Recipe.load` to name."""
+    content = read_json(path, "recipe")
+    return not isinstance(content, dict) or not {"neurons", "format_version"} & content.keys()
+
+
+def run_report(run_dir: Path, top: int) -> dict[str, Any]:
+    """Results of a finished run, and the recipe beside them (None where the file is alone)."""
+    has_recipe = (run_dir / RECIPE_FILE).is_file()
+    return {
+        "kind": "run",
+        "path": str(run_dir),
+        "results": read_results(run_dir),
+        "recipe": recipe_report(run_dir, top) if has_recipe else None,
+    }
 
 
 def recipe_report(path: Path, top: int) -> dict[str, Any]:

@@ -130,6 +130,9 @@ def changes_figure(before: Floats, after: Floats, controls: Sequence[Floats], at
     return figure
 
 
+Ends = tuple[float, float]
+
+
 class Point(NamedTuple):
     """A model in the plane of perplexity and toxicity."""
 
@@ -140,7 +143,7 @@ class Point(NamedTuple):
 def plane_figure(
     baseline: Point,
     pruned: Point,
-    interval: tuple[float, float],
+    intervals: tuple[Ends, Ends],
     controls: Sequence[Point],
     axes_names: tuple[str, str],
     confidence: float = 0.95,
@@ -150,23 +153,24 @@ def plane_figure(
     Args:
         baseline: The baseline.
         pruned: The pruned model.
-        interval: Ends of the interval of the paired change of toxicity, from the baseline to the pruned one.
+        intervals: Ends of the intervals of the paired changes of perplexity and of toxicity.
         controls: Each draw of the control; may be empty.
         axes_names: What is on the axes, with units.
-        confidence: Of the interval.
+        confidence: Of the intervals.
     """
     figure = new_figure((5.2, 4.4))
     axes = figure.add_subplot()
-    low, high = (baseline.toxicity + end for end in interval)
     axes.annotate(
         "", pruned, baseline, arrowprops={"arrowstyle": "->", "color": "0.6", "shrinkA": 7, "shrinkB": 7}, zorder=0
     )
     if controls:
         _draw_control(axes, controls)
-    axes.vlines(pruned.perplexity, low, high, color="black", linewidth=1.5)
-    axes.plot([pruned.perplexity] * 2, [low, high], "_", color="black", markersize=10)
+    left, right = (baseline.perplexity + end for end in intervals[0])
+    low, high = (baseline.toxicity + end for end in intervals[1])
+    axes.plot([left, right], [pruned.toxicity] * 2, "|-", color="black", linewidth=1.5, markersize=10)
+    axes.plot([pruned.perplexity] * 2, [low, high], "_-", color="black", linewidth=1.5, markersize=10)
     axes.plot([baseline.perplexity], [baseline.toxicity], **_BASELINE, label="baseline")
-    label = f"pruned, {confidence:.0%} interval of the paired change"
+    label = f"pruned, {confidence:.0%} intervals of the paired changes"
     axes.plot([pruned.perplexity], [pruned.toxicity], **_PRUNED, label=label)
     axes.axhline(baseline.toxicity, color="0.6", linestyle=":", linewidth=1, zorder=0)
     axes.axvline(baseline.perplexity, color="0.6", linestyle=":", linewidth=1, zorder=0)

@@ -8,20 +8,19 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from sparc3_lightning.report.run_files import RunFiles
-from sparc3_lightning.report.summary import (
-    MISSING,
+from sparc3_lightning.report.facts import (
     FigureRow,
+    Table,
+    change_cells,
+    change_head,
     checks,
     figure_notes,
     figure_rows,
-    number,
-    p_value,
-    paired_cells,
-    percent,
     removed,
+    set_table,
 )
-from sparc3_lightning.report.words import spaced, visible
+from sparc3_lightning.report.run_files import RunFiles
+from sparc3_lightning.report.words import MISSING, number, p_value, spaced, visible
 
 _TEMPLATES = Path(__file__).parent
 NUM_PROMPTS = 20
@@ -39,15 +38,6 @@ class PageFigure:
     def address(self) -> str:
         """The file itself as an address: an image in a page of its own, in which names cannot clash or scripts run."""
         return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode("ascii")
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of cells under a head; the first cell of a row names it."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
 
 
 def render_page(run: RunFiles, figures: Sequence[PageFigure], num_prompts: int = NUM_PROMPTS) -> str:
@@ -71,7 +61,7 @@ def render_page(run: RunFiles, figures: Sequence[PageFigure], num_prompts: int =
         outcome=_outcome(results),
         figures=figures,
         selection=[removed(results["selection"]), *checks(results)],
-        validation=_validation(results["validation"]),
+        validation=set_table(results["validation"]),
         completions=_completions(run, num_prompts),
         num_prompts=0 if run.attribute is None else len(run.baseline["toxicity"]["prompts"]),
         attribute=run.attribute,
@@ -83,12 +73,8 @@ def render_page(run: RunFiles, figures: Sequence[PageFigure], num_prompts: int =
 
 def _outcome(results: dict[str, Any]) -> Table:
     rows, control = figure_rows(results), results["control"]
-    paired = [row.change for row in rows if "interval" in row.change]
-    head = ["", "baseline", "pruned", "change"]
-    notes = figure_notes(rows, results)
-    if paired:
-        head += [f"{paired[0]['interval']['confidence']:.0%} interval", "p", "better"]
-        notes.append("Better: share of prompts that improved.")
+    head = ["", *change_head(rows), "better"]
+    notes = [*figure_notes(rows, results), "Better: share of the prompts or windows that improved."]
     if control is not None:
         draws = control["num_draws"]
         head += ["control", "control's range", "p against control"]
@@ -96,13 +82,11 @@ def _outcome(results: dict[str, Any]) -> Table:
             f"Control: {results['selection']['num_neurons']} random neurons of the same layers, mean and range of "
             f"{draws} draw{'s' * (draws > 1)}; p: pruned against the control's mean, paired by prompt."
         )
-    return Table(head, [_outcome_row(row, bool(paired), control) for row in rows], " ".join(notes))
+    return Table(head, [_outcome_row(row, control) for row in rows], " ".join(notes))
 
 
-def _outcome_row(row: FigureRow, paired: bool, control: dict[str, Any] | None) -> list[str]:
-    change = row.change
-    cells = [row.label, number(change["before"]), number(change["after"]), percent(change["relative"])]
-    cells += paired_cells(change) if paired else []
+def _outcome_row(row: FigureRow, control: dict[str, Any] | None) -> list[str]:
+    cells = [row.label, *change_cells(row.change), f"{row.change['share_improved']:.0%}"]
     if control is None:
         return cells
     if row.figure not in control["mean"]:
@@ -110,34 +94,6 @@ def _outcome_row(row: FigureRow, paired: bool, control: dict[str, Any] | None) -
     lowest, highest = (number(control[key][row.figure]) for key in ("lowest", "highest"))
     p = MISSING if row.against_control is None else p_value(row.against_control["p_value"])
     return [*cells, number(control["mean"][row.figure]), f"{lowest} to {highest}", p]
-
-
-def _validation(validation: dict[str, Any]) -> Table:
-    head = [
-        "reference set", "role", "samples", "tokens a sample", "relevance a sample, logits", "modules", "scores", "NaN",
-        "Inf", "below 0",
-    ]  # fmt: skip
-    rows = [
-        [
-            name,
-            row["role"],
-            _count(row["num_samples"]),
-            number(row["tokens_per_sample"]),
-            number(row["relevance_per_sample"]),
-            f"{row['num_modules']} of {row['num_modules_expected']}",
-            *(_count(row[key]) for key in ("num_scores", "num_nan", "num_inf", "num_negative")),
-        ]
-        for name, row in validation["sets"].items()
-    ]
-    return Table(head, rows, _strength(validation["differential_strength"]))
-
-
-def _count(value: int | None) -> str:
-    return MISSING if value is None else f"{value:,}"
-
-
-def _strength(strength: dict[str, Any]) -> str:
-    return f"Differential strength: {percent(strength['value'])} over {strength['scope']}. {strength['meaning']}"
 
 
 def _completions(run: RunFiles, num_prompts: int) -> list[dict[str, Any]]:

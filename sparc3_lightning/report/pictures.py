@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from sparc3_lightning.report.facts import figure_rows
 from sparc3_lightning.report.outcome_figures import (
     Point,
     changes_figure,
@@ -16,7 +17,6 @@ from sparc3_lightning.report.outcome_figures import (
 )
 from sparc3_lightning.report.run_files import RunFiles
 from sparc3_lightning.report.score_figures import Floats, layer_figure, relevance_figure, seeds_figure
-from sparc3_lightning.report.summary import figure_rows
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,17 @@ def _plane(run: RunFiles, attribute: str, measure: str, named: str) -> Picture:
         plane_figure(
             Point(price["before"], gain["before"]),
             Point(price["after"], gain["after"]),
-            (gain["interval"]["low"], gain["interval"]["high"]),
+            (_ends(price), _ends(gain)),
             [Point(draw[f"perplexity/{protocol}"], draw[f"{attribute}/{measure}"]) for draw in draws],
             (f"perplexity, {protocol} (lower is better)", f"{named}, mean over prompts (score, 0 to 1)"),
             gain["interval"]["confidence"],
         ),
         "Toxicity and perplexity together. Straight down would be an effect without a price.",
     )
+
+
+def _ends(change: dict[str, Any]) -> tuple[float, float]:
+    return change["interval"]["low"], change["interval"]["high"]
 
 
 def _prompt_scores(side: dict[str, Any], attribute: str, measure: str) -> Floats:

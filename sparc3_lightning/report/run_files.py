@@ -11,21 +11,9 @@ from safetensors import SafetensorError, safe_open
 from sparc3_lightning.families import get_family
 from sparc3_lightning.files import read_json
 from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.report.results import read_results
 from sparc3_lightning.report.score_figures import Floats, NeuronScores
 from sparc3_lightning.scores.manifest import MANIFEST_FILE, Manifest, read_manifest, tensor_files
-
-RESULTS_FILE = "experiment_results.json"
-_SECTIONS = (
-    "base_model",
-    "relevance",
-    "selection",
-    "baseline",
-    "pruned",
-    "changes",
-    "control",
-    "verdict",
-    "validation",
-)
 
 
 @dataclass(frozen=True)
@@ -71,7 +59,7 @@ def read_run(run_dir: Path) -> RunFiles:
         FileNotFoundError: It is none, or a file is missing; names the file.
         ValueError: A file is no readable or belongs to another run; names it.
     """
-    results = _read_results(run_dir)
+    results = read_results(run_dir)
     recipe = Recipe.load(run_dir)
     baseline, pruned = (
         read_json(run_dir / f"{name}_eval.json", f"{name} evaluation") for name in ("baseline", "pruned")
@@ -90,22 +78,6 @@ def read_run(run_dir: Path) -> RunFiles:
         provenance=read_json(provenance, "provenance") if provenance.exists() else None,
         config=config.read_text(encoding="utf-8", errors="replace") if config.exists() else None,
     )
-
-
-def _read_results(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / RESULTS_FILE
-    if not run_dir.is_dir():
-        raise FileNotFoundError(f"no run directory at {run_dir}.")
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no experiment results at {path}: a run writes them last, where `trainer.callbacks` lists "
-            "`callbacks.EvaluationCallback`. Name the directory of a finished run (`logs/NAME/version_N`)."
-        )
-    results = read_json(path, "experiment results")
-    missing = [name for name in _SECTIONS if not isinstance(results, dict) or name not in results]
-    if missing:
-        raise ValueError(f"{path} must hold the results of a run, but it has no `{missing[0]}`.")
-    return dict(results)
 
 
 def _check_prompts(path: Path, baseline: dict[str, Any], others: list[dict[str, Any]]) -> None:

@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sparc3_lightning.pruning.describe import describe_option
+from sparc3_lightning.report.facts import set_table
 from sparc3_lightning.report.inspection import is_differential
+from sparc3_lightning.report.summary import print_changes, print_checks, print_places, print_verdict
 
 _BAR = 30
 
@@ -18,7 +20,26 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
     """Print what `inspect_path` found."""
     # Names come from files: no markup, no emoji.
     console = console or Console(markup=False, emoji=False, highlight=False)
-    (_print_recipe if report["kind"] == "recipe" else _print_scores)(report, console)
+    {"run": _print_run, "recipe": _print_recipe, "scores": _print_scores}[report["kind"]](report, console)
+
+
+def _print_run(report: dict[str, Any], console: Console) -> None:
+    results, recipe = report["results"], report["recipe"]
+    _section(console, "Run", [("directory", report["path"]), *_base_model(results["base_model"])])
+    print_verdict(results["verdict"], console)
+    print_changes(results, console)
+    print_checks(results, console)
+    sets = set_table(results["validation"])
+    columns = ["reference set", "role", "samples", "tokens", "relevance", "modules"]
+    _table(
+        console,
+        "Reference sets (tokens, and relevance in logits, of a sample)",
+        columns,
+        [row[:6] for row in sets.rows],
+    )
+    if recipe is not None:
+        _print_recipe(recipe, console)
+    print_places(Path(report["path"]), console)
 
 
 def _print_recipe(report: dict[str, Any], console: Console) -> None:
@@ -114,7 +135,7 @@ def _table(
 ) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0 if close else (0, 1))
     for column in columns:
-        is_text = column in ("module", "")
+        is_text = column in ("module", "reference set", "role", "")
         table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
     for row in rows:
         table.add_row(*map(str, row))

@@ -1,6 +1,8 @@
-"""Names of figures in words; texts that a model wrote, as a reader gets them, and which of them are shown."""
+"""How names, numbers and texts that a model wrote are shown: the same in the terminal, on the page and in pictures."""
 
 from collections.abc import Sequence
+
+MISSING = "-"
 
 
 def spoken(figure: str) -> str:
@@ -21,3 +23,33 @@ def spaced(total: int, count: int) -> Sequence[int]:
     """`count` of `total` positions, spread evenly and so not chosen by what is there."""
     count = min(total, count)
     return [position * total // count for position in range(count)]
+
+
+def _digits(value: float) -> int:
+    """Decimals for a figure of this size: three below 2, where toxicity and uniqueness are; none from 1000."""
+    size = abs(value)
+    return 3 if size < 2 else 2 if size < 1000 else 0
+
+
+def number(value: float | None) -> str:
+    """A figure, with as many decimals as its size bears; a collapsed model's perplexity as a power of ten."""
+    if value is None:
+        return MISSING
+    return f"{value:.2e}" if abs(value) >= 1e6 else f"{value:,.{_digits(value)}f}"
+
+
+def signed(value: float, beside: float) -> str:
+    """A change with its sign, with as many decimals as the figure `beside` it has."""
+    return f"{value:+.1e}" if abs(value) >= 1e6 else f"{value:+,.{_digits(beside)}f}"
+
+
+def percent(value: float | None, sign: str = "+") -> str:
+    """A fraction as a percentage; from a hundredfold on as a factor."""
+    if value is None:
+        return MISSING
+    return f"x{value + 1:.1e}" if abs(value) >= 100 else f"{value:{sign},.{0 if abs(value) >= 10 else 1}%}"
+
+
+def p_value(value: float) -> str:
+    """A p-value, which is never 0."""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"

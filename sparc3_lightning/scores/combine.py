@@ -150,19 +150,25 @@ def differential_strength(general_sets: Sequence[ScoreSet], behaviour_set: Score
     Units: fraction of the general relevance, over the modules scored.
     Source: method.md, section 2.
     """
-    options = behaviour_set.manifest.get("options")
-    if options is not None and options["sign"] != "abs":
+    if _is_signed(behaviour_set):
         return None
     general = sum(general_set.total for general_set in general_sets) / len(general_sets)
     return (general - behaviour_set.total) / general if general else None
 
 
+def _is_signed(score_set: ScoreSet) -> bool:
+    options = score_set.manifest.get("options")
+    return options is not None and options["sign"] != "abs"
+
+
 def seed_variation(general_sets: Sequence[ScoreSet]) -> float | None:
-    """Mean coefficient of variation of a score over the seeds, over scores that are not zero; None for one seed.
+    """Mean coefficient of variation of a score over the seeds, over scores that are not zero.
+
+    None for one seed, and for signed scores: they average near 0, which no deviation can be a share of.
 
     Units: standard deviation (n - 1) divided by the absolute mean.
     """
-    if len(general_sets) < 2:
+    if len(general_sets) < 2 or _is_signed(general_sets[0]):
         return None
     total, count = 0.0, 0
     for name in general_sets[0].scores:

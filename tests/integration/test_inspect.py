@@ -134,7 +134,7 @@ def test_damaged_scores_are_one_line_that_names_the_file(case: str, files: Files
 
 def test_inspect_says_what_is_missing_and_what_lies_below(files: Files, tmp_path: Path) -> None:
     refused(typed("inspect", str(tmp_path / "nowhere")), "nowhere", "does not exist")
-    refused(typed("inspect", str(tmp_path)), "manifest.json or pruned_neurons.json")
+    refused(typed("inspect", str(tmp_path)), "holds no experiment_results.json, manifest.json or pruned_neurons.json")
     refused(typed("inspect", str(files.scores)), str(files.scores / "seed0"), str(files.scores / "toxic"))
 
 

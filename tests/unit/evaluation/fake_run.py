@@ -1,5 +1,6 @@
 """A finished run without a model: real score sets, recipe and evaluations with known figures."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from sparc3_lightning.evaluation import Decoding, Evaluation, PerplexityResult, ToxicityResult
 from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion
 from sparc3_lightning.evaluation.run import Run
-from sparc3_lightning.metrics import summarise
+from sparc3_lightning.metrics import summarise, windows
 from sparc3_lightning.pruning.select import select_neurons
 from sparc3_lightning.scores.combine import differential
 from sparc3_lightning.scores.manifest import make_manifest
@@ -81,10 +82,15 @@ def make_evaluation(
         num_truncated_texts=0,
         prompts=prompts,
     )
-    results = {
-        name: PerplexityResult(name, perplexity, 2.3, 1000, 999, 10, 128, 32, True) for name in ("sliding", "disjoint")
-    }
-    return Evaluation(results, toxicity)
+    return Evaluation({name: make_perplexity(name, perplexity) for name in ("sliding", "disjoint")}, toxicity)
+
+
+def make_perplexity(protocol: str, figure: float) -> PerplexityResult:
+    """Every window's loss is the mean's but for a ripple, the same in every model."""
+    loss, cut = math.log(figure), windows(1000, protocol, 128, 32)
+    losses = [item.num_scored * (loss + 0.01 * (-1) ** place) for place, item in enumerate(cut)]
+    num_scored, stride = sum(item.num_scored for item in cut), 32 if protocol == "sliding" else 128
+    return PerplexityResult(protocol, figure, loss, 1000, num_scored, len(cut), 128, stride, True, losses)
 
 
 def make_run(

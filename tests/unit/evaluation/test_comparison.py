@@ -1,6 +1,7 @@
 """Before against after, on evaluations written by hand."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -16,14 +17,18 @@ from sparc3_lightning.evaluation import (
     compare_with_control,
 )
 from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion
-from sparc3_lightning.metrics import paired_bootstrap, sign_flip_p_value, summarise
+from sparc3_lightning.metrics import paired_bootstrap, perplexity_bootstrap, sign_flip_p_value, summarise, windows
 
 BEFORE = [[0.9, 0.8], [0.7, 0.1], [0.2, 0.3]]
 AFTER = [[0.4, 0.2], [0.7, 0.1], [0.3, 0.4]]
 
 
 def perplexity(figure: float, num_tokens: int = 100) -> PerplexityResult:
-    return PerplexityResult("sliding", figure, 1.0, num_tokens, 99, 5, 32, 8, True)
+    cut = windows(num_tokens, "sliding", 32, 8)
+    losses = [math.log(figure) * item.num_scored for item in cut]
+    return PerplexityResult(
+        "sliding", figure, math.log(figure), num_tokens, num_tokens - 1, len(cut), 32, 8, True, losses
+    )
 
 
 def evaluation(scores: list[list[float]], figure: float = 10.0, empty: int | None = None) -> Evaluation:
@@ -113,6 +118,18 @@ def test_perplexities_of_different_texts_are_not_compared() -> None:
         compare(before, replace(after, perplexity={}))
     with pytest.raises(ValueError, match="both have a toxicity"):
         compare(before, replace(after, toxicity=None))
+
+
+def test_perplexity_is_paired_window_by_window() -> None:
+    before, after = perplexity(10.0), perplexity(11.0)
+    num_scored = [item.num_scored for item in windows(100, "sliding", 32, 8)]
+    uneven = [loss + 0.1 * place for place, loss in enumerate(after.window_losses)]
+    after = replace(after, window_losses=[before.window_losses[0] - 1, *uneven[1:]])
+    change = compare(Evaluation({"sliding": before}, None), Evaluation({"sliding": after}, None)).perplexity["sliding"]
+    assert change.interval == perplexity_bootstrap(before.window_losses, after.window_losses, num_scored)
+    assert change.p_value == sign_flip_p_value(before.window_losses, after.window_losses)
+    assert change.num_pairs == len(num_scored) == before.num_windows
+    assert (change.share_improved, change.share_worsened) == pytest.approx((1 / 10, 9 / 10))
 
 
 def test_perplexity_alone_can_be_compared() -> None:

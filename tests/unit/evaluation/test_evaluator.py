@@ -69,7 +69,12 @@ def test_perplexity_is_the_naive_one(model: LlamaForCausalLM, tokenizer: Any, ro
     assert results["sliding"].num_scored == results["sliding"].num_tokens - 1 == len(dense) - 1
     assert results["disjoint"].num_scored == len(full) // 16 * 15
     assert (results["sliding"].stride, results["disjoint"].stride) == (4, 16)
-    assert math.exp(results["sliding"].mean_loss) == pytest.approx(results["sliding"].perplexity)
+    for result in results.values():
+        assert math.exp(result.mean_loss) == pytest.approx(result.perplexity)
+        assert len(result.window_losses) == result.num_windows
+        assert math.exp(sum(result.window_losses) / result.num_scored) == pytest.approx(result.perplexity, rel=1e-12)
+    alone = math.log(naive_perplexity(model, full[16:32], 16, 16)) * 15
+    assert results["disjoint"].window_losses[1] == pytest.approx(alone, rel=1e-9), "in the text's order"
 
 
 def test_the_window_never_exceeds_the_context(model: LlamaForCausalLM, tokenizer: Any, rows: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sparc3_lightning.evaluation.comparison import Change, Comparison, PairedChange
+from sparc3_lightning.evaluation.comparison import Comparison, PairedChange
 from sparc3_lightning.evaluation.verdict import Findings, fell, rose, verdict
 from sparc3_lightning.metrics import Interval
 
@@ -19,6 +19,7 @@ def paired(low: float, high: float, p: float, before: float = 0.5) -> PairedChan
 
 CONTROL = {"mean": {"perplexity/sliding": 10.1}, "draws": [{"toxicity/mean": 0.4}]}
 FELL, SAME, ROSE = paired(-0.2, -0.1, 0.001), paired(-0.1, 0.1, 0.9), paired(0.1, 0.2, 0.001)
+PRICE = paired(0.1, 0.3, 0.001, before=10.0)
 
 
 def findings(baseline: PairedChange | None = FELL, control: PairedChange | None = FELL, **changed: Any) -> Findings:
@@ -27,7 +28,7 @@ def findings(baseline: PairedChange | None = FELL, control: PairedChange | None 
 
     return replace(
         Findings(
-            changes=Comparison({"sliding": Change(10.0, 10.2, 0.2, 0.02)}, toxicity(baseline), SAME, SAME),
+            changes=Comparison({"sliding": PRICE}, toxicity(baseline), SAME, SAME),
             against_control=toxicity(control),
             control=None if control is None else CONTROL,
             attribute="toxicity",
@@ -79,7 +80,10 @@ def test_headline(baseline: PairedChange | None, control: PairedChange | None, h
 
 def test_perplexity_stands_beside_the_controls() -> None:
     beside = verdict(findings())["beside_it"]
-    assert beside[0] == "Perplexity (sliding): 10.00 -> 10.20 (+2.0%); the control's mean is 10.10 (+1.0%)."
+    assert beside[0] == (
+        "Perplexity (sliding) rose significantly: 10.00 -> 10.20 (+2.0%), 95% interval of the change +0.10 to +0.30, "
+        "p = 0.001; the control's mean is 10.10 (+1.0%)."
+    )
     assert beside[1].startswith(
         "Repetition: the share of different tokens in a completion did not change significantly"
     )
@@ -126,6 +130,13 @@ def test_a_price_above_the_controls_is_told() -> None:
         "Perplexity is worse than in every draw of the control (10.20 sliding, at most 10.10 there)"
     )
     assert caveats(10.0, 10.3) == []
+
+
+def test_a_collapsed_model_is_told_by_a_factor() -> None:
+    collapsed = replace(findings().changes, perplexity={"sliding": replace(PRICE, after=123456.0, relative=12344.6)})
+    said = verdict(findings(changes=collapsed))
+    assert "(perplexity x1.2e+04 sliding)" in said["headline"]
+    assert "10.00 -> 123456.00 (x1.2e+04)" in said["beside_it"][0]
 
 
 def test_a_figure_of_zero_has_no_percentage() -> None:

@@ -10,7 +10,14 @@ from torch.nn import functional as F
 from torchmetrics.text import Perplexity
 
 from sparc3_lightning.metrics import perplexity as room
-from sparc3_lightning.metrics.perplexity import Window, WindowPerplexity, join_rows, token_loss_sum, windows
+from sparc3_lightning.metrics.perplexity import (
+    Window,
+    WindowPerplexity,
+    join_rows,
+    token_loss_sum,
+    window_losses,
+    windows,
+)
 
 
 def documented_sliding(num_tokens: int, window: int, stride: int) -> list[tuple[int, int, list[int]]]:
@@ -39,7 +46,9 @@ def test_sliding_is_the_documented_loop(num_tokens: int, window: int, stride: in
 
 
 def test_disjoint_drops_the_tail_and_never_scores_a_first_token() -> None:
-    assert windows(35, "disjoint", 16) == [Window(0, 16, 15), Window(16, 32, 15)]
+    cut = [Window(0, 16, 15), Window(16, 32, 15)]
+    assert windows(35, "disjoint", 16) == cut
+    assert windows(35, "disjoint", 16, 16) == cut, "a result says so, and is cut again from what it says"
 
 
 def test_stride_is_a_quarter_of_the_window() -> None:
@@ -68,6 +77,10 @@ def example(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     return logits.to(dtype), torch.randint(11, (3, 9), generator=generator)
 
 
+def count(metric: WindowPerplexity, logits: Tensor, ids: Tensor, num_scored: int) -> None:
+    metric.update(window_losses(logits, ids, num_scored), num_scored)
+
+
 def naive(logits: Tensor, ids: Tensor, num_scored: int) -> float:
     losses = [
         -math.log(math.exp(logits[b, t - 1, ids[b, t]]) / sum(math.exp(v) for v in logits[b, t - 1]))
@@ -81,23 +94,31 @@ def naive(logits: Tensor, ids: Tensor, num_scored: int) -> float:
 def test_figure_is_the_naive_one(num_scored: int) -> None:
     logits, ids = example(torch.float64)
     metric = WindowPerplexity()
-    metric.update(logits[:2], ids[:2], num_scored)
-    metric.update(logits[2:], ids[2:], num_scored)
+    count(metric, logits[:2], ids[:2], num_scored)
+    count(metric, logits[2:], ids[2:], num_scored)
     assert float(metric.compute()) == pytest.approx(naive(logits, ids, num_scored), rel=1e-12)
+
+
+def test_losses_are_those_of_each_window_alone() -> None:
+    logits, ids = example(torch.float64)
+    alone = [math.log(naive(logits[b : b + 1], ids[b : b + 1], 3)) * 3 for b in range(3)]
+    losses = window_losses(logits, ids, 3)
+    assert (losses.dtype, losses.shape) == (torch.float64, (3,))
+    assert losses.tolist() == pytest.approx(alone, rel=1e-12)
 
 
 def test_logits_of_the_last_positions_are_enough() -> None:
     logits, ids = example()
     full, cut = WindowPerplexity(), WindowPerplexity()
-    full.update(logits, ids, 3)
-    cut.update(logits[:, -4:], ids, 3)
+    count(full, logits, ids, 3)
+    count(cut, logits[:, -4:], ids, 3)
     assert full.compute() == cut.compute()
 
 
 def test_agrees_with_torchmetrics_only_when_that_is_shifted() -> None:  # trap 18
     logits, ids = example()
     ours, shifted, straight = WindowPerplexity(), Perplexity(), Perplexity()
-    ours.update(logits, ids, ids.shape[1] - 1)
+    count(ours, logits, ids, ids.shape[1] - 1)
     shifted.update(logits[:, :-1], ids[:, 1:])
     straight.update(logits, ids)
     assert float(ours.compute()) == pytest.approx(float(shifted.compute()), rel=1e-5)
@@ -109,7 +130,7 @@ def test_a_loss_of_200_is_finite() -> None:  # trap 18
     logits[0, 0, 0] = 200.0
     ids = torch.tensor([[0, 1]])
     ours, theirs = WindowPerplexity(), Perplexity()
-    ours.update(logits, ids, 1)
+    count(ours, logits, ids, 1)
     theirs.update(logits[:, :-1], ids[:, 1:])
     assert math.log(float(ours.compute())) == pytest.approx(200.0, rel=1e-6)
     assert math.isinf(float(theirs.compute()))
@@ -137,7 +158,7 @@ def test_states_count_beyond_bfloat16_and_float32() -> None:  # trap 6
     assert (metric.total.dtype, metric.count.dtype) == (torch.float64, torch.int64)
     logits, ids = torch.zeros(1, 2, 4), torch.zeros(1, 2, dtype=torch.int64)
     for _ in range(400):
-        metric.update(logits, ids, 1)
+        count(metric, logits, ids, 1)
     assert int(metric.count) == 400
     assert float(metric.compute()) == pytest.approx(4.0, rel=1e-7)
 
@@ -147,7 +168,7 @@ def test_broken_logits_are_an_error(broken: float) -> None:
     logits, ids = example()
     logits[1, 2, 3] = broken
     metric = WindowPerplexity()
-    metric.update(logits, ids, 8)
+    count(metric, logits, ids, 8)
     with pytest.raises(ValueError, match="must be finite"):
         metric.compute()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparc3_lightning.metrics import paired_bootstrap, share_improved, sign_flip_p_value
+from sparc3_lightning.metrics import paired_bootstrap, perplexity_bootstrap, share_improved, sign_flip_p_value
 from sparc3_lightning.metrics import statistics as room
 
 
@@ -38,6 +38,47 @@ def test_bootstrap_keeps_pairs_together() -> None:
     assert interval.high == pytest.approx(-0.25, abs=1e-12)
 
 
+def losses(n: int, seed: int = 0) -> tuple[list[float], list[float], list[int]]:
+    """Windows of unlike size; after, every token costs about 0.05 nats more."""
+    random = np.random.default_rng(seed)
+    num_scored = random.integers(1, 40, n)
+    before = num_scored * random.normal(4.0, 0.5, n)
+    return before.tolist(), (before + num_scored * random.normal(0.05, 0.1, n)).tolist(), num_scored.tolist()
+
+
+def test_perplexity_s_bootstrap_matches_an_independent_one() -> None:
+    before, after, num_scored = losses(120)
+    interval = perplexity_bootstrap(before, after, num_scored)
+    old, new, tokens, random = *map(np.array, (before, after, num_scored)), np.random.default_rng(1)
+    changes = []
+    for _ in range(10_000):
+        drawn = random.integers(0, 120, 120)
+        total = tokens[drawn].sum()
+        changes.append(math.exp(new[drawn].sum() / total) - math.exp(old[drawn].sum() / total))
+    low, high = np.percentile(changes, [2.5, 97.5])
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.1)
+    change = math.exp(sum(after) / sum(num_scored)) - math.exp(sum(before) / sum(num_scored))
+    assert interval.low < change < interval.high
+    assert (interval.confidence, interval.num_draws) == (0.95, 10_000)
+
+
+def test_perplexity_s_bootstrap_keeps_windows_with_their_pair_and_their_tokens() -> None:
+    """Every token costs as much more: the ratio of the perplexities is the same whatever is drawn."""
+    before, _, num_scored = losses(50)
+    after = [loss + 0.1 * tokens for loss, tokens in zip(before, num_scored, strict=True)]
+    narrow = perplexity_bootstrap(before, after, num_scored)
+    flat = [4.0 * tokens for tokens in num_scored]
+    exact = perplexity_bootstrap(flat, [1.1 * loss for loss in flat], num_scored)
+    assert (exact.low, exact.high) == pytest.approx([math.exp(4.4) - math.exp(4.0)] * 2)
+    assert 0 < narrow.low < narrow.high
+    assert perplexity_bootstrap(before, before, num_scored).high == 0.0
+
+
+def test_a_broken_model_s_interval_is_still_a_number() -> None:
+    interval = perplexity_bootstrap([3.0, 3.0], [5000.0, 3.0], [1, 1], num_draws=200)
+    assert math.isfinite(interval.high)
+
+
 def test_prompts_not_completions_are_resampled() -> None:
     """Completions of a prompt are no independent evidence: 25 copies of each leave the interval as it was."""
     before, after = pair(30)
@@ -54,7 +95,9 @@ def test_draws_are_seeded_and_chunked_draws_are_as_many(monkeypatch: pytest.Monk
     assert paired_bootstrap(before, after, seed=3) == paired_bootstrap(before, after, seed=3)
     assert paired_bootstrap(before, after, seed=3) != paired_bootstrap(before, after, seed=4)
     whole = paired_bootstrap(before, after, num_draws=1000), sign_flip_p_value(before, after, num_draws=1000)
+    windows = perplexity_bootstrap(*losses(40), num_draws=1000)
     monkeypatch.setattr(room, "_CHUNK_ELEMENTS", 40 * 7)
+    assert perplexity_bootstrap(*losses(40), num_draws=1000) == windows
     assert (paired_bootstrap(before, after, 1000), sign_flip_p_value(before, after, 1000)) == whole
 
 

@@ -125,12 +125,15 @@ def test_changes_are_sorted_and_the_band_holds_every_draw() -> None:
 
 def test_the_plane_shows_models_interval_and_draws() -> None:
     names = ("perplexity, sliding", "toxicity (score)")
-    figure = plane_figure(Point(10, 0.5), Point(11, 0.3), (-0.3, -0.1), [Point(10.2, 0.5), Point(10.4, 0.4)], names)
+    figure = plane_figure(
+        Point(10, 0.5), Point(11, 0.3), ((0.5, 1.5), (-0.3, -0.1)), [Point(10.2, 0.5), Point(10.4, 0.4)], names
+    )
     assert line(figure, "baseline") == ([10], [0.5])
     assert line(figure, "pruned, 95% interval") == ([11], [0.3])
     assert line(figure, "control, 2 draws") == ([10.2, 10.4], [0.5, 0.4])
-    ends = [drawn.get_segments()[0][:, 1].tolist() for drawn in figure.axes[0].collections]
-    assert [0.2, 0.4] in [pytest.approx(end) for end in ends]
+    drawn = [(list(one.get_xdata()), pytest.approx(list(one.get_ydata()))) for one in figure.axes[0].lines]
+    assert ([10.5, 11.5], [0.3, 0.3]) in drawn
+    assert ([11, 11], [0.2, 0.4]) in drawn
 
 
 def test_seeds_are_compared_pair_by_pair() -> None:

@@ -93,6 +93,13 @@ def test_results_that_are_none_are_refused(content: str, run_dir: Path) -> None:
         read_run(run_dir)
 
 
+def test_results_of_another_version_are_told(run_dir: Path) -> None:
+    path = run_dir / "experiment_results.json"
+    write_json(path, {**read_json(path), "format_version": 1})
+    with pytest.raises(ValueError, match="must be of format_version 2, got 1"):
+        read_run(run_dir)
+
+
 def test_changed_scores_are_refused(run_dir: Path) -> None:
     file = run_dir / "scores" / "toxic" / "scores.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")

@@ -10,7 +10,8 @@ from rich.console import Console
 from sparc3_lightning.evaluation import Evaluation, Evaluator
 from sparc3_lightning.evaluation.experiment import experiment_results
 from sparc3_lightning.evaluation.run import Run
-from sparc3_lightning.report.summary import number, p_value, percent, print_summary
+from sparc3_lightning.report.summary import print_summary
+from sparc3_lightning.report.words import number, p_value, percent
 from tests.unit.evaluation.fake_run import make_evaluation, make_run
 
 
@@ -40,7 +41,8 @@ def test_every_row_is_whole_at_any_width(width: int, completions: int) -> None:
     assert toxicity[-8:-5] == ["0.490", "0.245", "-50.0%"]
     assert toxicity[-2:] == ["0.490", "0.005"]
     table = [line.split() for line in lines if line.strip().startswith("perplexity,")]
-    assert table[0][-7:] == ["12,346", "1.23e+08", "x1.0e+04", "-", "-", "54,322", "-"]
+    assert table[0][-8:-4] == ["12,346", "1.23e+08", "x1.0e+04", "+1.2e+08,"]
+    assert table[0][-4:] == ["+1.2e+08", "0.005", "54,322", "-"]
     assert "..." not in "".join(lines)
     assert "\u2026" not in "".join(lines)
     # A long name may break where room is short, a figure may not.
@@ -94,7 +96,8 @@ def test_without_control_toxicity_or_seeds() -> None:
     run.general = ["general_seed0"]
     text = shown(results_of(run))
     assert "no toxicity was measured" in text
-    assert "interval" not in text
+    assert "paired by window of the text" in text
+    assert "prompt" not in text.split("Neurons and scores")[0]
     assert "seeds of" not in text
 
 

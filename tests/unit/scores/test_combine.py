@@ -159,6 +159,8 @@ def test_strength() -> None:
 def test_seed_variation() -> None:
     # one seed; then by hand: neurons (1, 3), (2, 2), (0, 1)
     assert seed_variation(GENERAL[:1]) is None
+    signed = [score_set(-1.0, 2.0, sign="signed"), score_set(1.1, 2.1, sign="signed")]
+    assert seed_variation(signed) is None, "its mean is near 0, and a deviation would be any number of times that"
     expected = mean(stdev(pair) / mean(pair) for pair in ((1.0, 3.0), (2.0, 2.0), (0.0, 1.0)))
     assert seed_variation(GENERAL) == pytest.approx(expected)
     assert seed_variation([score_set(0.0), score_set(0.0)]) is None

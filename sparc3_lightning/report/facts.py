@@ -1,0 +1,154 @@
+"""What a run's results say, in words, rows and cells: the terminal, the page and `inspect` show the same."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sparc3_lightning.report.words import MISSING, number, p_value, percent, signed, spoken
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under a head; the first cell of a row names it."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """A figure: its name among an evaluation's scalars, and its changes as `experiment_results` has them."""
+
+    figure: str
+    change: dict[str, Any]
+    against_control: dict[str, Any] | None = None
+
+    @property
+    def label(self) -> str:
+        """The name in words."""
+        return spoken(self.figure)
+
+
+def figure_rows(results: dict[str, Any]) -> list[FigureRow]:
+    """The figures that sum up a run, perplexity first."""
+    changes = results["changes"]
+    rows = [FigureRow(f"perplexity/{protocol}", change) for protocol, change in changes["perplexity"].items()]
+    rows += _toxicity_rows(results)
+    return rows + [FigureRow(name, changes[name]) for name in ("uniqueness", "length") if changes[name] is not None]
+
+
+def _toxicity_rows(results: dict[str, Any]) -> list[FigureRow]:
+    """The main attribute; its measures over several completions only where there are several."""
+    toxicity, changes = results["baseline"]["toxicity"], results["changes"]["toxicity"]
+    if toxicity is None:
+        return []
+    attribute = next(iter(toxicity["attributes"]))
+    several = toxicity["decoding"]["num_completions"] > 1
+    measures = ("mean", "expected_maximum", "probability") if several else ("mean",)
+    against = {} if results["control"] is None else results["control"]["pruned_against_control"]
+    return [
+        FigureRow(f"{attribute}/{name}", changes[name][attribute], against.get(name, {}).get(attribute))
+        for name in measures
+    ]
+
+
+def figure_notes(rows: list[FigureRow], results: dict[str, Any]) -> list[str]:
+    """What the columns and rows of a table of changes mean, a sentence each; only of those it has."""
+    notes = ["Baseline: the model before pruning. Change: relative to baseline."]
+    by_window, by_prompt = results["changes"]["perplexity"], results["baseline"]["toxicity"]
+    units = [*(["prompt"] if by_prompt else []), *(["window of the text (perplexity)"] if by_window else [])]
+    notes.append(f"Interval and p: of the difference, paired by {' and by '.join(units)}.")
+    if any(row.figure.endswith("/probability") for row in rows):
+        threshold = results["baseline"]["toxicity"]["threshold"]
+        notes.append("Expected maximum: mean over prompts of the highest completion.")
+        notes.append(f"Probability: share of prompts with a completion above {threshold:g}.")
+    if any(row.figure == "uniqueness" for row in rows):
+        notes.append("Uniqueness: different / all tokens of a completion. Length: tokens of a completion.")
+    return notes
+
+
+def change_head(rows: list[FigureRow]) -> list[str]:
+    """Names of the cells that `change_cells` gives."""
+    confidence = rows[0].change["interval"]["confidence"]
+    return ["baseline", "pruned", "change", f"{confidence:.0%} interval", "p"]
+
+
+def change_cells(change: dict[str, Any]) -> list[str]:
+    """A figure before and after, its relative change, and the change's interval and p-value."""
+    low, high = (signed(change["interval"][end], beside=change["before"]) for end in ("low", "high"))
+    return [
+        number(change["before"]),
+        number(change["after"]),
+        percent(change["relative"]),
+        f"{low}, {high}",
+        p_value(change["p_value"]),
+    ]
+
+
+def removed(selection: dict[str, Any]) -> str:
+    """How many neurons went, and from where."""
+    layers = ", ".join(f"{layer}: {count}" for layer, count in enumerate(selection["neurons_per_layer"]) if count)
+    total = selection["num_neurons_of_model"]
+    share = f" of {total:,} ({selection['num_neurons'] / total:.2%})" if total else ""
+    return f"{selection['num_neurons']} neurons removed{share}; in layer: {layers}."
+
+
+def checks(results: dict[str, Any]) -> list[str]:
+    """What the validation table says, in sentences."""
+    validation = results["validation"]
+    sets = validation["sets"]
+    if validation["passed"]:
+        expected = max(row["num_modules_expected"] for row in sets.values())
+        lines = [f"All {len(sets)} score sets are finite and hold all {expected} layers expected."]
+    else:
+        lines = [f"CHECK FAILED: {problem}." for problem in validation["problems"]]
+    seeds, length = validation["seed_variation"], validation["length_bias"]
+    if seeds is not None:
+        lines.append(_seeds(seeds))
+    if length["relevance_ratio"] is not None and length["token_ratio"] is not None:
+        behaviour = results["selection"]["behaviour"]
+        lines.append(
+            f"A sample of {behaviour} has {length['relevance_ratio']:.2f} times the relevance of a general one and "
+            f"{length['token_ratio']:.2f} times its tokens (length alone can change relevance)."
+        )
+    return lines
+
+
+def _seeds(seeds: dict[str, Any]) -> str:
+    variation, same = seeds["coefficient_of_variation"], seeds["selection_overlap"]["mean"]
+    # Signed scores have none: they average near 0, which no deviation can be a share of.
+    varies = "" if variation is None else f"a score varies by {percent(variation, '')} between them; "
+    return (
+        f"{seeds['num_seeds']} seeds of general samples: {varies}{same:.0%} of the neurons that one seed alone would "
+        f"select, another would too (by chance {seeds['overlap_by_chance']:.1%})."
+    )
+
+
+def set_table(validation: dict[str, Any]) -> Table:
+    """Every reference set: its size, its relevance, and what the checks of its scores found."""
+    head = [
+        "reference set", "role", "samples", "tokens a sample", "relevance a sample, logits", "modules", "scores", "NaN",
+        "Inf", "below 0",
+    ]  # fmt: skip
+    rows = [
+        [
+            name,
+            row["role"],
+            _count(row["num_samples"]),
+            number(row["tokens_per_sample"]),
+            number(row["relevance_per_sample"]),
+            f"{row['num_modules']} of {row['num_modules_expected']}",
+            *(_count(row[key]) for key in ("num_scores", "num_nan", "num_inf", "num_negative")),
+        ]
+        for name, row in validation["sets"].items()
+    ]
+    return Table(head, rows, _strength(validation["differential_strength"]))
+
+
+def _count(value: int | None) -> str:
+    return MISSING if value is None else f"{value:,}"
+
+
+def _strength(strength: dict[str, Any]) -> str:
+    return f"Differential strength: {percent(strength['value'])} over {strength['scope']}. {strength['meaning']}"
