@@ -183,14 +183,17 @@ def _apply_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="ID_OR_DIR", help="base model; without it, the one that the recipe names")
     parser.add_argument("--revision", help="revision on the hub; without it, the recipe's")
     parser.add_argument(
-        "--dtype", choices=DTYPES, default="auto", help="type of the saved weights (default: auto, as they are)"
+        "--dtype",
+        choices=DTYPES,
+        default="auto",
+        help="type of the saved weights (default: auto, the checkpoint's own; a run's pruned_model/ has the run's)",
     )
 
 
 def _apply(options: argparse.Namespace) -> None:
     """Write the recipe's base model without the recipe's neurons, as a Hugging Face directory.
 
-    Another base model is refused. Shapes do not change.
+    Another base model is refused, and so is one that was pruned already. Shapes do not change.
     """
     from sparc3_lightning.pruning.recipe import Recipe
 
@@ -208,16 +211,13 @@ def _apply(options: argparse.Namespace) -> None:
 
 def _save_pruned(recipe: "Recipe", name: str, revision: str | None, options: argparse.Namespace) -> None:
     from sparc3_lightning.models import load_model, load_tokenizer, torch_dtype
-    from sparc3_lightning.pruning.apply import apply_recipe
     from sparc3_lightning.pruning.save import save_pruned_model
 
     tokenizer = load_tokenizer(name, revision)
-    model = load_model(name, revision)
     # In the checkpoint's own type: in a narrower one the weights would no longer have the recipe's hash.
-    apply_recipe(model, recipe)
-    if options.dtype != "auto":
-        model.to(torch_dtype(options.dtype))
-    save_pruned_model(model, tokenizer, recipe, options.output)
+    model = load_model(name, revision)
+    dtype = None if options.dtype == "auto" else torch_dtype(options.dtype)
+    save_pruned_model(model, tokenizer, recipe, options.output, dtype=dtype)
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:

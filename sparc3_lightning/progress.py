@@ -16,6 +16,7 @@ def trainer_progress(trainer: Trainer, items: Iterable[Any], total: int, descrip
     """Yield the items under a bar of the trainer's own kind, with a rate; silently where it shows none."""
     bar = trainer.progress_bar_callback
     if isinstance(bar, RichProgressBar) and bar.progress is not None and not bar.is_disabled:
+        keep_lines_whole(trainer)
         task = bar.progress.add_task(escape(description), total=total)
         for item in items:
             yield item

@@ -119,7 +119,13 @@ def _read_txt(file: Path, text_column: str) -> Iterator[Row]:
 
 
 def _read_jsonl(file: Path, text_column: str) -> Iterator[Row]:
+    blank = None
     for index, (place, line) in enumerate(_lines(file)):
+        if not line.strip():
+            blank = blank or place
+            continue
+        if blank is not None:  # editors leave blank lines at the end; one before a row is a row that was lost
+            raise ValueError(f"{blank}: each line must hold one JSON object, got a blank line. Remove it.")
         try:
             values = json.loads(line)
         except json.JSONDecodeError as error:

@@ -222,5 +222,5 @@ def _relative(before: float, after: float) -> str:
 
 
 def _percent(change: float) -> str:
-    """A collapsed model's perplexity rises a thousandfold: a factor is read at a glance, thousands of per cent are not."""
+    """Thousands of per cent, as of a collapsed model, are told as a factor."""
     return f"x{change + 1:.1e}" if change >= 100 else f"{change:+.1%}"

@@ -107,7 +107,7 @@ def apply_recipe(model: PreTrainedModel, recipe: Recipe, check_base: bool = True
     _check_range(model, recipe)
     slices = list(_slices(model, recipe))
     if check_base and not _all_zero(slices):
-        _check_base(model, recipe)
+        check_base_model(model, recipe)
     return AppliedRecipe(slices)
 
 
@@ -137,13 +137,22 @@ def _check_range(model: PreTrainedModel, recipe: Recipe) -> None:
             )
 
 
-def _check_base(model: PreTrainedModel, recipe: Recipe) -> None:
+def check_base_model(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Refuse a model whose weights are not those that were scored, even if it lacks the recipe's neurons already.
+
+    A recipe made by hand may hold no hash: then nothing is checked.
+
+    Raises:
+        ValueError: Another model, or the base model after it was pruned or tuned.
+    """
     expected = recipe.base_model.get("weight_hash")
     if expected is None:
         return
     found = weight_hash(model)
     if found != expected:
+        pruned = " It lacks these neurons already." if _all_zero(list(_slices(model, recipe))) else ""
         raise ValueError(
             f"`recipe` belongs to {recipe.base_model.get('id')} (weight hash {expected[:12]}), got a model with weight "
-            f"hash {found[:12]}: {model.name_or_path or 'unnamed'}. Load the base model, or pass `check_base=False`."
+            f"hash {found[:12]}: {model.name_or_path or 'unnamed'}.{pruned} Load the base model, or pass "
+            "`check_base=False`."
         )

@@ -15,9 +15,15 @@ _TEMPLATE = """---
 # {{ name }} without {{ num_neurons }} neurons
 
 This is `{{ base }}`{% if revision %} (revision `{{ revision }}`){% endif %} with {{ num_neurons }} feed-forward
-neurons removed, in {{ num_layers }} layers. `{{ recipe_file }}` lists them, with their scores and with the hash of the
-base model's weights. Every other weight is the base model's.
+neurons removed, in {{ num_layers }} layers. `{{ recipe_file }}` lists them, with their scores.
+{%- if is_checked %} Every other weight is the base
+model's: before anything was removed, the hash of all weights was the one that `{{ recipe_file }}` holds.
+{%- else %} Whether every other weight is
+the base model's was not checked: `{{ recipe_file }}` holds no hash of its weights.
+{%- endif %}
 
+- Weights are stored as {{ dtype }}. The base model's may be of another type: `sparc3 apply` keeps that, or takes
+  `--dtype`.
 - A removed neuron is zeroed: its rows in the up and gate projections and its column in the down projection.
 - Shapes are unchanged: it loads like the base model, and it is neither smaller nor faster.
 
@@ -46,10 +52,14 @@ def _is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
 
 
-def model_card(recipe: Recipe) -> ModelCard:
+def model_card(recipe: Recipe, dtype: str) -> ModelCard:
     """The card of the recipe's base model with the recipe applied; made without a network.
 
     A base model that came from a directory is named by the directory's last part only.
+
+    Args:
+        recipe: What was removed. Where it holds the hash of the base model's weights, these have been compared.
+        dtype: Type of the saved weights.
     """
     base = str(recipe.base_model.get("id", "base model"))
     is_on_hub = _is_hub_id(base)
@@ -68,6 +78,8 @@ def model_card(recipe: Recipe) -> ModelCard:
         base=base if is_on_hub else Path(base).name,
         is_on_hub=is_on_hub,
         revision=recipe.base_model.get("revision"),
+        is_checked=recipe.base_model.get("weight_hash") is not None,
+        dtype=dtype,
         num_neurons=len(recipe.neurons),
         num_layers=len(recipe.per_layer()),
         recipe_file=RECIPE_FILE,

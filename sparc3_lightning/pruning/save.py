@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.distributed.weight_files import write_weight_files
 from sparc3_lightning.files import new_directory
-from sparc3_lightning.pruning.apply import apply_recipe
+from sparc3_lightning.pruning.apply import apply_recipe, check_base_model
 from sparc3_lightning.pruning.card import model_card
 from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe
 
@@ -40,14 +40,17 @@ def save_pruned_model(
         tokenizer: Its tokenizer.
         recipe: What goes.
         directory: New directory.
-        check_base: Refuse a model whose weights are not those that were scored.
+        check_base: Refuse a model whose weights are not those that were scored: the card says that all others are the
+            base model's. False for who knows that.
         dtype: Type of the written weights; default: the model's.
 
     Raises:
-        ValueError: Another base model, or neurons that the model does not have.
+        ValueError: Another base model, one that was pruned already, or neurons that the model does not have.
         FileExistsError: The directory holds something already.
     """
-    with apply_recipe(model, recipe, check_base):
+    if check_base:
+        check_base_model(model, recipe)
+    with apply_recipe(model, recipe, check_base=False):
         _save(model, tokenizer, Path(directory), recipe, dtype, card=True)
 
 
@@ -93,7 +96,7 @@ def _save(
             if recipe is not None:
                 recipe.save(temporary / RECIPE_FILE)
             if recipe is not None and card:
-                model_card(recipe).save(temporary / CARD_FILE)
+                model_card(recipe, str(dtype).removeprefix("torch.")).save(temporary / CARD_FILE)
 
         from_rank_zero(write)
         if is_sharded:

@@ -29,6 +29,12 @@ class FigureRow:
         """The name in words."""
         return spoken(self.figure)
 
+    def label_below(self, above: "FigureRow | None") -> str:
+        """The name in words; below a figure of the same kind, only what differs, indented."""
+        kind, _, measure = self.figure.partition("/")
+        is_same = above is not None and above.figure.startswith(f"{kind}/")
+        return f" {spoken(measure)}" if is_same else self.label
+
 
 def figure_rows(results: dict[str, Any]) -> list[FigureRow]:
     """The figures that sum up a run, perplexity first."""

@@ -82,9 +82,9 @@ def _outcome(rows: list[FigureRow], results: dict[str, Any]) -> tuple[Table, str
     control, selection = results["control"], results["selection"]
     beside = [] if control is None else ["control", "its p"]
     table = _table("Pruned against baseline", [*change_head(rows), *beside])
-    for row in rows:
-        cells = change_cells(row.change)
-        table.add_row(Text(row.label), *cells, *([] if control is None else _control_cells(row, control)))
+    for above, row in zip([None, *rows], rows, strict=False):
+        cells = [*change_cells(row.change), *([] if control is None else _control_cells(row, control))]
+        table.add_row(Text(row.label_below(above)), *cells)
     notes = figure_notes(rows, results)
     if control is not None:
         draws = f"{control['num_draws']} draw{'s' * (control['num_draws'] > 1)}"

@@ -106,6 +106,14 @@ def test_apply_narrows_the_type_after_the_base_model_was_checked(files: Files, t
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "pruned", dtype="auto").dtype == torch.float16
 
 
+def test_apply_refuses_what_it_has_made(files: Files, tmp_path: Path) -> None:
+    main(["apply", "--recipe", str(files.recipe), "--output", str(tmp_path / "pruned")])
+    again = ["--model", str(tmp_path / "pruned"), "--output", str(tmp_path / "again")]
+    with pytest.raises(ValueError, match=r"weight hash .* lacks these neurons already"):
+        main(["apply", "--recipe", str(files.recipe), *again])
+    assert not (tmp_path / "again").exists()
+
+
 def test_apply_as_typed_refuses_another_base_model(files: Files, tmp_path: Path) -> None:
     save_tiny_model(tmp_path / "other", seed=1)
     result = typed(

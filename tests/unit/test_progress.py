@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import CustomProgress, MetricsTextColumn
 from rich.console import Console
 
-from sparc3_lightning.progress import keep_lines_whole
+from sparc3_lightning.progress import keep_lines_whole, trainer_progress
 
 
 def lines_of(total: int, whole: bool) -> list[str]:
@@ -38,3 +38,15 @@ def test_figures_stay_on_one_line() -> None:
 def test_without_it_they_do_not() -> None:
     """Else the helper could go."""
     assert len(lines_of(1884, whole=False)) > 1
+
+
+def test_loops_that_are_not_lightning_s_stay_on_one_line() -> None:
+    bar, console = RichProgressBar(), Console(width=80, file=io.StringIO(), force_terminal=True, color_system=None)
+    trainer = cast(Trainer, SimpleNamespace(progress_bar_callback=bar))
+    bar.progress = CustomProgress(*bar.configure_columns(trainer), console=console)
+    for _ in trainer_progress(trainer, range(2), 2, "control 5 perplexity (sliding)"):
+        console.print(bar.progress.get_renderable())
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert [line[:30] for line in lines] == ["control 5 perplexity (sliding)"] * 2
+    assert all("-:--:--" in line and "it/s" in line for line in lines)

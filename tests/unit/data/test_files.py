@@ -62,7 +62,9 @@ def test_txt_splits_at_newlines_only_and_keeps_blank_lines(tmp_path: Path) -> No
     ("name", "content", "message"),
     [
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', r"a\.jsonl, line 2: not valid JSON"),
-        ("a.jsonl", b'{"text": "x"}\n\n', r"a\.jsonl, line 2: not valid JSON"),
+        ("a.jsonl", b'{"text": "x"}\n\n \n{"text": "y"}\n', r"a\.jsonl, line 2: .* got a blank line"),
+        ("a.jsonl", b'\n{"text": "x"}\n', r"a\.jsonl, line 1: .* got a blank line"),
+        ("a.jsonl", b"\n\n", r"a\.jsonl has no rows"),
         ("a.jsonl", b'["x"]\n', r"a\.jsonl, line 1: each line must hold one JSON object, got list"),
         ("a.jsonl", b"", r"a\.jsonl has no rows"),
         ("a.txt", b"", r"a\.txt has no rows"),
@@ -82,6 +84,13 @@ def test_bad_files_are_named_by_file_and_line(tmp_path: Path, name: str, content
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         list(read_file(str(tmp_path / name)))
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\n\n", b"\r\n \r\n\n"])
+def test_blank_lines_at_the_end_are_an_editor_s(end: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "x"}\n{"text": "y"}' + end)
+    rows = list(read_file(str(tmp_path / "a.jsonl")))
+    assert [(row.values["text"], row.index) for row in rows] == [("x", 0), ("y", 1)]
 
 
 def test_empty_parquet_has_no_rows(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import copy
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def test_another_base_model_is_refused_before_anything_is_written(tmp_path: Path
 
 
 def test_card_says_what_was_removed_from_what() -> None:
-    card = model_card(recipe_of(tiny_llama()))
+    card = model_card(recipe_of(tiny_llama()), "float32")
     assert card.data.base_model == "someone/tiny"
     assert card.data.license == "other"
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
@@ -153,13 +154,37 @@ def test_card_says_what_was_removed_from_what() -> None:
         "behaviour: toxic (7 samples)",
         "Shapes are unchanged",
         "## Limits",
+        "stored as float32",
+        "Every other weight is the base",
     ):
         assert said in card.text
     assert "sparc3 apply --recipe pruned_neurons.json --model someone/tiny" in card.text
 
 
+def test_card_of_a_recipe_without_a_hash_says_that_nothing_was_checked(tmp_path: Path) -> None:
+    model = tiny_llama()
+    recipe = replace(recipe_of(model), base_model={"id": "someone/tiny"})
+    save_pruned_model(model.bfloat16(), tiny_tokenizer(), recipe, tmp_path / "pruned")
+    card = (tmp_path / "pruned" / "README.md").read_text()
+    assert "was not checked" in card
+    assert "Every other weight is" not in card
+    assert "stored as bfloat16" in card
+
+
+def test_a_model_that_was_pruned_already_is_refused(tmp_path: Path) -> None:
+    """Its other weights may be anything: the card would say that they are the base model's."""
+    model = tiny_llama()
+    recipe = recipe_of(model)
+    apply_recipe(model, recipe)
+    with torch.no_grad():
+        model.lm_head.weight.add_(1)
+    with pytest.raises(ValueError, match=r"weight hash .* lacks these neurons already"):
+        save_pruned_model(model, tiny_tokenizer(), recipe, tmp_path / "pruned")
+    assert not (tmp_path / "pruned").exists()
+
+
 def test_card_does_not_tell_where_a_local_base_model_lies() -> None:
-    card = str(model_card(recipe_of(tiny_llama(), name="/secret/place/my_model", revision=None)))
+    card = str(model_card(recipe_of(tiny_llama(), name="/secret/place/my_model", revision=None), "float32"))
     assert "my_model" in card
     assert "secret" not in card
     assert "base_model:" not in card
