@@ -216,8 +216,8 @@ def _save_pruned(recipe: "Recipe", name: str, revision: str | None, options: arg
     tokenizer = load_tokenizer(name, revision)
     # In the checkpoint's own type: in a narrower one the weights would no longer have the recipe's hash.
     model = load_model(name, revision)
-    dtype = None if options.dtype == "auto" else torch_dtype(options.dtype)
-    save_pruned_model(model, tokenizer, recipe, options.output, dtype=dtype)
+    dtype = torch_dtype(options.dtype)
+    save_pruned_model(model, tokenizer, recipe, options.output, dtype=None if dtype == "auto" else dtype)
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
