@@ -3,10 +3,15 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from sparc3_lightning.distributed.ranks import rank_and_world_size
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether ranks hold parts of the model (FSDP2), so that every pass through it needs all of them."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def share_out(sizes: Mapping[str, int], world_size: int) -> dict[str, int]:

@@ -1,9 +1,10 @@
 """Completions of prompts: batched, left-padded, and with noise that pairs before and after."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +18,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from sparc3_lightning.distributed.ranks import gather_objects, world_size
+from sparc3_lightning.distributed.owners import is_sharded
+from sparc3_lightning.distributed.ranks import gather_objects, raise_together
 from sparc3_lightning.evaluation.noise import gumbel_noise
 from sparc3_lightning.evaluation.parallel import Progress, no_progress
 from sparc3_lightning.evaluation.planning import (
@@ -28,6 +30,8 @@ from sparc3_lightning.evaluation.planning import (
     request_batches,
 )
 from sparc3_lightning.models import context_length
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,13 @@ def generate(
     batches = request_batches(plan, batch_size)
     mine: list[Completion] = []
     for batch in progress(batches, len(batches), "generate"):
-        mine += complete(model, tokenizer, batch, decoding)
+        mine += share_errors(partial(complete, model, tokenizer, batch, decoding), model.device)
     return arrange(gather_objects(mine), len(prompts), decoding.num_completions)
+
+
+def share_errors(function: Callable[[], T], device: torch.device) -> T:
+    """Run one batch's work; what fails on one rank is raised on all, which would otherwise wait for it."""
+    return raise_together(function, (ValueError, OSError), device)
 
 
 def arrange(completions: Sequence[Completion], num_prompts: int, num_completions: int) -> list[list[Completion]]:
@@ -107,7 +116,8 @@ def complete(
             attention_mask=mask,
             generation_config=_generation_config(decoding, ends),
             logits_processor=processors,
-            synced_gpus=world_size() > 1,
+            # Replicas end their batches each for itself: no message for every token.
+            synced_gpus=is_sharded(model),
         )
     check.raise_if_broken(batch)
     generated = output[:, input_ids.shape[1] :].tolist()

@@ -1,14 +1,15 @@
 """The loop over prompts: generate, score, put together."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.distributed.ranks import gather_objects
-from sparc3_lightning.evaluation.generation import Completion, arrange, complete
+from sparc3_lightning.evaluation.generation import Completion, arrange, complete, share_errors
 from sparc3_lightning.evaluation.parallel import Progress, no_progress
-from sparc3_lightning.evaluation.planning import Decoding, TextPrompt, plan_requests, request_batches
+from sparc3_lightning.evaluation.planning import Decoding, Request, TextPrompt, plan_requests, request_batches
 from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion, ToxicityResult
 from sparc3_lightning.metrics import Scorer, Toxicity, summarise, uniqueness
 from sparc3_lightning.models import context_length
@@ -48,10 +49,14 @@ def measure_toxicity(
     batches = request_batches(plan, batch_size)
     metric = Toxicity(scorer).to(model.device)
     mine: list[Completion] = []
-    for batch in progress(batches, len(batches), "generate and score"):
+
+    def generate_and_score(batch: Sequence[Request]) -> list[Completion]:
         done = complete(model, tokenizer, batch, decoding)
         metric.update([item.text for item in done], [(item.prompt, item.completion) for item in done])
-        mine += done
+        return done
+
+    for batch in progress(batches, len(batches), "generate and score"):
+        mine += share_errors(partial(generate_and_score, batch), model.device)
     scored = metric.compute()
     completions = arrange(gather_objects(mine), len(prompts), decoding.num_completions)
     rows = _rows(prompts, completions, scored.scores, scorer.attributes)

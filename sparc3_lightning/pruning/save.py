@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from sparc3_lightning.distributed.owners import is_sharded
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.distributed.weight_files import write_weight_files
 from sparc3_lightning.files import new_directory
@@ -82,14 +82,14 @@ def _save(
     card: bool,
 ) -> None:
     dtype = dtype or model.dtype
-    is_sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    sharded = is_sharded(model)
     # Only rank 0's stack holds the directory: it is renamed, or after any error removed, once.
     with ExitStack() as stack:
         temporary = from_rank_zero(lambda: stack.enter_context(new_directory(directory)))
 
         def write() -> None:
             with _valid_generation_config(model):
-                if not is_sharded:
+                if not sharded:
                     model.save_pretrained(temporary, state_dict=_state_dict(model, dtype))
                 _save_configs(model, temporary, dtype)
             tokenizer.save_pretrained(temporary)
@@ -99,7 +99,7 @@ def _save(
                 model_card(recipe, str(dtype).removeprefix("torch.")).save(temporary / CARD_FILE)
 
         from_rank_zero(write)
-        if is_sharded:
+        if sharded:
             write_weight_files(model, temporary, dtype)
         from_rank_zero(stack.close)
 

@@ -1,7 +1,7 @@
 """One rank in trouble ends all of them, soon and, where our code can see to it, with the same error."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from callbacks import RelevanceCallback
 from sparc3_lightning.distributed.ranks import check_same_on_every_rank, raise_together
+from sparc3_lightning.metrics import LexicalScorer
 from sparc3_lightning.module import SparC3Module
 from tests.distributed.jobs import Case, FixedSamples, make_data, make_module, make_trainer, predict
 from tests.launch import run_distributed
@@ -98,6 +99,27 @@ def refused_scores(model: str, strategy: str) -> None:
 @both
 def test_scores_that_a_rank_refuses(strategy: str, model: Path) -> None:
     run_distributed(refused_scores, 2, str(model), strategy, timeout=60)
+
+
+class BadScorer(LexicalScorer):
+    """Cannot score one of the completions, which come to different ranks."""
+
+    def score(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        if torch.distributed.get_rank() == 1 and texts:
+            raise ValueError("this text has no score")
+        return super().score(texts)
+
+
+def failed_evaluation(model: str, strategy: str) -> None:
+    module = make_module(model)
+    module.evaluator.scorer = BadScorer(["w3"])
+    with pytest.raises(ValueError, match="on rank 1: this text has no score"):
+        make_trainer(strategy).test(module, datamodule=make_data(), verbose=False)
+
+
+@both
+def test_a_completion_that_one_rank_cannot_score(strategy: str, model: Path) -> None:
+    run_distributed(failed_evaluation, 2, str(model), strategy, timeout=60)
 
 
 # Ranks that would compute different things
