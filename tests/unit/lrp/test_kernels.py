@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 triton = pytest.importorskip("triton", reason="Triton comes with torch's CUDA builds")
@@ -18,6 +19,14 @@ POINTERS = {"x", "d", "weight"}
 TYPES = {"bf16": kernels._HALF_ONE_SAMPLE, "fp16": kernels._HALF_ONE_SAMPLE, "fp32": kernels._SINGLE}
 
 
+def release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+@pytest.mark.skipif(
+    release(triton.__version__) < (3, 7) and release(np.__version__) >= (2, 4),
+    reason="an older Triton's interpreter does not run under this numpy",
+)
 def test_under_the_interpreter() -> None:
     """In a process of its own: Triton reads the variable when it is imported."""
     command = [sys.executable, "-m", "pytest", "-q", "tests/unit/lrp/interpreted.py"]
