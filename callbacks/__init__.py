@@ -1,5 +1,6 @@
 """Lightning callbacks: thin glue, one a file; the logic is in sparc3_lightning."""
 
+from callbacks.baselines import BaselineCallback
 from callbacks.evaluation import EvaluationCallback
 from callbacks.pruning import PruningCallback
 from callbacks.relevance import RelevanceCallback
@@ -8,6 +9,7 @@ from callbacks.score_writer import ScoreWriter
 from callbacks.tensorboard import TensorBoardCallback
 
 __all__ = [
+    "BaselineCallback",
     "EvaluationCallback",
     "PruningCallback",
     "RelevanceCallback",

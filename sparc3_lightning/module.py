@@ -46,7 +46,7 @@ class SparC3Module(LightningModule):
         sign: "abs" (the document) or "signed" (the paper).
         target: What is explained: "last_token_argmax", "token:ID" or "contrast:ID:ID".
         modules: Layers attributed: "neurons", "all" or name patterns.
-        variant: Rules: "attnlrp" or "cp_lrp".
+        variant: Rules: "attnlrp" or "cp_lrp"; or "gradient", none: a baseline.
         kernel: What computes relevance: "auto" (the fused kernel on a GPU, in half precision), "eager" or "triton".
         activation_checkpointing: Less memory in attribution for one more forward pass; scores do not depend on it.
         recipe: Path of a recipe: in `fit` its neurons are held at zero, in `validate` and `test` they are zeroed.

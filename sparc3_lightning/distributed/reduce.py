@@ -42,12 +42,7 @@ def reduce_scores(attribution: Attribution, seen: Sequence[tuple[int, int]], num
         ValueError: Samples are missing or came twice; or scores that `check_scores` refuses. On every rank.
     """
     everyone = dict(sorted(gathered := gather_objects(list(seen))))
-    if len(gathered) != num_samples or list(everyone) != list(range(num_samples)):
-        raise ValueError(
-            f"every one of {num_samples} samples must be attributed once, got {len(gathered)} attributions of "
-            f"{len(everyone)} samples. Leave `trainer.limit_predict_batches` at 1.0 and `use_distributed_sampler` "
-            "false."
-        )
+    check_every_sample([index for index, _ in gathered], num_samples)
     reduce = _reduce_neurons if attribution.granularity == "neuron" else _reduce_weights
     scores = {name: total / num_samples for name, total in reduce(attribution.sums()).items()}
     raise_together(lambda: check_scores(scores, attribution.sign), ValueError, attribution.device)
@@ -75,3 +70,17 @@ def _reduce_weights(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if to_owner is not None:
             found[name] = to_owner
     return found
+
+
+def check_every_sample(indices: Sequence[int], num_samples: int) -> None:
+    """Refuse a set of which not every sample was attributed, once.
+
+    Raises:
+        ValueError: Samples are missing or came twice.
+    """
+    if sorted(indices) != list(range(num_samples)):
+        raise ValueError(
+            f"every one of {num_samples} samples must be attributed once, got {len(indices)} attributions of "
+            f"{len(set(indices))} samples. Leave `trainer.limit_predict_batches` at 1.0 and `use_distributed_sampler` "
+            "false."
+        )

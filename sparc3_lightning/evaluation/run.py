@@ -8,6 +8,7 @@ from typing import Any
 
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.scores.baselines import MethodScores
 from sparc3_lightning.scores.score_set import ScoreSet
 
 
@@ -19,6 +20,7 @@ class Run:
         base_model: Identity of the model attributed.
         score_sets: Scores by reference set: of neurons on rank 0; of weights shared out over the ranks until they are
             written, then whole on every rank, read from the run's directory module by module.
+        method_scores: What each method found, by its key, where there are baselines; like `score_sets`.
         expected_modules: Layers that every score set must hold.
         general: Names of the general sets, and
         behaviour: of the behaviour's, as the pruning callback matched them.
@@ -34,6 +36,7 @@ class Run:
 
     base_model: dict[str, Any] = field(default_factory=dict)
     score_sets: dict[str, ScoreSet] = field(default_factory=dict)
+    method_scores: dict[str, MethodScores] = field(default_factory=dict)
     expected_modules: list[str] = field(default_factory=list)
     general: list[str] = field(default_factory=list)
     behaviour: str | None = None

@@ -12,7 +12,7 @@ from sparc3_lightning.identity import base_model
 from sparc3_lightning.lrp.attribution import Attribution, Granularity
 from sparc3_lightning.lrp.dispatch import Kernel
 from sparc3_lightning.lrp.linear import Sign
-from sparc3_lightning.lrp.rules import Variant
+from sparc3_lightning.lrp.rules import METHOD_OF_VARIANT, Variant
 from sparc3_lightning.lrp.targets import Target
 from sparc3_lightning.models import context_length
 from sparc3_lightning.scores.manifest import Options, make_manifest
@@ -22,6 +22,7 @@ from sparc3_lightning.scores.score_set import ScoreSet
 def attribution_options(attribution: Attribution, modules: str | Sequence[str]) -> Options:
     """How an attribution computes relevance, for manifests."""
     return Options(
+        method=METHOD_OF_VARIANT[attribution.variant],
         variant=attribution.variant,
         target=str(attribution.target),
         sign=attribution.sign,
@@ -92,7 +93,7 @@ def attribute(
         modules: "neurons" (the family's neuron modules), "all" (every linear layer; a tied lm_head is left out and
             named in the manifest), or name patterns.
         batch_size: Samples per backward pass; scores do not depend on it.
-        variant: "attnlrp" or "cp_lrp".
+        variant: "attnlrp", "cp_lrp", or "gradient": no rules, the baseline.
         kernel: "auto" (the fused kernel on a GPU, in half precision), "eager" or "triton".
         activation_checkpointing: Less memory for one more forward pass; scores do not depend on it.
 

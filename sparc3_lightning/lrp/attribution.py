@@ -31,7 +31,7 @@ class Attribution:
         sign: "abs" or "signed".
         target: What is explained; see `parse_target`.
         modules: Which linear layers; see `select_modules`.
-        variant: The rules, "attnlrp" or "cp_lrp".
+        variant: The rules, "attnlrp" or "cp_lrp"; or "gradient", none.
         kernel: What computes relevance: "auto" (the fused kernel on a GPU, in half precision), "eager" or "triton".
         activation_checkpointing: Keep only each block's input for the backward pass and compute the rest again.
 

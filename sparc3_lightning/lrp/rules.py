@@ -14,8 +14,10 @@ from sparc3_lightning.lrp.functional import IdentityRule, RMSNormRule, activatio
 from sparc3_lightning.lrp.lxt_rules import divide_gradient, stop_gradient
 from sparc3_lightning.lrp.patch import pre_hook, replaced_forward
 
-Variant = Literal["attnlrp", "cp_lrp"]
-VARIANTS: tuple[str, ...] = ("attnlrp", "cp_lrp")
+Variant = Literal["attnlrp", "cp_lrp", "gradient"]
+VARIANTS: tuple[str, ...] = ("attnlrp", "cp_lrp", "gradient")
+# What manifests call a method that uses these rules.
+METHOD_OF_VARIANT: dict[str, str] = {"attnlrp": "lrp", "cp_lrp": "cp_lrp", "gradient": "gradient"}
 _ACTIVE = "_sparc3_rules_active"
 
 
@@ -72,7 +74,8 @@ def attnlrp(model: PreTrainedModel, variant: Variant = "attnlrp") -> Iterator[Pr
 
     Args:
         model: A causal language model of a known family.
-        variant: "attnlrp", or "cp_lrp" (q and k detached, the gate branch detached; it conserves relevance).
+        variant: "attnlrp"; "cp_lrp" (q and k detached, the gate branch detached; it conserves relevance); or
+            "gradient", no rule at all: the baseline |W * plain gradient|, which is to be asked for by name.
 
     Yields:
         The same model.
@@ -91,12 +94,13 @@ def attnlrp(model: PreTrainedModel, variant: Variant = "attnlrp") -> Iterator[Pr
     _check_layers(model, family, blocks)
     norms = family.norms(model)
     with ExitStack() as stack:
-        for norm in norms:
-            stack.enter_context(replaced_forward(norm, _norm_forward(norm)))
-        for block in blocks:
-            _enter_mlp_rules(stack, family, block.get_submodule(family.mlp), variant)
-        attention = [block.get_submodule(family.attention) for block in blocks]
-        stack.enter_context(attention_rules(model, attention, variant))
+        if variant != "gradient":
+            for norm in norms:
+                stack.enter_context(replaced_forward(norm, _norm_forward(norm)))
+            for block in blocks:
+                _enter_mlp_rules(stack, family, block.get_submodule(family.mlp), variant)
+            attention = [block.get_submodule(family.attention) for block in blocks]
+            stack.enter_context(attention_rules(model, attention, variant))
         stack.callback(partial(delattr, model, _ACTIVE))
         setattr(model, _ACTIVE, True)
         yield model

@@ -70,7 +70,7 @@ def select_neurons(scores: ScoreSet, num_neurons: int = 100, scope: Scope = "glo
     """The `num_neurons` neurons with the most negative differential score.
 
     Args:
-        scores: Differential scores, per neuron or per weight (then a neuron's score is its row sum).
+        scores: Differential scores, per neuron or per weight (then a neuron's score is its row sum); or a ranking.
         num_neurons: How many go.
         scope: Where scores compete: "global" over all layers, or "layer" (as many from each layer as k allows).
 
@@ -92,7 +92,7 @@ def select_neurons(scores: ScoreSet, num_neurons: int = 100, scope: Scope = "glo
         )
     chosen = sorted(zip(score[:num_neurons].tolist(), layer.tolist(), index.tolist(), strict=False))
     num_specific = sum(value < 0 for value, _, _ in chosen)
-    if num_specific < num_neurons:
+    if num_specific < num_neurons and scores.manifest.get("kind") != "ranking":
         warnings.warn(
             f"only {num_specific} of the {num_neurons} selected neurons are more relevant to the behaviour than in "
             "general (differential below 0); choose a smaller `num_neurons`.",

@@ -101,8 +101,8 @@ def score_report(path: Path, top: int) -> dict[str, Any]:
 
 
 def is_differential(manifest: dict[str, Any]) -> bool:
-    """Whether the most negative scores are what matters."""
-    return manifest.get("kind") == "differential"
+    """Whether the lowest scores are what matters: those of a differential, or of a ranking."""
+    return manifest.get("kind") in ("differential", "ranking")
 
 
 def _checks(score_set: "ScoreSet") -> dict[str, Any]:

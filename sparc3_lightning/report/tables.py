@@ -57,9 +57,8 @@ def _print_recipe(report: dict[str, Any], console: Console) -> None:
 def _print_scores(report: dict[str, Any], console: Console) -> None:
     manifest, checks = report["manifest"], report["checks"]
     has_negative = checks["num_negative"] > 0
-    name = (
-        "differential" if is_differential(manifest) else manifest.get("data", {}).get("name", Path(report["path"]).name)
-    )
+    kind = manifest.get("kind")
+    name = kind if is_differential(manifest) else manifest.get("data", {}).get("name", Path(report["path"]).name)
     _section(console, f"Scores: {name}", [("directory", report["path"]), *_manifest_rows(manifest)])
     _section(console, "Checks", _check_rows(checks, manifest))
     columns = ["module", "count", "mean", *(["min"] if has_negative else []), "max", "share"]
@@ -104,8 +103,9 @@ def _check_rows(checks: dict[str, Any], manifest: dict[str, Any]) -> list[tuple[
         ("modules, scores", f"{checks['num_modules']}, {checks['num_scores']:,}"),
         ("layers with neurons", layers),
     ]
-    unit = "sum of scores" if is_differential(manifest) else "relevance per sample"
-    return [*rows, (unit, f"{checks['total']:.6g} logits")]
+    is_relevance = "variant" in manifest.get("options", {"variant": "unknown"})
+    name = "relevance per sample" if is_relevance and not is_differential(manifest) else "sum of scores"
+    return [*rows, (name, f"{checks['total']:.6g}" + (" logits" if is_relevance else ""))]
 
 
 def _number(column: str, value: float) -> str:

@@ -19,11 +19,13 @@ def check_compatible(sets: Sequence[ScoreSet]) -> None:
     """Two sets combine only if model and options agree.
 
     Raises:
-        ValueError: Names the field that differs, and both values; or a set is a differential already.
+        ValueError: Names the field that differs, and both values; or a set is a differential or a ranking.
     """
     first = sets[0]
-    if any(score_set.manifest.get("kind") == "differential" for score_set in sets):
-        raise ValueError("score sets to combine must be of one reference set each, got a differential.")
+    for score_set in sets:
+        kind = score_set.manifest.get("kind", "scores")
+        if kind != "scores":
+            raise ValueError(f"score sets to combine must be of one reference set each, got a {kind}.")
     for other in sets[1:]:
         for field, ours, theirs in _identities(first, other):
             if ours != theirs:

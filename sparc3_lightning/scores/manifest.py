@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from sparc3_lightning.files import file_sha256, read_json
 from sparc3_lightning.version import package_versions
@@ -12,13 +12,28 @@ MANIFEST_FILE = "manifest.json"
 
 
 class Options(TypedDict):
-    """How relevance was computed."""
+    """How scores were computed.
 
-    variant: str
-    target: str
+    Attributes:
+        method: What scored, by its name in `scores.baselines.METHODS`: `lrp`, `wanda`, ...; the one word for it in
+            manifests, recipes, configs and tables.
+        sign: "abs" (no score is negative) or "signed".
+        granularity: "neuron" or "weight".
+        modules: Layers scored: "neurons", "all" or name patterns.
+        variant: Rules of a gradient-based method, and
+        target: what it explains.
+        seed: Seed of `random`.
+        sparsity: Share that `wanda_sequential` removed, block by block.
+    """
+
+    method: str
     sign: str
     granularity: str
     modules: str | list[str]
+    variant: NotRequired[str]
+    target: NotRequired[str]
+    seed: NotRequired[int]
+    sparsity: NotRequired[float]
 
 
 class Manifest(TypedDict, total=False):
@@ -26,14 +41,15 @@ class Manifest(TypedDict, total=False):
 
     Attributes:
         format_version: Version of this format.
-        kind: "scores" of one reference set, or "differential".
+        kind: "scores" of one reference set; "differential"; or "ranking", scores that need no reference set. Of the
+            last two the lowest go first.
         base_model: See `identity.base_model`.
         tokenizer_hash: See `identity.tokenizer_hash`.
-        options: How relevance was computed.
+        options: How the scores were computed.
         left_out: Layers asked for and left out, because they are tied to the input embedding.
         data: Reference set: name, source, seed, token hash, number of samples and tokens, and of each
             sample its name (document or prompt) and the token id explained.
-        relevance_per_sample: Sum of all scores, in logits.
+        relevance_per_sample: Sum of all scores, in logits; gradient-based methods only.
         dtype: Type of the scores.
         model_dtype: Type of the model's weights.
         inputs: Of a differential: name, token hash and number of samples of each set, and the weight and penalty.
@@ -62,12 +78,12 @@ def make_manifest(
     options: Options,
     left_out: Sequence[str],
     data: dict[str, Any],
-    relevance_per_sample: float,
     model_dtype: str,
+    relevance_per_sample: float | None = None,
     tokenizer_hash: str | None = None,
 ) -> Manifest:
     """The manifest of one reference set's scores."""
-    return Manifest(
+    manifest = Manifest(
         format_version=FORMAT_VERSION,
         kind="scores",
         base_model=base_model,
@@ -75,11 +91,13 @@ def make_manifest(
         options=options,
         left_out=list(left_out),
         data=data,
-        relevance_per_sample=relevance_per_sample,
         dtype="float32",
         model_dtype=model_dtype,
         versions=package_versions(),
     )
+    if relevance_per_sample is not None:
+        manifest["relevance_per_sample"] = relevance_per_sample
+    return manifest
 
 
 def read_manifest(directory: Path, check_files: bool = True) -> Manifest:

@@ -23,6 +23,7 @@ def test_shapes_names_and_manifest() -> None:
     assert {tuple(score.shape) for score in weight.scores.values()} == {(16, NEURONS)}
     manifest = scores.manifest
     assert manifest["options"] == {
+        "method": "lrp",
         "variant": "attnlrp",
         "target": "last_token_argmax",
         "sign": "abs",

@@ -1,0 +1,115 @@
+"""Baselines: other methods score the same reference sets, in the same predict run."""
+
+from collections.abc import Iterable
+from functools import partial
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from sparc3_lightning.data.sampler import Batch
+from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.identity import tokenizer_hash
+from sparc3_lightning.lrp.rules import METHOD_OF_VARIANT
+from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.pruning.sets import match_general
+from sparc3_lightning.scores.baselines import BaselineScorer, MethodScores, method_key
+from sparc3_lightning.scores.baselines.methods import expand_methods
+from sparc3_lightning.scores.score_set import ScoreSet
+
+_ORDER = "`trainer.callbacks` must list `callbacks.RelevanceCallback` before `callbacks.BaselineCallback`."
+
+
+class BaselineCallback(Callback):
+    """Scores every reference set by other methods once the rules are off; writes `scores/<method>/<set name>/`.
+
+    List it after the relevance callback. What a method found is in `module.run.method_scores`, LRP's own scores too.
+
+    Args:
+        methods: Names in `scores.baselines.METHODS`; what the relevance callback scored is not scored again.
+        signs: "abs", "signed" or both, of the gradient-based methods (`lrp`, `cp_lrp`, `gradient`).
+        general: Names of the general reference sets, or patterns; for `auroc`.
+        behaviour: Name of the behaviour's reference set; for `auroc`.
+        seed: Seed of `random`.
+        sparsity: Share of each row that `wanda_sequential` removes.
+    """
+
+    def __init__(
+        self,
+        methods: list[str],
+        signs: list[str] | None = None,
+        general: str | list[str] = "general*",
+        behaviour: str = "toxic",
+        seed: int = 0,
+        sparsity: float = 0.5,
+    ) -> None:
+        self.methods, self.signs = methods, signs or ["abs"]
+        self.general = [general] if isinstance(general, str) else general
+        self.behaviour, self.seed, self.sparsity = behaviour, seed, sparsity
+        self._keys = expand_methods(self.methods, self.signs)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse before hours of attribution what would fail after them."""
+        assert isinstance(pl_module, SparC3Module)
+        if pl_module.attribution is None:
+            raise ValueError(_ORDER)
+        names = pl_module.data.reference_names
+        if taken := sorted(set(names) & set(self._keys)):
+            raise ValueError(
+                f"`reference_sets` must not be called as a method is, got {taken}: both would be written to "
+                "`scores/<name>`. Rename it in `data.reference_sets`."
+            )
+        if "auroc" in self.methods:
+            match_general(names, self.general, self.behaviour)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score every set by every method, and write what was found."""
+        assert isinstance(pl_module, SparC3Module)
+        run, data = pl_module.run, pl_module.data
+        main = method_key(METHOD_OF_VARIANT[pl_module.variant], pl_module.sign)
+        run.method_scores[main] = MethodScores(dict(run.score_sets))
+        scorer = self._scorer(pl_module, main)
+        loaders = dict(zip(data.reference_names, data.predict_dataloader(), strict=True))
+        with run.timed("baselines"):
+            for name, samples in data.reference_samples.items():
+                described = {
+                    "source": samples.source,
+                    "token_hash": samples.token_hash,
+                    "num_samples": len(samples),
+                    "num_tokens": sum(len(ids) for ids in samples.ids),
+                }
+                scorer.score(name, described, partial(self._batches, trainer, pl_module, name, loaders[name]))
+            found = scorer.finish()
+        run.method_scores.update(found)
+        from_rank_zero(lambda: _save(pl_module, found))
+
+    def _scorer(self, module: SparC3Module, main: str) -> BaselineScorer:
+        names = module.data.reference_names
+        return BaselineScorer(
+            module.lm,
+            {key: choice for key, choice in self._keys.items() if key != main},
+            granularity=module.granularity,
+            modules=module.modules_to_attribute,
+            target=module.target,
+            general=match_general(names, self.general, self.behaviour) if "auroc" in self.methods else (),
+            behaviour=self.behaviour,
+            seed=self.seed,
+            sparsity=self.sparsity,
+            identity=module.run.base_model,
+            tokenizer_hash=tokenizer_hash(module.tokenizer),
+        )
+
+    def _batches(
+        self, trainer: Trainer, module: SparC3Module, name: str, loader: DataLoader[Batch], description: str
+    ) -> Iterable[Batch]:
+        for batch in module.progress(loader, len(loader), f"{name}: {description}"):
+            yield trainer.strategy.batch_to_device(batch)
+
+
+def _save(module: SparC3Module, found: dict[str, MethodScores]) -> None:
+    home = module.log_dir / "scores"
+    sets: list[tuple[str, ScoreSet]] = []
+    for key, scores in found.items():
+        sets += [(f"{key}/{name}", score_set) for name, score_set in scores.sets.items()]
+        sets += [(key, scores.ranking)] if scores.ranking is not None else []
+    for directory, score_set in sets:
+        score_set.save(home / directory)

@@ -1,0 +1,12 @@
+"""Scorers beside LRP: each gives ScoreSets that combine, select and prune as LRP's do.
+
+A neuron is row i of up_proj with its gate and down partners, whatever scores it; the lowest differential goes first.
+"""
+
+from sparc3_lightning.scores.baselines.found import MethodScores
+from sparc3_lightning.scores.baselines.methods import METHODS, Method, method_key
+from sparc3_lightning.scores.baselines.plain import score_baselines
+from sparc3_lightning.scores.baselines.score import BaselineScorer
+from sparc3_lightning.scores.baselines.sequential import sequential_wanda
+
+__all__ = ["METHODS", "BaselineScorer", "Method", "MethodScores", "method_key", "score_baselines", "sequential_wanda"]

@@ -1,0 +1,82 @@
+"""The arithmetic of the baselines, without a model."""
+
+import torch
+from torch import Tensor
+
+
+def wanda_scores(weight: Tensor, squared_norm: Tensor, by_neuron: bool) -> Tensor:
+    """`|W_ij| * ||x_j||`, or its sum over each row.
+
+    Args:
+        weight: Weight of the layer.
+        squared_norm: Squared L2 norm of each input over the tokens that count.
+        by_neuron: Row sums, instead of one score a weight.
+
+    Returns:
+        Scores in float32 (float64 where the weight is).
+
+    Shape: weight (O, I), squared_norm (I,), result (O,) or (O, I).
+    Source: Sun et al., ICLR 2024 (Wanda), Eq. 1.
+    """
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    norm = squared_norm.sqrt().to(dtype)
+    return weight.abs().to(dtype) @ norm if by_neuron else weight.abs().to(dtype) * norm
+
+
+def magnitude_scores(weight: Tensor, by_neuron: bool) -> Tensor:
+    """`|W_ij|`, or its sum over each row.
+
+    Shape: weight (O, I), result (O,) or (O, I).
+    """
+    absolute = weight.abs().to(torch.promote_types(weight.dtype, torch.float32))
+    return absolute.sum(1) if by_neuron else absolute
+
+
+def random_scores(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
+    """Uniform in [0, 1), the same on every machine for one seed.
+
+    Args:
+        shapes: Of each module's scores.
+        seed: Seed of the draw.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
+
+
+# Below this share of a neuron's largest value two values are one: a first token that all samples begin with gives
+# every sample the same value, but for rounding, which depends on the batch.
+TIES: dict[torch.dtype, float] = {torch.float64: 1e-9, torch.float32: 1e-4}
+TIES_OF_HALVES = 1e-2
+
+
+def auroc(behaviour: Tensor, general: Tensor, ties: float = 0.0) -> Tensor:
+    """Chance that a behaviour's sample has a higher value than a general one; ties count half.
+
+    Args:
+        behaviour: A value a sample and neuron.
+        general: The same of general samples.
+        ties: Values that differ by no more than this share of the neuron's largest absolute value are tied.
+
+    Returns:
+        One figure a neuron, float64: 1 if every sample of the behaviour is above every general one, 0.5 by chance.
+
+    Shape: behaviour (P, F), general (N, F), result (F,).
+    Source: Suau et al., ICML 2024 (AurA), Sec. 3; the Mann-Whitney statistic.
+    """
+    positives, negatives = behaviour.T.contiguous(), general.T.contiguous().sort(dim=1).values
+    margin = ties * torch.maximum(positives.abs().amax(1), negatives.abs().amax(1))[:, None]
+    below = torch.searchsorted(negatives, positives - margin, side="left")
+    not_above = torch.searchsorted(negatives, positives + margin, side="right")
+    return (below + not_above).double().mean(1) / (2 * negatives.shape[1])
+
+
+def lowest_per_row(scores: Tensor, sparsity: float) -> Tensor:
+    """The mask of what goes: in each row, the `int(I * sparsity)` lowest scores; ties go to the lower index.
+
+    Shape: scores (O, I), result (O, I) bool.
+    Source: github locuslab/wanda, lib/prune.py.
+    """
+    if not 0.0 <= sparsity <= 1.0:
+        raise ValueError(f"`sparsity` must be between 0 and 1, got {sparsity}.")
+    order = torch.sort(scores, dim=1, stable=True).indices[:, : int(scores.shape[1] * sparsity)]
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, True)

@@ -1,0 +1,40 @@
+"""What one method has found: a ScoreSet for each reference set, or one ranking."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sparc3_lightning.scores.combine import Penalty, differential
+from sparc3_lightning.scores.score_set import ScoreSet
+
+
+@dataclass
+class MethodScores:
+    """What one method has found, on rank 0.
+
+    Attributes:
+        sets: Scores by reference set; empty where the method ranks without.
+        ranking: The method's one ranking, lowest first; None where it scores sets.
+    """
+
+    sets: dict[str, ScoreSet] = field(default_factory=dict)
+    ranking: ScoreSet | None = None
+
+    def contrast(
+        self,
+        general: Sequence[str],
+        behaviour: str,
+        general_weight: float = 1.0,
+        general_penalty: Penalty = "raw",
+    ) -> ScoreSet:
+        """What to select from, lowest first: the ranking, or the differential as LRP's.
+
+        Args:
+            general: Names of the general sets.
+            behaviour: Name of the behaviour's set.
+            general_weight: See `differential`; a ranking has none.
+            general_penalty: See `differential`.
+        """
+        if self.ranking is not None:
+            return self.ranking
+        general_sets = [self.sets[name] for name in general]
+        return differential(general_sets, self.sets[behaviour], general_weight, general_penalty)

@@ -1,0 +1,66 @@
+"""The baselines from plain Python, on a model that is already there."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel
+
+from sparc3_lightning.data.sampler import Batch, SampleDataset, collate_right_padded
+from sparc3_lightning.data.samples import token_hash
+from sparc3_lightning.lrp.attribute import check_samples, check_vocabulary
+from sparc3_lightning.scores.baselines.found import MethodScores
+from sparc3_lightning.scores.baselines.methods import expand_methods
+from sparc3_lightning.scores.baselines.score import BaselineScorer
+
+
+def score_baselines(
+    model: PreTrainedModel,
+    reference_sets: Mapping[str, Sequence[Tensor]],
+    methods: Sequence[str],
+    signs: Sequence[str] = ("abs",),
+    batch_size: int = 8,
+    **options: Any,
+) -> dict[str, MethodScores]:
+    """Scores of several reference sets by several methods.
+
+    Args:
+        model: A causal language model of a known family.
+        reference_sets: Token ids by the set's name, one 1-D tensor a sample, unpadded.
+        methods: Names in `METHODS`.
+        signs: Signs of the gradient-based methods.
+        batch_size: Samples in one pass; scores do not depend on it.
+        **options: See `BaselineScorer`: `granularity`, `modules`, `target`, `general`, `behaviour`, `seed`.
+
+    Returns:
+        What each method found, by its key: the name, and `_signed` where its scores are.
+
+    Raises:
+        ValueError: An unknown method or option; samples that are empty or longer than the context.
+    """
+    scorer = BaselineScorer(model, expand_methods(methods, signs), **options)
+    for name, samples in reference_sets.items():
+        check_samples(samples, model.config.max_position_embeddings, f"reference_sets[{name!r}]")
+        check_vocabulary(samples, model.config.vocab_size, f"reference_sets[{name!r}]")
+        data = {
+            "token_hash": token_hash(samples),
+            "num_samples": len(samples),
+            "num_tokens": sum(len(sample) for sample in samples),
+        }
+        dataset: Dataset[Any] = SampleDataset(samples)
+        loader = DataLoader(dataset, batch_size, collate_fn=collate_right_padded)
+        scorer.score(name, data, partial(_on_device, loader, scorer.device))
+    return scorer.finish()
+
+
+def _on_device(loader: Iterable[Batch], device: torch.device, description: str) -> Iterator[Batch]:
+    for batch in loader:
+        yield Batch(
+            input_ids=batch["input_ids"].to(device),
+            lengths=batch["lengths"],
+            weights=batch["weights"].to(device),
+            indices=batch["indices"],
+        )

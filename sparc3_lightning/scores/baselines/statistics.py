@@ -1,0 +1,127 @@
+"""Forward statistics of a reference set: input norms, mean activations, highest activations, over real tokens only."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sparc3_lightning.data.sampler import Batch
+from sparc3_lightning.distributed.ranks import gather_objects, sum_over_ranks
+from sparc3_lightning.distributed.reduce import check_every_sample
+from sparc3_lightning.families import get_family
+from sparc3_lightning.lrp.modules import LM_HEAD
+from sparc3_lightning.lrp.patch import frozen, pre_hook
+
+
+@dataclass
+class SetStatistics:
+    """What one pass over a reference set has seen; a layer's neurons stand under the name of its neuron module.
+
+    Attributes:
+        squared_norms: Sum over real tokens of each input squared, by module, (I,) float64.
+        activation_sums: Sum over real tokens of each neuron's |activation|, (F,) float64.
+        maxima: Each neuron's highest activation in each sample, (S, F); samples in no particular order.
+        num_samples: Samples.
+        num_tokens: Real tokens.
+    """
+
+    squared_norms: dict[str, Tensor] = field(default_factory=dict)
+    activation_sums: dict[str, Tensor] = field(default_factory=dict)
+    maxima: dict[str, Tensor] = field(default_factory=dict)
+    num_samples: int = 0
+    num_tokens: int = 0
+
+
+class ForwardStatistics:
+    """Collects statistics of a model's plain forward passes, inside a `with` block.
+
+    A neuron's activation is act(gate) * up, the input of `down`: what pruning it takes away.
+
+    Args:
+        model: A causal language model of a known family, whole, replicated or sharded (FSDP2).
+        inputs: Layers whose inputs are measured.
+        activations: Whether the neurons' mean activations are, and
+        maxima: their highest in each sample.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, inputs: Sequence[str] = (), activations: bool = False, maxima: bool = False
+    ) -> None:
+        self.model, self.inputs, self.activations, self.maxima = model, inputs, activations, maxima
+        self.family = get_family(model.config.model_type)
+        self._found = SetStatistics()
+        self._batches: dict[str, list[Tensor]] = {}
+        self._seen: list[int] = []
+        self._is_real = torch.empty(0)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(frozen(self.model))
+            for name in self.inputs:
+                stack.enter_context(pre_hook(self.model.get_submodule(name), partial(self._on_input, name)))
+            blocks = self.family.block_modules(self.model) if self.activations or self.maxima else []
+            for layer, block in enumerate(blocks):
+                down = block.get_submodule(self.family.mlp).get_submodule(self.family.down)
+                stack.enter_context(pre_hook(down, partial(self._on_neurons, self.family.neuron_module(layer))))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    @torch.no_grad()
+    def step(self, batch: Batch) -> None:
+        """One forward pass. Padding on the right, and padding samples do not count.
+
+        Shape: batch as `data.sampler.Batch`, on the model's device.
+        """
+        ids, is_sample = batch["input_ids"], batch["indices"] >= 0
+        places = torch.arange(ids.shape[1], device=ids.device)
+        self._is_real = (places < batch["lengths"].to(ids.device)[:, None]) & is_sample.to(ids.device)[:, None]
+        # No attention mask: with causal attention, padding on the right cannot reach a real token (trap 8). The head
+        # sees every token only where its own inputs count.
+        self.model(input_ids=ids, use_cache=False, logits_to_keep=0 if LM_HEAD in self.inputs else 1)
+        self._seen += batch["indices"][is_sample].tolist()
+        self._found.num_tokens += int(batch["lengths"][is_sample].sum())
+
+    def _on_input(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        x = self._real(args[0], 0.0)
+        _add(self._found.squared_norms, name, x.square().sum((0, 1)))
+
+    def _on_neurons(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if self.activations:
+            _add(self._found.activation_sums, name, self._real(args[0], 0.0).abs().sum((0, 1)))
+        if self.maxima:
+            highest = self._real(args[0], -torch.inf).amax(1)
+            self._batches.setdefault(name, []).append(highest[self._is_real.any(1)].cpu())
+
+    def _real(self, x: Tensor, fill: float) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return torch.where(self._is_real[..., None], x, fill)
+
+    def reduce(self, num_samples: int) -> SetStatistics:
+        """The statistics of all ranks' samples, the same on every rank; a new set begins. Every rank must call.
+
+        Raises:
+            ValueError: Samples are missing or came twice.
+        """
+        check_every_sample(gather_objects(self._seen), num_samples)
+        found, batches = self._found, self._batches
+        self._found, self._batches, self._seen = SetStatistics(), {}, []
+        for sums in (found.squared_norms, found.activation_sums):
+            for name, total in sums.items():
+                sums[name] = sum_over_ranks(total, already_reduced=False)
+        found.maxima = {name: torch.cat(gather_objects(parts)) for name, parts in batches.items()}
+        found.num_samples, found.num_tokens = num_samples, sum(gather_objects([found.num_tokens]))
+        return found
+
+
+def _add(sums: dict[str, Tensor], name: str, part: Tensor) -> None:
+    # float64: then neither batches nor ranks show in the result.
+    sums[name] = sums[name] + part.double() if name in sums else part.double()

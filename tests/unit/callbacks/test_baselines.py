@@ -1,0 +1,53 @@
+"""BaselineCallback: what it refuses before any work, and what it leaves to the relevance callback."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from callbacks import BaselineCallback, RelevanceCallback
+from sparc3_lightning.data.samples import ReferenceSet
+from tests.distributed.jobs import FixedSamples, make_data, make_module, make_trainer, predict
+from tests.tiny import tiny_llama
+from tests.tiny_files import tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    directory = tmp_path_factory.mktemp("model")
+    tiny_llama().save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    return str(directory)
+
+
+def test_lrp_is_not_scored_twice_and_stands_beside_the_others(model: str, tmp_path: Path) -> None:
+    callbacks = [RelevanceCallback(), BaselineCallback(["lrp", "random"], signs=["abs", "signed"], seed=5)]
+    module = predict(make_trainer("replicated", *callbacks, default_root_dir=str(tmp_path)), make_module(model))
+    found = module.run.method_scores
+    assert list(found) == ["lrp", "lrp_signed", "random"]
+    assert found["lrp"].sets == module.run.score_sets
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == {"lrp_signed", "random"}
+    signed = found["lrp_signed"].sets["toxic"]
+    assert signed.manifest["options"]["sign"] == "signed"
+    assert signed.manifest["tokenizer_hash"] == found["lrp"].sets["toxic"].manifest["tokenizer_hash"]
+    assert signed.manifest["data"] == found["lrp"].sets["toxic"].manifest["data"]
+    assert "baselines" in module.run.seconds
+
+
+def sets(*names: str) -> dict[str, ReferenceSet]:
+    return {name: FixedSamples(seed) for seed, name in enumerate(names)}
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "names", "said"),
+    [
+        (lambda: [BaselineCallback(["wanda"]), RelevanceCallback()], ("general",), "must list `callbacks.Relevance"),
+        (lambda: [BaselineCallback(["wanda"])], ("general",), "must list `callbacks.RelevanceCallback` before"),
+        (lambda: [RelevanceCallback(), BaselineCallback(["wanda"])], ("wanda",), r"as a method is, got \['wanda'\]"),
+        (lambda: [RelevanceCallback(), BaselineCallback(["auroc"])], ("general",), "`behaviour` must be one of"),
+        (lambda: [BaselineCallback(["wander"])], ("general",), r"`methods` must be of .*got \['wander'\]"),
+    ],
+)
+def test_refused_before_any_work(model: str, callbacks: Any, names: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        predict(make_trainer("replicated", *callbacks()), make_module(model), make_data(**sets(*names)))
