@@ -76,6 +76,7 @@ class BaselineCallback(Callback):
                     "token_hash": samples.token_hash,
                     "num_samples": len(samples),
                     "num_tokens": sum(len(ids) for ids in samples.ids),
+                    "sample_ids": samples.sample_ids,
                 }
                 scorer.score(name, described, partial(self._batches, trainer, pl_module, name, loaders[name]))
             found = scorer.finish()

@@ -1,17 +1,17 @@
 """The baselines from plain Python, on a model that is already there."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
-from sparc3_lightning.data.sampler import Batch, SampleDataset, collate_right_padded
+from sparc3_lightning.data.sampler import Batch, pad_right, plan_batches
 from sparc3_lightning.data.samples import token_hash
 from sparc3_lightning.lrp.attribute import check_samples, check_vocabulary
+from sparc3_lightning.models import context_length
 from sparc3_lightning.scores.baselines.found import MethodScores
 from sparc3_lightning.scores.baselines.methods import expand_methods
 from sparc3_lightning.scores.baselines.score import BaselineScorer
@@ -43,24 +43,22 @@ def score_baselines(
     """
     scorer = BaselineScorer(model, expand_methods(methods, signs), **options)
     for name, samples in reference_sets.items():
-        check_samples(samples, model.config.max_position_embeddings, f"reference_sets[{name!r}]")
+        check_samples(samples, context_length(model), f"reference_sets[{name!r}]")
         check_vocabulary(samples, model.config.vocab_size, f"reference_sets[{name!r}]")
         data = {
             "token_hash": token_hash(samples),
             "num_samples": len(samples),
             "num_tokens": sum(len(sample) for sample in samples),
         }
-        dataset: Dataset[Any] = SampleDataset(samples)
-        loader = DataLoader(dataset, batch_size, collate_fn=collate_right_padded)
-        scorer.score(name, data, partial(_on_device, loader, scorer.device))
+        plan = plan_batches([len(sample) for sample in samples], batch_size)
+        scorer.score(name, data, partial(_batches, [sample.long() for sample in samples], plan, scorer.device))
     return scorer.finish()
 
 
-def _on_device(loader: Iterable[Batch], device: torch.device, description: str) -> Iterator[Batch]:
-    for batch in loader:
-        yield Batch(
-            input_ids=batch["input_ids"].to(device),
-            lengths=batch["lengths"],
-            weights=batch["weights"].to(device),
-            indices=batch["indices"],
-        )
+def _batches(
+    samples: Sequence[Tensor], plan: Sequence[Sequence[int]], device: torch.device, description: str
+) -> Iterator[Batch]:
+    for indices in plan:
+        batch = pad_right(samples, indices)
+        batch["input_ids"] = batch["input_ids"].to(device)
+        yield batch

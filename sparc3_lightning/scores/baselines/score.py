@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sparc3_lightning.data.sampler import Batch
+from sparc3_lightning.data.sampler import PADDING, Batch
 from sparc3_lightning.distributed.fsdp import check_accumulates, reshard
 from sparc3_lightning.distributed.ranks import from_rank_zero, is_rank_zero, raise_together
 from sparc3_lightning.distributed.reduce import reduce_scores
@@ -158,12 +158,15 @@ class BaselineScorer:
             variant=variant,
         )  # fmt: skip
         check_accumulates(attribution)
-        seen: list[tuple[int, int]] = []
+        explained: list[Tensor] = []
         with attribution:
             for batch in batches(key):
                 step = partial(attribution.step, batch["input_ids"], batch["lengths"], batch["weights"])
-                ids, real = raise_together(step, FloatingPointError, self.device), batch["indices"] >= 0
-                seen += zip(batch["indices"][real].tolist(), ids[real].tolist(), strict=True)
+                ids = raise_together(step, FloatingPointError, self.device)
+                # They stay on the device until the set ends: a copy to the host would wait for the batch.
+                explained.append(torch.stack([batch["indices"].to(ids), ids]))
+            pairs = torch.cat(explained, dim=1).T.tolist()
+            seen = [(index, target_id) for index, target_id in pairs if index != PADDING]
             reduced = reduce_scores(attribution, seen, data["num_samples"])
         if reduced is not None:
             options = attribution_options(attribution, self.modules)

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sparc3_lightning.data.sampler import Batch
+from sparc3_lightning.data.sampler import PADDING, Batch
 from sparc3_lightning.distributed.ranks import gather_objects, sum_over_ranks
 from sparc3_lightning.distributed.reduce import check_every_sample
 from sparc3_lightning.families import get_family
-from sparc3_lightning.lrp.modules import LM_HEAD
 from sparc3_lightning.lrp.patch import frozen, pre_hook
 
 
@@ -54,6 +53,8 @@ class ForwardStatistics:
     ) -> None:
         self.model, self.inputs, self.activations, self.maxima = model, inputs, activations, maxima
         self.family = get_family(model.config.model_type)
+        head = model.get_output_embeddings()
+        self._logits_to_keep = 0 if any(model.get_submodule(name) is head for name in inputs) else 1
         self._found = SetStatistics()
         self._batches: dict[str, list[Tensor]] = {}
         self._seen: list[int] = []
@@ -81,12 +82,12 @@ class ForwardStatistics:
 
         Shape: batch as `data.sampler.Batch`, on the model's device.
         """
-        ids, is_sample = batch["input_ids"], batch["indices"] >= 0
+        ids, is_sample = batch["input_ids"], batch["indices"] != PADDING
         places = torch.arange(ids.shape[1], device=ids.device)
         self._is_real = (places < batch["lengths"].to(ids.device)[:, None]) & is_sample.to(ids.device)[:, None]
         # No attention mask: with causal attention, padding on the right cannot reach a real token (trap 8). The head
         # sees every token only where its own inputs count.
-        self.model(input_ids=ids, use_cache=False, logits_to_keep=0 if LM_HEAD in self.inputs else 1)
+        self.model(input_ids=ids, use_cache=False, logits_to_keep=self._logits_to_keep)
         self._seen += batch["indices"][is_sample].tolist()
         self._found.num_tokens += int(batch["lengths"][is_sample].sum())
 

@@ -1,5 +1,7 @@
 """Baselines on a tiny model, against each sample alone and against what the formulas say."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -237,3 +239,8 @@ def test_the_model_is_as_it_was() -> None:
 def test_what_cannot_be_scored_is_refused(methods: list[str], options: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         score_baselines(tiny_llama(), SETS, methods, **options)
+
+
+def test_the_page_has_every_method() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "baselines.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == list(METHODS)
