@@ -243,4 +243,4 @@ def test_what_cannot_be_scored_is_refused(methods: list[str], options: Any, said
 
 def test_the_page_has_every_method() -> None:
     page = (Path(__file__).parents[4] / "docs" / "baselines.md").read_text()
-    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == list(METHODS)
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)[1:] == list(METHODS)
