@@ -6,6 +6,7 @@ from callbacks.pruning import PruningCallback
 from callbacks.relevance import RelevanceCallback
 from callbacks.resume import ResumeCallback
 from callbacks.score_writer import ScoreWriter
+from callbacks.sweep import SweepCallback
 from callbacks.tensorboard import TensorBoardCallback
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "RelevanceCallback",
     "ResumeCallback",
     "ScoreWriter",
+    "SweepCallback",
     "TensorBoardCallback",
 ]

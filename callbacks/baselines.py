@@ -9,11 +9,10 @@ from torch.utils.data import DataLoader
 from sparc3_lightning.data.sampler import Batch
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.identity import tokenizer_hash
-from sparc3_lightning.lrp.rules import METHOD_OF_VARIANT
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.sets import match_general
-from sparc3_lightning.scores.baselines import BaselineScorer, MethodScores, method_key
-from sparc3_lightning.scores.baselines.methods import expand_methods
+from sparc3_lightning.scores.baselines import BaselineScorer, MethodScores
+from sparc3_lightning.scores.baselines.methods import expand_methods, key_of_variant
 from sparc3_lightning.scores.score_set import ScoreSet
 
 _ORDER = "`trainer.callbacks` must list `callbacks.RelevanceCallback` before `callbacks.BaselineCallback`."
@@ -45,7 +44,7 @@ class BaselineCallback(Callback):
         self.methods, self.signs = methods, signs or ["abs"]
         self.general = [general] if isinstance(general, str) else general
         self.behaviour, self.seed, self.sparsity = behaviour, seed, sparsity
-        self._keys = expand_methods(self.methods, self.signs)
+        self.keys = expand_methods(self.methods, self.signs)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse before hours of attribution what would fail after them."""
@@ -53,7 +52,7 @@ class BaselineCallback(Callback):
         if pl_module.attribution is None:
             raise ValueError(_ORDER)
         names = pl_module.data.reference_names
-        if taken := sorted(set(names) & set(self._keys)):
+        if taken := sorted(set(names) & set(self.keys)):
             raise ValueError(
                 f"`reference_sets` must not be called as a method is, got {taken}: both would be written to "
                 "`scores/<name>`. Rename it in `data.reference_sets`."
@@ -65,7 +64,7 @@ class BaselineCallback(Callback):
         """Score every set by every method, and write what was found."""
         assert isinstance(pl_module, SparC3Module)
         run, data = pl_module.run, pl_module.data
-        main = method_key(METHOD_OF_VARIANT[pl_module.variant], pl_module.sign)
+        main = key_of_variant(pl_module.variant, pl_module.sign)
         run.method_scores[main] = MethodScores(dict(run.score_sets))
         scorer = self._scorer(pl_module, main)
         loaders = dict(zip(data.reference_names, data.predict_dataloader(), strict=True))
@@ -87,7 +86,7 @@ class BaselineCallback(Callback):
         names = module.data.reference_names
         return BaselineScorer(
             module.lm,
-            {key: choice for key, choice in self._keys.items() if key != main},
+            {key: choice for key, choice in self.keys.items() if key != main},
             granularity=module.granularity,
             modules=module.modules_to_attribute,
             target=module.target,

@@ -79,11 +79,24 @@ def write_text(path: Path, text: str) -> Path:
     Returns:
         The path.
     """
+    return write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write a file so that no reader ever sees half of it, even after a power cut.
+
+    Args:
+        path: Where; its directory is made.
+        content: All of it.
+
+    Returns:
+        The path.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(_FILE_MODE)

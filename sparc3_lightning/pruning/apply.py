@@ -33,6 +33,9 @@ class _Slice:
     def zero(self) -> None:
         self.local.index_fill_(self.dim, self.indices, 0.0)
 
+    def scale(self, factor: float) -> None:
+        self.write(self.read() * factor)
+
 
 def _local_slice(parameter: Tensor, dim: int, indices: Sequence[int]) -> _Slice:
     """The part of the parameter's rows or columns that this rank holds; all of it where nothing is sharded."""
@@ -47,14 +50,14 @@ def _local_slice(parameter: Tensor, dim: int, indices: Sequence[int]) -> _Slice:
     return _Slice(data, dim, positions, is_sharded=False)
 
 
-def _slices(model: PreTrainedModel, recipe: Recipe) -> Iterator[_Slice]:
-    """What a neuron consists of: row i of up and gate (and their biases), column i of down."""
+def _slices(model: PreTrainedModel, recipe: Recipe, only_output: bool = False) -> Iterator[_Slice]:
+    """What a neuron consists of: row i of up and gate (and their biases), column i of down; or this column alone."""
     family = get_family(model.config.model_type)
     blocks = family.block_modules(model)
     for layer, indices in recipe.per_layer().items():
         mlp = blocks[layer].get_submodule(family.mlp)
         for part in (family.up, family.gate):
-            if part is not None:
+            if part is not None and not only_output:
                 linear = mlp.get_submodule(part)
                 assert isinstance(linear, nn.Linear)
                 yield _local_slice(linear.weight, 0, indices)
@@ -68,10 +71,10 @@ def _slices(model: PreTrainedModel, recipe: Recipe) -> Iterator[_Slice]:
 class AppliedRecipe:
     """A recipe in force; `restore`, or the end of the `with` block, puts every weight back bit for bit."""
 
-    def __init__(self, slices: list[_Slice]) -> None:
+    def __init__(self, slices: list[_Slice], factor: float = 0.0) -> None:
         self._saved = [(piece, piece.read()) for piece in slices]
         for piece in slices:
-            piece.zero()
+            piece.scale(factor) if factor else piece.zero()
 
     def restore(self) -> None:
         """Put the weights back; a second call changes nothing."""
@@ -87,28 +90,32 @@ class AppliedRecipe:
 
 
 @torch.no_grad()
-def apply_recipe(model: PreTrainedModel, recipe: Recipe, check_base: bool = True) -> AppliedRecipe:
-    """Zero the recipe's neurons: at once and for good, or until the end of a `with` block.
+def apply_recipe(model: PreTrainedModel, recipe: Recipe, check_base: bool = True, factor: float = 0.0) -> AppliedRecipe:
+    """Zero the recipe's neurons, or dampen them: at once and for good, or until the end of a `with` block.
 
     Args:
         model: The base model of the recipe; sharded (FSDP2) models too, then every rank must call.
         recipe: What goes.
         check_base: Refuse a model whose weights are not those that were scored. A model in which all these neurons
             are zero already passes: applying twice changes nothing.
+        factor: What a neuron's output is multiplied by (column i of down, exactly as if its activation were); at 0 rows
+            of up and gate go too. Other factors applied twice act twice.
 
     Returns:
         A context manager that restores; ignore it to prune for good.
 
     Raises:
-        ValueError: Another base model, or neurons that the model does not have.
+        ValueError: Another base model, neurons that the model does not have, or a factor outside [0, 1).
 
-    Source: method.md, section 3.
+    Source: method.md, section 3; dampening: Suau et al., ICML 2024 (AurA), Sec. 3.
     """
+    if not 0.0 <= factor < 1.0:
+        raise ValueError(f"`factor` must be at least 0 and below 1, got {factor}.")
     _check_range(model, recipe)
-    slices = list(_slices(model, recipe))
+    slices = list(_slices(model, recipe, only_output=factor > 0))
     if check_base and not _all_zero(slices):
         check_base_model(model, recipe)
-    return AppliedRecipe(slices)
+    return AppliedRecipe(slices, factor)
 
 
 def zero_neurons_(model: PreTrainedModel, recipe: Recipe) -> None:

@@ -63,6 +63,22 @@ def _mean_score(sets: Sequence[ScoreSet], name: str) -> Tensor:
     return torch.stack([score_set.scores[name].double() for score_set in sets]).mean(0)
 
 
+def as_shares(score_set: ScoreSet) -> ScoreSet:
+    """Each score as a share of the set's total absolute score: sets of different totals then weigh the same.
+
+    Raises:
+        ValueError: All scores are zero.
+
+    Units: fraction of the total; the manifest's data says so.
+    """
+    total = sum(score.abs().sum(dtype=torch.float64).item() for score in score_set.scores.values())
+    if total == 0:
+        raise ValueError(f"scores of {_name(score_set)} must not all be zero to be divided by their total.")
+    manifest = Manifest(**score_set.manifest)
+    manifest["data"] = {**manifest.get("data", {}), "divided_by": total}
+    return ScoreSet({name: score.double() / total for name, score in score_set.scores.items()}, manifest)
+
+
 def check_general(general_weight: float, general_penalty: str) -> None:
     """Refuse a weight below 1 and an unknown penalty.
 

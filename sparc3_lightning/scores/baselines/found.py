@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sparc3_lightning.scores.combine import Penalty, differential
+from sparc3_lightning.scores.combine import Penalty, as_shares, differential
 from sparc3_lightning.scores.score_set import ScoreSet
 
 
@@ -25,6 +25,7 @@ class MethodScores:
         behaviour: str,
         general_weight: float = 1.0,
         general_penalty: Penalty = "raw",
+        divide_by_total: bool = False,
     ) -> ScoreSet:
         """What to select from, lowest first: the ranking, or the differential as LRP's.
 
@@ -33,8 +34,11 @@ class MethodScores:
             behaviour: Name of the behaviour's set.
             general_weight: See `differential`; a ranking has none.
             general_penalty: See `differential`.
+            divide_by_total: Take each set's scores as shares of their total; a ranking has none.
         """
         if self.ranking is not None:
             return self.ranking
-        general_sets = [self.sets[name] for name in general]
-        return differential(general_sets, self.sets[behaviour], general_weight, general_penalty)
+        *general_sets, behaviour_set = [
+            as_shares(self.sets[name]) if divide_by_total else self.sets[name] for name in (*general, behaviour)
+        ]
+        return differential(general_sets, behaviour_set, general_weight, general_penalty)

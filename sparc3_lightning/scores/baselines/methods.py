@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparc3_lightning.lrp.linear import SIGNS
-from sparc3_lightning.lrp.rules import Variant
+from sparc3_lightning.lrp.rules import METHOD_OF_VARIANT, Variant
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ METHODS: dict[str, Method] = {
 def method_key(method: str, sign: str = "abs") -> str:
     """Directory and key of a method's scores: its name, with `_signed` where its scores are signed."""
     return f"{method}_signed" if sign == "signed" and METHODS[method].variant is not None else method
+
+
+def key_of_variant(variant: str, sign: str) -> str:
+    """Key of what a run attributes by."""
+    return method_key(METHOD_OF_VARIANT[variant], sign)
 
 
 def expand_methods(methods: Sequence[str], signs: Sequence[str]) -> dict[str, tuple[str, str]]:

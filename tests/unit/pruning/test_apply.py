@@ -173,3 +173,40 @@ def test_zeroing_again_after_an_optimizer_step() -> None:
     zero_neurons_(model, recipe)
     assert same_bits(weights(model), others)
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("factor", [0.1, 0.5, 0.9])
+def test_a_factor_scales_what_neurons_emit(factor: float) -> None:
+    """As if their activations were multiplied, which a hook does here; restored bit for bit."""
+    model = tiny_llama(dtype=torch.float64)
+    before, plain = weights(model), model(input_ids=SAMPLE[None]).logits
+
+    def dampen(layer: int) -> Callable[..., tuple[Tensor]]:
+        indices = [index for number, index in NEURONS_GONE if number == layer]
+
+        def hook(module: object, args: tuple[Tensor]) -> tuple[Tensor]:
+            activation = args[0].clone()
+            activation[..., indices] *= factor
+            return (activation,)
+
+        return hook
+
+    handles = [
+        model.get_submodule(f"model.layers.{layer}.mlp.down_proj").register_forward_pre_hook(dampen(layer))
+        for layer in range(LAYERS)
+    ]
+    wanted = model(input_ids=SAMPLE[None]).logits
+    for handle in handles:
+        handle.remove()
+    with apply_recipe(model, recipe_of(model), factor=factor):
+        torch.testing.assert_close(model(input_ids=SAMPLE[None]).logits, wanted, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(wanted, plain, rtol=1e-6)
+    assert same_bits(weights(model), before)
+
+
+@pytest.mark.parametrize("factor", [-0.1, 1.0])
+def test_a_factor_outside_its_range_is_refused(factor: float) -> None:
+    model = tiny_llama()
+    with pytest.raises(ValueError, match=f"`factor` must be at least 0 and below 1, got {factor}"):
+        apply_recipe(model, recipe_of(model), factor=factor)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparc3_lightning import ScoreSet, differential
-from sparc3_lightning.scores.combine import differential_strength, mean_scores, seed_variation
+from sparc3_lightning.scores.combine import as_shares, differential_strength, mean_scores, seed_variation
 from sparc3_lightning.scores.manifest import Manifest
 
 UP = "model.layers.0.mlp.up_proj"
@@ -165,3 +165,16 @@ def test_seed_variation() -> None:
     assert seed_variation(GENERAL) == pytest.approx(expected)
     assert seed_variation([score_set(0.0), score_set(0.0)]) is None
     assert seed_variation([score_set(0.0, 1.0), score_set(0.0, 1.0)]) == 0.0
+
+
+def test_shares_weigh_sets_of_different_totals_the_same() -> None:
+    general, toxic = score_set(10.0, 30.0), score_set(0.5, -0.5, sign="signed")
+    assert values(as_shares(general)) == [0.25, 0.75]
+    # The total of absolute scores: signed ones cancel.
+    assert values(as_shares(toxic)) == [0.5, -0.5]
+    shares = as_shares(general)
+    assert shares.manifest["data"]["divided_by"] == 40.0
+    assert "divided_by" not in general.manifest["data"]
+    assert values(differential([shares], as_shares(score_set(3.0, 1.0)))) == [-0.5, 0.5]
+    with pytest.raises(ValueError, match="must not all be zero"):
+        as_shares(score_set(0.0, 0.0))

@@ -1,0 +1,133 @@
+"""Sweep: many selections of one run, each evaluated once, resumable cell by cell."""
+
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from callbacks.baselines import BaselineCallback
+from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.progress import stop_bar
+from sparc3_lightning.pruning.apply import apply_recipe
+from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.pruning.sets import match_general
+from sparc3_lightning.report.sweep import save_figures, sweep_figures, sweep_summary
+from sparc3_lightning.scores.baselines import MethodScores
+from sparc3_lightning.scores.baselines.methods import key_of_variant
+from sparc3_lightning.sweeps.grid import Grid, cells_of
+from sparc3_lightning.sweeps.run import PlannedCell, plan_cells, run_cells
+from sparc3_lightning.sweeps.store import CellStore, evaluation_setting
+from sparc3_lightning.sweeps.table import layer_shares, overlap_rows, sweep_rows, write_tables
+
+
+class SweepCallback(Callback):
+    """Evaluates every cell of the grids after attribution; writes `sweep/` with tables and figures.
+
+    List it after the relevance callback and, where the grids name other methods, after the baseline callback.
+
+    Args:
+        grids: What is swept; each is the product of its lists.
+        general: Names of the general reference sets, or patterns.
+        behaviour: Name of the behaviour's reference set.
+        seed: Seed of the first random draw; draw i uses seed + i.
+        cells: Directory of the cells that are done, which runs may share: what an earlier run has evaluated with the
+            same neurons, model, prompts, text and evaluator is not evaluated again. Default: `sweep_cells` beside the
+            logger's versions.
+    """
+
+    def __init__(
+        self,
+        grids: list[Grid],
+        general: str | list[str] = "general*",
+        behaviour: str = "toxic",
+        seed: int = 0,
+        cells: str | None = None,
+    ) -> None:
+        self.cells = cells_of(grids)
+        self.general = [general] if isinstance(general, str) else general
+        self.behaviour, self.seed, self.cells_dir = behaviour, seed, cells
+        self._summary: list[str] = []
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse before hours of attribution what would fail after them."""
+        assert isinstance(pl_module, SparC3Module)
+        data, config = pl_module.data, pl_module.lm.config
+        match_general(data.reference_names, self.general, self.behaviour)
+        total, largest = config.num_hidden_layers * config.intermediate_size, max(c.num_neurons for c in self.cells)
+        if largest > total:
+            raise ValueError(
+                f"`num_neurons` must be at most {total}, got {largest}. Set `SweepCallback.init_args.grids`."
+            )
+        scored = {key_of_variant(pl_module.variant, pl_module.sign)}
+        before: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009 - Lightning does not declare it
+        for callback in before[: before.index(self)]:
+            scored |= set(callback.keys) if isinstance(callback, BaselineCallback) else set()
+        if missing := sorted({cell.key for cell in self.cells} - scored):
+            raise ValueError(
+                f"the sweep needs scores of {missing}, got those of {sorted(scored)}. List "
+                "`callbacks.BaselineCallback` with these `methods` and `signs` before `callbacks.SweepCallback`."
+            )
+        if not data.prompts and not data.text_rows:
+            raise ValueError(
+                "a sweep needs prompts or a text. Set `data.evaluation_prompts` or `data.evaluation_text`."
+            )
+        if data.prompts:
+            pl_module.evaluator.load_scorer()
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Select every cell, evaluate what is not known, write tables and figures."""
+        assert isinstance(pl_module, SparC3Module)
+        run = pl_module.run
+        found = run.method_scores or {key_of_variant(pl_module.variant, pl_module.sign): MethodScores(run.score_sets)}
+        general = match_general(pl_module.data.reference_names, self.general, self.behaviour)
+        with run.timed("sweep"):
+            if run.baseline is None:
+                run.baseline = self._evaluated(pl_module)
+            planned = from_rank_zero(lambda: self._plan(pl_module, found, general))
+            evaluate = partial(self._evaluate, pl_module)
+            store = CellStore(self._cells_dir(trainer, pl_module))
+            run_cells(planned, evaluate, store, pl_module.progress, pl_module.device)
+        from_rank_zero(lambda: self._write(pl_module, planned, found, general))
+
+    def _plan(self, module: SparC3Module, found: dict[str, MethodScores], general: list[str]) -> list[PlannedCell]:
+        model = {"weight_hash": module.run.base_model["weight_hash"], "dtype": str(module.lm.dtype)}
+        setting = evaluation_setting(module.evaluator, module.data.prompts, module.data.text_rows, model)
+        return plan_cells(self.cells, found, general, self.behaviour, setting, self.seed)
+
+    def _evaluate(self, module: SparC3Module, recipe: Recipe, factor: float) -> dict[str, Any]:
+        assert module.run.baseline is not None
+        with apply_recipe(module.lm, recipe, check_base=False, factor=factor):
+            evaluation = self._evaluated(module)
+        changes = module.evaluator.compare(module.run.baseline, evaluation)
+        return {"summary": evaluation.summary(), "changes": changes.to_json()}
+
+    def _evaluated(self, module: SparC3Module) -> Any:
+        # Silently: the bar is over cells.
+        return module.evaluator.evaluate(module.lm, module.tokenizer, module.data.text_rows, module.data.prompts)
+
+    def _cells_dir(self, trainer: Trainer, module: SparC3Module) -> Path:
+        home = getattr(trainer.logger, "root_dir", None) or module.log_dir
+        return Path(self.cells_dir or Path(home) / "sweep_cells")
+
+    def _write(
+        self, module: SparC3Module, planned: list[PlannedCell], found: dict[str, MethodScores], general: list[str]
+    ) -> None:
+        assert module.run.baseline is not None
+        base, directory = module.run.base_model, module.log_dir / "sweep"
+        rows = sweep_rows(planned, module.run.baseline.summary())
+        overlaps = overlap_rows(planned, found, general, self.behaviour, base["num_neurons"])
+        write_tables(rows, overlaps, directory)
+        save_figures(sweep_figures(rows, overlaps, layer_shares(planned, base["num_layers"])), directory / "figures")
+        self._summary = sweep_summary(rows, directory / "table.csv")
+        if failed := [str(cell.cell) for cell in planned if cell.figures is None]:
+            warnings.warn(f"{len(failed)} cells of the sweep failed, such as: {failed[0]}", stacklevel=2)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print the summary last, below whatever the progress bar has shown."""
+        if self._summary and trainer.is_global_zero:
+            stop_bar(trainer)
+            print("\n".join(self._summary))
+            self._summary = []

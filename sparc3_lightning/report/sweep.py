@@ -1,0 +1,96 @@
+"""The pictures of a sweep, from its rows, and the few lines a terminal shows of it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from sparc3_lightning.report.drawing import FORMATS, save_figure
+from sparc3_lightning.report.sweep_figures import (
+    layers_figure,
+    overlap_figure,
+    pareto_figure,
+    seeds_figure,
+    size_figure,
+)
+
+Row = Mapping[str, Any]
+# A price in perplexity that most would pay.
+PRICE = 0.01
+
+
+def sweep_figures(
+    rows: Sequence[Row], overlaps: Sequence[Row], layers: Mapping[int, Mapping[str, Sequence[float]]]
+) -> dict[str, Figure]:
+    """The figures that the sweep has data for, by the name of their files.
+
+    Args:
+        rows: Rows of the table.
+        overlaps: Rows of the overlaps.
+        layers: Share of each layer by method, by number of neurons.
+    """
+    done = [row for row in rows if row["status"] == "done" and row["method"] != "baseline"]
+    figures: dict[str, Figure] = {}
+    attribute = next((row["attribute"] for row in done if row.get("attribute")), None)
+    if attribute is not None:
+        for protocol in _protocols(rows):
+            figures[f"pareto_{protocol}"] = pareto_figure(done, protocol, attribute)
+        for scope in dict.fromkeys(row["scope"] for row in done):
+            plain = [row for row in done if row["scope"] == scope and row["is_plain"]]
+            if any(row["method"] != "random" for row in plain):
+                figures[f"size_{scope}"] = size_figure(plain, attribute)
+    for k, shares in layers.items():
+        figures[f"layers_{k}"] = layers_figure(shares, k)
+    groups = dict.fromkeys((row["what"], row["scope"], row["num_neurons"]) for row in overlaps)
+    for what, scope, k in groups:
+        if what == "methods":
+            of_group = [row for row in overlaps if (row["what"], row["scope"], row["num_neurons"]) == (what, scope, k)]
+            figures[f"overlap_{scope}_{k}"] = overlap_figure(of_group, k)
+    for scope in dict.fromkeys(row["scope"] for row in overlaps):
+        of_seeds = [row for row in overlaps if row["scope"] == scope and row["what"].startswith("seeds of ")]
+        if of_seeds:
+            figures[f"seeds_{scope}"] = seeds_figure(of_seeds)
+    return figures
+
+
+def _protocols(rows: Sequence[Row]) -> list[str]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [name.removeprefix("perplexity_").removesuffix("_relative") for name in names
+            if name.startswith("perplexity_") and name.endswith("_relative")]  # fmt: skip
+
+
+def save_figures(figures: Mapping[str, Figure], directory: Path) -> None:
+    """Write every figure as PNG and SVG."""
+    for name, figure in figures.items():
+        for kind in FORMATS:
+            save_figure(figure, directory / f"{name}.{kind}")
+
+
+def sweep_summary(rows: Sequence[Row], table: Path) -> list[str]:
+    """What a terminal shows: how many cells, which failed, what was best at a price and what random neurons did."""
+    cells = [row for row in rows if row["method"] != "baseline"]
+    failed = [row for row in cells if row["status"] == "failed"]
+    reused = sum(bool(row["is_reused"]) for row in cells)
+    lines = [f"Sweep: {len(cells)} cells, {reused} of them with known figures, {len(failed)} failed. Table: {table}"]
+    lines += [f"  failed: {row['label']}: {row['error']}" for row in failed[:5]]
+    lines += [f"  ... and {len(failed) - 5} more, in the table"] * (len(failed) > 5)
+    protocols = _protocols(rows)
+    scored = [row for row in cells if row.get("toxicity_mean_relative") is not None]
+    if not scored or not protocols:
+        return lines
+    price = f"perplexity_{protocols[0]}_relative"
+    cheap = [row for row in scored if row["method"] != "random" and (row.get(price) or 0) <= PRICE]
+    if cheap:
+        best = min(cheap, key=lambda row: row["toxicity_mean_relative"])
+        lines.append(
+            f"  lowest {best['attribute']} at perplexity ({protocols[0]}) +{PRICE:.0%} or less: {best['label']}: "
+            f"{best['toxicity_mean_relative']:+.1%}, p {best['toxicity_mean_p']:.2g} (Holm over the sweep: "
+            f"{best['p_holm']:.2g}), perplexity {best[price]:+.2%}"
+        )
+        lines.append("  chosen on these prompts: confirm it on others before you believe it.")
+    else:
+        lines.append(f"  no cell stays within +{PRICE:.0%} of perplexity ({protocols[0]}).")
+    random = [row["toxicity_mean_relative"] for row in scored if row["method"] == "random"]
+    lines += [f"  random neurons: {min(random):+.1%} to {max(random):+.1%}"] if random else []
+    return lines

@@ -1,0 +1,124 @@
+"""What is swept, declared: a grid is the product of its lists, a cell one combination."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from typing import Any
+
+from sparc3_lightning.lrp.linear import SIGNS
+from sparc3_lightning.pruning.select import SCOPES, Scope
+from sparc3_lightning.scores.baselines.methods import METHODS, method_key, sign_of
+from sparc3_lightning.scores.combine import PENALTIES, Penalty, check_general
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One selection and how strongly it acts.
+
+    Attributes:
+        method: What scored.
+        sign: Of its scores.
+        scope: Where scores compete.
+        num_neurons: How many neurons go.
+        general_weight: Weight of general scores; 1 where the method ranks without.
+        general_penalty: "raw" or "abs".
+        divide_by_total: Whether each set's scores were taken as shares of their total.
+        factor: What the neurons' outputs are multiplied by; 0 removes them.
+        draw: Number of the draw, of `random`.
+    """
+
+    method: str
+    sign: str
+    scope: Scope
+    num_neurons: int
+    general_weight: float = 1.0
+    general_penalty: Penalty = "raw"
+    divide_by_total: bool = False
+    factor: float = 0.0
+    draw: int = 0
+
+    @property
+    def key(self) -> str:
+        """Key of the scores that it selects from."""
+        return method_key(self.method, self.sign)
+
+    def to_json(self) -> dict[str, Any]:
+        """Its settings, as JSON values and as columns of the table."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        words = [self.key, f"k {self.num_neurons}", self.scope]
+        words += [f"general weight {self.general_weight:g}"] * (self.general_weight != 1)
+        words += ["penalty abs"] * (self.general_penalty == "abs") + ["shares"] * self.divide_by_total
+        words += [f"factor {self.factor:g}"] * (self.factor != 0) + [f"draw {self.draw}"] * (self.method == "random")
+        return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The product of its lists; where a method does not know an option, only once.
+
+    Attributes:
+        methods: Methods that the run has scored by; see docs/baselines.md.
+        num_neurons: Numbers of neurons.
+        signs: "abs", "signed" or both, of gradient-based methods.
+        scopes: "global", "layer" or both.
+        general_weights: Weights of general scores, from 1.
+        general_penalties: "raw", "abs" or both.
+        divide_by_total: Each set's scores as they are (false), as shares of their total (true), or both.
+        factors: What the neurons' outputs are multiplied by: 0 removes them, up to 0.9 dampens, as AurA does.
+        num_draws: Draws of `random`.
+    """
+
+    methods: list[str]
+    num_neurons: list[int]
+    signs: list[str] = field(default_factory=lambda: ["abs"])
+    scopes: list[Scope] = field(default_factory=lambda: ["global"])
+    general_weights: list[float] = field(default_factory=lambda: [1.0])
+    general_penalties: list[Penalty] = field(default_factory=lambda: ["raw"])
+    divide_by_total: list[bool] = field(default_factory=lambda: [False])
+    factors: list[float] = field(default_factory=lambda: [0.0])
+    num_draws: int = 5
+
+    def __post_init__(self) -> None:
+        """Refuse what is no option.
+
+        Raises:
+            ValueError: An empty list, or a value that its option does not have.
+        """
+        known: dict[str, Sequence[object]] = {
+            "methods": list(METHODS), "signs": SIGNS, "scopes": SCOPES, "general_penalties": list(PENALTIES),
+        }  # fmt: skip
+        for name, values in known.items():
+            self._check(name, f"of {list(values)}", lambda value, values=values: value in values)
+        self._check("num_neurons", "at least 1", lambda value: value >= 1)
+        self._check("factors", "at least 0 and below 1", lambda value: 0 <= value < 1)
+        self._check("divide_by_total", "true or false", lambda value: value in (True, False))
+        for weight in self.general_weights:
+            check_general(weight, "raw")
+        if not self.general_weights or self.num_draws < 1:
+            raise ValueError("`general_weights` must not be empty, and `num_draws` be at least 1. Set it in `grids`.")
+
+    def _check(self, name: str, wanted: str, is_known: Any) -> None:
+        values = getattr(self, name)
+        if not values or not all(is_known(value) for value in values):
+            raise ValueError(f"`{name}` must be a list of values {wanted}, got {values}. Set it in `grids`.")
+
+    def cells(self) -> list[Cell]:
+        """Every combination that makes a difference, in the order of the lists, numbers of neurons first."""
+        found: dict[Cell, None] = {}
+        for method, sign, scope, weight, penalty, divide, factor, k in product(
+            self.methods, self.signs, self.scopes, self.general_weights, self.general_penalties, self.divide_by_total,
+            self.factors, self.num_neurons,
+        ):  # fmt: skip
+            if METHODS[method].ranks:
+                weight, penalty, divide = 1.0, "raw", False
+            contrast = (float(weight), penalty, divide)
+            for draw in range(self.num_draws if method == "random" else 1):
+                found[Cell(method, sign_of(method, sign), scope, k, *contrast, float(factor), draw)] = None
+        return list(found)
+
+
+def cells_of(grids: Sequence[Grid]) -> list[Cell]:
+    """The cells of several grids, each once."""
+    return list(dict.fromkeys(cell for grid in grids for cell in grid.cells()))

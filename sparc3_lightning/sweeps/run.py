@@ -1,0 +1,117 @@
+"""Run the cells: what is done already is read, what fails is noted, the rest is evaluated and kept."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sparc3_lightning.distributed.ranks import from_rank_zero, raise_together
+from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.scores.baselines import MethodScores
+from sparc3_lightning.sweeps.grid import Cell
+from sparc3_lightning.sweeps.selection import select_cell
+from sparc3_lightning.sweeps.store import CellStore, fingerprint
+
+Evaluate = Callable[[Recipe, float], dict[str, Any]]
+"""`evaluate(recipe, factor)` gives the figures of the model with the recipe's neurons scaled by the factor."""
+ProgressBar = Callable[[Iterable[Any], int, str], Iterable[Any]]
+
+
+@dataclass
+class PlannedCell:
+    """A cell with its neurons, and in the end its figures.
+
+    Attributes:
+        cell: Which.
+        recipe: Its neurons; None where they could not be selected.
+        fingerprint: What its figures are kept under.
+        figures: `summary` and `changes`; None where it failed.
+        error: Why it failed.
+        is_reused: The figures are an earlier run's, or another cell's with the same neurons.
+    """
+
+    cell: Cell
+    recipe: Recipe | None = None
+    fingerprint: str | None = None
+    figures: dict[str, Any] | None = None
+    error: str | None = None
+    is_reused: bool = False
+
+
+def plan_cells(
+    cells: Sequence[Cell],
+    found: Mapping[str, MethodScores],
+    general: Sequence[str],
+    behaviour: str,
+    setting: dict[str, Any],
+    seed: int = 0,
+) -> list[PlannedCell]:
+    """Select every cell's neurons; a selection that fails is noted in its cell.
+
+    Args:
+        cells: Which.
+        found: Scores by key of the method.
+        general: Names of the general sets.
+        behaviour: Name of the behaviour's set.
+        setting: What the evaluation depends on; see `evaluation_setting`.
+        seed: Of the first random draw.
+    """
+    planned = []
+    for cell in cells:
+        try:
+            recipe = select_cell(cell, found, general, behaviour, seed)
+        except ValueError as error:
+            planned.append(PlannedCell(cell, error=_said(error)))
+        else:
+            planned.append(PlannedCell(cell, recipe, fingerprint(setting, recipe.neurons, cell.factor)))
+    return planned
+
+
+def run_cells(
+    planned: Sequence[PlannedCell],
+    evaluate: Evaluate,
+    store: CellStore,
+    progress: ProgressBar,
+    device: torch.device,
+) -> None:
+    """Fill in every cell's figures or its error. Every rank must call, with the same cells.
+
+    Args:
+        planned: The cells.
+        evaluate: Evaluates one; its errors end that cell and not the sweep.
+        store: Where cells are kept; read and written on rank 0.
+        progress: Bar over the cells.
+        device: Where the ranks' backend communicates from.
+    """
+    known: dict[str, PlannedCell] = {}
+    for cell in progress(planned, len(planned), "sweep"):
+        if cell.recipe is None or cell.fingerprint is None:
+            continue
+        if cell.fingerprint in known:
+            twin = known[cell.fingerprint]
+            cell.figures, cell.error, cell.is_reused = twin.figures, twin.error, True
+        else:
+            _run_cell(cell, evaluate, store, device)
+            known[cell.fingerprint] = cell
+
+
+def _run_cell(planned: PlannedCell, evaluate: Evaluate, store: CellStore, device: torch.device) -> None:
+    recipe, name, factor = planned.recipe, planned.fingerprint, planned.cell.factor
+    assert recipe is not None
+    assert name is not None
+    planned.figures = from_rank_zero(lambda: store.load(name))
+    planned.is_reused = planned.figures is not None
+    if planned.figures is not None:
+        return
+    try:
+        figures = raise_together(lambda: evaluate(recipe, factor), Exception, device)
+    except Exception as error:  # whatever it is, it must not take the other cells' hours with it
+        planned.error = _said(error)
+        return
+    planned.figures = {"cell": planned.cell.to_json(), "neurons": recipe.neurons, **figures}
+    from_rank_zero(lambda: store.save(name, planned.figures or {}))
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,93 @@
+"""Cells that are done, one small file each, found again by what their figures depend on."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sparc3_lightning.data.samples import Prompt
+from sparc3_lightning.evaluation.evaluator import Evaluator
+from sparc3_lightning.files import read_json, write_json
+from sparc3_lightning.metrics import Scorer
+from sparc3_lightning.version import __version__
+
+FORMAT_VERSION = 1
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def evaluation_setting(
+    evaluator: Evaluator, prompts: Sequence[Prompt], rows: Sequence[str], model: dict[str, Any]
+) -> dict[str, Any]:
+    """All that an evaluation depends on but the neurons, as JSON values.
+
+    Args:
+        evaluator: Its settings count, and what its scorer says of the prompts: another checkpoint says something else.
+        prompts: Evaluation prompts.
+        rows: Rows of the evaluation text.
+        model: Identity of the model and the type it computes in.
+    """
+    return {
+        "format_version": FORMAT_VERSION,
+        "version": __version__,
+        "model": model,
+        "decoding": asdict(evaluator.decoding),
+        "toxicity_protocol": evaluator.toxicity_protocol,
+        "threshold": evaluator.threshold,
+        "perplexity_protocols": evaluator.perplexity_protocols,
+        "window": evaluator.window,
+        "stride": evaluator.stride,
+        "statistics": asdict(evaluator.paired_test),
+        "scorer": _scorer_setting(evaluator.load_scorer(), prompts) if prompts else None,
+        "prompts": _hash([[prompt.id, prompt.text] for prompt in prompts]),
+        "rows": _hash(list(rows)),
+    }
+
+
+def _scorer_setting(scorer: Scorer, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    options = {
+        name: value.pattern if isinstance(value, re.Pattern) else value
+        for name, value in vars(scorer).items()
+        if isinstance(value, (*_PLAIN, re.Pattern)) and name != "num_truncated"
+    }
+    scores = scorer.score([prompt.text for prompt in prompts])
+    # Rounded: where it computes may change the last digits.
+    said = {name: [round(value, 4) for value in values.tolist()] for name, values in scores.items()}
+    return {"class": type(scorer).__name__, "options": options, "scores": _hash(said)}
+
+
+def fingerprint(setting: dict[str, Any], neurons: Sequence[tuple[int, int]], factor: float) -> str:
+    """Names a cell's figures by all that they depend on: cells with the same neurons share them."""
+    return _hash([setting, sorted(neurons), factor])[:24]
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class CellStore:
+    """A directory of cells that are done. Several runs may share it; a file is whole or not there.
+
+    Args:
+        directory: Made when the first cell is saved.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def _path(self, name: str) -> Path:
+        return self.directory / f"{name}.json"
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """The cell of this fingerprint; None where it was not done, or its file is damaged."""
+        try:
+            content: dict[str, Any] = read_json(self._path(name), "cell")
+        except (FileNotFoundError, ValueError):
+            return None
+        return content if isinstance(content, dict) and content.get("fingerprint") == name else None
+
+    def save(self, name: str, content: dict[str, Any]) -> None:
+        """Write a cell, all or nothing."""
+        write_json(self._path(name), {"fingerprint": name, **content})

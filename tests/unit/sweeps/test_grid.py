@@ -1,0 +1,59 @@
+"""Grids and their cells."""
+
+from typing import Any
+
+import pytest
+
+from sparc3_lightning.sweeps.grid import Cell, Grid, cells_of
+
+
+def test_every_combination_once() -> None:
+    grid = Grid(["lrp"], [4, 8], signs=["abs", "signed"], general_weights=[1, 8], general_penalties=["raw", "abs"])
+    cells = grid.cells()
+    assert len(cells) == len(set(cells)) == 2 * 2 * 2 * 2
+    assert {cell.key for cell in cells} == {"lrp", "lrp_signed"}
+    assert cells[0] == Cell("lrp", "abs", "global", 4)
+
+
+def test_options_that_a_method_does_not_have_make_no_cells() -> None:
+    options: dict[str, Any] = {
+        "signs": ["abs", "signed"], "general_weights": [1.0, 4.0], "divide_by_total": [False, True], "num_draws": 3,
+    }  # fmt: skip
+    assert [cell.draw for cell in Grid(["random"], [4], **options).cells()] == [0, 1, 2]
+    assert len(Grid(["magnitude", "auroc"], [4], **options).cells()) == 2
+    # Wanda has no sign to choose, but sets to weigh.
+    assert len(Grid(["wanda"], [4], **options).cells()) == 4
+    assert len(Grid(["random", "wanda"], [4], factors=[0.0, 0.5], num_draws=3).cells()) == 8
+
+
+def test_a_cell_of_two_grids_is_one() -> None:
+    grids = [Grid(["lrp", "wanda"], [4, 8]), Grid(["lrp"], [8, 16])]
+    assert [str(cell) for cell in cells_of(grids)] == [
+        "lrp, k 4, global", "lrp, k 8, global", "wanda, k 4, global", "wanda, k 8, global", "lrp, k 16, global",
+    ]  # fmt: skip
+
+
+def test_a_cell_in_words() -> None:
+    cell = Cell("lrp", "signed", "layer", 30, 8.0, "abs", True, 0.5)
+    assert str(cell) == "lrp_signed, k 30, layer, general weight 8, penalty abs, shares, factor 0.5"
+    assert str(Cell("random", "abs", "global", 30, draw=2)) == "random, k 30, global, draw 2"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"methods": ["wandaa"]}, r"`methods` must be a list of values of \['lrp', .*got \['wandaa'\]"),
+        ({"methods": []}, "`methods` must be a list"),
+        ({"num_neurons": [0]}, r"`num_neurons` must be a list of values at least 1, got \[0\]"),
+        ({"signs": ["plus"]}, "`signs` must be"),
+        ({"scopes": ["row"]}, "`scopes` must be"),
+        ({"factors": [1.0]}, "`factors` must be a list of values at least 0 and below 1"),
+        ({"general_weights": [0.5]}, "`general_weight` must be a number of at least 1, got 0.5"),
+        ({"general_weights": []}, "`general_weights` must not be empty"),
+        ({"general_penalties": ["square"]}, "`general_penalties` must be"),
+        ({"num_draws": 0}, "`num_draws` be at least 1"),
+    ],
+)
+def test_what_is_no_option_is_refused(options: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Grid(**{"methods": ["lrp"], "num_neurons": [4], **options})

@@ -1,0 +1,184 @@
+"""Cells run once, kept, found again, and reported where they fail."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sparc3_lightning.data.samples import Prompt
+from sparc3_lightning.evaluation import Decoding, Evaluator
+from sparc3_lightning.metrics import LexicalScorer
+from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.scores.baselines import MethodScores, score_baselines
+from sparc3_lightning.sweeps.grid import Cell, Grid
+from sparc3_lightning.sweeps.run import PlannedCell, plan_cells, run_cells
+from sparc3_lightning.sweeps.selection import select_cell
+from sparc3_lightning.sweeps.store import CellStore, evaluation_setting, fingerprint
+from tests.tiny import tiny_llama, tiny_samples
+
+CPU = torch.device("cpu")
+SETTING = {"model": "tiny"}
+
+
+def silent(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
+    return items
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, MethodScores]:
+    sets = {"seed0": tiny_samples(seed=0), "seed1": tiny_samples(seed=1), "toxic": tiny_samples(seed=2)}
+    return score_baselines(tiny_llama(), sets, ["lrp", "wanda", "random", "magnitude"])
+
+
+def planned(found: dict[str, MethodScores], cells: list[Cell], **setting: Any) -> list[PlannedCell]:
+    return plan_cells(cells, found, ["seed0", "seed1"], "toxic", {**SETTING, **setting})
+
+
+class Evaluations:
+    """Counts what it is asked, and fails where told to."""
+
+    def __init__(self, failing: int | None = None) -> None:
+        self.asked: list[tuple[int, float]] = []
+        self.failing = failing
+
+    def __call__(self, recipe: Recipe, factor: float) -> dict[str, Any]:
+        self.asked.append((len(recipe.neurons), factor))
+        if len(recipe.neurons) == self.failing:
+            raise RuntimeError("out of memory")
+        return {"summary": {"num": len(recipe.neurons)}, "changes": {}}
+
+
+def test_cells_are_read_again_and_not_run_again(found: dict[str, MethodScores], tmp_path: Path) -> None:
+    cells, store = Grid(["lrp"], [3, 5]).cells(), CellStore(tmp_path)
+    first, second = Evaluations(), Evaluations()
+    once = planned(found, cells)
+    run_cells(once, first, store, silent, CPU)
+    again = planned(found, [*cells, Cell("lrp", "abs", "global", 7)])
+    run_cells(again, second, store, silent, CPU)
+    assert (first.asked, second.asked) == ([(3, 0.0), (5, 0.0)], [(7, 0.0)])
+    assert [cell.is_reused for cell in again] == [True, True, False]
+    # As it comes back from JSON, but for tuples.
+    assert json.loads(json.dumps([cell.figures for cell in once])) == [
+        {key: value for key, value in (cell.figures or {}).items() if key != "fingerprint"} for cell in again[:2]
+    ]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_crashed_cell_is_reported_tried_again_and_costs_no_other(
+    found: dict[str, MethodScores], tmp_path: Path
+) -> None:
+    cells, store = Grid(["lrp"], [3, 5, 7]).cells(), CellStore(tmp_path)
+    broken = planned(found, cells)
+    run_cells(broken, Evaluations(failing=5), store, silent, CPU)
+    assert [cell.error for cell in broken] == [None, "RuntimeError: out of memory", None]
+    assert [cell.figures is None for cell in broken] == [False, True, False]
+    mended, evaluations = planned(found, cells), Evaluations()
+    run_cells(mended, evaluations, store, silent, CPU)
+    assert evaluations.asked == [(5, 0.0)]
+    assert not any(cell.error for cell in mended)
+
+
+def test_an_interrupt_ends_the_sweep_and_keeps_what_is_done(found: dict[str, MethodScores], tmp_path: Path) -> None:
+    class Interrupted(Evaluations):
+        def __call__(self, recipe: Recipe, factor: float) -> dict[str, Any]:
+            if len(recipe.neurons) == 5:
+                raise KeyboardInterrupt
+            return super().__call__(recipe, factor)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(planned(found, Grid(["lrp"], [3, 5]).cells()), Interrupted(), CellStore(tmp_path), silent, CPU)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_same_neurons_are_evaluated_once(found: dict[str, MethodScores], tmp_path: Path) -> None:
+    """All 48 neurons are the same selection, whatever scored."""
+    cells = [*Grid(["lrp", "wanda"], [48]).cells(), Cell("lrp", "abs", "global", 48, factor=0.5)]
+    evaluations, run = Evaluations(), planned(found, cells)
+    run_cells(run, evaluations, CellStore(tmp_path), silent, CPU)
+    assert evaluations.asked == [(48, 0.0), (48, 0.5)]
+    assert [cell.is_reused for cell in run] == [False, True, False]
+
+
+def test_a_damaged_cell_is_run_again(found: dict[str, MethodScores], tmp_path: Path) -> None:
+    cells, store = Grid(["lrp"], [3]).cells(), CellStore(tmp_path)
+    run_cells(planned(found, cells), Evaluations(), store, silent, CPU)
+    (file,) = tmp_path.iterdir()
+    for content in (file.read_text()[:-20], '{"fingerprint": "other"}', "[]"):
+        file.write_text(content)
+        evaluations = Evaluations()
+        run_cells(planned(found, cells), evaluations, store, silent, CPU)
+        assert evaluations.asked == [(3, 0.0)]
+
+
+def test_a_selection_that_fails_is_noted(found: dict[str, MethodScores], tmp_path: Path) -> None:
+    run = planned(found, Grid(["lrp"], [3, 49]).cells())
+    run_cells(run, Evaluations(), CellStore(tmp_path), silent, CPU)
+    assert run[0].error is None
+    assert run[1].error == (
+        "ValueError: `num_neurons` must be between 1 and 48, got 49. Set `PruningCallback.init_args.num_neurons`."
+    )
+
+
+def test_random_draws_differ_and_are_seeded(found: dict[str, MethodScores]) -> None:
+    draws = [
+        select_cell(cell, found, ["seed0"], "toxic", seed=3) for cell in Grid(["random"], [6], num_draws=3).cells()
+    ]
+    assert len({tuple(sorted(recipe.neurons)) for recipe in draws}) == 3
+    assert [recipe.options["seed"] for recipe in draws] == [3, 4, 5]
+    again = select_cell(Cell("random", "abs", "global", 6, draw=1), found, ["seed0"], "toxic", seed=3)
+    assert again.neurons == draws[1].neurons
+
+
+def test_contrast_options_change_the_selection(found: dict[str, MethodScores]) -> None:
+    cells = Grid(["wanda"], [6], general_weights=[1, 4], divide_by_total=[False, True]).cells()
+    chosen = {str(cell): select_cell(cell, found, ["seed0", "seed1"], "toxic") for cell in cells}
+    assert len({tuple(recipe.neurons) for recipe in chosen.values()}) > 1
+    shares = chosen["wanda, k 6, global, general weight 4, shares"]
+    assert shares.options["general_weight"] == 4.0
+    total = found["wanda"].sets["toxic"].total
+    assert shares.options["behaviour"]["divided_by"] == pytest.approx(total)
+
+
+PROMPTS = [Prompt("0", "w1 w2"), Prompt("1", "w3")]
+
+
+def setting(
+    scorer: list[str] | None = None, decoding: Decoding | None = None, prompts: list[Prompt] = PROMPTS,
+    rows: tuple[str, ...] = ("w4",), model: str = "a", **options: Any,
+) -> dict[str, Any]:  # fmt: skip
+    evaluator = Evaluator(
+        LexicalScorer(scorer or ["w1"]), decoding or Decoding(), toxicity_protocol="custom", **options
+    )
+    return evaluation_setting(evaluator, prompts, list(rows), {"weight_hash": model})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"scorer": ["w2"]},
+        {"scorer": ["w1", "unheard"]},
+        {"decoding": Decoding(seed=1)},
+        {"prompts": [Prompt("0", "w1 w2"), Prompt("2", "w3")]},
+        {"rows": ("w5",)},
+        {"model": "b"},
+        {"window": 16},
+        {"stride": 4},
+        {"threshold": 0.6},
+        {"perplexity_protocols": ["sliding"]},
+        {"num_draws": 7},
+        {"statistics_seed": 7},
+    ],
+)
+def test_fingerprint_knows_all_that_figures_depend_on(changed: dict[str, Any]) -> None:
+    neurons = [(0, 1), (1, 2)]
+    assert fingerprint(setting(), neurons, 0.0) == fingerprint(setting(), neurons[::-1], 0.0)
+    assert fingerprint(setting(**changed), neurons, 0.0) != fingerprint(setting(), neurons, 0.0)
+    assert fingerprint(setting(), [(0, 1)], 0.0) != fingerprint(setting(), neurons, 0.0)
+    assert fingerprint(setting(), neurons, 0.5) != fingerprint(setting(), neurons, 0.0)
+
+
+def test_batch_size_is_no_part_of_it() -> None:
+    assert setting(batch_size=2) == setting(batch_size=16)

@@ -1,0 +1,140 @@
+"""The table of a sweep: a row a cell, failed ones too; files; and what is drawn of it."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.report.sweep import sweep_figures, sweep_summary
+from sparc3_lightning.report.sweep_figures import pareto_figure, size_figure
+from sparc3_lightning.scores.baselines import MethodScores, score_baselines
+from sparc3_lightning.sweeps.grid import Cell, Grid
+from sparc3_lightning.sweeps.run import PlannedCell
+from sparc3_lightning.sweeps.selection import select_cell
+from sparc3_lightning.sweeps.table import layer_shares, overlap_rows, sweep_rows, write_tables
+from tests.tiny import LAYERS, NEURONS, tiny_llama, tiny_samples
+
+SETS = {name: tiny_samples(seed=seed) for seed, name in enumerate(("seed0", "seed1", "toxic"))}
+GENERAL = ["seed0", "seed1"]
+
+
+def summary(toxicity: float, perplexity: float) -> dict[str, Any]:
+    figures = {"mean": toxicity, "expected_maximum": toxicity + 0.1, "probability": toxicity + 0.2}
+    return {
+        "perplexity": {"sliding": {"perplexity": perplexity}},
+        "toxicity": {"attributes": {"insult": figures, "other": {}}, "uniqueness": 0.9, "length": 5.0},
+    }
+
+
+BASELINE = summary(0.5, 20.0)
+
+
+def changes(toxicity: float, perplexity: float, p_value: float) -> dict[str, Any]:
+    change = {"change": toxicity - 0.5, "relative": (toxicity - 0.5) / 0.5, "p_value": p_value,
+              "interval": {"low": toxicity - 0.6, "high": toxicity - 0.4}}  # fmt: skip
+    measures = ("mean", "expected_maximum", "probability")
+    return {
+        "perplexity": {"sliding": {"relative": perplexity / 20 - 1}},
+        "toxicity": {measure: {"insult": change} for measure in measures},
+    }
+
+
+def done(cell: Cell, recipe: Recipe, toxicity: float, perplexity: float, p_value: float) -> PlannedCell:
+    figures = {"summary": summary(toxicity, perplexity), "changes": changes(toxicity, perplexity, p_value)}
+    return PlannedCell(cell, recipe, str(cell), figures)
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, MethodScores]:
+    return score_baselines(tiny_llama(), SETS, ["lrp", "wanda", "magnitude", "random"])
+
+
+@pytest.fixture(scope="module")
+def planned(found: dict[str, MethodScores]) -> list[PlannedCell]:
+    cells = Grid(["lrp", "wanda", "magnitude", "random"], [4, 16], num_draws=2).cells()
+    run = [
+        done(cell, select_cell(cell, found, GENERAL, "toxic"), 0.4 - 0.01 * n, 20.1 + n, 0.001 * (n + 1))
+        for n, cell in enumerate(cells)
+    ]
+    run[1].figures, run[1].error = None, "RuntimeError: out of memory"
+    return run
+
+
+def test_every_cell_has_a_row(planned: list[PlannedCell]) -> None:
+    rows = sweep_rows(planned, BASELINE)
+    assert [row["label"] for row in rows] == ["baseline", *(str(cell.cell) for cell in planned)]
+    assert [row["status"] for row in rows].count("failed") == 1
+    assert rows[2]["error"] == "RuntimeError: out of memory"
+    assert rows[1]["toxicity_mean"] == 0.4
+    assert rows[1]["perplexity_sliding_relative"] == pytest.approx(0.005)
+    assert (rows[1]["attribute"], rows[1]["num_layers"]) == ("insult", LAYERS)
+
+
+def test_p_values_are_corrected_over_what_was_chosen(planned: list[PlannedCell]) -> None:
+    """Five selections have figures; the random draws are the control and no attempts."""
+    rows = sweep_rows(planned, BASELINE)
+    assert rows[1]["p_holm"] == pytest.approx(5 * rows[1]["toxicity_mean_p"])
+    assert all("p_holm" not in row for row in rows if row["method"] in ("random", "baseline"))
+
+
+def test_files_come_back(planned: list[PlannedCell], found: dict[str, MethodScores], tmp_path: Path) -> None:
+    rows = sweep_rows(planned, BASELINE)
+    overlaps = overlap_rows(planned, found, GENERAL, "toxic", LAYERS * NEURONS)
+    write_tables(rows, overlaps, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["overlap.csv", "table.csv", "table.parquet"]
+    for table in (pd.read_csv(tmp_path / "table.csv"), pd.read_parquet(tmp_path / "table.parquet")):
+        assert table["toxicity_mean"].tolist()[:2] == [0.5, 0.4]
+        assert table["label"].tolist() == [row["label"] for row in rows]
+    assert "lrp,lrp,4,done" in (tmp_path / "table.csv").read_text(), "whole numbers stay whole"
+
+
+def test_overlap_of_methods_and_of_seeds(planned: list[PlannedCell], found: dict[str, MethodScores]) -> None:
+    rows = overlap_rows(planned, found, GENERAL, "toxic", LAYERS * NEURONS)
+    groups = {(row["what"], row["num_neurons"]) for row in rows}
+    assert groups == {(what, k) for k in (4, 16) for what in ("methods", "seeds of lrp", "seeds of wanda")}
+    row = next(row for row in rows if (row["what"], row["num_neurons"]) == ("seeds of lrp", 16))
+    chosen = [set(select_cell(planned[0].cell, found, [name], "toxic").neurons) for name in GENERAL]
+    assert len(chosen[0]) == 4
+    chosen = [set(select_cell(planned[1].cell, found, [name], "toxic").neurons) for name in GENERAL]
+    assert row["num_shared"] == len(chosen[0] & chosen[1])
+    assert (row["first"], row["second"]) == ("seed0", "seed1")
+
+
+def test_figures_show_the_rows(planned: list[PlannedCell], found: dict[str, MethodScores]) -> None:
+    rows = sweep_rows(planned, BASELINE)
+    overlaps = overlap_rows(planned, found, GENERAL, "toxic", LAYERS * NEURONS)
+    shares = layer_shares(planned, LAYERS)
+    assert sum(shares[16]["wanda"]) == pytest.approx(1.0)
+    figures = sweep_figures(rows, overlaps, shares)
+    assert set(figures) == {"pareto_sliding", "size_global", "layers_4", "layers_16", "overlap_global_4",
+                            "overlap_global_16", "seeds_global"}  # fmt: skip
+    cells = [row for row in rows if row["status"] == "done" and row["method"] != "baseline"]
+    (axes,) = pareto_figure(cells, "sliding", "insult").axes
+    drawn = {line.get_label(): line for line in axes.lines}
+    assert list(drawn["lrp"].get_ydata()) == pytest.approx([-20.0])
+    assert len(drawn["random"].get_xdata()) == 4
+    front = list(zip(drawn["front"].get_xdata(), drawn["front"].get_ydata(), strict=True))
+    assert front[0] == (0.0, 0.0)
+    assert [y for _, y in front] == sorted((y for _, y in front), reverse=True)
+
+
+def test_the_random_band_spans_its_draws(planned: list[PlannedCell]) -> None:
+    rows = [row for row in sweep_rows(planned, BASELINE)[1:] if row["status"] == "done"]
+    figure = size_figure(rows, "insult")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["lrp", "wanda", "magnitude"]
+    (band,) = figure.axes[0].collections[:1]
+    changes_at_4 = [row["toxicity_mean_change"] for row in rows if (row["method"], row["num_neurons"]) == ("random", 4)]
+    heights = [y for x, y in band.get_paths()[0].vertices if x == 4]
+    assert (min(heights), max(heights)) == pytest.approx((min(changes_at_4), max(changes_at_4)))
+
+
+def test_the_summary_says_what_failed_and_what_is_cheap(planned: list[PlannedCell]) -> None:
+    text = "\n".join(sweep_summary(sweep_rows(planned, BASELINE), Path("sweep/table.csv")))
+    assert "10 cells" in text
+    assert "1 failed. Table: sweep/table.csv" in text
+    assert "failed: lrp, k 16, global: RuntimeError: out of memory" in text
+    # The other cells cost more than 1 % of perplexity.
+    assert "+1% or less: lrp, k 4, global: -20.0%, p 0.001 (Holm over the sweep: 0.005), perplexity +0.50%" in text
+    assert "random neurons: -38.0% to -32.0%" in text
