@@ -65,6 +65,7 @@ def save_figures(figures: Mapping[str, Figure], directory: Path) -> None:
     for name, figure in figures.items():
         for kind in FORMATS:
             save_figure(figure, directory / f"{name}.{kind}")
+            figure.set_layout_engine("none")  # it is laid out by now: most of the time goes there
 
 
 def sweep_summary(rows: Sequence[Row], table: Path) -> list[str]:

@@ -9,7 +9,15 @@ import pytest
 from jsonargparse import Namespace
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
-from callbacks import EvaluationCallback, PruningCallback, RelevanceCallback, ScoreWriter, TensorBoardCallback
+from callbacks import (
+    BaselineCallback,
+    EvaluationCallback,
+    PruningCallback,
+    RelevanceCallback,
+    ScoreWriter,
+    SweepCallback,
+    TensorBoardCallback,
+)
 from sparc3_lightning.cli import SparC3CLI, run
 from sparc3_lightning.data import C4, RealToxicityPrompts, WikiText2
 from sparc3_lightning.evaluation.planning import Decoding
@@ -33,7 +41,9 @@ def is_experiment(name: str) -> bool:
 FITS = ["demo/fit.yaml"]
 EXPERIMENTS = [name for name in YAMLS if is_experiment(name)]
 TRAINERS = [name for name in YAMLS if name.startswith("trainer/")]
-VARIANTS = [name for name in YAMLS if name not in EXPERIMENTS + TRAINERS + FITS]
+# What adds baselines and a sweep to the experiment beside it.
+SWEEPS = [name for name in YAMLS if Path(name).name == "sweep.yaml"]
+VARIANTS = [name for name in YAMLS if name not in EXPERIMENTS + TRAINERS + FITS + SWEEPS]
 COMPOSED = [(base, name) for base, name in product(EXPERIMENTS, VARIANTS) if Path(base).parent == Path(name).parent]
 
 # What a variant changes, and nothing else; a new one must be entered here.
@@ -100,7 +110,11 @@ def test_every_yaml_is_tested() -> None:
     assert {name for _, name in COMPOSED} == set(VARIANTS) == set(CHANGES), "enter what a new variant changes"
     assert {Path(name).stem for name in TRAINERS} == {"cpu", "single_gpu", "replicated", "fsdp", "fsdp_multinode"}
     assert set(TRAINERS) == {"trainer/" + name for name in STRATEGIES}, "enter a new fragment's strategy"
-    assert sorted(path.name for path in (ROOT / "tests" / "configs").iterdir()) == ["fit.yaml", "realtext.yaml"]
+    assert sorted(path.name for path in (ROOT / "tests" / "configs").iterdir()) == [
+        "fit.yaml",
+        "realtext.yaml",
+        "sweep.yaml",
+    ]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -117,6 +131,14 @@ def test_experiment_is_built(name: str) -> None:
         "general_seed1",
         "general_seed2",
     ]
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_sweep_is_built_after_its_experiment_s_callbacks(name: str) -> None:
+    cli = build(str(Path(name).with_name("suppress.yaml")), name)
+    kinds = [type(callback) for callback in cli.trainer.callbacks]
+    chain = [TensorBoardCallback, BaselineCallback, SweepCallback]
+    assert [kind for kind in kinds if kind in chain] == chain
 
 
 @pytest.mark.parametrize("name", FITS)
