@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
+from lightning.pytorch import Callback
 
-from callbacks import BaselineCallback, RelevanceCallback
+from callbacks import BaselineCallback, RelevanceCallback, SweepCallback
 from sparc3_lightning.scores.baselines import METHODS, score_baselines
 from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.sweeps import Grid
 from tests.distributed.jobs import LENGTHS, Case, SameWeights, make_module, make_trainer, predict
 from tests.launch import run_distributed
 from tests.tiny import tiny_llama, tiny_samples
@@ -18,6 +21,7 @@ STRATEGIES = {1: ("replicated",), 2: ("replicated", "sharded"), 4: ("sharded",)}
 GRANULARITIES = ("neuron", "weight")
 SIZE = {"intermediate_size": 21}  # four ranks hold 6, 6, 6 and 3 of a layer's neurons
 SETS = ("general", "toxic")
+GRID = Grid(["wanda_mean", "auroc", "random"], [3], factors=[0.0, 0.5], num_draws=1)
 
 
 def methods(strategy: str) -> list[str]:
@@ -28,7 +32,8 @@ def score(model: str, directory: str, strategies: tuple[str, ...]) -> None:
     for strategy in strategies:
         for granularity in GRANULARITIES:
             baselines = BaselineCallback(methods(strategy), signs=["abs", "signed"], seed=4)
-            callbacks = [RelevanceCallback(), baselines, SameWeights()]
+            sweep = SweepCallback([GRID], general="general") if granularity == "neuron" else Callback()
+            callbacks = [RelevanceCallback(), baselines, sweep, SameWeights()]
             home = Path(directory) / strategy / granularity
             trainer = make_trainer(strategy, *callbacks, default_root_dir=str(home))
             predict(trainer, make_module(model, Case(strategy, granularity, "abs", "float64")))
@@ -41,7 +46,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_tokenizer().save_pretrained(directory / "model")
     for world, strategies in STRATEGIES.items():
         arguments = (str(directory / "model"), str(directory / str(world)), strategies)
-        run_distributed(score, world, *arguments) if world > 1 else score(*arguments)
+        run_distributed(score, world, *arguments, timeout=240.0) if world > 1 else score(*arguments)
     return directory
 
 
@@ -81,3 +86,19 @@ def test_the_same_scores(world: int, strategy: str, granularity: str, runs: Path
                 assert largest > 0 or key.startswith("cp_lrp")  # q, k and gate get none there
                 # What one step of float32, in which they are kept, explains.
                 assert float((found.scores[module] - score).abs().max()) <= 3e-7 * largest, (key, name, module)
+
+
+@pytest.mark.parametrize(("world", "strategy"), CASES[1:])
+def test_the_same_sweep(world: int, strategy: str, runs: Path) -> None:
+    def read(world: int, strategy: str) -> pd.DataFrame:
+        return pd.read_parquet(runs / str(world) / strategy / "neuron" / "sweep" / "table.parquet")
+
+    wanted, found = read(1, "replicated"), read(world, strategy)
+    assert len(wanted) == 1 + len(GRID.cells())
+    assert wanted["status"].eq("done").all()
+    exact = ["label", "status", "num_layers", "toxicity_mean", "toxicity_mean_p", "length"]
+    pd.testing.assert_frame_equal(found[exact], wanted[exact])
+    for protocol in ("perplexity_sliding", "perplexity_disjoint"):
+        pd.testing.assert_series_equal(found[protocol], wanted[protocol], check_exact=False, rtol=1e-9)
+    # Removed, dampened and as it is.
+    assert wanted["perplexity_sliding"].nunique() == len(wanted)
