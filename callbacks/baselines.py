@@ -7,13 +7,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from sparc3_lightning.data.sampler import Batch
-from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.distributed.saving import save_together
 from sparc3_lightning.identity import tokenizer_hash
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.sets import match_general
 from sparc3_lightning.scores.baselines import BaselineScorer, MethodScores
 from sparc3_lightning.scores.baselines.methods import expand_methods, key_of_variant
-from sparc3_lightning.scores.score_set import ScoreSet
 
 _ORDER = "`trainer.callbacks` must list `callbacks.RelevanceCallback` before `callbacks.BaselineCallback`."
 
@@ -79,8 +78,8 @@ class BaselineCallback(Callback):
                 }
                 scorer.score(name, described, partial(self._batches, trainer, pl_module, name, loaders[name]))
             found = scorer.finish()
+            _save(pl_module, found)
         run.method_scores.update(found)
-        from_rank_zero(lambda: _save(pl_module, found))
 
     def _scorer(self, module: SparC3Module, main: str) -> BaselineScorer:
         names = module.data.reference_names
@@ -96,6 +95,7 @@ class BaselineCallback(Callback):
             sparsity=self.sparsity,
             identity=module.run.base_model,
             tokenizer_hash=tokenizer_hash(module.tokenizer),
+            model_dtype=module.weights_dtype,
         )
 
     def _batches(
@@ -106,10 +106,10 @@ class BaselineCallback(Callback):
 
 
 def _save(module: SparC3Module, found: dict[str, MethodScores]) -> None:
+    """Write every set and ranking; every rank its part."""
     home = module.log_dir / "scores"
-    sets: list[tuple[str, ScoreSet]] = []
     for key, scores in found.items():
-        sets += [(f"{key}/{name}", score_set) for name, score_set in scores.sets.items()]
-        sets += [(key, scores.ranking)] if scores.ranking is not None else []
-    for directory, score_set in sets:
-        score_set.save(home / directory)
+        for name, score_set in scores.sets.items():
+            scores.sets[name] = save_together(score_set, home / key / name, module.device)
+        if scores.ranking is not None:
+            scores.ranking = save_together(scores.ranking, home / key, module.device)

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.baselines import BaselineCallback
+from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import stop_bar
@@ -54,6 +55,7 @@ class SweepCallback(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse before hours of attribution what would fail after them."""
         assert isinstance(pl_module, SparC3Module)
+        check_scores_are_whole(trainer, pl_module)
         data, config = pl_module.data, pl_module.lm.config
         match_general(data.reference_names, self.general, self.behaviour)
         total, largest = config.num_hidden_layers * config.intermediate_size, max(c.num_neurons for c in self.cells)
@@ -93,7 +95,7 @@ class SweepCallback(Callback):
         from_rank_zero(lambda: self._write(pl_module, planned, found, general))
 
     def _plan(self, module: SparC3Module, found: dict[str, MethodScores], general: list[str]) -> list[PlannedCell]:
-        model = {"weight_hash": module.run.base_model["weight_hash"], "dtype": str(module.lm.dtype)}
+        model = {"weight_hash": module.run.base_model["weight_hash"], "dtype": str(module.weights_dtype)}
         setting = evaluation_setting(module.evaluator, module.data.prompts, module.data.text_rows, model)
         return plan_cells(self.cells, found, general, self.behaviour, setting, self.seed)
 

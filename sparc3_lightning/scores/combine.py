@@ -76,7 +76,8 @@ def as_shares(score_set: ScoreSet) -> ScoreSet:
         raise ValueError(f"scores of {_name(score_set)} must not all be zero to be divided by their total.")
     manifest = Manifest(**score_set.manifest)
     manifest["data"] = {**manifest.get("data", {}), "divided_by": total}
-    return ScoreSet({name: score.double() / total for name, score in score_set.scores.items()}, manifest)
+    shares = LazyScores(score_set.shapes, lambda name: score_set.scores[name].double() / total)
+    return ScoreSet(shares if isinstance(score_set.scores, LazyScores) else dict(shares), manifest)
 
 
 def check_general(general_weight: float, general_penalty: str) -> None:

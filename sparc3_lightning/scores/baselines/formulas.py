@@ -19,7 +19,7 @@ def wanda_scores(weight: Tensor, squared_norm: Tensor, by_neuron: bool) -> Tenso
     Source: Sun et al., ICLR 2024 (Wanda), Eq. 1.
     """
     dtype = torch.promote_types(weight.dtype, torch.float32)
-    norm = squared_norm.sqrt().to(dtype)
+    norm = squared_norm.sqrt().to(weight.device, dtype)
     return weight.abs().to(dtype) @ norm if by_neuron else weight.abs().to(dtype) * norm
 
 

@@ -9,7 +9,7 @@ from sparc3_lightning.scores.score_set import ScoreSet
 
 @dataclass
 class MethodScores:
-    """What one method has found, on rank 0.
+    """What one method has found; see `BaselineScorer` for which rank has it.
 
     Attributes:
         sets: Scores by reference set; empty where the method ranks without.

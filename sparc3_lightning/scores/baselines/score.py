@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.data.sampler import PADDING, Batch
 from sparc3_lightning.distributed.fsdp import check_accumulates, reshard
-from sparc3_lightning.distributed.ranks import from_rank_zero, is_rank_zero, raise_together
+from sparc3_lightning.distributed.ranks import is_rank_zero, raise_together
 from sparc3_lightning.distributed.reduce import reduce_scores
 from sparc3_lightning.families import get_family
 from sparc3_lightning.identity import base_model
@@ -33,7 +33,7 @@ from sparc3_lightning.scores.baselines.statistics import ForwardStatistics, SetS
 from sparc3_lightning.scores.baselines.weights import score_shapes, scores_of_weights
 from sparc3_lightning.scores.checks import check_scores
 from sparc3_lightning.scores.manifest import Options, make_manifest
-from sparc3_lightning.scores.score_set import ScoreSet, total_relevance
+from sparc3_lightning.scores.score_set import ScoreSet
 
 Batches = Callable[[str], Iterable[Batch]]
 """`batches(description)` gives this rank's batches of a reference set, on the model's device, from the start."""
@@ -42,7 +42,8 @@ Batches = Callable[[str], Iterable[Batch]]
 class BaselineScorer:
     """Scores one reference set after the other by several methods; `finish` gives what all of them found.
 
-    Every rank must call every method; the results are on rank 0.
+    Every rank must call every method. Scores of neurons are on rank 0; those of weights are shared out over the ranks,
+    until `distributed.saving.save_together` puts them together.
 
     Args:
         model: A causal language model of a known family, whole, replicated or sharded (FSDP2); the rules are off.
@@ -56,6 +57,7 @@ class BaselineScorer:
         sparsity: Share of each row that `wanda_sequential` removes.
         identity: The model's, where it is known already; see `identity.base_model`.
         tokenizer_hash: For the manifests.
+        model_dtype: Type that the model computes in, where that is not the type its weights are stored in.
 
     Raises:
         ValueError: An unknown method, sign or option.
@@ -75,6 +77,7 @@ class BaselineScorer:
         sparsity: float = 0.5,
         identity: dict[str, Any] | None = None,
         tokenizer_hash: str | None = None,
+        model_dtype: torch.dtype | None = None,
     ) -> None:
         self.model, self.granularity, self.modules, self.target = model, granularity, modules, target
         self.keys = dict(methods)
@@ -87,7 +90,7 @@ class BaselineScorer:
         self.names, self.left_out = select_modules(model, modules)
         self.neurons = get_family(model.config.model_type).neuron_modules(model)
         self.identity = identity or base_model(model)
-        self.tokenizer_hash = tokenizer_hash
+        self.tokenizer_hash, self.model_dtype = tokenizer_hash, model_dtype or model.dtype
         self.found = {key: MethodScores() for key in self.keys}
         self._maxima: dict[str, dict[str, Tensor]] = {}
         self._described: dict[str, dict[str, Any]] = {}
@@ -118,9 +121,8 @@ class BaselineScorer:
             self._forward(name, data, batches)
         if "wanda_sequential" in self.keys:
             again = partial(batches, "wanda_sequential")
-            self._keep(
-                "wanda_sequential", data, sequential_wanda(self.model, again, data["num_samples"], self.sparsity)
-            )
+            scores = sequential_wanda(self.model, again, data["num_samples"], self.sparsity)
+            self._keep("wanda_sequential", data, _of_rank_zero(scores))
         for key, (method, sign) in self.keys.items():
             if METHODS[method].variant is not None:
                 self._attribute(key, method, cast(Sign, sign), data, batches)
@@ -137,7 +139,7 @@ class BaselineScorer:
             self._keep(key, data, self._wanda(found, is_mean=key == "wanda_mean"))
         for key in self._needing("activations"):
             means = {layer: total / found.num_tokens for layer, total in found.activation_sums.items()}
-            self._keep(key, data, means)
+            self._keep(key, data, _of_rank_zero(means))
         if needs_maxima:
             self._maxima[name] = found.maxima
             self._described[name] = data
@@ -146,7 +148,10 @@ class BaselineScorer:
         by_neuron, norms = self.granularity == "neuron", found.squared_norms
         divisor = found.num_samples if is_mean else 1
         return scores_of_weights(
-            self.model, self.names, lambda name, weight: wanda_scores(weight, norms[name] / divisor, by_neuron)
+            self.model,
+            self.names,
+            by_neuron,
+            lambda name, weight: wanda_scores(weight, norms[name] / divisor, by_neuron),
         )
 
     def _attribute(self, key: str, method: str, sign: Sign, data: dict[str, Any], batches: Batches) -> None:
@@ -168,15 +173,14 @@ class BaselineScorer:
             pairs = torch.cat(explained, dim=1).T.tolist()
             seen = [(index, target_id) for index, target_id in pairs if index != PADDING]
             reduced = reduce_scores(attribution, seen, data["num_samples"])
-        if reduced is not None:
-            options = attribution_options(attribution, self.modules)
-            data = {**data, "target_ids": reduced.target_ids}
-            self.found[key].sets[data["name"]] = self._score_set(options, data, reduced.scores)
+        options = attribution_options(attribution, self.modules)
+        data = {**data, "target_ids": reduced.target_ids}
+        # Only relevance is in logits.
+        self.found[key].sets[data["name"]] = self._score_set(options, data, reduced.scores, reduced.total)
 
     def _keep(self, key: str, data: dict[str, Any], scores: Mapping[str, Tensor]) -> None:
-        from_rank_zero(lambda: check_scores(scores, self.keys[key][1]))
-        if is_rank_zero():
-            self.found[key].sets[data["name"]] = self._score_set(self._options(key), data, scores)
+        raise_together(lambda: check_scores(scores, self.keys[key][1]), ValueError, self.device)
+        self.found[key].sets[data["name"]] = self._score_set(self._options(key), data, scores)
 
     def _options(self, key: str) -> Options:
         method, sign = self.keys[key]
@@ -188,15 +192,16 @@ class BaselineScorer:
             options["granularity"], options["modules"], options["sparsity"] = "weight", "blocks", self.sparsity
         return options
 
-    def _score_set(self, options: Options, data: dict[str, Any], scores: Mapping[str, Tensor]) -> ScoreSet:
+    def _score_set(
+        self, options: Options, data: dict[str, Any], scores: Mapping[str, Tensor], total: float | None = None
+    ) -> ScoreSet:
         manifest = make_manifest(
             base_model=self.identity,
             options=options,
             left_out=self.left_out,
             data=data,
-            model_dtype=str(self.model.dtype).removeprefix("torch."),
-            # Only relevance is in logits.
-            relevance_per_sample=total_relevance(scores) if "variant" in options else None,
+            model_dtype=str(self.model_dtype).removeprefix("torch."),
+            relevance_per_sample=total,
             tokenizer_hash=self.tokenizer_hash,
         )
         return ScoreSet(scores, manifest)
@@ -206,30 +211,31 @@ class BaselineScorer:
         rankings = {"auroc": self._auroc, "magnitude": self._magnitude, "random": self._random}
         for key, rank in rankings.items():
             if key in self.keys:
-                ranking = rank()
-                self.found[key].ranking = ranking if is_rank_zero() else None
+                self.found[key].ranking = rank()
         return self.found
 
     def _magnitude(self) -> ScoreSet:
         by_neuron = self.granularity == "neuron"
-        scores = scores_of_weights(self.model, self.names, lambda _, weight: magnitude_scores(weight, by_neuron))
+        scores = scores_of_weights(
+            self.model, self.names, by_neuron, lambda _, weight: magnitude_scores(weight, by_neuron)
+        )
         return self._ranking(self._options("magnitude"), scores)
 
     def _random(self) -> ScoreSet:
         options = self._options("random")
         options["seed"] = self.seed
         shapes = score_shapes(self.model, self.names, self.granularity == "neuron")
-        return self._ranking(options, random_scores(shapes, self.seed))
+        return self._ranking(options, _of_rank_zero(random_scores(shapes, self.seed)))
 
     def _auroc(self) -> ScoreSet:
         assert self.behaviour is not None
         behaviour, general = self._maxima[self.behaviour], [self._maxima[name] for name in self.general]
-        ties = TIES.get(self.model.dtype, TIES_OF_HALVES)
+        ties = TIES.get(self.model_dtype, TIES_OF_HALVES)
         scores = {
             name: 0.5 - auroc(behaviour[name], torch.cat([maxima[name] for maxima in general]), ties)
             for name in self.neurons
         }
-        ranking = self._ranking(self._options("auroc"), scores)
+        ranking = self._ranking(self._options("auroc"), _of_rank_zero(scores))
         # Below 0 means specific to the behaviour, as in a differential.
         ranking.manifest["kind"] = "differential"
         ranking.manifest["inputs"] = {
@@ -243,3 +249,8 @@ class BaselineScorer:
         ranking.manifest["kind"] = "ranking"
         del ranking.manifest["data"]
         return ranking
+
+
+def _of_rank_zero(scores: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What every rank has made belongs to rank 0."""
+    return scores if is_rank_zero() else {}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sparc3_lightning.data.sampler import PADDING, Batch
-from sparc3_lightning.distributed.ranks import gather_objects, sum_over_ranks
+from sparc3_lightning.distributed.ranks import gather_objects, world_size
 from sparc3_lightning.distributed.reduce import check_every_sample
 from sparc3_lightning.families import get_family
 from sparc3_lightning.lrp.patch import frozen, pre_hook
@@ -116,8 +116,9 @@ class ForwardStatistics:
         found, batches = self._found, self._batches
         self._found, self._batches, self._seen = SetStatistics(), {}, []
         for sums in (found.squared_norms, found.activation_sums):
-            for name, total in sums.items():
-                sums[name] = sum_over_ranks(total, already_reduced=False)
+            for total in sums.values():
+                if world_size() > 1:
+                    torch.distributed.all_reduce(total)
         found.maxima = {name: torch.cat(gather_objects(parts)) for name, parts in batches.items()}
         found.num_samples, found.num_tokens = num_samples, sum(gather_objects([found.num_tokens]))
         return found
