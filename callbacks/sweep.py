@@ -1,6 +1,5 @@
 """Sweep: many selections of one run, each evaluated once, resumable cell by cell."""
 
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.sets import match_general
-from sparc3_lightning.report.sweep import save_figures, sweep_figures, sweep_summary
+from sparc3_lightning.report.sweep import write_sweep
 from sparc3_lightning.scores.baselines import MethodScores
 from sparc3_lightning.scores.baselines.methods import key_of_variant
 from sparc3_lightning.sweeps.grid import Grid, cells_of
 from sparc3_lightning.sweeps.run import PlannedCell, plan_cells, run_cells
 from sparc3_lightning.sweeps.store import CellStore, evaluation_setting
-from sparc3_lightning.sweeps.table import layer_shares, overlap_rows, sweep_rows, write_tables
+from sparc3_lightning.sweeps.table import overlap_rows
 
 
 class SweepCallback(Callback):
@@ -118,14 +117,9 @@ class SweepCallback(Callback):
         self, module: SparC3Module, planned: list[PlannedCell], found: dict[str, MethodScores], general: list[str]
     ) -> None:
         assert module.run.baseline is not None
-        base, directory = module.run.base_model, module.log_dir / "sweep"
-        rows = sweep_rows(planned, module.run.baseline.summary())
+        base, baseline = module.run.base_model, module.run.baseline.summary()
         overlaps = overlap_rows(planned, found, general, self.behaviour, base["num_neurons"])
-        write_tables(rows, overlaps, directory)
-        save_figures(sweep_figures(rows, overlaps, layer_shares(planned, base["num_layers"])), directory / "figures")
-        self._summary = sweep_summary(rows, directory / "table.csv")
-        if failed := [str(cell.cell) for cell in planned if cell.figures is None]:
-            warnings.warn(f"{len(failed)} cells of the sweep failed, such as: {failed[0]}", stacklevel=2)
+        self._summary = write_sweep(planned, baseline, overlaps, base["num_layers"], module.log_dir / "sweep")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the summary last, below whatever the progress bar has shown."""

@@ -1,5 +1,6 @@
 """The pictures of a sweep, from its rows, and the few lines a terminal shows of it."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,42 @@ from sparc3_lightning.report.sweep_figures import (
     seeds_figure,
     size_figure,
 )
+from sparc3_lightning.sweeps.run import PlannedCell
+from sparc3_lightning.sweeps.table import layer_shares, sweep_rows, write_tables
 
 Row = Mapping[str, Any]
 # A price in perplexity that most would pay.
 PRICE = 0.01
+
+
+def write_sweep(
+    planned: Sequence[PlannedCell],
+    baseline: dict[str, Any],
+    overlaps: Sequence[Row],
+    num_layers: int,
+    directory: Path,
+) -> list[str]:
+    """Write the tables and the figures of a sweep, and warn of cells that failed.
+
+    Args:
+        planned: The cells, run.
+        baseline: The baseline's `Evaluation.summary()`.
+        overlaps: Rows of the overlaps.
+        num_layers: Decoder blocks of the model.
+        directory: The sweep's.
+
+    Returns:
+        What a terminal shows.
+    """
+    rows = sweep_rows(planned, baseline)
+    write_tables(rows, overlaps, directory)
+    for name, figure in sweep_figures(rows, overlaps, layer_shares(planned, num_layers)).items():
+        for kind in FORMATS:
+            save_figure(figure, directory / "figures" / f"{name}.{kind}")
+            figure.set_layout_engine("none")  # it is laid out by now: most of the time goes there
+    if failed := [str(cell.cell) for cell in planned if cell.figures is None]:
+        warnings.warn(f"{len(failed)} cells of the sweep failed, such as: {failed[0]}", stacklevel=2)
+    return sweep_summary(rows, directory / "table.csv")
 
 
 def sweep_figures(
@@ -58,14 +91,6 @@ def _protocols(rows: Sequence[Row]) -> list[str]:
     names = dict.fromkeys(name for row in rows for name in row)
     return [name.removeprefix("perplexity_").removesuffix("_relative") for name in names
             if name.startswith("perplexity_") and name.endswith("_relative")]  # fmt: skip
-
-
-def save_figures(figures: Mapping[str, Figure], directory: Path) -> None:
-    """Write every figure as PNG and SVG."""
-    for name, figure in figures.items():
-        for kind in FORMATS:
-            save_figure(figure, directory / f"{name}.{kind}")
-            figure.set_layout_engine("none")  # it is laid out by now: most of the time goes there
 
 
 def sweep_summary(rows: Sequence[Row], table: Path) -> list[str]:

@@ -140,7 +140,7 @@ def layer_shares(planned: Sequence[PlannedCell], num_layers: int) -> dict[int, d
     return shares
 
 
-def write_tables(rows: Sequence[Row], overlaps: Sequence[Row], directory: Path) -> None:
+def write_tables(rows: Sequence[Mapping[str, Any]], overlaps: Sequence[Mapping[str, Any]], directory: Path) -> None:
     """Write `table.csv`, `table.parquet`, `overlap.csv`, each whole or not at all."""
     # Whole numbers stay whole where the baseline has none.
     table = pd.DataFrame(rows).convert_dtypes()
