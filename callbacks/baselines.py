@@ -1,12 +1,16 @@
 """Baselines: other methods score the same reference sets, in the same predict run."""
 
+import shutil
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from sparc3_lightning.data.sampler import Batch
+from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.distributed.saving import save_together
 from sparc3_lightning.identity import tokenizer_hash
 from sparc3_lightning.module import SparC3Module
@@ -63,9 +67,11 @@ class BaselineCallback(Callback):
         """Score every set by every method, and write what was found."""
         assert isinstance(pl_module, SparC3Module)
         run, data = pl_module.run, pl_module.data
-        main = key_of_variant(pl_module.variant, pl_module.sign)
+        main, home = main_key(pl_module), pl_module.log_dir / "scores"
         run.method_scores[main] = MethodScores(dict(run.score_sets))
         scorer = self._scorer(pl_module, main)
+        # A run that was interrupted here does it again, from the start.
+        from_rank_zero(lambda: [shutil.rmtree(home / key, ignore_errors=True) for key in scorer.keys])
         loaders = dict(zip(data.reference_names, data.predict_dataloader(), strict=True))
         with run.timed("baselines"):
             for name, samples in data.reference_samples.items():
@@ -78,17 +84,19 @@ class BaselineCallback(Callback):
                 }
                 scorer.score(name, described, partial(self._batches, trainer, pl_module, name, loaders[name]))
             found = scorer.finish()
-            _save(pl_module, found)
+            _save(home, pl_module.device, found)
         run.method_scores.update(found)
 
     def _scorer(self, module: SparC3Module, main: str) -> BaselineScorer:
-        names = module.data.reference_names
+        names, options = module.data.reference_names, module.attribution_options
         return BaselineScorer(
             module.lm,
             {key: choice for key, choice in self.keys.items() if key != main},
             granularity=module.granularity,
             modules=module.modules_to_attribute,
-            target=module.target,
+            target=options["target"],
+            kernel=options["kernel"],
+            activation_checkpointing=options["activation_checkpointing"],
             general=match_general(names, self.general, self.behaviour) if "auroc" in self.methods else (),
             behaviour=self.behaviour,
             seed=self.seed,
@@ -105,11 +113,15 @@ class BaselineCallback(Callback):
             yield trainer.strategy.batch_to_device(batch)
 
 
-def _save(module: SparC3Module, found: dict[str, MethodScores]) -> None:
+def main_key(module: SparC3Module) -> str:
+    """Key of what the relevance callback scores by."""
+    return key_of_variant(module.attribution_options["variant"], module.attribution_options["sign"])
+
+
+def _save(home: Path, device: torch.device, found: dict[str, MethodScores]) -> None:
     """Write every set and ranking; every rank its part."""
-    home = module.log_dir / "scores"
     for key, scores in found.items():
         for name, score_set in scores.sets.items():
-            scores.sets[name] = save_together(score_set, home / key / name, module.device)
+            scores.sets[name] = save_together(score_set, home / key / name, device)
         if scores.ranking is not None:
-            scores.ranking = save_together(scores.ranking, home / key, module.device)
+            scores.ranking = save_together(scores.ranking, home / key, device)

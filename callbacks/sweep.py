@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.baselines import BaselineCallback
+from callbacks.baselines import BaselineCallback, main_key
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.module import SparC3Module
@@ -16,7 +16,6 @@ from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.sets import match_general
 from sparc3_lightning.report.sweep import write_sweep
 from sparc3_lightning.scores.baselines import MethodScores
-from sparc3_lightning.scores.baselines.methods import key_of_variant
 from sparc3_lightning.sweeps.grid import Grid, cells_of
 from sparc3_lightning.sweeps.run import PlannedCell, plan_cells, run_cells
 from sparc3_lightning.sweeps.store import CellStore, evaluation_setting
@@ -62,8 +61,8 @@ class SweepCallback(Callback):
             raise ValueError(
                 f"`num_neurons` must be at most {total}, got {largest}. Set `SweepCallback.init_args.grids`."
             )
-        scored = {key_of_variant(pl_module.variant, pl_module.sign)}
-        before: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009 - Lightning does not declare it
+        scored = {main_key(pl_module)}
+        before: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it from elsewhere
         for callback in before[: before.index(self)]:
             scored |= set(callback.keys) if isinstance(callback, BaselineCallback) else set()
         if missing := sorted({cell.key for cell in self.cells} - scored):
@@ -82,7 +81,7 @@ class SweepCallback(Callback):
         """Select every cell, evaluate what is not known, write tables and figures."""
         assert isinstance(pl_module, SparC3Module)
         run = pl_module.run
-        found = run.method_scores or {key_of_variant(pl_module.variant, pl_module.sign): MethodScores(run.score_sets)}
+        found = run.method_scores or {main_key(pl_module): MethodScores(run.score_sets)}
         general = match_general(pl_module.data.reference_names, self.general, self.behaviour)
         with run.timed("sweep"):
             if run.baseline is None:

@@ -16,6 +16,7 @@ from sparc3_lightning.families import get_family
 from sparc3_lightning.identity import base_model
 from sparc3_lightning.lrp.attribute import attribution_options
 from sparc3_lightning.lrp.attribution import Attribution, Granularity
+from sparc3_lightning.lrp.dispatch import Kernel
 from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.modules import select_modules
 from sparc3_lightning.scores.baselines.formulas import (
@@ -51,6 +52,8 @@ class BaselineScorer:
         granularity: "neuron" or "weight".
         modules: Which layers; see `select_modules`. `activation` and `auroc` always score all neurons.
         target: What gradient-based methods explain.
+        kernel: See `Attribution`, and
+        activation_checkpointing: too; for the gradient-based methods.
         general: Names of the general sets, and
         behaviour: of the behaviour's; for `auroc`.
         seed: Seed of `random`.
@@ -71,6 +74,8 @@ class BaselineScorer:
         granularity: Granularity = "neuron",
         modules: str | Sequence[str] = "neurons",
         target: str = "last_token_argmax",
+        kernel: Kernel = "auto",
+        activation_checkpointing: bool = False,
         general: Sequence[str] = (),
         behaviour: str | None = None,
         seed: int = 0,
@@ -80,6 +85,7 @@ class BaselineScorer:
         model_dtype: torch.dtype | None = None,
     ) -> None:
         self.model, self.granularity, self.modules, self.target = model, granularity, modules, target
+        self.kernel, self.activation_checkpointing = kernel, activation_checkpointing
         self.keys = dict(methods)
         self.general, self.behaviour, self.seed, self.sparsity = list(general), behaviour, seed, sparsity
         if "auroc" in methods and (behaviour is None or not general):
@@ -160,7 +166,7 @@ class BaselineScorer:
         assert variant is not None
         attribution = Attribution(
             self.model, granularity=self.granularity, sign=sign, target=self.target, modules=self.modules,
-            variant=variant,
+            variant=variant, kernel=self.kernel, activation_checkpointing=self.activation_checkpointing,
         )  # fmt: skip
         check_accumulates(attribution)
         explained: list[Tensor] = []

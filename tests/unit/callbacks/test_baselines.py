@@ -51,3 +51,13 @@ def sets(*names: str) -> dict[str, ReferenceSet]:
 def test_refused_before_any_work(model: str, callbacks: Any, names: tuple[str, ...], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         predict(make_trainer("replicated", *callbacks()), make_module(model), make_data(**sets(*names)))
+
+
+def test_a_run_that_was_interrupted_while_it_saved_does_it_again(model: str, tmp_path: Path) -> None:
+    half = tmp_path / "scores" / "wanda" / "general"
+    half.mkdir(parents=True)
+    (half / "rest").touch()
+    callbacks = [RelevanceCallback(), BaselineCallback(["wanda"])]
+    predict(make_trainer("replicated", *callbacks, default_root_dir=str(tmp_path)), make_module(model))
+    assert sorted(path.name for path in (tmp_path / "scores" / "wanda").iterdir()) == ["general", "toxic"]
+    assert not (half / "rest").exists()
