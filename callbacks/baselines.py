@@ -71,7 +71,7 @@ class BaselineCallback(Callback):
         run.method_scores[main] = MethodScores(dict(run.score_sets))
         scorer = self._scorer(pl_module, main)
         # A run that was interrupted here does it again, from the start.
-        from_rank_zero(lambda: [shutil.rmtree(home / key, ignore_errors=True) for key in scorer.keys])
+        from_rank_zero(partial(_remove, [home / key for key in scorer.keys]))
         loaders = dict(zip(data.reference_names, data.predict_dataloader(), strict=True))
         with run.timed("baselines"):
             for name, samples in data.reference_samples.items():
@@ -116,6 +116,11 @@ class BaselineCallback(Callback):
 def main_key(module: SparC3Module) -> str:
     """Key of what the relevance callback scores by."""
     return key_of_variant(module.attribution_options["variant"], module.attribution_options["sign"])
+
+
+def _remove(directories: list[Path]) -> None:
+    for directory in directories:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _save(home: Path, device: torch.device, found: dict[str, MethodScores]) -> None:
