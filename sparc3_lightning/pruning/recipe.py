@@ -1,5 +1,7 @@
 """Recipe: the saved selection, small, re-applicable, and tied to its base model."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +47,7 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """The recipe as it is written."""
         scores: Sequence[float | None] = self.scores or [None] * len(self.neurons)
-        return {
+        content = {
             "format_version": FORMAT_VERSION,
             "base_model": self.base_model,
             "options": self.options,
@@ -56,6 +58,7 @@ class Recipe:
             ],
             "versions": package_versions(),
         }
+        return {**content, "sha256": _sha256(content)}
 
     @classmethod
     def load(cls, path: str | Path) -> "Recipe":
@@ -63,7 +66,8 @@ class Recipe:
 
         Raises:
             FileNotFoundError: It is not there.
-            ValueError: Not JSON, another format version, or entries that are no neurons; names file and entry.
+            ValueError: Not JSON, another format version, entries that are no neurons, or not what was saved; names file
+                and entry.
         """
         path = Path(path)
         path = path / RECIPE_FILE if path.is_dir() else path
@@ -77,6 +81,11 @@ class Recipe:
                 f"{path} must list {content.get('num_neurons')} different neurons, got {len(neurons)} entries, "
                 f"{len(set(neurons))} different: it is truncated or was edited."
             )
+        if "sha256" in content and content["sha256"] != _sha256(content):
+            raise ValueError(
+                f"{path} must have the sha256 that it names: it was changed after it was saved. Where that was meant, "
+                "remove its `sha256`."
+            )
         scores = [entry.get("score") for entry in content["neurons"]]
         return cls(
             neurons=neurons,
@@ -84,6 +93,12 @@ class Recipe:
             base_model=content.get("base_model", {}),
             options=content.get("options", {}),
         )
+
+
+def _sha256(content: dict[str, Any]) -> str:
+    """Of all that a recipe's file holds but its sha256."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _read_neuron(path: Path, position: int, entry: Any) -> tuple[int, int]:

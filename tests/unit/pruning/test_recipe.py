@@ -80,6 +80,12 @@ def change_neuron(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         (change_neuron(index=1.0), "neuron 1: expected non-negative"),
         (change_neuron(layer=True), "neuron 1: expected non-negative"),
         (change(neurons=[[0, 1]]), "neuron 0: expected non-negative"),
+        (
+            lambda content: json.loads(json.dumps(content).replace('"index": ', '"index": 1')),
+            "sha256 that it names: it was changed",
+        ),
+        (change(base_model={"weight_hash": "def"}), "sha256 that it names"),
+        (change(sha256="0"), "sha256 that it names"),
     ],
 )
 def test_bad_files_are_refused_by_name(tmp_path: Path, spoil: Callable[[Any], Any], message: str) -> None:
@@ -87,6 +93,14 @@ def test_bad_files_are_refused_by_name(tmp_path: Path, spoil: Callable[[Any], An
     path.write_text(json.dumps(spoil(json.loads(path.read_text()))))
     with pytest.raises(ValueError, match=rf"r\.json.*{message}"):
         Recipe.load(path)
+
+
+def test_a_change_that_was_meant(tmp_path: Path) -> None:
+    path = RECIPE.save(tmp_path / "r.json")
+    content = json.loads(path.read_text())
+    del content["sha256"]
+    path.write_text(json.dumps({**content, "options": {"scope": "layer"}}))
+    assert Recipe.load(path).options == {"scope": "layer"}
 
 
 def test_no_file_and_no_json(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ def test_changed_scores_are_refused(run_dir: Path) -> None:
 def test_a_recipe_of_another_model_is_refused(run_dir: Path) -> None:
     recipe = read_json(run_dir / "pruned_neurons.json")
     recipe["neurons"][0]["index"] = NEURONS
+    del recipe["sha256"]
     write_json(run_dir / "pruned_neurons.json", recipe)
     with pytest.raises(ValueError, match=f"no score of neuron {NEURONS} in layer"):
         read_run(run_dir)
