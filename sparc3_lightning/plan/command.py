@@ -6,9 +6,10 @@ from typing import Any
 
 from sparc3_lightning.plan.compose import compose
 from sparc3_lightning.plan.estimate import Assumed, estimate
+from sparc3_lightning.plan.measured import measured_rates
 from sparc3_lightning.plan.model_config import model_fields
 from sparc3_lightning.plan.options import RATE_OPTIONS
-from sparc3_lightning.plan.rates import GPUS, Rates, measured_rates
+from sparc3_lightning.plan.rates import GPUS, Rates
 from sparc3_lightning.plan.settings import settings_of
 from sparc3_lightning.plan.shape import shape_of
 
@@ -30,7 +31,9 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
     fields, where = model_fields(config.get("model") or {}, options.model_config)
     shape = shape_of(fields, where)
     settings = settings_of(config, shape.layers, shape.dtype, options.devices, options.num_nodes)
-    found = estimate(settings, shape, _rates(options), Assumed(options.num_prompts, options.prompt_tokens))
+    found = estimate(
+        settings, shape, _rates(options, settings.granularity), Assumed(options.num_prompts, options.prompt_tokens)
+    )
     found["model"] = {"config": where, **found["model"]}
     if options.gpu is None and (config.get("trainer") or {}).get("accelerator") == "cpu":
         name = found["gpu"]["name"]
@@ -38,10 +41,10 @@ def plan(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def _rates(options: argparse.Namespace) -> Rates:
+def _rates(options: argparse.Namespace, granularity: str) -> Rates:
     rates = GPUS[options.gpu or _DEFAULT_GPU]
     if options.rates is not None:
-        rates = measured_rates(options.rates, rates)
+        rates = measured_rates(options.rates, GPUS[options.gpu] if options.gpu else None, granularity)
     given = {name: getattr(options, name) for name in RATE_OPTIONS if getattr(options, name) is not None}
     if given:
         values = {_RATE_FIELDS.get(name, name): value * RATE_OPTIONS[name][1] for name, value in given.items()}

@@ -1,8 +1,6 @@
 """How fast a GPU computes, reads and sends; what was measured, what is assumed, and which is which."""
 
-import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 # Of the vendors' peaks, where nothing was measured. The H200's measured 790 of 989 TFLOP/s and 4.3 of 4.8 TB/s are 80
 # and 90 %.
@@ -92,27 +90,3 @@ GPUS = {
         _assumed("l40s", 362, 91.6, 0.864, 48, 32),
     )
 }
-
-
-def measured_rates(path: Path, base: Rates) -> Rates:
-    """The rates that `benchmarks/gpu.py` has measured and written; what it does not hold stays as in `base`.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It holds no rates.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = content["rates"]
-        return replace(
-            base,
-            name=str(content.get("gpu", base.name)),
-            half_flops=float(found["flops_per_second"]),
-            bandwidth=float(found["bytes_per_second"]),
-            source=f"measured, {path}",
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"`--rates` must be a file of benchmarks/gpu.py, with `rates.flops_per_second` and "
-            f"`rates.bytes_per_second`, got {path}: {error!r}."
-        ) from error

@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sparc3_lightning.distributed.signals import EXIT_CODE
 from tests.runs import QUIET, ROOT, TINY, command, log_dir
 
 SCRIPTS = ("torchrun.sh", "attribute.sbatch")
@@ -90,6 +91,10 @@ def test_dry_run_ends_as_the_check_of_the_config_does(script: str, echo: Path) -
     echo.write_text('#!/bin/sh\ncase "$*" in *print_config*) exit 2;; esac\n')
     done = started(script, "--dry-run", "--config", "a.yaml", PYTHON=echo)
     assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_sbatch_queues_again_what_was_told_to_stop() -> None:
+    assert f"code == {EXIT_CODE})" in (ROOT / "slurm" / "attribute.sbatch").read_text()
 
 
 def free_port() -> int:

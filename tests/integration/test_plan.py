@@ -159,12 +159,15 @@ def test_rates_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     assert given["gpu"]["memory_bytes"] == 12e9
     assert "tflops" in given["gpu"]["source"]
     rates = tmp_path / "rates.json"
-    rates.write_text(json.dumps({"gpu": "mine", "rates": {"flops_per_second": 1e14, "bytes_per_second": 1e12}}))
-    measured = plan(capsys, *words, "--rates", str(rates))
-    assert measured["seconds"] == given["seconds"]
-    assert measured["gpu"] | {"source": ""} == {"name": "mine", "memory_bytes": 80e9, "source": ""}
-    rates.write_text("{}")
-    with pytest.raises(ValueError, match="must be a file of benchmarks"):
+    run = {"samples": "long", "kind": "neuron", "kernel": "triton", "seconds": 0.5}
+    runs = [run, {**run, "seconds": 0.9, "kernel": "eager"}, {**run, "samples": "short", "seconds": 0.1}]
+    content = {"model": "LLaMA-3-8B's shape", "device": "NVIDIA H200", "runs": runs}
+    rates.write_text(json.dumps(content))
+    measured = plan(capsys, *words, "--data.max_tokens=2048", "--rates", str(rates))
+    assert measured["sets"][0]["seconds_a_sample_and_gpu"] == pytest.approx(0.5)
+    assert measured["gpu"]["name"] == "h200"
+    rates.write_text(json.dumps({**content, "model": "a tiny LLaMA (times mean nothing)"}))
+    with pytest.raises(ValueError, match="has written on a GPU"):
         plan(capsys, *words, "--rates", str(rates))
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sparc3_lightning.lrp.modules import select_modules
+from sparc3_lightning.plan.measured import LLAMA_3_8B
 from sparc3_lightning.plan.shape import Linear, Shape, shape_of
 from tests.runs import ROOT
 from tests.tiny import SHAPE, TINY
@@ -56,6 +57,8 @@ def test_published_shapes(path: Path) -> None:
 
 
 def test_llama3_8b() -> None:
+    fields = json.loads((ROOT / "configs/shapes/llama3_8b.json").read_text())
+    assert {name: fields[name] for name in LLAMA_3_8B} == LLAMA_3_8B
     shape = shape_of(json.loads((ROOT / "configs/shapes/llama3_8b.json").read_text()))
     assert shape.num_parameters == 8_030_261_248
     assert len(shape.attributed("all")) == 225
