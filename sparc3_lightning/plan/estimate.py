@@ -69,6 +69,12 @@ def elapsed(step: dict[str, float]) -> float:
     return max(step[SENDING], sum(step.values()) - step[SENDING])
 
 
+def _longest(step: dict[str, float]) -> str:
+    """What sets the pace: sending, where the rest is over before it; or else the longest of the rest."""
+    rest = {name: seconds for name, seconds in step.items() if name != SENDING}
+    return SENDING if step[SENDING] > sum(rest.values()) else max(rest, key=rest.__getitem__)
+
+
 @dataclass(frozen=True)
 class SetPlan:
     """One reference set: its numbers, the seconds of one full batch, and of all of it."""
@@ -163,7 +169,7 @@ def estimate(settings: Settings, shape: Shape, rates: Rates, assumed: Assumed) -
         "seconds": total,
         "gpu_hours": total * settings.num_ranks / 3600,
         "seconds_by_phase": phases,
-        "dominated_by": {"memory": max(memory, key=memory.__getitem__), "time": max(phases, key=phases.__getitem__)},
+        "dominated_by": {"memory": max(memory, key=memory.__getitem__), "time": _longest(phases)},
         "warnings": [*settings.warnings, *_warnings(settings, rates, memory, evaluation)],
     }  # fmt: skip
 

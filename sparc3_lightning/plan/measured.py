@@ -28,7 +28,7 @@ TOKENS = 2048
 def measured_rates(path: Path, base: Rates | None, granularity: str) -> Rates:
     """Rates with which the plan takes as long as the benchmark's long samples took.
 
-    Arithmetic and bandwidth of `base` are scaled by one factor: the time of the closed forms, divided by the measured one.
+    Arithmetic and bandwidth of `base` are scaled by one factor: the closed forms' time, divided by the measured one.
 
     Args:
         path: What `benchmarks/gpu.py --json` has written.
