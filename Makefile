@@ -18,7 +18,7 @@ help:
 	@echo "make check      ruff (lint and format) and mypy --strict"
 	@echo "make test       the suite without the slow tests"
 	@echo "make test-slow  only the slow tests"
-	@echo "make docs       write docs/configuration.md's reference again, from signatures and docstrings"
+	@echo "make docs       write the generated parts of docs/ again: the configuration's reference, scaling's tables"
 	@echo "make test-gpu   on a machine with a GPU: tests/gpu, then benchmarks/gpu.py, written to logs/gpu.json"
 	@echo "make format     let ruff rewrite what it can"
 	@echo "make clean      remove $(VENV) and the caches"
@@ -50,6 +50,7 @@ test-slow: $(STAMP)
 
 docs: $(STAMP)
 	PYTHONPATH=. $(BIN)/python docs/reference.py
+	PYTHONPATH=. $(BIN)/python docs/scaling.py
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest tests/gpu

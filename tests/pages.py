@@ -36,7 +36,11 @@ def lines(page: str | None = None) -> list[list[str]]:
 
 
 def sparc3_words(words: list[str]) -> list[str] | None:
-    """What `sparc3` is given, called by its name or by torchrun."""
+    """What `sparc3` is given, called by its name, by torchrun or by a launcher."""
+    for launcher in ("slurm/attribute.sbatch", "slurm/torchrun.sh"):
+        if launcher in words:
+            given = words[words.index(launcher) + 1 :]
+            return ["predict", *(word for word in given if word != "--dry-run")]
     if words[0] == "torchrun":
         return words[words.index("sparc3_lightning") + 1 :]
     return words[1:] if words[0] == "sparc3" else None

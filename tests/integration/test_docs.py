@@ -64,7 +64,7 @@ def unbuilt(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_there_is_something_to_test() -> None:
     assert {"README.md", "docs/configuration.md", "docs/method.md", "docs/results.md", OWN} <= set(PAGES)
     assert any("apply_recipe" in block for block in PYTHON)
-    assert {"predict", "test", "inspect", "select", "apply", "report"} <= {words[0] for words in COMMANDS}
+    assert {"predict", "test", "inspect", "select", "apply", "report", "plan"} <= {words[0] for words in COMMANDS}
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
@@ -111,10 +111,12 @@ def test_every_line_of_a_shell_block_is_known() -> None:
     for words in lines():
         if words[0] == "make":
             assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), words
+        elif words[0].startswith("slurm/"):
+            assert (ROOT / words[0]).is_file(), words
         elif words[0] in ("hf", "tensorboard", "torchrun"):
             assert (Path(sys.executable).parent / words[0]).exists(), words
         else:
-            assert words[0] in ("sparc3", "source"), words
+            assert words[0] in ("sparc3", "source", "export", "sbatch"), words
 
 
 YAMLS = [block for block in blocks("yaml") if not is_file(block)]
