@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -41,8 +43,14 @@ def _sent(name: str, args: Any, kwargs: Any) -> tuple[str, float]:
     return ("gathering", all_gather_bytes(smallest, ranks)) if "gather" in name else ("", 0.0)
 
 
+def held_by(module: nn.Module) -> int:
+    """Bytes of a module's parameters, or of its shards of them; shared ones once."""
+    tensors = [value.to_local() if isinstance(value, DTensor) else value for value in module.parameters()]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
 def peak_bytes(profile: Any) -> int:
-    """Most bytes held during a batch, of what this run has allocated: model and sums included."""
+    """Most bytes held during a batch, of those allocated since the profile began."""
     events = list(walk(profile.kineto_results.experimental_event_tree()))
     regions = [(event.start_time_ns, event.end_time_ns) for event in events if event.name == REGION]
     allocations = sorted(

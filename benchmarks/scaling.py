@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 import torch.multiprocessing
-from counters import REGION, CountSent, peak_bytes
-from lightning.pytorch import Callback, Trainer
+from counters import REGION, CountSent, held_by, peak_bytes
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from rich import box
 from rich.console import Console
@@ -91,8 +91,17 @@ class Watch(Callback):
 
     def __init__(self) -> None:
         self.batches, self.end = CountSent(), CountSent()
-        self.num_batches = 0
+        self.num_batches = self.parameter_bytes = 0
+        # Not before the model is there: buffers that its strategy sends it in are freed where no profiler looks.
+        self.profile = torch.autograd.profiler.profile(profile_memory=True)
         self._region = torch.profiler.record_function(REGION)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.parameter_bytes = held_by(pl_module)
+        self.profile.__enter__()
+
+    def on_predict_end(self, *args: Any) -> None:
+        self.profile.__exit__(None, None, None)
 
     def on_predict_batch_start(self, *args: Any) -> None:
         self._region = torch.profiler.record_function(REGION)
@@ -145,10 +154,9 @@ def predict(case: Case) -> dict[str, Any]:
         modules=case.modules,
     )  # fmt: skip
     data = SparC3DataModule({"random": RandomSamples()}, batch_size=BATCH)
-    with torch.autograd.profiler.profile(profile_memory=True) as profile:
-        trainer.predict(module, datamodule=data, return_predictions=False)
+    trainer.predict(module, datamodule=data, return_predictions=False)
     return {"batches": dict(watch.batches.sent), "end": dict(watch.end.sent), "num_batches": watch.num_batches,
-            "peak_bytes": peak_bytes(profile)}  # fmt: skip
+            "peak_bytes": watch.parameter_bytes + peak_bytes(watch.profile)}  # fmt: skip
 
 
 def _child(rank: int, num_ranks: int, port: int, directory: str) -> None:
