@@ -44,22 +44,22 @@ def reduce_scores(attribution: Attribution, seen: Sequence[tuple[int, int]], num
     everyone = dict(sorted(gathered := gather_objects(list(seen))))
     check_every_sample([index for index, _ in gathered], num_samples)
     reduce = _reduce_neurons if attribution.granularity == "neuron" else _reduce_weights
-    scores = {name: total / num_samples for name, total in reduce(attribution.sums()).items()}
+    scores = reduce(attribution.sums(), num_samples)
     raise_together(lambda: check_scores(scores, attribution.sign), ValueError, attribution.device)
     parts = gather_objects([(list(scores), total_relevance(scores))])
     check_modules([name for names, _ in parts for name in names], attribution.names)
     return Reduced(scores, list(everyone.values()), sum(total for _, total in parts))
 
 
-def _reduce_neurons(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _reduce_neurons(sums: Mapping[str, Tensor], num_samples: int) -> dict[str, Tensor]:
     """All on rank 0, in one message: there are few."""
     total = sum_to_owner(torch.cat(list(sums.values())), owner=0)
     if total is None:
         return {}
-    return dict(zip(sums, torch.split(total, [len(part) for part in sums.values()]), strict=True))
+    return dict(zip(sums, torch.split(total / num_samples, [len(part) for part in sums.values()]), strict=True))
 
 
-def _reduce_weights(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _reduce_weights(sums: Mapping[str, Tensor], num_samples: int) -> dict[str, Tensor]:
     """Module by module to the rank that it belongs to; FSDP2's gradients are summed already."""
     owners = share_out({name: total.numel() for name, total in sums.items()}, world_size())
     found: dict[str, Tensor] = {}
@@ -68,7 +68,7 @@ def _reduce_weights(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
             gather_to_owner(total, owners[name]) if isinstance(total, DTensor) else sum_to_owner(total, owners[name])
         )
         if to_owner is not None:
-            found[name] = to_owner
+            found[name] = to_owner / num_samples
     return found
 
 
