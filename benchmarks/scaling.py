@@ -28,7 +28,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from callbacks import RelevanceCallback
 from sparc3_lightning.data.datamodule import SparC3DataModule
@@ -220,7 +220,11 @@ def model_shape() -> Shape:
 def show(results: list[dict[str, Any]]) -> None:
     """Print one table."""
     columns = ("", "sent a sample", "of it", "at the end", "of it", "peak", "of it")
-    table = Table(*columns, box=box.SIMPLE_HEAD, title="counted, and as a share of the closed form")
+    table = Table(
+        *(Column(name, no_wrap=True) for name in columns),
+        box=box.SIMPLE_HEAD,
+        title="counted, and as a share of the closed form",
+    )
     for found in results:
         closed, num = found["closed_form"], found["num_batches"] * BATCH
         batch, end = sum(found["batches"].values()) / num, sum(found["end"].values())

@@ -39,9 +39,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"`--config`: no such file: {path} (from {Path.cwd()}).") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"`--config`: {path} is no YAML: {str(error).splitlines()[0]}.") from error
-    unknown = sorted(set(content) - {*GROUPS, "return_predictions"}) if isinstance(content, dict) else [content]
-    if unknown:
-        raise ValueError(f"`--config`: {path} must hold {', '.join(GROUPS)} of a run, got {unknown[0]!r}.")
+    if not isinstance(content, dict) or not set(content).intersection(GROUPS):
+        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"`--config`: {path} must be the YAML of a run ({', '.join(GROUPS)}), got {found}.")
     return dict(content)
 
 

@@ -42,7 +42,7 @@ def print_plan(plan: dict[str, Any], console: Console | None = None) -> None:
     _print(console, ("reference set", "samples", "tokens", "time", "a sample, GPU", "sent a sample"), _sets(plan))
     _print(console, ("time goes into", "", ""), _phases(plan))
     console.print(f"Rates of {gpu['name']}: {gpu['source']}.")
-    console.print("Not in the time: loading, saving, evaluation, and what a first batch compiles.")
+    console.print("Not in the time: loading, saving, baselines, evaluation, what a first batch compiles.")
     if any(item["assumed"] for item in plan["sets"]):
         console.print("?: not in the config; --num_prompts and --prompt_tokens say what to plan with.")
     for warning in plan["warnings"]:

@@ -93,6 +93,15 @@ def test_same_settings_as_the_run(words: list[str], place: Path, monkeypatch: py
     assert planned(words) == parsed(words, monkeypatch)
 
 
+def test_the_config_that_a_run_has_saved(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SparC3CLI, "instantiate_classes", lambda self: None)
+    monkeypatch.setattr(SparC3CLI, "_run_subcommand", lambda self, subcommand: None)
+    cli = main(["predict", *TINY])
+    (place / "config.yaml").write_text(cli._parser("predict").dump(cli.config.predict, skip_none=False))
+    assert "weights_only" in (place / "config.yaml").read_text()
+    assert planned(["--config", "config.yaml"]) == planned(TINY)
+
+
 def plan(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     with contextlib.chdir(ROOT):
         main(["plan", *words, "--json"])
