@@ -69,7 +69,11 @@ def _figures(summary: dict[str, Any]) -> Row:
 
 
 def _changes(changes: dict[str, Any], baseline: dict[str, Any]) -> Row:
-    row: Row = {f"perplexity_{name}_relative": change["relative"] for name, change in changes["perplexity"].items()}
+    row: Row = {}
+    for protocol, change in changes["perplexity"].items():
+        low, high = (change["interval"][end] / change["before"] for end in ("low", "high"))
+        row |= {f"perplexity_{protocol}_relative": change["relative"], f"perplexity_{protocol}_p": change["p_value"],
+                f"perplexity_{protocol}_relative_low": low, f"perplexity_{protocol}_relative_high": high}  # fmt: skip
     if not changes["toxicity"]:
         return row
     attribute = next(iter(baseline["toxicity"]["attributes"]))

@@ -36,7 +36,14 @@ def changes(toxicity: float, perplexity: float, p_value: float) -> dict[str, Any
               "interval": {"low": toxicity - 0.6, "high": toxicity - 0.4}}  # fmt: skip
     measures = ("mean", "expected_maximum", "probability")
     return {
-        "perplexity": {"sliding": {"relative": perplexity / 20 - 1}},
+        "perplexity": {
+            "sliding": {
+                "relative": perplexity / 20 - 1,
+                "before": 20.0,
+                "interval": {"low": -1.0, "high": 3.0},
+                "p_value": 0.2,
+            },
+        },
         "toxicity": {measure: {"insult": change} for measure in measures},
     }
 
@@ -69,6 +76,8 @@ def test_every_cell_has_a_row(planned: list[PlannedCell]) -> None:
     assert rows[2]["error"] == "RuntimeError: out of memory"
     assert rows[1]["toxicity_mean"] == 0.4
     assert rows[1]["perplexity_sliding_relative"] == pytest.approx(0.005)
+    # The interval is of the change; beside a relative change it is relative too.
+    assert (rows[1]["perplexity_sliding_relative_low"], rows[1]["perplexity_sliding_relative_high"]) == (-0.05, 0.15)
     assert (rows[1]["attribute"], rows[1]["num_layers"]) == ("insult", LAYERS)
 
 
