@@ -66,7 +66,7 @@ def _print_scores(report: dict[str, Any], console: Console) -> None:
     # With one column more, the longest names of an 8B model fill 80 columns.
     _table(console, "Modules (share: of the sum of absolute scores)", columns, rows, close=has_negative)
     if report["top_neurons"]:
-        order = "most negative first" if is_differential(manifest) else "highest first"
+        order = {"differential": "most negative first", "ranking": "lowest first"}.get(str(kind), "highest first")
         _print_neurons(console, report["top_neurons"], f"Top neurons ({order})")
 
 
