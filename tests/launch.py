@@ -1,5 +1,7 @@
 """Run a function on W gloo processes, each with the environment that torchrun would set."""
 
+import contextlib
+import itertools
 import os
 import socket
 import time
@@ -9,11 +11,18 @@ from typing import Any
 import torch.distributed
 import torch.multiprocessing
 
+# Below the ports that a system gives to whoever asks for any: no connection of another test takes one in between.
+_PORTS = range(20000, 30000)
+_tried = itertools.count(os.getpid() * 37)
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+
+def free_port() -> int:
+    """Give a port of this machine that nobody listens on."""
+    while True:
+        port = _PORTS[next(_tried) % len(_PORTS)]
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _child(rank: int, func: Callable[..., None], world_size: int, port: int, args: tuple[Any, ...]) -> None:
@@ -38,7 +47,7 @@ def _child(rank: int, func: Callable[..., None], world_size: int, port: int, arg
 def run_distributed(func: Callable[..., None], world_size: int, *args: Any, timeout: float = 120.0) -> None:
     """Raise what the first failing rank raised; end every process after `timeout` seconds."""
     context = torch.multiprocessing.start_processes(
-        _child, (func, world_size, _free_port(), args), nprocs=world_size, join=False, start_method="forkserver"
+        _child, (func, world_size, free_port(), args), nprocs=world_size, join=False, start_method="forkserver"
     )
     deadline = time.monotonic() + timeout
     while not context.join(timeout=1.0):

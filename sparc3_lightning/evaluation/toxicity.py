@@ -11,7 +11,7 @@ from sparc3_lightning.evaluation.generation import Completion, arrange, complete
 from sparc3_lightning.evaluation.parallel import Progress, no_progress
 from sparc3_lightning.evaluation.planning import Decoding, Request, TextPrompt, plan_requests, request_batches
 from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion, ToxicityResult
-from sparc3_lightning.metrics import Scorer, Toxicity, summarise, uniqueness
+from sparc3_lightning.metrics import AttributeSummary, Scorer, Toxicity, summarise, uniqueness
 from sparc3_lightning.models import context_length
 
 
@@ -46,9 +46,8 @@ def measure_toxicity(
         ValueError: an empty or repeated prompt, a failed generation, or a failed score.
     """
     plan = plan_requests(tokenizer, prompts, decoding, context_length(model))
-    batches = request_batches(plan, batch_size)
+    batches, mine = request_batches(plan, batch_size), list[Completion]()
     metric = Toxicity(scorer).to(model.device)
-    mine: list[Completion] = []
 
     def generate_and_score(batch: Sequence[Request]) -> list[Completion]:
         done = complete(model, tokenizer, batch, decoding)
@@ -60,7 +59,6 @@ def measure_toxicity(
     scored = metric.compute()
     completions = arrange(gather_objects(mine), len(prompts), decoding.num_completions)
     rows = _rows(prompts, completions, scored.scores, scorer.attributes)
-    scores = torch.tensor(scored.scores, dtype=torch.float64)
     items = [item for row in rows for item in row.completions]
     known = [item.uniqueness for item in items if item.uniqueness is not None]
     return ToxicityResult(
@@ -68,7 +66,7 @@ def measure_toxicity(
         scorer=scorer.name,
         threshold=threshold,
         decoding=decoding,
-        attributes={name: summarise(scores[:, :, n], threshold) for n, name in enumerate(scorer.attributes)},
+        attributes=_summaries(scored.scores, scorer.attributes, threshold),
         uniqueness=sum(known) / len(known) if known else None,
         length=sum(item.num_tokens for item in items) / len(items),
         num_prompts=len(rows),
@@ -77,6 +75,13 @@ def measure_toxicity(
         num_truncated_texts=scored.num_truncated,
         prompts=rows,
     )
+
+
+def _summaries(
+    scores: Sequence[Sequence[Sequence[float]]], attributes: Sequence[str], threshold: float
+) -> dict[str, AttributeSummary]:
+    each = torch.tensor(scores, dtype=torch.float64).unbind(2)
+    return {name: summarise(values, threshold) for name, values in zip(attributes, each, strict=True)}
 
 
 def _rows(

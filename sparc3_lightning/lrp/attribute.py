@@ -15,7 +15,7 @@ from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.rules import METHOD_OF_VARIANT, Variant
 from sparc3_lightning.lrp.targets import Target
 from sparc3_lightning.models import context_length
-from sparc3_lightning.scores.manifest import Options, make_manifest
+from sparc3_lightning.scores.manifest import Manifest, Options, make_manifest
 from sparc3_lightning.scores.score_set import ScoreSet
 
 
@@ -112,15 +112,9 @@ def attribute(
     check_samples(samples, context_length(model))
     check_vocabulary(samples, model.config.vocab_size)
     attribution = Attribution(
-        model,
-        granularity=granularity,
-        sign=sign,
-        target=target,
-        modules=modules,
-        variant=variant,
-        kernel=kernel,
+        model, granularity=granularity, sign=sign, target=target, modules=modules, variant=variant, kernel=kernel,
         activation_checkpointing=activation_checkpointing,
-    )
+    )  # fmt: skip
     target_ids: list[int] = []
     with attribution:
         for start in range(0, len(samples), batch_size):
@@ -128,20 +122,28 @@ def attribute(
             lengths = torch.tensor([len(sample) for sample in batch])
             ids = pad_sequence(batch, batch_first=True).to(attribution.device)
             target_ids += attribution.step(ids, lengths).tolist()
-        sums = attribution.sums()
-        scores = ScoreSet({name: total / len(samples) for name, total in sums.items()})
-    data = {
-        "token_hash": token_hash(samples),
-        "num_samples": len(samples),
-        "num_tokens": sum(len(sample) for sample in samples),
-        "target_ids": target_ids,
-    }
-    scores.manifest = make_manifest(
-        base_model=base_model(model),
+        scores = ScoreSet({name: total / len(samples) for name, total in attribution.sums().items()})
+    scores.manifest = _manifest(scores, attribution, modules, samples, target_ids)
+    return scores
+
+
+def _manifest(
+    scores: ScoreSet,
+    attribution: Attribution,
+    modules: str | Sequence[str],
+    samples: Sequence[Tensor],
+    target_ids: Sequence[int],
+) -> Manifest:
+    return make_manifest(
+        base_model=base_model(attribution.model),
         options=attribution_options(attribution, modules),
         left_out=attribution.left_out,
-        data=data,
+        data={
+            "token_hash": token_hash(samples),
+            "num_samples": len(samples),
+            "num_tokens": sum(len(sample) for sample in samples),
+            "target_ids": list(target_ids),
+        },
         relevance_per_sample=scores.total,
-        model_dtype=str(model.dtype).removeprefix("torch."),
+        model_dtype=str(attribution.model.dtype).removeprefix("torch."),
     )
-    return scores

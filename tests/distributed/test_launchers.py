@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sparc3_lightning.distributed.signals import EXIT_CODE
+from tests.launch import free_port
 from tests.runs import QUIET, ROOT, TINY, command, log_dir
 
 SCRIPTS = ("torchrun.sh", "attribute.sbatch")
@@ -95,12 +95,6 @@ def test_dry_run_ends_as_the_check_of_the_config_does(script: str, echo: Path) -
 
 def test_sbatch_queues_again_what_was_told_to_stop() -> None:
     assert f"code == {EXIT_CODE})" in (ROOT / "slurm" / "attribute.sbatch").read_text()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def scores_in(directory: Path) -> dict[str, Tensor]:

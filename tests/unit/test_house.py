@@ -1,5 +1,6 @@
 """The habits of the house: one version, every package shipped, small ASCII files, nothing private."""
 
+import ast
 import importlib.metadata
 import re
 import shutil
@@ -12,7 +13,7 @@ import sparc3_lightning.version
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("sparc3_lightning", "callbacks")
-MAX_LINES = 300
+MAX_LINES, MAX_FUNCTION_LINES = 300, 60
 CODE = {".py", ".pyi", ".sh", ".yaml", ".yml", ".sbatch", ".toml"}
 # Written so that this file does not contain what it looks for.
 MACHINE_PATH = re.compile(r"(?<![\w.$})~-])/(?:work|root|home)/\w")
@@ -81,6 +82,17 @@ def test_every_module_lies_in_a_package() -> None:
 
 def test_files_are_small() -> None:
     long = {relative(path): n for path in code_files() if (n := len(path.read_text().splitlines())) > MAX_LINES}
+    assert long == {}
+
+
+def test_functions_are_small() -> None:
+    long = {
+        f"{relative(path)}:{node.name}": n
+        for path in code_files()
+        if path.suffix == ".py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and (n := (node.end_lineno or 0) - node.lineno + 1) > MAX_FUNCTION_LINES
+    }
     assert long == {}
 
 
