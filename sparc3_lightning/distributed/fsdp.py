@@ -41,10 +41,19 @@ def shard_model(
     Returns:
         The type that is computed in, where it is not the one that is stored.
 
+    Raises:
+        ValueError: Float16 with `float32_shards`.
+
     Source: method.md, section 5.
     """
     compute_dtype: torch.dtype | None = None
-    if float32_shards and model.dtype in (torch.bfloat16, torch.float16):
+    if float32_shards and model.dtype == torch.float16:
+        # Its relevance would be the weight's gradient, in float16 before anything is summed: most is below its range.
+        raise ValueError(
+            "`dtype` must be bfloat16 or float32 for granularity `weight` of a sharded model, got float16: relevance of "
+            "one weight is smaller than float16 can hold. Set `model.dtype: bfloat16`."
+        )
+    if float32_shards and model.dtype == torch.bfloat16:
         compute_dtype = model.dtype
         model.float()
     reduce_dtype = None if compute_dtype is None else torch.float32

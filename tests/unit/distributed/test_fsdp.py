@@ -1,0 +1,16 @@
+"""FSDP2: what cannot be sharded is refused before anything is."""
+
+from typing import cast
+
+import pytest
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+
+from sparc3_lightning.distributed.fsdp import shard_model
+from tests.tiny import tiny_llama
+
+
+def test_float16_relevance_is_not_handed_over_as_a_gradient() -> None:
+    """A weight's relevance in an 8B model is about 6e-8, float16's smallest number."""
+    with pytest.raises(ValueError, match=r"got float16.*`model.dtype: bfloat16`"):
+        shard_model(tiny_llama(dtype=torch.float16), cast(DeviceMesh, None), float32_shards=True)
