@@ -50,8 +50,8 @@ def shard_model(
     if float32_shards and model.dtype == torch.float16:
         # Its relevance would be the weight's gradient, in float16 before anything is summed: most is below its range.
         raise ValueError(
-            "`dtype` must be bfloat16 or float32 for granularity `weight` of a sharded model, got float16: relevance of "
-            "one weight is smaller than float16 can hold. Set `model.dtype: bfloat16`."
+            "`dtype` must be bfloat16 or float32 for granularity `weight` of a sharded model, got float16: relevance "
+            "of one weight is smaller than float16 can hold. Set `model.dtype: bfloat16`."
         )
     if float32_shards and model.dtype == torch.bfloat16:
         compute_dtype = model.dtype
