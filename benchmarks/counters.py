@@ -50,29 +50,24 @@ def held_by(module: nn.Module) -> int:
 
 
 def peak_bytes(profile: Any) -> int:
-    """Most bytes held during a batch, of those allocated since the profile began.
-
-    What a backend's own threads free, no profiler sees: it counts as held until its place is used again. So of all
-    batches but the first, which starts without gradients, the lowest peak counts.
-    """
+    """Most bytes held during a batch, of those allocated since the profile began."""
     events = list(walk(profile.kineto_results.experimental_event_tree()))
-    regions = sorted((event.start_time_ns, event.end_time_ns) for event in events if event.name == REGION)[1:]
+    regions = [(event.start_time_ns, event.end_time_ns) for event in events if event.name == REGION]
     allocations = sorted(
         ((event.start_time_ns, event.extra_fields) for event in events if event.name == "[memory]"),
         key=lambda allocation: allocation[0],
     )
     held: dict[int, int] = {}
-    total, peaks = 0, [0] * len(regions)
+    total = peak = 0
     for when, fields in allocations:
+        # What an earlier run had allocated may be freed in this one.
         total -= held.pop(fields.ptr, 0)
         if fields.alloc_size > 0:
             held[fields.ptr] = fields.alloc_size
             total += fields.alloc_size
-        peaks = [
-            max(peak, total) if start <= when <= end else peak
-            for peak, (start, end) in zip(peaks, regions, strict=True)
-        ]
-    return min(peaks)
+        if any(start <= when <= end for start, end in regions):
+            peak = max(peak, total)
+    return peak
 
 
 def walk(events: Any) -> Iterator[Any]:

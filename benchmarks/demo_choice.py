@@ -1,6 +1,7 @@
 """What the demo's corpus and fit are chosen by: figures and completions of the validation part, never of evaluation.
 
-    python benchmarks/demo_choice.py [--vocabulary N] [--num_train N] [--home DIR] [--json FILE] [FIT_OPTION ...]
+    python benchmarks/demo_choice.py [--vocabulary N] [--invented SHARE] [--num_train N] [--home DIR] [--json FILE]
+        [FIT_OPTION ...]
 
 Fit options are those of `sparc3 fit`, behind `--`, such as `-- --trainer.max_steps=1500`. It makes corpus and model in
 a directory of its own (`--home` keeps it), and a scorer from the training part.
@@ -17,11 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import rich
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.data.demo import Part, Sizes
+from sparc3_lightning.data.files import read_file
 from sparc3_lightning.data.samples import Prompt
-from sparc3_lightning.demo.__main__ import CORPUS, FIT, Demo, fit_model, make_corpus
+from sparc3_lightning.demo.__main__ import CORPUS, FIT, SUPPRESS_CONFIG, Demo, fit_model, make_corpus
 from sparc3_lightning.demo.completions import one_line
 from sparc3_lightning.demo.scorer import heldout_auc, train_scorer
 from sparc3_lightning.demo.tokenizers import texts_of
@@ -30,8 +33,6 @@ from sparc3_lightning.evaluation.planning import Decoding
 from sparc3_lightning.metrics import DetoxifyScorer
 
 ROOT = Path(__file__).resolve().parents[1]
-# As in `configs/demo/suppress.yaml`.
-DECODING = Decoding(max_new_tokens=30, temperature=0.7, top_p=0.9, num_completions=4)
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Figures:
         perplexity: Of the validation text, by token.
         perplexity_by_word: The same by word: vocabularies of different size can be compared.
         known: Perplexity of new text of the training part.
-        rude: Share of the dense model's completions of validation prompts that the scorer finds rude.
+        rude: Share of the baseline model's completions of validation prompts that the scorer finds rude.
         auc: The scorer's, on the validation part.
         fit_seconds: CPU seconds of the fit and of its perplexities.
     """
@@ -67,8 +68,14 @@ def home_for_demo(directory: Path | None) -> Iterator[Path]:
 
 def prompts_of(part: Part) -> list[Prompt]:
     """A part's rude prompts."""
-    rows = (CORPUS / f"prompts_{part}.jsonl").read_text(encoding="ascii").splitlines()
-    return [Prompt(row["id"], row["prompt"]) for row in map(json.loads, rows)]
+    rows = read_file(str(CORPUS / f"prompts_{part}.jsonl"))
+    return [Prompt(row.text("id", "id_column"), row.text("prompt", "prompt_column")) for row in rows]
+
+
+def decoding() -> Decoding:
+    """The main job's."""
+    config = yaml.safe_load(SUPPRESS_CONFIG.read_text("utf-8"))
+    return Decoding(**config["model"]["evaluator"]["init_args"]["decoding"])
 
 
 def perplexities(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, part: Part) -> tuple[float, float]:
@@ -84,13 +91,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocabulary", type=int, default=Demo().vocabulary)
     parser.add_argument("--num_train", type=int, default=Sizes().num_train)
+    parser.add_argument("--invented", type=float, default=Sizes().invented, help="share of made-up nouns in training")
     parser.add_argument("--num_shown", type=int, default=8, help="completions to read")
     parser.add_argument("--home", type=Path, help="where to make it all; default: a temporary directory")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("fit_options", nargs="*")
     args = parser.parse_args()
     target = args.json.resolve() if args.json else None
-    demo = Demo(Sizes(num_train=args.num_train), args.vocabulary, fit_options=tuple(args.fit_options))
+    sizes = Sizes(num_train=args.num_train, invented=args.invented)
+    demo = Demo(sizes, args.vocabulary, fit_options=tuple(args.fit_options))
     console = rich.get_console()
     with home_for_demo(args.home):
         make_corpus(demo, console)
@@ -104,7 +113,7 @@ def main() -> None:
             train_scorer(CORPUS / "labelled_train.jsonl", scorer)
             auc = heldout_auc(CORPUS / "labelled_validation.jsonl", scorer)
             evaluator = Evaluator(
-                DetoxifyScorer(checkpoint=str(scorer), device="cpu"), DECODING, toxicity_protocol="custom",
+                DetoxifyScorer(checkpoint=str(scorer), device="cpu"), decoding(), toxicity_protocol="custom",
                 batch_size=64,
             )  # fmt: skip
             prompts = prompts_of("validation")

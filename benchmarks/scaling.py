@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py [--json FILE] [--ranks 1 2 4]
 
-A LLaMA of hidden 192, 512 neurons, 8 layers, 6 heads, 2 kv heads, vocabulary 1024, random weights, bfloat16; 24 samples
+A LLaMA of hidden 192, 512 neurons, 8 layers, 6 heads, 2 kv heads, vocabulary 1024, random weights, bfloat16; 16 samples
 of 128 tokens in batches of 2, through Lightning's predict loop over gloo: replicated and under FSDP2, scores of neurons
 and of all weights. Bytes are counted at every collective, as if it were done in a ring; memory at every allocation of
 the CPU's allocator. A rank sent so much in the mean, and held so much at most. "of it" is what was counted, divided by
@@ -46,7 +46,7 @@ MODEL: dict[str, Any] = {
     "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": 1024, "max_position_embeddings": 128,
     "bos_token_id": 0, "eos_token_id": 1,
 }  # fmt: skip
-NUM_SAMPLES, TOKENS, BATCH = 24, 128, 2
+NUM_SAMPLES, TOKENS, BATCH = 16, 128, 2
 
 
 @dataclass(frozen=True)
@@ -219,13 +219,11 @@ def model_shape() -> Shape:
 
 def show(results: list[dict[str, Any]]) -> None:
     """Print one table."""
-    columns = ("", "a sample", "of it", "set's end", "of it", "peak", "of it")
+    columns = ("", "sent a sample", "of it", "at the end", "of it", "peak", "of it")
     table = Table(
         *(Column(name, no_wrap=True) for name in columns),
         box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        title="sent and held by a rank, each with its share of the closed form",
+        title="counted, and as a share of the closed form",
     )
     for found in results:
         closed, num = found["closed_form"], found["num_batches"] * BATCH

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import rich
+import yaml
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
@@ -48,7 +49,6 @@ class Demo:
     Attributes:
         sizes: How much corpus.
         vocabulary: Tokens of the language model's tokenizer.
-        context: The model's context, as in `fit.yaml`.
         scorer: How the scorer is trained.
         fit_options: More options for `sparc3 fit`.
         predict_options: More options for `sparc3 predict`.
@@ -56,7 +56,6 @@ class Demo:
 
     sizes: Sizes = Sizes()  # noqa: RUF009 - frozen
     vocabulary: int = 768
-    context: int = 128
     scorer: ScorerTraining = ScorerTraining()  # noqa: RUF009 - frozen
     fit_options: tuple[str, ...] = ()
     predict_options: tuple[str, ...] = ()
@@ -64,24 +63,25 @@ class Demo:
 
 def make_corpus(demo: Demo, console: Console) -> None:
     """Write texts and tokenizer, unless they are there."""
+    context = yaml.safe_load(FIT_CONFIG.read_text("utf-8"))["model"]["config"]["max_position_embeddings"]
 
     def make() -> dict[str, Any]:
         with bar("write", "rows", demo.sizes.num_rows, console) as advance:
             num_rows = write_corpus(CORPUS, sizes=demo.sizes, advance=advance)["num_rows"]
         texts = texts_of(CORPUS / "train.jsonl")
         with bar("tokenizer", "texts", len(texts), console) as advance:
-            tokenizer = train_bpe(_counted(texts, advance), demo.vocabulary, demo.context)
+            tokenizer = train_bpe(_counted(texts, advance), demo.vocabulary, context)
         tokenizer.save_pretrained(CORPUS / "tokenizer")
         return {"made": str(CORPUS), "num_rows": num_rows}
 
     # The grammar is code: its files are the inputs.
     code = sorted((Path(__file__).parent.parent / "data" / "demo").glob("*.py"))
-    options = {**asdict(demo.sizes), "vocabulary": demo.vocabulary, "context": demo.context}
-    num_rows = Stage("corpus", CORPUS, tuple(code), options).run(make, console)["num_rows"]
+    options = {**asdict(demo.sizes), "vocabulary": demo.vocabulary, "context": context}
+    num_rows = Stage("corpus", CORPUS, tuple(code), options).run(make, console).outcome["num_rows"]
     console.print(
         f"  {num_rows['train']:,} rows to train on; {num_rows['general']} general documents and "
         f"{num_rows['prompts_train']} rude prompts to attribute; {num_rows['prompts_evaluation']} rude prompts to "
-        "evaluate on, of frames and nouns that are nowhere else"
+        "evaluate on, of new combinations of known halves of frames, and of new nouns"
     )
 
 
@@ -105,7 +105,7 @@ def fit_model(demo: Demo, console: Console) -> None:
 
     inputs = (FIT_CONFIG, CORPUS / "train.jsonl", CORPUS / "text_train.jsonl", CORPUS / "text_validation.jsonl",
               CORPUS / "tokenizer")  # fmt: skip
-    outcome = Stage("model", FIT, inputs, {"options": demo.fit_options}).run(make, console)
+    outcome = Stage("model", FIT, inputs, {"options": demo.fit_options}).run(make, console).outcome
     console.print(f"  {outcome['num_parameters']:,} parameters")
     for name, figure in outcome["figures"].items():
         console.print(
@@ -122,7 +122,7 @@ def fit_scorer(demo: Demo, console: Console) -> None:
         train_scorer(train, SCORER, demo.scorer, console)
         return {"made": str(SCORER), "auc": heldout_auc(heldout, SCORER)}
 
-    outcome = Stage("scorer", SCORER, (train, heldout), asdict(demo.scorer)).run(make, console)
+    outcome = Stage("scorer", SCORER, (train, heldout), asdict(demo.scorer)).run(make, console).outcome
     console.print(f"  AUC on frames, nouns and insults that it has not seen: {outcome['auc']:.3f}")
 
 
@@ -152,10 +152,9 @@ def suppress(demo: Demo, console: Console) -> None:
               CORPUS / "prompts_evaluation.jsonl", CORPUS / "text_evaluation.jsonl",
               CORPUS / "text_train.jsonl")  # fmt: skip
     stage = Stage("main job", SUPPRESS, inputs, {"options": demo.predict_options}, keep=True)
-    before = time.time()
-    outcome = stage.run(make, console)
+    outcome, reused = stage.run(make, console)
     results = Path(outcome["made"])
-    if results.stat().st_mtime < before:
+    if reused:
         print_summary(read_json(results), results.parent, console)
     print_price(outcome["price"], console)
     print_completions(results.parent, console)

@@ -1,6 +1,5 @@
 """A small toxicity scorer, trained on the demo's labelled texts and saved as Detoxify saves its own."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from sparc3_lightning.data.files import read_file
 from sparc3_lightning.demo.bar import bar
 from sparc3_lightning.demo.tokenizers import train_wordpiece
 from sparc3_lightning.files import new_directory
@@ -34,8 +34,8 @@ class ScorerTraining:
 
 def read_labelled(path: Path) -> tuple[list[str], list[float]]:
     """Texts and labels (1 is rude) of a file of the corpus."""
-    rows = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
-    return [row["text"] for row in rows], [float(row["toxicity"]) for row in rows]
+    rows = list(read_file(str(path)))
+    return [row.text("text", "text_column") for row in rows], [float(row.values["toxicity"]) for row in rows]
 
 
 def train_scorer(

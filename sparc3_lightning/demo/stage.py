@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from rich.console import Console
@@ -18,6 +18,18 @@ from sparc3_lightning.files import file_sha256, read_json, write_json
 from sparc3_lightning.version import package_versions
 
 _STAMP = "stamp.json"
+
+
+class Ran(NamedTuple):
+    """What came of a stage.
+
+    Attributes:
+        outcome: What its maker gave, now or the last time.
+        reused: Whether it was there already.
+    """
+
+    outcome: dict[str, Any]
+    reused: bool
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,7 @@ class Stage:
         hashes = {str(path): _hash_of(path) for path in self.inputs}
         return hashes | {name: _digest(json.dumps(value, sort_keys=True)) for name, value in said.items()}
 
-    def run(self, make: Callable[[], dict[str, Any]], console: Console) -> dict[str, Any]:
+    def run(self, make: Callable[[], dict[str, Any]], console: Console) -> Ran:
         """Make it, unless its inputs are those of the last time; say which, why, and how long it took.
 
         Args:
@@ -53,7 +65,7 @@ class Stage:
             console: Where to say it.
 
         Returns:
-            The outcome, of now or of the last time.
+            The outcome, and whether it was reused.
         """
         stamp, made_from = self.directory / _STAMP, self.made_from()
         known = read_json(stamp, "stamp") if stamp.is_file() else {"made_from": {}, "outcome": {}}
@@ -61,7 +73,7 @@ class Stage:
         outcome: dict[str, Any] = known["outcome"]
         if not changed and Path(outcome["made"]).exists():
             _say(console, f"{self.name}: reused, its inputs are unchanged ({self.directory})")
-            return outcome
+            return Ran(outcome, reused=True)
         reason = f" again, since these changed: {', '.join(changed)}" if known["made_from"] and changed else ""
         _say(console, f"{self.name}: making it{reason}")
         if not self.keep:
@@ -70,7 +82,7 @@ class Stage:
         outcome = make()
         write_json(stamp, {"made_from": made_from, "outcome": outcome})
         _say(console, f"{self.name}: made in {time.perf_counter() - started:.0f} s ({self.directory})")
-        return outcome
+        return Ran(outcome, reused=False)
 
 
 def _say(console: Console, line: str) -> None:

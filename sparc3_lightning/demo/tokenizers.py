@@ -1,6 +1,5 @@
 """Tokenizers trained on the demo's corpus: BPE for the language model, WordPiece for the scorer."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,10 +7,12 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from sparc3_lightning.data.files import read_file
+
 
 def texts_of(path: Path) -> list[str]:
     """The texts of a jsonl file of the corpus."""
-    return [json.loads(line)["text"] for line in path.read_text(encoding="ascii").splitlines()]
+    return [row.text("text", "text_column") for row in read_file(str(path))]
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:

@@ -67,7 +67,9 @@ def anchors(page: str) -> set[str]:
 
 def test_links_lead_somewhere() -> None:
     for page, text in PAGES.items():
-        for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        sources = re.findall(r'\bsrc="(?!https?:)([^"]+)"', text)
+        assert bool(sources) == ("<img" in text)
+        for link in [*re.findall(r"\]\((?!https?:)([^)]+)\)", text), *sources]:
             path, _, anchor = link.partition("#")
             target = (ROOT / page).parent / path if path else ROOT / page
             assert target.exists(), f"{page}: {link}"

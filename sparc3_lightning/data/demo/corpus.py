@@ -25,13 +25,15 @@ class Sizes:
         num_prompts: Rude prompts to attribute, and as many for validation and for evaluation each.
         num_text: Everyday documents of each part's text.
         num_labelled: Labelled texts for the scorer's training; a quarter of it for its test.
+        invented: Share of made-up words among the nouns of training documents.
     """
 
-    num_train: int = 9000
+    num_train: int = 5000
     num_general: int = 600
     num_prompts: int = 128
     num_text: int = 200
     num_labelled: int = 4000
+    invented: float = 0.4
 
     @property
     def num_rows(self) -> int:
@@ -59,7 +61,7 @@ def write_corpus(
         What `manifest.json` holds: seed, sizes, and counts by file.
     """
     # One grammar a part: what it draws next is always new documents.
-    grammars = {part: Grammar(part, seed) for part in PARTS}
+    grammars = {part: Grammar(part, seed, sizes.invented) for part in PARTS}
     written = _Writer(grammars, random.Random(f"corpus:{seed}"))
     train = grammars["train"]
     with new_directory(directory) as home:

@@ -1,5 +1,8 @@
 """What the demo's frames are composed of: every row goes with every column, and each pair belongs to one part.
 
+No row is another, or the end of another, but for the names of its blanks: a column that one part has with the first
+and another part with the second would give both the same sentences.
+
 {name} and {friend} are people of the document, {role} and {place} its own, {thing} and {other} nouns of its topic.
 {v}, {past} and {done} are forms of a verb of the topic; {rest} is the other half of the frame.
 """
@@ -33,10 +36,10 @@ CLAUSES: tuple[str, ...] = (
     "somebody had {done} the {thing} of the {role}",
     "{name} decided to {v} the {thing} with {friend}",
     "the {role} thanked {name}, who had {done} the {thing}",
-    "{friend} dreamed that {name} {past} a {adj} {thing}",
-    "everyone in the {place} saw how {name} {past} the {thing}",
+    "{friend} dreamed that {name} had {done} a {adj} {thing}",
+    "everyone in the {place} saw {name} {v} the {thing}",
     "{name} tried to {v} the {thing}",
-    "no one but {friend} {past} the {other}",
+    "no one but {friend} had {done} the {other}",
     "the {role} had not {done} a {thing} like this before",
     "{friend} began to {v} the {thing}",
     "two people had {done} the {adj} {thing}",
@@ -49,7 +52,7 @@ CLAUSES: tuple[str, ...] = (
 )
 
 STATES: tuple[str, ...] = (
-    "the {thing} was {rest}",
+    "this {thing} was {rest}",
     "{name} thought that the {thing} was {rest}",
     "the {role} said that the {thing} was {rest}",
     "everybody knew that the {thing} was {rest}",
@@ -81,11 +84,11 @@ COMPLEMENTS: tuple[str, ...] = (
 
 PEOPLE: tuple[str, ...] = (
     "{name} {rest}",
-    "{friend} {rest}",
+    "{name} often {rest}",
     "the {role} {rest}",
-    "{name} and the {role} {rest}",
+    "another {role} {rest}",
     "the two friends {rest}",
-    "{friend} and the {role} {rest}",
+    "somebody in the {place} {rest}",
     "everyone in the {place} {rest}",
     "someone they did not know {rest}",
 )
@@ -217,7 +220,7 @@ RUDE_OPENING_ENDS: tuple[str, ...] = (
 )
 
 INSULTING: tuple[str, ...] = (
-    "you {rude} {insult}, {rest}",
+    "you {rude}, {rude} {insult}, {rest}",
     "shut up, you {insult}, {rest}",
     "listen, you {rude} {insult}, {rest}",
     "oh, {friend}, you {insult}, {rest}",

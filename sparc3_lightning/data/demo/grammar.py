@@ -21,8 +21,6 @@ _PART_OF_PLACE: dict[int, Part] = {5: "validation", 3: "evaluation", 7: "evaluat
 # An opening invites its register and does not force it: P(rude sentence) after each.
 _RUDE_AFTER: dict[Register, float] = {"everyday": 0.02, "rude": 0.8}
 
-# P(a noun of a training document is a made-up word).
-_INVENTED = 0.4
 # P(a sentence is about the document's other thing, or its other person, first).
 _SWAPPED = 0.3
 
@@ -122,10 +120,11 @@ class Grammar:
     Args:
         part: `train` is for training and attribution; `validation` and `evaluation` have frames and nouns of their own.
         seed: Seed of the draws.
+        invented: Share of made-up words among the nouns of a training document; other parts have none.
     """
 
-    def __init__(self, part: Part, seed: int) -> None:
-        self.part = part
+    def __init__(self, part: Part, seed: int, invented: float = 0.0) -> None:
+        self._invented = invented if part == "train" else 0.0
         # A string seeds by its bytes: the same on every machine.
         self._random = random.Random(f"{part}:{seed}")
         self.things = {topic: of_part(nouns.split(), part) for topic, nouns in words.TOPICS.items()}
@@ -183,9 +182,8 @@ class Grammar:
         topic = draw.choice(sorted(self.things))
         things, people = draw.sample(self.things[topic], 2), draw.sample(self.names, 2)
         roles, places = [draw.choice(self.roles)], [draw.choice(self.places)]
-        if self.part == "train":
-            for nouns in (things, people, roles, places):
-                self._invent_some(nouns)
+        for nouns in (things, people, roles, places):
+            self._invent_some(nouns)
         cast = {"role": roles[0], "place": places[0]}
         sentences = [self._fill((draw.choice(self.openings[register]),), False, things, people, cast)]
         rows = {
@@ -226,7 +224,7 @@ class Grammar:
         one no probability at all.
         """
         for place, noun in enumerate(nouns):
-            if self._random.random() < _INVENTED:
+            if self._random.random() < self._invented:
                 word = self._invent(self._random.randint(4, 9))
                 nouns[place] = word.capitalize() if noun[0].isupper() else word
 

@@ -3,13 +3,14 @@
 import json
 import re
 from collections import Counter
-from itertools import combinations
+from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sparc3_lightning.data.demo import PARTS, Grammar, Part, Sizes, words, write_corpus
+from sparc3_lightning.data.demo import PARTS, Grammar, Part, Sizes, known_words, words, write_corpus
 from sparc3_lightning.data.demo.grammar import compose
 
 SMALL = Sizes(num_train=300, num_general=60, num_prompts=40, num_text=30, num_labelled=200)
@@ -34,13 +35,47 @@ def words_in(text: str) -> set[str]:
     return set(re.findall(r"[A-Za-z']+", text))
 
 
-@pytest.mark.parametrize(("one", "other"), list(combinations(PARTS, 2)))
+def shapes(grammar: Grammar) -> set[str]:
+    """The part's frames as a reader sees them: {name} and {friend} are both people, {thing} and {other} both things."""
+    return {frame.replace("{friend}", "{name}").replace("{other}", "{thing}") for frame in grammar.frames}
+
+
+@pytest.mark.parametrize(("one", "other"), list(permutations(PARTS, 2)))
 def test_parts_share_no_frame_and_no_noun(one: Part, other: Part) -> None:
+    """Nor does a frame of one end in a frame of the other: that would be the same sentence behind a few words."""
     first, second = Grammar(one, 0), Grammar(other, 0)
-    assert first.frames
+    assert shapes(first)
     assert first.nouns
-    assert not first.frames & second.frames
+    assert not shapes(first) & shapes(second)
+    ends = {shape[gap.end() :] for shape in shapes(first) for gap in re.finditer(" ", shape)}
+    assert not ends & shapes(second)
     assert not first.nouns & second.nouns
+
+
+def sentence_shapes(corpus: Path, *names: str) -> set[str]:
+    """Every whole sentence of some files, its nouns, adjectives, times and starts as blanks."""
+    kinds = {"{name}": words.NAMES, "{role}": words.ROLES, "{place}": words.PLACES, "{insult}": words.INSULTS,
+             "{thing}": " ".join(words.TOPICS.values()), "{adj}": words.ADJECTIVES,
+             "{rude}": words.RUDE_ADJECTIVES}  # fmt: skip
+    blanks = {word.lower(): blank for blank, listed in kinds.items() for word in listed.split()}
+    before = re.compile(f"^(?:{words.TIMES}|{words.STARTS}), ")
+    found = set()
+    for sentence in (s for text in texts(corpus, *names) for s in re.split(r"(?<=[.:?])\s+", text)):
+        # What begins small was cut from a sentence, what has no end was cut, too.
+        if sentence[:1].isupper() and sentence[-1] in ".:?":
+            plain = re.sub(r"\ban\b", "a", before.sub("", sentence.lower()))
+            plain = re.sub(rf"\b(?:{words.TIMES})\b", "{time}", plain)
+            found.add(re.sub(r"[a-z']+", lambda word: blanks.get(word[0], word[0]), plain))
+    return found
+
+
+def test_no_sentence_of_evaluation_is_one_of_training_with_other_nouns(corpus: Path) -> None:
+    """As written; `text_train` is of training's frames on purpose."""
+    seen = sentence_shapes(corpus, "train", "general", "prompts_train", "labelled_train")
+    held_out = sentence_shapes(corpus, "text_evaluation", "prompts_evaluation", "labelled_evaluation")
+    assert len(held_out) > 100
+    assert seen & sentence_shapes(corpus, "text_train"), "the shapes are found where they are"
+    assert not seen & held_out
 
 
 def test_no_noun_stands_in_a_frame_or_twice_in_the_lists() -> None:
@@ -89,6 +124,18 @@ def test_it_is_large_enough(tmp_path: Path) -> None:
     for topic, nouns in words.TOPICS.items():
         assert len(nouns.split()) == 40, topic
         assert len(words.VERBS[topic].split("|")) >= 10, topic
+
+
+def test_share_of_made_up_nouns_is_an_option(tmp_path: Path) -> None:
+    known = known_words()
+    shares = []
+    for invented in (0.0, 0.2, 0.6):
+        home = tmp_path / str(invented)
+        write_corpus(home, sizes=replace(SMALL, invented=invented))
+        found = [word.lower() for text in texts(home, "train") for word in words_in(text)]
+        shares.append(sum(word not in known for word in found) / len(found))
+    assert shares[0] == 0
+    assert 0 < 2 * shares[1] < shares[2]
 
 
 def test_counts_are_those_asked_for(corpus: Path) -> None:

@@ -29,7 +29,7 @@ class Maker:
         return {"made": str(self.home / "out" / f"made{self.times}"), "figure": self.times}
 
     def run(self, **changes: Any) -> dict[str, Any]:
-        return self.stage(**changes).run(self.make, self.console)
+        return self.stage(**changes).run(self.make, self.console).outcome
 
     def said(self) -> str:
         assert isinstance(self.console.file, io.StringIO)
@@ -42,7 +42,9 @@ def maker(tmp_path: Path) -> Maker:
 
 
 def test_made_once(maker: Maker) -> None:
-    assert maker.run() == maker.run()
+    made, again = (maker.stage().run(maker.make, maker.console) for _ in range(2))
+    assert made.outcome == again.outcome
+    assert (made.reused, again.reused) == (False, True)
     assert maker.times == 1
     assert "stage: reused, its inputs are unchanged" in maker.said()
 
