@@ -42,7 +42,7 @@ class ResumeCallback(Callback):
             if value is not None and value <= 0:
                 raise ValueError(f"`{name}` must be above 0, got {value}. Set `ResumeCallback.init_args.{name}`.")
         self.minutes, self.num_samples, self.resume = minutes, num_samples, resume
-        self._signals = StopSignals()
+        self.early_signals, self._signals = StopSignals(), StopSignals()  # the CLI enters the early ones
         self._saved_at, self._num_unsaved = 0.0, 0
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -56,8 +56,8 @@ class ResumeCallback(Callback):
                 "run. Set `ResumeCallback.init_args.resume`."
             )
         self._signals.__enter__()
-        if trainer.received_sigterm:  # Lightning notes it while data is read, and does nothing
-            self._signals.received = "SIGTERM"
+        # Lightning notes SIGTERM while data is read, and does nothing.
+        self._signals.received = self.early_signals.received or ("SIGTERM" if trainer.received_sigterm else None)
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin, or go on with what an interrupted run has left in the run's directory: nobody has refused this run."""

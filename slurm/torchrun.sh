@@ -14,6 +14,10 @@ NPROC=${NPROC:-8}                  # processes a node, one a GPU: as `trainer.de
 RDZV=${RDZV:-localhost:29500}      # a free port of one node that the others reach; the same on all
 JOB_ID=${JOB_ID:-sparc3}           # another one for another run on the same nodes
 PYTHON=${PYTHON:-python}           # of the environment that this project is installed in
+# SIGUSR1 reaches the processes too, and they have the time to save. (By environment: an older torch has no options for it.)
+export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1
+export TORCHELASTIC_SIGNALS_TO_HANDLE=$PET_SIGNALS_TO_HANDLE
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-300}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
 
 dry_run=

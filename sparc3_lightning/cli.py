@@ -3,6 +3,7 @@
 import logging
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -151,8 +152,10 @@ class SparC3CLI(LightningCLI):
             print(f"not resumed: {why_not}. A new run begins.", file=sys.stderr)
 
     def predict(self, model: SparC3Module, **kwargs: Any) -> None:
-        """Run predict without keeping every batch's output."""
-        self.trainer.predict(model, **{**kwargs, "return_predictions": False})
+        """Run predict without keeping every batch's output; signals are noted while the model is loaded too."""
+        resume = _resume_callback(self.trainer)
+        with resume.early_signals if resume is not None else nullcontext():
+            self.trainer.predict(model, **{**kwargs, "return_predictions": False})
 
     def after_fit(self) -> None:
         """Save the trained model as a Hugging Face directory."""

@@ -1,5 +1,6 @@
 """Writing whole artefacts: a temporary name first, then one rename, so that nothing is ever half written."""
 
+import errno
 import hashlib
 import json
 import os
@@ -32,14 +33,30 @@ def new_directory(path: Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             file.chmod(_DIRECTORY_MODE if file.is_dir() else _FILE_MODE)
+            fsync(file)
         temporary.chmod(_DIRECTORY_MODE)
+        fsync(temporary)
         temporary.replace(path)
+        fsync(path.parent)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, SafetensorError):  # its own kind of what is an OSError everywhere else
             raise OSError(f"{path} cannot be written: {error}.") from error
         _say_where(error, path)
         raise
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file's bytes, or a directory's names, are on the disk: what they replace may go only then."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems know no fsync of a directory.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _say_where(error: BaseException, path: Path) -> None:
@@ -101,6 +118,7 @@ def write_bytes(path: Path, content: bytes) -> Path:
             os.fsync(file.fileno())
         temporary.chmod(_FILE_MODE)
         os.replace(temporary, path)
+        fsync(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         _say_where(error, path)

@@ -4,11 +4,16 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
 EXIT_CODE = os.EX_TEMPFAIL
 """Exit code of a run that was told to stop: 75, "try again later". The same command goes on with it."""
+
+STOP_FILE = "SPARC3_STOP_FILE"
+"""Environment variable: a file that is made when a signal comes, for a launcher whose exit code may be another's."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -44,6 +49,9 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or signal.Signals(number).name
+        if os.environ.get(STOP_FILE):
+            with suppress(OSError):
+                Path(os.environ[STOP_FILE]).touch()
         if self.at_once:
             raise SystemExit(EXIT_CODE)
 

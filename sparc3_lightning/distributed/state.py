@@ -25,7 +25,7 @@ from sparc3_lightning.distributed.ranks import (
     rank_and_world_size,
 )
 from sparc3_lightning.distributed.sums import read_sums, write_sums
-from sparc3_lightning.files import read_json, write_json
+from sparc3_lightning.files import fsync, read_json, write_json
 from sparc3_lightning.lrp.attribution import Attribution
 
 FORMAT_VERSION = 1
@@ -124,6 +124,7 @@ class StateFolder:
         def read() -> State | None:
             if not (self.folder / STATE_FILE).is_file():
                 self._switch(State(self.fingerprint))
+                self._tidy(None)
                 return None
             state = State.read(self.folder)
             changed = differences(state.fingerprint, self.fingerprint)
@@ -132,7 +133,7 @@ class StateFolder:
                     f"the unfinished run in {self.folder.parent} cannot go on, it would mix what is not the same: "
                     f"{changed}. Put that back; or remove {self.folder}, and the same command begins a new run."
                 )
-            self._tidy(state)
+            self._tidy(state.directory)
             return state
 
         return from_rank_zero(read)
@@ -157,9 +158,11 @@ class StateFolder:
             full = replace(state, directory=name, files=files, explained=[pairs for _, pairs in of_ranks])
             from_rank_zero(lambda: self._switch(full))
         except BaseException:
-            if is_rank_zero():
+            # What came after the switch may have failed too: the new state is then the only one.
+            if is_rank_zero() and not self._may_name(name):
                 shutil.rmtree(directory, ignore_errors=True)
             raise
+        from_rank_zero(lambda: self._tidy(name))
 
     def restore(self, state: State, attribution: Attribution) -> list[tuple[int, int]]:
         """Put the saved sums back.
@@ -181,6 +184,7 @@ class StateFolder:
     def finish_set(self, seconds: dict[str, float]) -> None:
         """Forget the sums: the set's scores are on the disk."""
         from_rank_zero(lambda: self._switch(State(self.fingerprint, seconds)))
+        from_rank_zero(lambda: self._tidy(None))
 
     def remove(self) -> None:
         """The run is finished."""
@@ -194,12 +198,22 @@ class StateFolder:
                 f"{self.folder / str(state.directory)} lacks {lost}, which other ranks have written: the run's "
                 "directory must be on a file system that all nodes share. Set `trainer.logger`."
             )
+        if state.directory is not None:
+            for path in (self.folder / state.directory, self.folder, self.folder.parent):
+                fsync(path)
         write_json(self.folder / STATE_FILE, asdict(state))
-        self._tidy(state)
 
-    def _tidy(self, state: State) -> None:
+    def _may_name(self, directory: str) -> bool:
+        """Whether the state on the disk needs the directory; one that cannot be read might."""
+        try:
+            return State.read(self.folder).directory == directory
+        except (ValueError, OSError):
+            return True
+
+    def _tidy(self, directory: str | None) -> None:
+        """Remove all sums but those that the state names."""
         for path in self.folder.iterdir():
-            if path.is_dir() and path.name != state.directory:
+            if path.is_dir() and path.name != directory:
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -1,6 +1,5 @@
 """The sums of one rank as safetensors files."""
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sparc3_lightning.files import file_sha256
+from sparc3_lightning.files import file_sha256, fsync
 
 # Largest file, in bytes: what saving takes of the host's memory.
 _MAX_BYTES = 2**32
@@ -38,9 +37,9 @@ def write_sums(directory: Path, prefix: str, sums: Mapping[str, Tensor]) -> dict
             save_file(copies, path)
         except SafetensorError as error:
             raise OSError(f"{path} cannot be written: {error}. The state saved before is as it was.") from error
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        fsync(path)
         files[path.name] = file_sha256(path)
+    fsync(directory)
     return files
 
 

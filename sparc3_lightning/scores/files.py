@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sparc3_lightning.files import file_sha256, write_json
+from sparc3_lightning.files import file_sha256, fsync, write_json
 from sparc3_lightning.scores.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest
 
 INDEX_FILE = "scores.safetensors.index.json"
@@ -48,6 +48,7 @@ def write_file(directory: Path, number: int, num_files: int, scores: Mapping[str
         save_file(own, path, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
+    fsync(path)  # by the rank that wrote it: the sums go when the directory is there
     return ScoreFile(path.name, list(own), sum(score.nbytes for score in own.values()), file_sha256(path))
 
 

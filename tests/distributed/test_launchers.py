@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sparc3_lightning.distributed.signals import EXIT_CODE
+from sparc3_lightning.distributed.signals import EXIT_CODE, STOP_FILE
 from tests.launch import free_port
 from tests.runs import QUIET, ROOT, TINY, command, log_dir
 
@@ -93,8 +93,36 @@ def test_dry_run_ends_as_the_check_of_the_config_does(script: str, echo: Path) -
     assert (done.returncode, done.stdout) == (2, "")
 
 
-def test_sbatch_queues_again_what_was_told_to_stop() -> None:
-    assert f"code == {EXIT_CODE})" in (ROOT / "slurm" / "attribute.sbatch").read_text()
+@pytest.mark.parametrize(
+    ("code", "told", "restarts", "requeues"),
+    [
+        (0, True, 0, False),
+        (1, True, 0, False),
+        (EXIT_CODE, False, 0, True),
+        (EXIT_CODE, True, 0, True),
+        (137, False, 0, False),
+        (137, True, 0, True),
+        (EXIT_CODE, True, 2, True),
+        (EXIT_CODE, True, 3, False),
+    ],
+)
+def test_sbatch_queues_again_what_was_told_to_stop(
+    code: int, told: bool, restarts: int, requeues: bool, tmp_path: Path
+) -> None:
+    tell = f'touch "${STOP_FILE}"' if told else ":"
+    for name, text in (("srun", f"{tell}; exit {code}"), ("scontrol", f'echo "$@" >> {tmp_path}/calls')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / ".stop-7").touch()  # of the job before it was queued again
+    changes = {"SLURM_JOB_ID": 7, "SLURM_SUBMIT_DIR": tmp_path, "SLURM_RESTART_COUNT": restarts, "MAX_REQUEUES": 3}
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = started("attribute.sbatch", "--config", "a.yaml", PATH=path, SCRATCH=tmp_path, **changes)
+    assert done.returncode == code, done.stderr
+    calls = tmp_path / "calls"
+    assert (calls.read_text() if calls.exists() else "") == ("requeue 7\n" if requeues else "")
+    assert ("MAX_REQUEUES=3 is reached" in done.stderr) == (restarts == 3)
+    assert not (tmp_path / "logs" / ".stop-7").exists()
 
 
 def scores_in(directory: Path) -> dict[str, Tensor]:

@@ -223,6 +223,12 @@ def test_stopped_in_attribution_and_in_evaluation(
     assert all(rate["samples_per_second"] > 0 for rate in timed.values())
 
 
+def test_stopped_while_the_model_is_loaded(tmp_path: Path) -> None:
+    path = config(tmp_path / "run.yaml", *SCORES_ONLY)
+    directory = stopped(path, tmp_path, "sparc3_lightning.module.SparC3Module.configure_model", 1)
+    assert read(directory / "resume" / "state.json")["num_batches"] == 1, "the first boundary"
+
+
 # The same command, or another
 
 

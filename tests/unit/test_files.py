@@ -1,16 +1,19 @@
 """Files are whole or not there."""
 
+import errno
 import json
 import math
 import os
 import stat
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sparc3_lightning import files
-from sparc3_lightning.files import read_json, write_json
+from sparc3_lightning.files import fsync, new_directory, read_json, write_json
+from tests.disk import record
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -45,6 +48,33 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
         write_json(path, {"new": 2})
     assert os.listdir(tmp_path) == ["result.json"]
     assert json.loads(path.read_text()) == {"old": 1}
+
+
+def test_a_file_and_its_name_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record(monkeypatch)
+    write_json(tmp_path / "result.json", {})
+    assert calls == ["fsync .tmp", "replace result.json", f"fsync {tmp_path.name}"]
+
+
+def test_a_directory_is_on_the_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with new_directory(tmp_path / "scores") as directory:
+        (directory / "deep").mkdir()
+        (directory / "deep" / "file").touch()
+        calls = record(monkeypatch)
+    assert calls[-3:] == ["fsync .tmp", "replace scores", f"fsync {tmp_path.name}"]
+    assert sorted(calls[:-3]) == ["fsync deep", "fsync file"]
+
+
+@pytest.mark.parametrize("what", ["file", "directory"])
+def test_a_file_system_without_fsync_of_directories(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(files.os, "fsync", refuse)
+    with nullcontext() if what == "directory" else pytest.raises(OSError, match="Invalid"):
+        fsync(tmp_path if what == "directory" else tmp_path / "file")
 
 
 def test_broken_json_names_file_and_line(tmp_path: Path) -> None:

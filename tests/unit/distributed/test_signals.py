@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from sparc3_lightning.distributed.signals import EXIT_CODE, SIGNALS, StopSignals, end_children
+from sparc3_lightning.distributed.signals import EXIT_CODE, SIGNALS, STOP_FILE, StopSignals, end_children
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -19,6 +20,16 @@ def test_a_signal_is_noted(number: signal.Signals) -> None:
         os.kill(os.getpid(), number)
         assert signals.received == number.name
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("folder", [".", "gone"])
+def test_the_launcher_is_told(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(STOP_FILE, str(tmp_path / folder / "stop"))
+    with StopSignals() as signals:
+        assert not (tmp_path / "stop").exists()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert signals.received == "SIGUSR1", "whether or not the file can be made"
+    assert (tmp_path / "stop").exists() == (folder == ".")
 
 
 def test_at_once_ends_the_process() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sparc3_lightning.distributed.state import State, StateFolder, differences, 
 from sparc3_lightning.distributed.sums import read_sums, write_sums
 from sparc3_lightning.lrp.attribute import attribute
 from sparc3_lightning.lrp.attribution import Attribution
+from tests.disk import record
 from tests.tiny import tiny_llama, tiny_samples
 
 CPU = torch.device("cpu")
@@ -209,6 +211,72 @@ def test_full_disk_while_saving_leaves_the_old_state(largest: int, tmp_path: Pat
         folder.restore(state, again)
         assert all(torch.equal(part, before[name]) for name, part in again.parts().items())
     assert [name for name in os.listdir(folder.folder) if name.endswith(".tmp")] == []
+
+
+def tidy_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> type[BaseException]:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(StateFolder, "_tidy", interrupt)
+    return KeyboardInterrupt
+
+
+def broadcast_fails_after_the_switch(monkeypatch: pytest.MonkeyPatch) -> type[BaseException]:
+    switch = StateFolder._switch
+
+    def fail(*args: Any) -> None:
+        switch(*args)
+        for path in args[0].folder.iterdir():  # as if the old one were gone already
+            if path.is_dir() and path.name != args[1].directory:
+                shutil.rmtree(path)
+        raise RuntimeError
+
+    monkeypatch.setattr(StateFolder, "_switch", fail)
+    return RuntimeError
+
+
+@pytest.mark.parametrize("fault", [tidy_is_interrupted, broadcast_fails_after_the_switch])
+def test_a_fault_after_the_switch_leaves_the_new_state(
+    fault: Callable[[pytest.MonkeyPatch], type[BaseException]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = saved(tmp_path)
+    with attribution() as running, monkeypatch.context() as patch:
+        step(running, 7)
+        wanted = {name: part.clone() for name, part in running.parts().items()}
+        error = fault(patch)
+        with pytest.raises(error):
+            folder.save(State(FINGERPRINT, {}, "toxic", 1), running, EXPLAINED)
+    state = folder.begin()
+    assert state is not None
+    assert state.num_batches == 1
+    assert [path.name for path in folder.folder.iterdir() if path.is_dir()] == [state.directory]
+    with attribution() as again:
+        folder.restore(state, again)
+        assert all(torch.equal(part, wanted[name]) for name, part in again.parts().items())
+
+
+def test_a_state_is_on_the_disk_before_the_old_one_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = saved(tmp_path)
+    old = sum_files(tmp_path)[0].parent.name
+    with attribution() as running:
+        step(running, 7)
+        calls = record(monkeypatch)
+        folder.save(State(FINGERPRINT, {}, "toxic", 1), running, EXPLAINED)
+    new = sum_files(tmp_path)[0].parent.name
+    first = ["rank0-0.safetensors", new, new, "resume", tmp_path.name, ".tmp"]
+    then = ["replace state.json", "fsync resume", f"rmtree {old}"]
+    assert calls == [*(f"fsync {name}" for name in first), *then]
+
+
+def test_scores_are_on_the_disk_before_sums_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = saved(tmp_path)
+    old = sum_files(tmp_path)[0].parent.name
+    scores = attribute(tiny_llama(), tiny_samples())
+    calls = record(monkeypatch)
+    scores.save(tmp_path / "scores" / "toxic")
+    folder.finish_set({})
+    order = ["fsync scores.safetensors", "replace toxic", "fsync scores", "replace state.json", f"rmtree {old}"]
+    assert [calls.index(call) for call in order] == sorted(calls.index(call) for call in order)
 
 
 # What an interrupted run has finished
