@@ -223,18 +223,13 @@ def test_stopped_in_attribution_and_in_evaluation(
     assert all(rate["samples_per_second"] > 0 for rate in timed.values())
 
 
-def test_stopped_while_the_model_is_loaded(tmp_path: Path) -> None:
-    path = config(tmp_path / "run.yaml", *SCORES_ONLY)
-    directory = stopped(path, tmp_path, "sparc3_lightning.module.SparC3Module.configure_model", 1)
-    assert read(directory / "resume" / "state.json")["num_batches"] == 1, "the first boundary"
-
-
 # The same command, or another
 
 
 def test_another_option_begins_another_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = config(tmp_path / "run.yaml", *SCORES_ONLY)
-    first = stopped(path, tmp_path)
+    first = stopped(path, tmp_path, "sparc3_lightning.module.SparC3Module.configure_model", 1)
+    assert read(first / "resume" / "state.json")["num_batches"] == 1, "told while the model was loaded"
     assert log_dir(predict(path, tmp_path, "--model.sign=signed")).name == "version_1"
     said = capsys.readouterr().err
     assert f"not resumed: {first} is unfinished, but `model.sign` was 'abs' and is 'signed'. A new run begins." in said
