@@ -3,7 +3,9 @@
 import logging
 import sys
 import warnings
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,11 +22,10 @@ import sparc3_lightning
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.files import write_json
-from sparc3_lightning.lock import Lock
 from sparc3_lightning.messages import short_message
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.provenance import PROVENANCE_FILE, provenance
-from sparc3_lightning.run_directory import check_loggers, refuse_used
+from sparc3_lightning.run_directory import Claim, check_loggers, refuse_used, standing_directories
 from sparc3_lightning.unfinished import go_on_in_unfinished
 
 
@@ -58,7 +59,8 @@ class _Parser(LightningArgumentParser):
 class SaveRunCallback(SaveConfigCallback):
     """Saves the run's config, seed included, and beside it what the run was made with; keeps other runs out."""
 
-    _lock: Lock | None = None
+    _claim: Claim | None = None
+    _is_started = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write `provenance.json` and, before any work, Lightning's `config.yaml`."""
@@ -67,27 +69,40 @@ class SaveRunCallback(SaveConfigCallback):
         resume = _resume_callback(trainer)
 
         def claim() -> None:
-            if stage == "predict":
-                refuse_used(directory, resumes=resume is not None and resume.resume != "never")
-            self._lock = self._lock or Lock(directory)
+            if not self.already_saved:
+                resumes = stage == "predict" and resume is not None and resume.resume != "never"
+                refuse_used(directory, resumes)
+            self._claim = self._claim or Claim(directory)
 
         from_rank_zero(claim)
         if trainer.is_global_zero and not self.already_saved:
             write_json(directory / PROVENANCE_FILE, provenance(trainer.world_size, directory))
         super().setup(trainer, pl_module, stage)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let other runs in."""
-        self._release()
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on there is something to lose."""
+        self._is_started = True
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on there is something to lose: every callback has accepted the run."""
+        self._is_started = True
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let other runs in."""
-        self._release()
+        self._leave(Claim.release)
 
-    def _release(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+    def give_up(self, standing: set[Path]) -> None:
+        """After an error: what never started leaves nothing behind. (`validate` and `test` write at their end.)
+
+        Args:
+            standing: Directories that were there before the run.
+        """
+        self._leave(Claim.release if self._is_started else partial(Claim.take_back, standing=standing))
+
+    def _leave(self, how: Callable[[Claim], None]) -> None:
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            how(claim)
 
 
 def _resume_callback(trainer: Trainer) -> callbacks.ResumeCallback | None:
@@ -151,6 +166,18 @@ class SparC3CLI(LightningCLI):
         if why_not:
             print(f"not resumed: {why_not}. A new run begins.", file=sys.stderr)
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        root = Path(getattr(self.trainer.logger, "root_dir", None) or self.trainer.default_root_dir)
+        standing = standing_directories(root)
+        try:
+            super()._run_subcommand(subcommand)
+        except BaseException:
+            # Not in a hook of the callback: Lightning closes the loggers, which write, after the last of them.
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined] # Lightning sets it from elsewhere
+                if isinstance(callback, SaveRunCallback):
+                    callback.give_up(standing)
+            raise
+
     def predict(self, model: SparC3Module, **kwargs: Any) -> None:
         """Run predict without keeping every batch's output; signals are noted while the model is loaded too."""
         resume = _resume_callback(self.trainer)
@@ -172,16 +199,21 @@ def _quiet() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
 
 
-def run(args: ArgsType = None, execute: bool = True) -> SparC3CLI:
+def run(args: ArgsType = None, execute: bool = True, descriptions: Mapping[str, str] | None = None) -> SparC3CLI:
     """Parse a config, build everything it names, and run it.
 
     Args:
         args: Command and options; None: the command line's.
         execute: False builds and does not run; then `args` has no command.
+        descriptions: What each command does, for its help.
     """
     check_same_checkout()
     _quiet()
     programs = {name: {"prog": f"sparc3 {name}"} for name in SparC3CLI.subcommands()}
+    for name, text in (descriptions or {}).items():
+        programs[name]["description"] = (
+            f"sparc3 {name}: {text}. Every key can also stand in a YAML (docs/configuration.md)."
+        )
     return SparC3CLI(
         model_class=SparC3Module,
         datamodule_class=SparC3DataModule,

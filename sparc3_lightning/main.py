@@ -2,6 +2,7 @@
 
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,14 +26,18 @@ FILE_COMMANDS = {
 def usage() -> str:
     """What `sparc3 --help` prints."""
     lines = ["usage: sparc3 COMMAND [OPTIONS]   (sparc3 COMMAND --help shows its options)", ""]
-    lines += ["Runs, configured in YAML (--config FILE, repeatable; --key value overrides; --print_config):"]
-    lines += [f"  {name:<10}{text}" for name, text in TRAINER_COMMANDS.items()]
+    lines += ["Runs, set in YAML (--config FILE, repeatable; --KEY VALUE; --print_config):"]
+    lines += [_entry(*command) for command in TRAINER_COMMANDS.items()]
     lines += ["", "Files:"]
-    lines += [f"  {name:<10}{text}" for name, text in FILE_COMMANDS.items()]
+    lines += [_entry(*command) for command in FILE_COMMANDS.items()]
     lines += ["", "  --version print the version", ""]
-    lines += ["Exit codes: 0 done; 1, 2 refused; 75 stopped by SIGTERM or SIGUSR1, the same command goes on"]
+    lines += ["Exit codes: 0 done; 1, 2 refused; 75 stopped by SIGTERM or SIGUSR1: the same", "  command goes on"]
     lines += ["", "Start here: sparc3 predict --config configs/tiny/suppress.yaml"]
     return "\n".join(lines)
+
+
+def _entry(name: str, text: str) -> str:
+    return textwrap.fill(f"  {name:<10}{text}", width=80, subsequent_indent=" " * 12)
 
 
 def main(args: Sequence[str] | None = None) -> Any:
@@ -58,7 +63,7 @@ def main(args: Sequence[str] | None = None) -> Any:
         from sparc3_lightning.cli import run
 
         # LightningCLI warns of arguments given where there is a command line: it must read that itself.
-        return run(None if typed else args)
+        return run(None if typed else args, descriptions=TRAINER_COMMANDS)
     elif command in FILE_COMMANDS:
         from sparc3_lightning.commands import run_file_command
 

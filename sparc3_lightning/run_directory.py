@@ -1,13 +1,20 @@
-"""A run's directory: inside the log root, and for one run at a time."""
+"""A run's directory: inside the log root, for one run at a time, and gone where the run never starts."""
 
 import os
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
 from lightning.pytorch.loggers import Logger
 
 from sparc3_lightning.distributed.state import FOLDER, is_unfinished
+from sparc3_lightning.lock import Lock
+from sparc3_lightning.provenance import PROVENANCE_FILE
 from sparc3_lightning.pruning.recipe import RECIPE_FILE
+
+CONFIG_FILE = "config.yaml"
+# What a run writes before it starts: its own, and the logger's.
+_FIRST = (CONFIG_FILE, PROVENANCE_FILE, "hparams.yaml", "events.out.tfevents.*")
 
 
 def check_loggers(loggers: Sequence[Logger]) -> None:
@@ -29,18 +36,63 @@ def check_loggers(loggers: Sequence[Logger]) -> None:
 
 
 def refuse_used(directory: Path, resumes: bool) -> None:
-    """One directory, one run: results of another would get this one's config, and the scores have no room.
+    """One directory, one run: this one's config would replace another's, and its results have no room.
 
     Args:
         directory: The run's directory.
-        resumes: Whether this run may go on in an unfinished one's.
+        resumes: Whether this run may go on in an unfinished one's, or begin again where one was killed at its start.
 
     Raises:
-        FileExistsError: The directory holds another run's results.
+        FileExistsError: The directory holds what a run writes, or what another has written.
     """
-    used = [name for name in ("scores", RECIPE_FILE, FOLDER) if (directory / name).exists()]
-    if used and not (resumes and is_unfinished(directory)):
+    written = ("scores", RECIPE_FILE, FOLDER, CONFIG_FILE, PROVENANCE_FILE)
+    used = [name for name in written if (directory / name).exists()]
+    if used and not (resumes and (is_unfinished(directory) or used == [CONFIG_FILE, PROVENANCE_FILE])):
         raise FileExistsError(
             f"{directory} holds another run's {used[0]}. Set `trainer.logger` (each run then gets a directory of its "
             "own), or another `trainer.default_root_dir`."
         )
+
+
+def standing_directories(root: Path) -> set[Path]:
+    """Directories that are there at a log root, above it, and two levels below it (versions, and `sub_dir` in them)."""
+    root = root.absolute()
+    return {path for path in (root, *root.parents, *root.glob("*"), *root.glob("*/*")) if path.is_dir()}
+
+
+class Claim:
+    """A run's claim to its directory: other processes are kept out, and it is taken back where the run never starts.
+
+    Args:
+        directory: The run's directory; it is made.
+
+    Raises:
+        BlockingIOError: Another process has it; says which.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory.absolute()
+        self._lock = Lock(directory)
+        # Lightning has made the logger, and this process's event file, before any hook.
+        ours = f"events.out.tfevents.*.{os.getpid()}.*"
+        self._found = {path for path in self._directory.iterdir() if not fnmatchcase(path.name, ours)}
+
+    def release(self) -> None:
+        """Let other runs in."""
+        self._lock.release()
+
+    def take_back(self, standing: set[Path]) -> None:
+        """Leave the disk as it was found, unless more was written than a run writes before it starts.
+
+        Args:
+            standing: Directories that were there before the run, as `standing_directories` gives them.
+        """
+        written = set(self._directory.iterdir()) - self._found
+        if all(any(fnmatchcase(path.name, pattern) for pattern in _FIRST) for path in written):
+            for path in written:
+                path.unlink()
+        self.release()
+        for path in (self._directory, *self._directory.parents):
+            if path in standing or any(path.iterdir()):
+                break
+            path.rmdir()

@@ -10,8 +10,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from sparc3_lightning.distributed.state import differences, is_unfinished
 from sparc3_lightning.lock import Lock
-
-CONFIG_FILE = "config.yaml"
+from sparc3_lightning.run_directory import CONFIG_FILE
 
 # What a config says of the stages after attribution, of other commands, and of how fast data is read.
 _NOT_ATTRIBUTION = {

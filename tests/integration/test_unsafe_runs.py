@@ -41,14 +41,31 @@ def test_too_many_neurons_for_the_control(type_in: Type, tmp_path: Path) -> None
     assert not [name for name in shown.files if name.endswith("_eval.json")]
 
 
-def test_directory_of_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", ["predict", "test", "validate", "fit"])
+def test_directory_of_another_run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a logger all runs share one directory: the first one's files stay what they are."""
     used = tmp_path / "used"
     (used / "scores").mkdir(parents=True)
     (used / "config.yaml").write_text("theirs")
     shared = ["--trainer.logger=false", f"--trainer.default_root_dir={used}"]
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["sparc3", "predict", "--config", TINY, *shared])
+    monkeypatch.setattr(sys, "argv", ["sparc3", command, "--config", TINY, *shared])
     assert console() == 1
     assert (used / "config.yaml").read_text() == "theirs"
     assert written(used) == ["config.yaml"]
+
+
+def test_a_start_that_fails_leaves_a_user_s_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notes.txt").write_text("theirs")
+    here = ["--trainer.logger=false", f"--trainer.default_root_dir={tmp_path}"]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["sparc3", "predict", "--config", TINY, "--model.modules=nothing", *here])
+    assert console() == 1
+    assert written(tmp_path) == ["notes.txt"]
+
+
+@pytest.mark.parametrize("command", ["predict", "test"])
+def test_a_start_that_fails_leaves_no_directory(command: str, type_in: Type, tmp_path: Path) -> None:
+    shown = type_in(command, "--config", TINY, "--model.config.hidden_size=50")
+    refused(shown, 1, "hidden size (50)")
+    assert not (tmp_path / "runs").exists()

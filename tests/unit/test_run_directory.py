@@ -11,7 +11,7 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from sparc3_lightning.lock import LOCK_FILE, Lock
-from sparc3_lightning.run_directory import check_loggers, refuse_used
+from sparc3_lightning.run_directory import Claim, check_loggers, refuse_used, standing_directories
 
 HOLD = "import sys, time; from pathlib import Path; from sparc3_lightning.lock import Lock\n"
 
@@ -79,7 +79,7 @@ def test_a_worker_that_outlives_a_killed_process_holds_no_lock(tmp_path: Path) -
             os.kill(worker, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("used", ["scores", "pruned_neurons.json", "resume"])
+@pytest.mark.parametrize("used", ["scores", "pruned_neurons.json", "resume", "config.yaml", "provenance.json"])
 def test_results_of_another_run(used: str, tmp_path: Path) -> None:
     refuse_used(tmp_path, resumes=False)
     (tmp_path / used).mkdir()
@@ -95,3 +95,60 @@ def test_an_unfinished_run_lets_itself_in(tmp_path: Path) -> None:
     refuse_used(tmp_path, resumes=True)
     with pytest.raises(FileExistsError, match="holds another run's scores"):
         refuse_used(tmp_path, resumes=False)
+
+
+def test_a_run_that_was_killed_at_its_start_may_begin_again(tmp_path: Path) -> None:
+    for name in ("config.yaml", "provenance.json"):
+        (tmp_path / name).touch()
+    refuse_used(tmp_path, resumes=True)
+    with pytest.raises(FileExistsError, match=r"holds another run's config\.yaml"):
+        refuse_used(tmp_path, resumes=False)
+
+
+def test_a_claim_that_is_taken_back_leaves_the_disk_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    standing = standing_directories(tmp_path / "logs" / "mine")
+    run = tmp_path / "logs" / "mine" / "version_0"
+    run.mkdir(parents=True)
+    (run / f"events.out.tfevents.1.host.{os.getpid()}.0").touch()  # by the logger, before any hook
+    claim = Claim(run)
+    for name in ("config.yaml", "provenance.json", "hparams.yaml"):
+        (run / name).touch()
+    claim.take_back(standing)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "logs"]
+
+
+def test_a_directory_that_was_there_stays_and_so_do_another_run_s_events(tmp_path: Path) -> None:
+    run = tmp_path / "mine" / "version_0"
+    run.mkdir(parents=True)
+    (run / "events.out.tfevents.1.host.1.0").touch()
+    standing = standing_directories(tmp_path / "mine")
+    Claim(run).take_back(standing)
+    assert [path.name for path in run.iterdir()] == ["events.out.tfevents.1.host.1.0"]
+    (run / "events.out.tfevents.1.host.1.0").unlink()
+    Claim(run).take_back(standing)
+    assert run.is_dir()
+
+
+@pytest.mark.parametrize("precious", ["notes.txt", "checkpoints"])
+def test_what_somebody_made_stays(precious: str, tmp_path: Path) -> None:
+    """A file of the user's, there before; and what a run has written besides its first files."""
+    (tmp_path / "hparams.yaml").write_text("theirs")
+    (tmp_path / "notes.txt").write_text("theirs")
+    claim = Claim(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    if precious == "checkpoints":
+        (tmp_path / precious).mkdir()
+    claim.take_back(standing_directories(tmp_path))
+    left = {"hparams.yaml", "notes.txt"} | ({"config.yaml", precious} if precious == "checkpoints" else set())
+    assert {path.name for path in tmp_path.iterdir()} == left
+    assert (tmp_path / "hparams.yaml").read_text() == "theirs"
+
+
+def test_a_claim_that_was_refused_takes_nothing_back(tmp_path: Path) -> None:
+    other = Claim(tmp_path / "run")
+    (tmp_path / "run" / "config.yaml").touch()
+    with pytest.raises(BlockingIOError, match="in use by another run"):
+        Claim(tmp_path / "run")
+    assert (tmp_path / "run" / "config.yaml").exists()
+    other.release()
