@@ -163,7 +163,8 @@ def wording(text: str) -> str:
 def compare_with_readme(shown: str) -> None:
     """Its demo block is what the demo prints, in words, rows, directions and significance.
 
-    Another processor rounds otherwise, so its fit is another one: figures are compared as far as that leaves them.
+    One processor gives the same figures every time; another rounds otherwise, and its fit is another one. With AVX2 alone
+    instead of AVX-512 figures moved by up to 6 %.
     """
     (block,) = blocks("text", "README.md")
     documented, found = rows_of(block), rows_of(shown)
@@ -171,7 +172,7 @@ def compare_with_readme(shown: str) -> None:
     assert list(documented) == [label for label in found if label in documented]
     for label, cells in documented.items():
         pairs = dict(zip(CELLS, zip(cells, found[label], strict=True), strict=True))
-        for model in ("baseline", "control"):
+        for model in ("baseline", "pruned", "control"):
             told, now = map(float, pairs[model])
             assert now == pytest.approx(told, rel=0.1), f"{label}: {model}"
         for test in ("p", "its p"):
