@@ -163,8 +163,8 @@ def wording(text: str) -> str:
 def compare_with_readme(shown: str) -> None:
     """Its demo block is what the demo prints, in words, rows, directions and significance.
 
-    One processor gives the same figures every time; another rounds otherwise, and its fit is another one. With AVX2 alone
-    instead of AVX-512 figures moved by up to 6 %.
+    One processor gives the same figures every time; another rounds otherwise, and its fit is another one. With AVX2
+    instead of AVX-512, figures moved by up to 6 %.
     """
     (block,) = blocks("text", "README.md")
     documented, found = rows_of(block), rows_of(shown)
