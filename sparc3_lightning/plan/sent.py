@@ -6,7 +6,7 @@ from sparc3_lightning.plan.memory import num_scores, shard_numel, sum_itemsize
 from sparc3_lightning.plan.settings import Settings
 from sparc3_lightning.plan.shape import Linear, Shape
 
-# Ranks agree after each batch whether one has failed: one 64-bit number, summed.
+# Ranks agree after each batch whether one has failed: one 64-bit number, summed. (A resume callback adds two flags.)
 _AGREEMENT_BYTES = 8
 _FLOAT32 = 4
 
