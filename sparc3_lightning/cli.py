@@ -83,8 +83,8 @@ class SaveRunCallback(SaveConfigCallback):
         """From here on there is something to lose."""
         self._is_started = True
 
-    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on there is something to lose: every callback has accepted the run."""
+    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """From here on there is something to lose."""
         self._is_started = True
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
