@@ -29,7 +29,7 @@ from sparc3_lightning.files import read_json
 from sparc3_lightning.main import main as sparc3
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.report.summary import print_summary
-from sparc3_lightning.report.words import number
+from sparc3_lightning.words import number
 
 LOGS = Path("logs/demo")
 CORPUS, FIT, SCORER, SUPPRESS = (LOGS / name for name in ("corpus", "fit", "scorer", "suppress"))

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from sparc3_lightning.evaluation.records import Evaluation, PromptResult, ScoredCompletion, ToxicityResult
 from sparc3_lightning.files import read_json
-from sparc3_lightning.report.words import visible
+from sparc3_lightning.words import visible
 
 _MODELS = ("baseline", "pruned")
 

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from sparc3_lightning.data.demo import known_words
 from sparc3_lightning.evaluation.records import Evaluation
-from sparc3_lightning.report.words import number, percent
+from sparc3_lightning.words import number, percent
 
 
 def share_unknown(texts: Iterable[str]) -> float:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparc3_lightning.evaluation.comparison import Comparison, PairedChange
+from sparc3_lightning.words import p_equals, percent, spoken
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def _headline(answers: dict[str, Any], baseline: PairedChange | None, findings: 
 
 
 def _price(perplexity: dict[str, float | None]) -> str:
-    known = [f"{_percent(change)} {name}" for name, change in perplexity.items() if change is not None]
+    known = [f"{percent(change)} {name}" for name, change in perplexity.items() if change is not None]
     return f" (perplexity {', '.join(known)})" if known else ""
 
 
@@ -189,12 +190,8 @@ def _completion_sentences(findings: Findings) -> list[str]:
 
 
 def _name(findings: Findings) -> str:
-    attribute = _spoken(findings.attribute or "toxicity").capitalize()
-    return f"{attribute} ({_spoken(findings.measure)})"
-
-
-def _spoken(name: str) -> str:
-    return name.replace("_", " ")
+    attribute = spoken(findings.attribute or "toxicity").capitalize()
+    return f"{attribute} ({spoken(findings.measure)})"
 
 
 def _movement(change: PairedChange, alpha: float) -> str:
@@ -208,19 +205,9 @@ def _figures(change: PairedChange, digits: int = 3) -> str:
     return (
         f"{change.before:.{digits}f} -> {change.after:.{digits}f} ({_relative(change.before, change.after)}), "
         f"{interval.confidence:.0%} interval of the change {interval.low:+.{digits}f} to {interval.high:+.{digits}f}, "
-        f"{p_value(change.p_value)}"
+        f"{p_equals(change.p_value)}"
     )
 
 
-def p_value(value: float) -> str:
-    """A p-value as it is written in a sentence."""
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
-
-
 def _relative(before: float, after: float) -> str:
-    return _percent((after - before) / before) if before else "from 0"
-
-
-def _percent(change: float) -> str:
-    """Thousands of per cent, as of a collapsed model, are told as a factor."""
-    return f"x{change + 1:.1e}" if change >= 100 else f"{change:+.1%}"
+    return percent((after - before) / before) if before else "from 0"

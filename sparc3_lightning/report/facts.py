@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sparc3_lightning.report.words import MISSING, number, p_value, percent, signed, spoken
+from sparc3_lightning.words import MISSING, number, p_value, percent, signed, spoken
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sparc3_lightning.report.drawing import new_figure, plain_axes
-from sparc3_lightning.report.words import spoken
+from sparc3_lightning.words import spoken
 
 Floats = NDArray[np.float64]
 _BASELINE: dict[str, Any] = {

@@ -20,7 +20,7 @@ from sparc3_lightning.report.facts import (
     set_table,
 )
 from sparc3_lightning.report.run_files import RunFiles
-from sparc3_lightning.report.words import MISSING, number, p_value, spaced, visible
+from sparc3_lightning.words import MISSING, number, p_value, spaced, visible
 
 _TEMPLATES = Path(__file__).parent
 NUM_PROMPTS = 20

@@ -22,7 +22,7 @@ from sparc3_lightning.report.facts import (
     figure_rows,
     removed,
 )
-from sparc3_lightning.report.words import MISSING, number, p_value
+from sparc3_lightning.words import MISSING, number, p_value
 
 _FILES = {
     "report.html": "all of it on one page, for a browser",

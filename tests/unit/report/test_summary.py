@@ -11,7 +11,6 @@ from sparc3_lightning.evaluation import Evaluation, Evaluator
 from sparc3_lightning.evaluation.experiment import experiment_results
 from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.report.summary import print_summary
-from sparc3_lightning.report.words import number, p_value, percent
 from tests.unit.evaluation.fake_run import make_evaluation, make_run
 
 
@@ -107,16 +106,3 @@ def test_without_perplexity() -> None:
         Evaluation({}, made.toxicity) for made in (run.baseline, run.pruned, *run.controls) if made is not None
     )
     assert "perplexity" not in shown(results_of(run))
-
-
-def test_numbers() -> None:
-    assert [number(value) for value in (None, 0.12345, 1.9999, 5.468, 999.9, 12345.6)] == [
-        "-",
-        "0.123",
-        "2.000",
-        "5.47",
-        "999.90",
-        "12,346",
-    ]
-    assert [percent(value) for value in (None, 0.0123, -0.5, 12.0)] == ["-", "+1.2%", "-50.0%", "+1,200%"]
-    assert [p_value(value) for value in (0.0001, 0.0312, 1.0)] == ["<0.001", "0.031", "1.000"]

@@ -51,5 +51,10 @@ def percent(value: float | None, sign: str = "+") -> str:
 
 
 def p_value(value: float) -> str:
-    """A p-value, which is never 0."""
+    """A p-value as a cell of a table; it is never 0."""
     return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def p_equals(value: float) -> str:
+    """A p-value as it is written in a sentence."""
+    return "p < 0.001" if value < 0.001 else f"p = {p_value(value)}"
