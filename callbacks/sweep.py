@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from callbacks.baselines import BaselineCallback, main_key
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.pruning.apply import apply_recipe
@@ -89,7 +90,8 @@ class SweepCallback(Callback):
             planned = from_rank_zero(lambda: self._plan(pl_module, found, general))
             evaluate = partial(self._evaluate, pl_module)
             store = CellStore(self._cells_dir(trainer, pl_module))
-            run_cells(planned, evaluate, store, pl_module.progress, pl_module.device)
+            judge = partial(self._judge, pl_module)
+            run_cells(planned, evaluate, judge, store, pl_module.progress, pl_module.device)
         from_rank_zero(lambda: self._write(pl_module, planned, found, general))
 
     def _plan(self, module: SparC3Module, found: dict[str, MethodScores], general: list[str]) -> list[PlannedCell]:
@@ -97,14 +99,16 @@ class SweepCallback(Callback):
         setting = evaluation_setting(module.evaluator, module.data.prompts, module.data.text_rows, model)
         return plan_cells(self.cells, found, general, self.behaviour, setting, self.seed)
 
-    def _evaluate(self, module: SparC3Module, recipe: Recipe, factor: float) -> dict[str, Any]:
-        assert module.run.baseline is not None
+    def _evaluate(self, module: SparC3Module, recipe: Recipe, factor: float) -> Evaluation:
         with apply_recipe(module.lm, recipe, check_base=False, factor=factor):
-            evaluation = self._evaluated(module)
+            return self._evaluated(module)
+
+    def _judge(self, module: SparC3Module, evaluation: Evaluation) -> dict[str, Any]:
+        assert module.run.baseline is not None
         changes = module.evaluator.compare(module.run.baseline, evaluation)
         return {"summary": evaluation.summary(), "changes": changes.to_json()}
 
-    def _evaluated(self, module: SparC3Module) -> Any:
+    def _evaluated(self, module: SparC3Module) -> Evaluation:
         # Silently: the bar is over cells.
         return module.evaluator.evaluate(module.lm, module.tokenizer, module.data.text_rows, module.data.prompts)
 

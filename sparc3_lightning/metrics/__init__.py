@@ -3,7 +3,7 @@
 from sparc3_lightning.metrics.detoxify_scorer import DetoxifyScorer
 from sparc3_lightning.metrics.perplexity import Window, WindowPerplexity, join_rows, window_losses, windows
 from sparc3_lightning.metrics.repetition import uniqueness
-from sparc3_lightning.metrics.scorers import LexicalScorer, Scorer
+from sparc3_lightning.metrics.scorers import JointScorer, LexicalScorer, Scorer
 from sparc3_lightning.metrics.statistics import (
     Interval,
     paired_bootstrap,
@@ -17,6 +17,7 @@ __all__ = [
     "AttributeSummary",
     "DetoxifyScorer",
     "Interval",
+    "JointScorer",
     "LexicalScorer",
     "Scorer",
     "Toxicity",

@@ -1,4 +1,4 @@
-"""What scores a text: the one interface, and a scorer that needs no model."""
+"""What scores a text: the one interface, a scorer that needs no model, and several scorers as one."""
 
 import re
 from abc import ABC, abstractmethod
@@ -68,3 +68,48 @@ class LexicalScorer(Scorer):
         """1 for each text with a listed word; see `Scorer.score`."""
         found = [float(self._pattern.search(text) is not None) for text in texts]
         return {"toxicity": torch.tensor(found, dtype=torch.float64)}
+
+
+class JointScorer(Scorer):
+    """Several scorers' opinions of the same texts: a finding that holds for one scorer only is that scorer's.
+
+    The first scorer's attributes keep their names and its main one stays the main one; of every other scorer the main
+    attribute is added, as `NAME/ATTRIBUTE`.
+
+    Args:
+        scorers: two or more, with different names.
+
+    Raises:
+        ValueError: fewer than two scorers, or two with one name.
+    """
+
+    def __init__(self, scorers: list[Scorer]) -> None:
+        names = [scorer.name for scorer in scorers]
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise ValueError(
+                f"`scorers` must be two or more with different names, got {names}. Set `JointScorer.init_args.scorers`; "
+                "a checkpoint's directory gives its scorer's name."
+            )
+        self.scorers = scorers
+        self.name = " + ".join(names)
+
+    @property
+    def num_truncated(self) -> int:  # type: ignore[override] # counted by the scorers
+        """Texts cut so far by the scorer that cut most."""
+        return max(scorer.num_truncated for scorer in self.scorers)
+
+    @property
+    def attributes(self) -> list[str]:
+        """The first scorer's attributes, then the others' main ones."""
+        return [*self.scorers[0].attributes, *(_full_name(scorer) for scorer in self.scorers[1:])]
+
+    def score(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Every scorer's scores; see `Scorer.score`."""
+        scores = dict(self.scorers[0].score(texts))
+        for scorer in self.scorers[1:]:
+            scores[_full_name(scorer)] = scorer.score(texts)[scorer.attributes[0]]
+        return scores
+
+
+def _full_name(scorer: Scorer) -> str:
+    return f"{scorer.name}/{scorer.attributes[0]}"

@@ -7,14 +7,17 @@ from typing import Any
 import torch
 
 from sparc3_lightning.distributed.ranks import from_rank_zero, raise_together
+from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.scores.baselines import MethodScores
 from sparc3_lightning.sweeps.grid import Cell
 from sparc3_lightning.sweeps.selection import select_cell
 from sparc3_lightning.sweeps.store import CellStore, fingerprint
 
-Evaluate = Callable[[Recipe, float], dict[str, Any]]
-"""`evaluate(recipe, factor)` gives the figures of the model with the recipe's neurons scaled by the factor."""
+Evaluate = Callable[[Recipe, float], Evaluation]
+"""`evaluate(recipe, factor)` evaluates the model with the recipe's neurons scaled by the factor."""
+Judge = Callable[[Evaluation], dict[str, Any]]
+"""`judge(evaluation)` gives the figures that the table shows: `summary` and `changes`."""
 ProgressBar = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 
@@ -25,10 +28,10 @@ class PlannedCell:
     Attributes:
         cell: Which.
         recipe: Its neurons; None where they could not be selected.
-        fingerprint: What its figures are kept under.
+        fingerprint: What its evaluation is kept under.
         figures: `summary` and `changes`; None where it failed.
         error: Why it failed.
-        is_reused: The figures are an earlier run's, or another cell's with the same neurons.
+        is_reused: The evaluation is an earlier run's, or another cell's with the same neurons.
     """
 
     cell: Cell
@@ -71,6 +74,7 @@ def plan_cells(
 def run_cells(
     planned: Sequence[PlannedCell],
     evaluate: Evaluate,
+    judge: Judge,
     store: CellStore,
     progress: ProgressBar,
     device: torch.device,
@@ -80,7 +84,8 @@ def run_cells(
     Args:
         planned: The cells.
         evaluate: Evaluates one; its errors end that cell and not the sweep.
-        store: Where cells are kept; read and written on rank 0.
+        judge: Makes figures of an evaluation.
+        store: Where evaluations are kept; read and written on rank 0.
         progress: Bar over the cells.
         device: Where the ranks' backend communicates from.
     """
@@ -92,25 +97,27 @@ def run_cells(
             twin = known[cell.fingerprint]
             cell.figures, cell.error, cell.is_reused = twin.figures, twin.error, True
         else:
-            _run_cell(cell, evaluate, store, device)
+            _run_cell(cell, evaluate, judge, store, device)
             known[cell.fingerprint] = cell
 
 
-def _run_cell(planned: PlannedCell, evaluate: Evaluate, store: CellStore, device: torch.device) -> None:
+def _run_cell(
+    planned: PlannedCell, evaluate: Evaluate, judge: Judge, store: CellStore, device: torch.device
+) -> None:
     recipe, name, factor = planned.recipe, planned.fingerprint, planned.cell.factor
     assert recipe is not None
     assert name is not None
-    planned.figures = from_rank_zero(lambda: store.load(name))
-    planned.is_reused = planned.figures is not None
-    if planned.figures is not None:
-        return
     try:
-        figures = raise_together(lambda: evaluate(recipe, factor), Exception, device)
+        evaluation = from_rank_zero(lambda: store.load(name))
+        planned.is_reused = evaluation is not None
+        if evaluation is None:
+            evaluation = raise_together(lambda: evaluate(recipe, factor), Exception, device)
+        planned.figures = judge(evaluation)
     except Exception as error:  # whatever it is, it must not take the other cells' hours with it
         planned.error = _said(error)
         return
-    planned.figures = {"cell": planned.cell.to_json(), "neurons": recipe.neurons, **figures}
-    from_rank_zero(lambda: store.save(name, planned.figures or {}))
+    if not planned.is_reused:
+        from_rank_zero(lambda: store.save(name, planned.cell.to_json(), recipe.neurons, evaluation))
 
 
 def _said(error: Exception) -> str:

@@ -10,11 +10,12 @@ from typing import Any
 
 from sparc3_lightning.data.samples import Prompt
 from sparc3_lightning.evaluation.evaluator import Evaluator
+from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.files import read_json, write_json
 from sparc3_lightning.metrics import Scorer
 from sparc3_lightning.version import __version__
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -39,7 +40,6 @@ def evaluation_setting(
         "perplexity_protocols": evaluator.perplexity_protocols,
         "window": evaluator.window,
         "stride": evaluator.stride,
-        "statistics": asdict(evaluator.paired_test),
         "scorer": _scorer_setting(evaluator.load_scorer(), prompts) if prompts else None,
         "prompts": _hash([[prompt.id, prompt.text] for prompt in prompts]),
         "rows": _hash(list(rows)),
@@ -59,7 +59,7 @@ def _scorer_setting(scorer: Scorer, prompts: Sequence[Prompt]) -> dict[str, Any]
 
 
 def fingerprint(setting: dict[str, Any], neurons: Sequence[tuple[int, int]], factor: float) -> str:
-    """Names a cell's figures by all that they depend on: cells with the same neurons share them."""
+    """Names a cell's evaluation by all that it depends on: cells with the same neurons share it."""
     return _hash([setting, sorted(neurons), factor])[:24]
 
 
@@ -80,14 +80,17 @@ class CellStore:
     def _path(self, name: str) -> Path:
         return self.directory / f"{name}.json"
 
-    def load(self, name: str) -> dict[str, Any] | None:
-        """The cell of this fingerprint; None where it was not done, or its file is damaged."""
+    def load(self, name: str) -> Evaluation | None:
+        """The evaluation of this fingerprint; None where it was not done, or its file is damaged."""
         try:
             content: dict[str, Any] = read_json(self._path(name), "cell")
-        except (FileNotFoundError, ValueError):
+            if not isinstance(content, dict) or content.get("fingerprint") != name:
+                return None
+            return Evaluation.from_json(content["evaluation"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        return content if isinstance(content, dict) and content.get("fingerprint") == name else None
 
-    def save(self, name: str, content: dict[str, Any]) -> None:
-        """Write a cell, all or nothing."""
-        write_json(self._path(name), {"fingerprint": name, **content})
+    def save(self, name: str, cell: dict[str, Any], neurons: Sequence[tuple[int, int]], evaluation: Evaluation) -> None:
+        """Write a cell with every completion and score, all or nothing: statistics can be made of it again."""
+        content = {"fingerprint": name, "cell": cell, "neurons": neurons, "evaluation": evaluation.to_json()}
+        write_json(self._path(name), content)
