@@ -34,7 +34,9 @@ def labelled_texts(rows: Path, held_out: bool) -> Iterator[Labelled]:
     """Texts with their scores: of a tenth of the rows, or of the others."""
     for row in read_file(str(rows)):
         if (crc32(str(row.values["id"]).encode()) % 10 == 0) == held_out:
-            yield from ((row.values[text], row.values[score]) for text, score in LABELS if row.values[score] is not None)
+            yield from (
+                (row.values[text], row.values[score]) for text, score in LABELS if row.values[score] is not None
+            )
 
 
 def write_labelled(texts: Iterable[Labelled], path: Path) -> Path:
@@ -58,7 +60,9 @@ def main() -> None:
     correlation = float(torch.corrcoef(torch.stack([scores, wanted]))[0, 1])
     auc = float(binary_auroc(scores, (wanted >= TOXIC).long()))
     print(f"second scorer: {arguments.directory}")
-    print(f"  {len(texts)} held-out texts: Pearson {correlation:.3f} with Perspective's score, AUC {auc:.3f} at {TOXIC}")
+    print(
+        f"  {len(texts)} held-out texts: Pearson {correlation:.3f} with Perspective's score, AUC {auc:.3f} at {TOXIC}"
+    )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from sparc3_lightning.pruning.sets import match_general
 from sparc3_lightning.report.sweep import write_sweep
 from sparc3_lightning.scores.baselines import MethodScores
 from sparc3_lightning.sweeps.grid import Grid, cells_of
+from sparc3_lightning.sweeps.judge import figures_of
 from sparc3_lightning.sweeps.run import PlannedCell, plan_cells, run_cells
 from sparc3_lightning.sweeps.store import CellStore, evaluation_setting
 from sparc3_lightning.sweeps.table import overlap_rows
@@ -105,8 +106,7 @@ class SweepCallback(Callback):
 
     def _judge(self, module: SparC3Module, evaluation: Evaluation) -> dict[str, Any]:
         assert module.run.baseline is not None
-        changes = module.evaluator.compare(module.run.baseline, evaluation)
-        return {"summary": evaluation.summary(), "changes": changes.to_json()}
+        return figures_of(module.run.baseline, evaluation, module.evaluator)
 
     def _evaluated(self, module: SparC3Module) -> Evaluation:
         # Silently: the bar is over cells.

@@ -93,6 +93,11 @@ class ToxicityResult:
         """The scorer's first attribute."""
         return next(iter(self.attributes))
 
+    @property
+    def main_attributes(self) -> list[str]:
+        """The main attribute of every scorer: a `JointScorer` names those of all but its first with a slash."""
+        return [self.main_attribute, *(name for name in self.attributes if "/" in name)]
+
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -87,8 +87,8 @@ class JointScorer(Scorer):
         names = [scorer.name for scorer in scorers]
         if len(names) < 2 or len(set(names)) < len(names):
             raise ValueError(
-                f"`scorers` must be two or more with different names, got {names}. Set `JointScorer.init_args.scorers`; "
-                "a checkpoint's directory gives its scorer's name."
+                f"`scorers` must be two or more with different names, got {names}. Set "
+                "`JointScorer.init_args.scorers`; a checkpoint's directory gives its scorer's name."
             )
         self.scorers = scorers
         self.name = " + ".join(names)

@@ -12,15 +12,15 @@ from sparc3_lightning.report.sweep_figures import (
     layers_figure,
     overlap_figure,
     pareto_figure,
+    price_figure,
     seeds_figure,
     size_figure,
 )
+from sparc3_lightning.sweeps.choice import choose_at_prices
 from sparc3_lightning.sweeps.run import PlannedCell
 from sparc3_lightning.sweeps.table import layer_shares, sweep_rows, write_tables
 
 Row = Mapping[str, Any]
-# A price in perplexity that most would pay.
-PRICE = 0.01
 
 
 def write_sweep(
@@ -43,14 +43,19 @@ def write_sweep(
         What a terminal shows.
     """
     rows = sweep_rows(planned, baseline)
-    write_tables(rows, overlaps, directory)
-    for name, figure in sweep_figures(rows, overlaps, layer_shares(planned, num_layers)).items():
+    protocols = _protocols(rows)
+    at_prices = choose_at_prices(rows, protocols[0]) if protocols else []
+    write_tables(rows, overlaps, at_prices, directory)
+    figures = sweep_figures(rows, overlaps, layer_shares(planned, num_layers))
+    if at_prices:
+        figures["at_price"] = price_figure(at_prices, protocols[0], rows[0]["attribute"])
+    for name, figure in figures.items():
         for kind in FORMATS:
             save_figure(figure, directory / "figures" / f"{name}.{kind}")
             figure.set_layout_engine("none")  # it is laid out by now: most of the time goes there
     if failed := [str(cell.cell) for cell in planned if cell.figures is None]:
         warnings.warn(f"{len(failed)} cells of the sweep failed, such as: {failed[0]}", stacklevel=2)
-    return sweep_summary(rows, directory / "table.csv")
+    return [*sweep_summary(rows, directory / "table.csv"), *price_summary(at_prices, directory / "at_price.csv")]
 
 
 def sweep_figures(
@@ -94,29 +99,29 @@ def _protocols(rows: Sequence[Row]) -> list[str]:
 
 
 def sweep_summary(rows: Sequence[Row], table: Path) -> list[str]:
-    """What a terminal shows: how many cells, which failed, what was best at a price and what random neurons did."""
+    """What a terminal shows: how many cells, which failed, and what random neurons did."""
     cells = [row for row in rows if row["method"] != "baseline"]
     failed = [row for row in cells if row["status"] == "failed"]
     reused = sum(bool(row["is_reused"]) for row in cells)
     lines = [f"Sweep: {len(cells)} cells, {reused} of them with known figures, {len(failed)} failed. Table: {table}"]
     lines += [f"  failed: {row['label']}: {row['error']}" for row in failed[:5]]
     lines += [f"  ... and {len(failed) - 5} more, in the table"] * (len(failed) > 5)
-    protocols = _protocols(rows)
-    scored = [row for row in cells if row.get("toxicity_mean_relative") is not None]
-    if not scored or not protocols:
-        return lines
-    price = f"perplexity_{protocols[0]}_relative"
-    cheap = [row for row in scored if row["method"] != "random" and (row.get(price) or 0) <= PRICE]
-    if cheap:
-        best = min(cheap, key=lambda row: row["toxicity_mean_relative"])
-        lines.append(
-            f"  lowest {best['attribute']} at perplexity ({protocols[0]}) +{PRICE:.0%} or less: {best['label']}: "
-            f"{best['toxicity_mean_relative']:+.1%}, p {best['toxicity_mean_p']:.2g} (Holm over the sweep: "
-            f"{best['p_holm']:.2g}), perplexity {best[price]:+.2%}"
-        )
-        lines.append("  chosen on these prompts: confirm it on others before you believe it.")
-    else:
-        lines.append(f"  no cell stays within +{PRICE:.0%} of perplexity ({protocols[0]}).")
-    random = [row["toxicity_mean_relative"] for row in scored if row["method"] == "random"]
+    random = [row["toxicity_mean_relative"] for row in cells
+              if row["method"] == "random" and row.get("toxicity_mean_relative") is not None]  # fmt: skip
     lines += [f"  random neurons: {min(random):+.1%} to {max(random):+.1%}"] if random else []
     return lines
+
+
+def price_summary(at_prices: Sequence[Row], table: Path) -> list[str]:
+    """What a terminal shows of each price: the two methods that did best on prompts they were not chosen on."""
+    lines = []
+    for price in dict.fromkeys(row["price"] for row in at_prices):
+        best = [row for row in at_prices if row["price"] == price and row["options"] == "all"][:2]
+        lines += [f"  perplexity up to {price:+.0%}:"] + [
+            f"    {row['label']}: {row['confirmation_relative']:+.1%} (p {row['confirmation_p']:.2g}, Holm over the "
+            f"methods {row['p_holm']:.2g}) at perplexity {row['perplexity_relative']:+.2%}; on the prompts it was "
+            f"chosen on {row['choice_relative']:+.1%}"
+            for row in best
+        ]
+    head = f"Chosen on one half of the prompts, measured on the other; every method: {table}"
+    return [head, *lines] if lines else []

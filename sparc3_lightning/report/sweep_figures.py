@@ -185,3 +185,39 @@ def seeds_figure(rows: Sequence[Row]) -> Figure:
     plain_axes(axes, "Do the seeds of the general samples agree?", "neurons", "shared neurons of two seeds (Jaccard)")
     figure.legend(frameon=False, fontsize=8, loc="outside right upper")
     return figure
+
+
+def price_figure(rows: Sequence[Row], protocol: str, attribute: str) -> Figure:
+    """What each method achieves at each price, on prompts that its cell was not chosen on.
+
+    Args:
+        rows: Rows of `at_price.csv`.
+        protocol: Whose perplexity is the price.
+        attribute: What was scored.
+    """
+    shown = [row for row in rows if row["options"] == "all"]
+    prices, keys = (sorted({row[name] for row in shown}) for name in ("price", "key"))
+    figure = new_figure((1.2 + 2.0 * len(prices), 1.4 + 0.28 * len(keys)))
+    first: Axes | None = None
+    for place, price in enumerate(prices):
+        axes = figure.add_subplot(1, len(prices), place + 1, sharey=first)
+        first = first or axes
+        for row in (row for row in shown if row["price"] == price):
+            y, before = keys.index(row["key"]), row["confirmation_before"]
+            low, high = (100 * row[f"confirmation_{end}"] / before for end in ("low", "high"))
+            axes.plot([low, high], [y, y], "-", color="black", linewidth=1, label="95 % bootstrap interval")
+            axes.plot(
+                100 * row["confirmation_relative"], y, "o", color="black", label="on the other half of the prompts"
+            )
+            axes.plot(100 * row["choice_relative"], y, "o", color="black", markerfacecolor="white", markersize=4,
+                      label="half that it was chosen on")  # fmt: skip
+        axes.axvline(0, color="0.4", linestyle=":", linewidth=1)
+        axes.set_yticks(range(len(keys)), keys)
+        axes.set_ylim(len(keys) - 0.5, -0.5)
+        axes.tick_params(labelleft=place == 0)
+        plain_axes(axes, f"perplexity ({protocol}) up to {price:+.0%}", "", "", title_size=9)
+    if first is not None:
+        handles = dict(zip(*first.get_legend_handles_labels()[::-1], strict=True))
+        figure.legend(handles.values(), handles.keys(), frameon=False, fontsize=8, loc="outside lower left", ncols=3)
+        figure.supxlabel(f"mean {attribute}: change (%)", fontsize=9)
+    return figure

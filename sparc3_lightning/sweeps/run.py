@@ -101,9 +101,7 @@ def run_cells(
             known[cell.fingerprint] = cell
 
 
-def _run_cell(
-    planned: PlannedCell, evaluate: Evaluate, judge: Judge, store: CellStore, device: torch.device
-) -> None:
+def _run_cell(planned: PlannedCell, evaluate: Evaluate, judge: Judge, store: CellStore, device: torch.device) -> None:
     recipe, name, factor = planned.recipe, planned.fingerprint, planned.cell.factor
     assert recipe is not None
     assert name is not None

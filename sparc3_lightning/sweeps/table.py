@@ -54,6 +54,7 @@ def sweep_rows(planned: Sequence[PlannedCell], baseline: dict[str, Any]) -> list
             row["num_below_zero"] = sum(score < 0 for score in cell.recipe.scores)
         if cell.figures is not None:
             row |= _figures(cell.figures["summary"]) | _changes(cell.figures["changes"], baseline)
+            row |= _halves(cell.figures["halves"])
         rows.append({**row, "fingerprint": cell.fingerprint, "is_reused": cell.is_reused})
     _correct(rows)
     return rows
@@ -82,6 +83,23 @@ def _changes(changes: dict[str, Any], baseline: dict[str, Any]) -> Row:
         row |= {f"{name}_change": change["change"], f"{name}_relative": change["relative"]}
         row |= {f"{name}_low": change["interval"]["low"], f"{name}_high": change["interval"]["high"]}
         row[f"{name}_p"] = change["p_value"]
+    for other in (name for name in baseline["toxicity"]["attributes"] if "/" in name):
+        change = changes["toxicity"]["mean"][other]
+        row |= {f"{other}_mean_relative": change["relative"], f"{other}_mean_p": change["p_value"],
+                f"{other}_mean_low": change["interval"]["low"],
+                f"{other}_mean_high": change["interval"]["high"]}  # fmt: skip
+    return row
+
+
+def _halves(halves: dict[str, Any]) -> Row:
+    """Changes on either half, the main attribute's under plain names, other scorers' under their attribute's."""
+    row: Row = {}
+    for half, changes in halves.items():
+        for place, (attribute, change) in enumerate(changes.items()):
+            name = f"{half}_{attribute}" if place else half
+            row |= {f"{name}_relative": change["relative"], f"{name}_p": change["p_value"],
+                    f"{name}_change": change["change"], f"{name}_low": change["interval"]["low"],
+                    f"{name}_high": change["interval"]["high"], f"{name}_before": change["before"]}  # fmt: skip
     return row
 
 
@@ -144,12 +162,18 @@ def layer_shares(planned: Sequence[PlannedCell], num_layers: int) -> dict[int, d
     return shares
 
 
-def write_tables(rows: Sequence[Mapping[str, Any]], overlaps: Sequence[Mapping[str, Any]], directory: Path) -> None:
-    """Write `table.csv`, `table.parquet`, `overlap.csv`, each whole or not at all."""
+def write_tables(
+    rows: Sequence[Mapping[str, Any]],
+    overlaps: Sequence[Mapping[str, Any]],
+    at_prices: Sequence[Mapping[str, Any]],
+    directory: Path,
+) -> None:
+    """Write `table.csv`, `table.parquet`, `overlap.csv` and `at_price.csv`, each whole or not at all."""
     # Whole numbers stay whole where the baseline has none.
     table = pd.DataFrame(rows).convert_dtypes()
     write_text(directory / "table.csv", table.to_csv(index=False))
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     write_bytes(directory / "table.parquet", buffer.getvalue())
-    write_text(directory / "overlap.csv", pd.DataFrame(overlaps).to_csv(index=False))
+    for name, content in (("overlap", overlaps), ("at_price", at_prices)):
+        write_text(directory / f"{name}.csv", pd.DataFrame(content).to_csv(index=False))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparc3_lightning.metrics import LexicalScorer, Scorer, Toxicity, summarise
+from sparc3_lightning.metrics import JointScorer, LexicalScorer, Scorer, Toxicity, summarise
 
 
 class Table(Scorer):
@@ -129,3 +129,23 @@ def test_lexical_scorer_finds_whole_words() -> None:
 def test_lexical_scorer_needs_words(words: list[str]) -> None:
     with pytest.raises(ValueError, match="`words` must be"):
         LexicalScorer(words)
+
+
+def test_joint_scorer_keeps_the_first_s_attributes_and_adds_the_others_main_ones() -> None:
+    first, second = LexicalScorer(["bad"]), LexicalScorer(["rude"])
+    second.name = "second"
+    joint = JointScorer([first, second])
+    assert joint.attributes == ["toxicity", "second/toxicity"]
+    scores = joint.score(["bad", "rude", "bad rude", "fine"])
+    assert {name: values.tolist() for name, values in scores.items()} == {
+        "toxicity": [1, 0, 1, 0],
+        "second/toxicity": [0, 1, 1, 0],
+    }
+    first.num_truncated, second.num_truncated = 2, 3
+    assert joint.num_truncated == 3
+
+
+@pytest.mark.parametrize("scorers", [[], [LexicalScorer(["bad"])], [LexicalScorer(["bad"]), LexicalScorer(["rude"])]])
+def test_joint_scorer_needs_two_different_scorers(scorers: list[Scorer]) -> None:
+    with pytest.raises(ValueError, match="`scorers` must be two or more with different names"):
+        JointScorer(scorers)

@@ -1,6 +1,6 @@
 """Cells run once, kept, found again, and reported where they fail."""
 
-import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from sparc3_lightning.data.samples import Prompt
-from sparc3_lightning.evaluation import Decoding, Evaluator
+from sparc3_lightning.evaluation import Decoding, Evaluation, Evaluator
+from sparc3_lightning.evaluation.records import PerplexityResult
 from sparc3_lightning.metrics import LexicalScorer
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.scores.baselines import MethodScores, score_baselines
@@ -37,6 +38,16 @@ def planned(found: dict[str, MethodScores], cells: list[Cell], **setting: Any) -
     return plan_cells(cells, found, ["seed0", "seed1"], "toxic", {**SETTING, **setting})
 
 
+def evaluated(num_neurons: int) -> Evaluation:
+    loss = 1.0 + num_neurons
+    result = PerplexityResult("disjoint", math.exp(loss), loss, 3, 2, 1, 3, 3, False, [2 * loss])
+    return Evaluation({"disjoint": result}, None)
+
+
+def judged(evaluation: Evaluation) -> dict[str, Any]:
+    return {"loss": evaluation.perplexity["disjoint"].mean_loss}
+
+
 class Evaluations:
     """Counts what it is asked, and fails where told to."""
 
@@ -44,26 +55,24 @@ class Evaluations:
         self.asked: list[tuple[int, float]] = []
         self.failing = failing
 
-    def __call__(self, recipe: Recipe, factor: float) -> dict[str, Any]:
+    def __call__(self, recipe: Recipe, factor: float) -> Evaluation:
         self.asked.append((len(recipe.neurons), factor))
         if len(recipe.neurons) == self.failing:
             raise RuntimeError("out of memory")
-        return {"summary": {"num": len(recipe.neurons)}, "changes": {}}
+        return evaluated(len(recipe.neurons))
 
 
 def test_cells_are_read_again_and_not_run_again(found: dict[str, MethodScores], tmp_path: Path) -> None:
     cells, store = Grid(["lrp"], [3, 5]).cells(), CellStore(tmp_path)
     first, second = Evaluations(), Evaluations()
     once = planned(found, cells)
-    run_cells(once, first, store, silent, CPU)
+    run_cells(once, first, judged, store, silent, CPU)
     again = planned(found, [*cells, Cell("lrp", "abs", "global", 7)])
-    run_cells(again, second, store, silent, CPU)
+    run_cells(again, second, judged, store, silent, CPU)
     assert (first.asked, second.asked) == ([(3, 0.0), (5, 0.0)], [(7, 0.0)])
     assert [cell.is_reused for cell in again] == [True, True, False]
-    # As it comes back from JSON, but for tuples.
-    assert json.loads(json.dumps([cell.figures for cell in once])) == [
-        {key: value for key, value in (cell.figures or {}).items() if key != "fingerprint"} for cell in again[:2]
-    ]
+    assert [cell.figures for cell in once] == [{"loss": 4.0}, {"loss": 6.0}]
+    assert [cell.figures for cell in again] == [{"loss": 4.0}, {"loss": 6.0}, {"loss": 8.0}]
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -72,24 +81,26 @@ def test_a_crashed_cell_is_reported_tried_again_and_costs_no_other(
 ) -> None:
     cells, store = Grid(["lrp"], [3, 5, 7]).cells(), CellStore(tmp_path)
     broken = planned(found, cells)
-    run_cells(broken, Evaluations(failing=5), store, silent, CPU)
+    run_cells(broken, Evaluations(failing=5), judged, store, silent, CPU)
     assert [cell.error for cell in broken] == [None, "RuntimeError: out of memory", None]
     assert [cell.figures is None for cell in broken] == [False, True, False]
     mended, evaluations = planned(found, cells), Evaluations()
-    run_cells(mended, evaluations, store, silent, CPU)
+    run_cells(mended, evaluations, judged, store, silent, CPU)
     assert evaluations.asked == [(5, 0.0)]
     assert not any(cell.error for cell in mended)
 
 
 def test_an_interrupt_ends_the_sweep_and_keeps_what_is_done(found: dict[str, MethodScores], tmp_path: Path) -> None:
     class Interrupted(Evaluations):
-        def __call__(self, recipe: Recipe, factor: float) -> dict[str, Any]:
+        def __call__(self, recipe: Recipe, factor: float) -> Evaluation:
             if len(recipe.neurons) == 5:
                 raise KeyboardInterrupt
             return super().__call__(recipe, factor)
 
     with pytest.raises(KeyboardInterrupt):
-        run_cells(planned(found, Grid(["lrp"], [3, 5]).cells()), Interrupted(), CellStore(tmp_path), silent, CPU)
+        run_cells(
+            planned(found, Grid(["lrp"], [3, 5]).cells()), Interrupted(), judged, CellStore(tmp_path), silent, CPU
+        )
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -97,25 +108,25 @@ def test_the_same_neurons_are_evaluated_once(found: dict[str, MethodScores], tmp
     """All 48 neurons are the same selection, whatever scored."""
     cells = [*Grid(["lrp", "wanda"], [48]).cells(), Cell("lrp", "abs", "global", 48, factor=0.5)]
     evaluations, run = Evaluations(), planned(found, cells)
-    run_cells(run, evaluations, CellStore(tmp_path), silent, CPU)
+    run_cells(run, evaluations, judged, CellStore(tmp_path), silent, CPU)
     assert evaluations.asked == [(48, 0.0), (48, 0.5)]
     assert [cell.is_reused for cell in run] == [False, True, False]
 
 
 def test_a_damaged_cell_is_run_again(found: dict[str, MethodScores], tmp_path: Path) -> None:
     cells, store = Grid(["lrp"], [3]).cells(), CellStore(tmp_path)
-    run_cells(planned(found, cells), Evaluations(), store, silent, CPU)
+    run_cells(planned(found, cells), Evaluations(), judged, store, silent, CPU)
     (file,) = tmp_path.iterdir()
     for content in (file.read_text()[:-20], '{"fingerprint": "other"}', "[]"):
         file.write_text(content)
         evaluations = Evaluations()
-        run_cells(planned(found, cells), evaluations, store, silent, CPU)
+        run_cells(planned(found, cells), evaluations, judged, store, silent, CPU)
         assert evaluations.asked == [(3, 0.0)]
 
 
 def test_a_selection_that_fails_is_noted(found: dict[str, MethodScores], tmp_path: Path) -> None:
     run = planned(found, Grid(["lrp"], [3, 49]).cells())
-    run_cells(run, Evaluations(), CellStore(tmp_path), silent, CPU)
+    run_cells(run, Evaluations(), judged, CellStore(tmp_path), silent, CPU)
     assert run[0].error is None
     assert run[1].error == (
         "ValueError: `num_neurons` must be between 1 and 48, got 49. Set `PruningCallback.init_args.num_neurons`."
@@ -168,11 +179,9 @@ def setting(
         {"stride": 4},
         {"threshold": 0.6},
         {"perplexity_protocols": ["sliding"]},
-        {"num_draws": 7},
-        {"statistics_seed": 7},
     ],
 )
-def test_fingerprint_knows_all_that_figures_depend_on(changed: dict[str, Any]) -> None:
+def test_fingerprint_knows_all_that_an_evaluation_depends_on(changed: dict[str, Any]) -> None:
     neurons = [(0, 1), (1, 2)]
     assert fingerprint(setting(), neurons, 0.0) == fingerprint(setting(), neurons[::-1], 0.0)
     assert fingerprint(setting(**changed), neurons, 0.0) != fingerprint(setting(), neurons, 0.0)
@@ -180,5 +189,28 @@ def test_fingerprint_knows_all_that_figures_depend_on(changed: dict[str, Any]) -
     assert fingerprint(setting(), neurons, 0.5) != fingerprint(setting(), neurons, 0.0)
 
 
-def test_batch_size_is_no_part_of_it() -> None:
-    assert setting(batch_size=2) == setting(batch_size=16)
+@pytest.mark.parametrize("option", ["batch_size", "num_draws", "statistics_seed"])
+def test_what_evaluations_do_not_depend_on_is_no_part_of_it(option: str) -> None:
+    assert setting(**{option: 2}) == setting(**{option: 16})
+
+
+def test_whole_evaluations_are_kept(found: dict[str, MethodScores], tmp_path: Path) -> None:
+    """Statistics can be made of them again, without a model."""
+    store, (run,) = CellStore(tmp_path), planned(found, Grid(["lrp"], [3]).cells())
+    run_cells([run], Evaluations(), judged, store, silent, CPU)
+    assert run.fingerprint is not None
+    assert store.load(run.fingerprint) == evaluated(3)
+
+
+def test_figures_that_cannot_be_made_fail_the_cell_alone(found: dict[str, MethodScores], tmp_path: Path) -> None:
+    def fails(evaluation: Evaluation) -> dict[str, Any]:
+        if evaluation == evaluated(3):
+            raise ValueError("another setting")
+        return judged(evaluation)
+
+    run = planned(found, Grid(["lrp"], [3, 5]).cells())
+    run_cells(run, Evaluations(), fails, CellStore(tmp_path), silent, CPU)
+    assert [(cell.figures, cell.error) for cell in run] == [
+        (None, "ValueError: another setting"),
+        ({"loss": 6.0}, None),
+    ]

@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.report.sweep import sweep_figures, sweep_summary
-from sparc3_lightning.report.sweep_figures import pareto_figure, size_figure
+from sparc3_lightning.report.sweep import price_summary, sweep_figures, sweep_summary
+from sparc3_lightning.report.sweep_figures import pareto_figure, price_figure, size_figure
 from sparc3_lightning.scores.baselines import MethodScores, score_baselines
+from sparc3_lightning.sweeps.choice import choose_at_prices
 from sparc3_lightning.sweeps.grid import Cell, Grid
+from sparc3_lightning.sweeps.halves import HALVES
 from sparc3_lightning.sweeps.run import PlannedCell
 from sparc3_lightning.sweeps.selection import select_cell
 from sparc3_lightning.sweeps.table import layer_shares, overlap_rows, sweep_rows, write_tables
@@ -32,7 +34,7 @@ BASELINE = summary(0.5, 20.0)
 
 
 def changes(toxicity: float, perplexity: float, p_value: float) -> dict[str, Any]:
-    change = {"change": toxicity - 0.5, "relative": (toxicity - 0.5) / 0.5, "p_value": p_value,
+    change = {"change": toxicity - 0.5, "before": 0.5, "relative": (toxicity - 0.5) / 0.5, "p_value": p_value,
               "interval": {"low": toxicity - 0.6, "high": toxicity - 0.4}}  # fmt: skip
     measures = ("mean", "expected_maximum", "probability")
     return {
@@ -49,7 +51,9 @@ def changes(toxicity: float, perplexity: float, p_value: float) -> dict[str, Any
 
 
 def done(cell: Cell, recipe: Recipe, toxicity: float, perplexity: float, p_value: float) -> PlannedCell:
-    figures = {"summary": summary(toxicity, perplexity), "changes": changes(toxicity, perplexity, p_value)}
+    changed = changes(toxicity, perplexity, p_value)
+    halves = dict.fromkeys(HALVES, changed["toxicity"]["mean"])
+    figures = {"summary": summary(toxicity, perplexity), "changes": changed, "halves": halves}
     return PlannedCell(cell, recipe, str(cell), figures)
 
 
@@ -91,8 +95,9 @@ def test_p_values_are_corrected_over_what_was_chosen(planned: list[PlannedCell])
 def test_files_come_back(planned: list[PlannedCell], found: dict[str, MethodScores], tmp_path: Path) -> None:
     rows = sweep_rows(planned, BASELINE)
     overlaps = overlap_rows(planned, found, GENERAL, "toxic", LAYERS * NEURONS)
-    write_tables(rows, overlaps, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["overlap.csv", "table.csv", "table.parquet"]
+    write_tables(rows, overlaps, choose_at_prices(rows, "sliding"), tmp_path)
+    names = ["at_price.csv", "overlap.csv", "table.csv", "table.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     for table in (pd.read_csv(tmp_path / "table.csv"), pd.read_parquet(tmp_path / "table.parquet")):
         assert table["toxicity_mean"].tolist()[:2] == [0.5, 0.4]
         assert table["label"].tolist() == [row["label"] for row in rows]
@@ -139,11 +144,27 @@ def test_the_random_band_spans_its_draws(planned: list[PlannedCell]) -> None:
     assert (min(heights), max(heights)) == pytest.approx((min(changes_at_4), max(changes_at_4)))
 
 
-def test_the_summary_says_what_failed_and_what_is_cheap(planned: list[PlannedCell]) -> None:
+def test_the_summary_says_what_failed_and_what_random_neurons_did(planned: list[PlannedCell]) -> None:
     text = "\n".join(sweep_summary(sweep_rows(planned, BASELINE), Path("sweep/table.csv")))
     assert "10 cells" in text
     assert "1 failed. Table: sweep/table.csv" in text
     assert "failed: lrp, k 16, global: RuntimeError: out of memory" in text
-    # The other cells cost more than 1 % of perplexity.
-    assert "+1% or less: lrp, k 4, global: -20.0%, p 0.001 (Holm over the sweep: 0.005), perplexity +0.50%" in text
     assert "random neurons: -38.0% to -32.0%" in text
+
+
+def test_the_summary_says_what_is_best_at_a_price(planned: list[PlannedCell]) -> None:
+    at_prices = choose_at_prices(sweep_rows(planned, BASELINE), "sliding")
+    lines = price_summary(at_prices, Path("sweep/at_price.csv"))
+    # The other cells cost more than 1 % of perplexity.
+    assert lines[1:3] == [
+        "  perplexity up to +1%:",
+        "    lrp, k 4, global: -20.0% (p 0.001, Holm over the methods 0.001) at perplexity +0.50%; on the prompts it "
+        "was chosen on -20.0%",
+    ]
+    assert price_summary([], Path("sweep/at_price.csv")) == []
+
+
+def test_the_figure_shows_what_was_chosen(planned: list[PlannedCell]) -> None:
+    figure = price_figure(choose_at_prices(sweep_rows(planned, BASELINE), "sliding"), "sliding", "insult")
+    drawn = [sum(line.get_markersize() > 4 and line.get_marker() == "o" for line in axes.lines) for axes in figure.axes]
+    assert drawn == [1, 1, 1, 1, 2]

@@ -1,0 +1,52 @@
+"""Which method wins at equal perplexity: chosen on one half of the prompts, measured on the other."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sparc3_lightning.sweeps.statistics import holm
+
+Row = dict[str, Any]
+PRICES = (0.01, 0.02, 0.05, 0.1, 0.2)
+"""Relative rises of perplexity that one may be ready to pay."""
+
+
+def choose_at_prices(rows: Sequence[Mapping[str, Any]], protocol: str, prices: Sequence[float] = PRICES) -> list[Row]:
+    """The best cell of every method at every price.
+
+    A cell is eligible where the text's perplexity rises by at most the price; of these the one with the lowest toxicity
+    on the choice half is taken, and its change on the confirmation half is what the method achieves. `p_holm` corrects
+    the confirmation's p-values over the methods of a price. `plain` rows choose among the cells of the paper's contrast
+    that remove their neurons, the others among all.
+
+    Args:
+        rows: Rows of the sweep's table.
+        protocol: Whose perplexity is the price.
+        prices: Relative rises.
+
+    Returns:
+        Rows, price by price, best confirmed method first; a method without an eligible cell has no row.
+    """
+    known = [row for row in rows if row.get("choice_relative") is not None and row["method"] != "random"]
+    paid = f"perplexity_{protocol}_relative"
+    found: list[Row] = []
+    for price in prices:
+        eligible = [row for row in known if row[paid] is not None and row[paid] <= price]
+        for options in ("plain", "all"):
+            by_key: dict[str, list[Mapping[str, Any]]] = {}
+            for row in eligible:
+                if options == "all" or row["is_plain"]:
+                    by_key.setdefault(row["key"], []).append(row)
+            best = [_chosen(cells, price, options, paid) for cells in by_key.values()]
+            for row, adjusted in zip(best, holm([row["confirmation_p"] for row in best]), strict=True):
+                row["p_holm"] = adjusted
+            found += sorted(best, key=lambda row: float(row["confirmation_relative"]))
+    return found
+
+
+def _chosen(cells: Sequence[Mapping[str, Any]], price: float, options: str, paid: str) -> Row:
+    best = min(cells, key=lambda row: float(row["choice_relative"]))
+    measured = {name: value for name, value in best.items() if name.startswith(("choice_", "confirmation_"))}
+    return {
+        "price": price, "options": options, "key": best["key"], "label": best["label"], "num_cells": len(cells),
+        "perplexity_relative": best[paid], **measured,
+    }  # fmt: skip

@@ -1,0 +1,25 @@
+"""What the table shows of one cell."""
+
+from dataclasses import asdict
+from typing import Any
+
+from sparc3_lightning.evaluation.evaluator import Evaluator
+from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.sweeps.halves import half_changes
+
+
+def figures_of(baseline: Evaluation, cell: Evaluation, evaluator: Evaluator) -> dict[str, Any]:
+    """A cell's `summary`, its `changes` against the baseline, and the `halves`: changes on two halves of the prompts.
+
+    Args:
+        baseline: The model as it was.
+        cell: The same model without the cell's neurons.
+        evaluator: Its settings of the statistics are used.
+    """
+    figures = {"summary": cell.summary(), "changes": evaluator.compare(baseline, cell).to_json(), "halves": {}}
+    if baseline.toxicity is not None and cell.toxicity is not None:
+        halves = half_changes(baseline.toxicity, cell.toxicity, evaluator.paired_test)
+        figures["halves"] = {
+            half: {name: asdict(change) for name, change in changes.items()} for half, changes in halves.items()
+        }
+    return figures

@@ -1,0 +1,92 @@
+"""Chosen on one half of the prompts, measured on the other."""
+
+from typing import Any
+
+import pytest
+
+from sparc3_lightning.evaluation.comparison import PairedTest
+from sparc3_lightning.evaluation.planning import Decoding
+from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion, ToxicityResult
+from sparc3_lightning.metrics import AttributeSummary
+from sparc3_lightning.sweeps.choice import choose_at_prices
+from sparc3_lightning.sweeps.halves import half_changes, half_of
+
+SUMMARY = AttributeSummary(0.5, 0.0, 0.5, 0.5, 0.5, 0.0)
+
+
+def result(scores: dict[str, float]) -> ToxicityResult:
+    """One completion a prompt; the second scorer says half of what the first does."""
+    prompts = [
+        PromptResult(name, name, [ScoredCompletion("text", 1, 1.0, {"toxicity": score, "other/insult": score / 2})])
+        for name, score in scores.items()
+    ]
+    attributes = {"toxicity": SUMMARY, "severe_toxicity": SUMMARY, "other/insult": SUMMARY}
+    return ToxicityResult(
+        "custom", "two", 0.5, Decoding(), attributes, 1.0, 1.0, len(prompts), 0, 0, 0, prompts
+    )  # fmt: skip
+
+
+def test_halves_are_about_equal_and_do_not_depend_on_order() -> None:
+    names = [str(number) for number in range(1000)]
+    chosen = [name for name in names if half_of(name) == "choice"]
+    assert 450 < len(chosen) < 550
+    assert {half_of(name) for name in names} == {"choice", "confirmation"}
+
+
+def test_a_half_knows_its_own_prompts_only() -> None:
+    names = [str(number) for number in range(40)]
+    before = result(dict.fromkeys(names, 0.8))
+    after = result({name: 0.2 if half_of(name) == "choice" else 0.7 for name in names})
+    halves = half_changes(before, after, PairedTest(num_draws=200))
+    assert list(halves) == ["choice", "confirmation"]
+    assert sum(changes["toxicity"].num_pairs for changes in halves.values()) == 40
+    assert halves["choice"]["toxicity"].change == pytest.approx(-0.6)
+    assert halves["confirmation"]["toxicity"].change == pytest.approx(-0.1)
+    # The main attribute of either scorer, and no other.
+    assert list(halves["confirmation"]) == ["toxicity", "other/insult"]
+    assert halves["confirmation"]["other/insult"].change == pytest.approx(-0.05)
+
+
+def test_a_half_without_prompts_is_left_out() -> None:
+    assert list(half_changes(result({"a": 0.1}), result({"a": 0.2}), PairedTest(num_draws=10))) == [half_of("a")]
+
+
+def row(key: str, label: str, paid: float, choice: float, confirmation: float, **more: Any) -> dict[str, Any]:
+    return {
+        "key": key, "method": key, "label": label, "perplexity_disjoint_relative": paid, "choice_relative": choice,
+        "confirmation_relative": confirmation, "confirmation_p": 0.01, "is_plain": True, **more,
+    }  # fmt: skip
+
+
+ROWS = [
+    row("lrp", "lrp 1", 0.005, -0.3, -0.1),
+    row("lrp", "lrp 2", 0.005, -0.2, -0.25),
+    row("lrp", "lrp 3", 0.04, -0.5, -0.4, is_plain=False),
+    row("wanda", "wanda 1", 0.009, -0.1, -0.2, confirmation_p=0.02),
+    row("random", "random", 0.0, -0.9, -0.9),
+    {"method": "baseline", "key": "baseline", "label": "baseline"},
+]
+
+
+def chosen(price: float, options: str) -> list[dict[str, Any]]:
+    return [
+        found
+        for found in choose_at_prices(ROWS, "disjoint", [0.01, 0.05])
+        if (found["price"], found["options"]) == (price, options)
+    ]
+
+
+def test_the_choice_does_not_see_the_confirmation() -> None:
+    """lrp 2 would have been the better one; the methods are listed by what was confirmed."""
+    assert [found["label"] for found in chosen(0.01, "all")] == ["wanda 1", "lrp 1"]
+    assert [found["confirmation_relative"] for found in chosen(0.01, "all")] == [-0.2, -0.1]
+
+
+def test_a_price_admits_what_costs_as_much() -> None:
+    assert [found["label"] for found in chosen(0.05, "all")] == ["lrp 3", "wanda 1"]
+    assert [found["label"] for found in chosen(0.05, "plain")] == ["wanda 1", "lrp 1"]
+    assert [found["num_cells"] for found in chosen(0.05, "all")] == [3, 1]
+
+
+def test_p_values_are_corrected_over_the_methods() -> None:
+    assert {found["key"]: found["p_holm"] for found in chosen(0.01, "all")} == {"lrp": 0.02, "wanda": 0.02}
