@@ -45,24 +45,28 @@ def write_labelled(texts: Iterable[Labelled], path: Path) -> Path:
     return path
 
 
+def make_scorer(rows: Path = ROWS, directory: Path = DIRECTORY, num_epochs: int = 3) -> None:
+    """Train it and save it."""
+    with tempfile.TemporaryDirectory() as home:
+        labelled = write_labelled(labelled_texts(rows, held_out=False), Path(home) / "labelled.jsonl")
+        train_scorer(labelled, directory, ScorerTraining(num_epochs=num_epochs))
+
+
 def main() -> None:
+    """Make it and say how good it is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, default=ROWS)
     parser.add_argument("--directory", type=Path, default=DIRECTORY)
     parser.add_argument("--epochs", type=int, default=3)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home:
-        labelled = write_labelled(labelled_texts(arguments.rows, held_out=False), Path(home) / "labelled.jsonl")
-        train_scorer(labelled, arguments.directory, ScorerTraining(num_epochs=arguments.epochs))
-    texts, labels = zip(*labelled_texts(arguments.rows, held_out=True), strict=True)
-    scores = DetoxifyScorer(checkpoint=str(arguments.directory), device="cpu").score(texts)["toxicity"]
+    args = parser.parse_args()
+    make_scorer(args.rows, args.directory, args.epochs)
+    texts, labels = zip(*labelled_texts(args.rows, held_out=True), strict=True)
+    scores = DetoxifyScorer(checkpoint=str(args.directory), device="cpu").score(texts)["toxicity"]
     wanted = torch.tensor(labels, dtype=torch.float64)
     correlation = float(torch.corrcoef(torch.stack([scores, wanted]))[0, 1])
     auc = float(binary_auroc(scores, (wanted >= TOXIC).long()))
-    print(f"second scorer: {arguments.directory}")
-    print(
-        f"  {len(texts)} held-out texts: Pearson {correlation:.3f} with Perspective's score, AUC {auc:.3f} at {TOXIC}"
-    )
+    print(f"second scorer: {args.directory}; on {len(texts)} held-out texts:")
+    print(f"  Pearson {correlation:.3f} with Perspective's score, AUC {auc:.3f} at {TOXIC}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -59,3 +60,42 @@ def test_work_is_what_torch_counts(kind: str, monkeypatch: pytest.MonkeyPatch) -
     passes = {"forward": 2, "neuron": 2 + 2.5, "weight": 2 + 2 * 2.5}[kind]
     attention = 2 * 9**2 * model.config.hidden_size * 2 * passes
     assert attribution_work(model, [9, 9], 1, kind).flops - attention == products
+
+
+def test_second_scorer_holds_a_tenth_of_the_rows_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from second_scorer import labelled_texts
+
+    rows = [
+        {"id": f"row {i}", "prompt": f"p{i}", "prompt_toxicity": 0.9, "continuation": f"c{i}",
+         "continuation_toxicity": None if i == 0 else 0.1}
+        for i in range(500)
+    ]  # fmt: skip
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train, held_out = (dict(labelled_texts(path, held)) for held in (False, True))
+    assert not train.keys() & held_out.keys()
+    assert 40 < len(held_out) < 160
+    # A text without a score teaches nothing.
+    assert len(train) + len(held_out) == 999
+    assert {**train, **held_out}["p1"] == 0.9
+
+
+def test_contrast_gathers_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from contrast import gathered, show
+    from rich.console import Console
+
+    figures = {
+        "toxicity_mean": 0.3, "toxicity_mean_change": -0.1, "toxicity_mean_relative": -0.25, "toxicity_mean_p": 0.01,
+        "toxicity_mean_low": -0.2, "toxicity_mean_high": -0.04, "perplexity_disjoint_relative": 0.02,
+    }  # fmt: skip
+    rows = [{"method": "baseline", "label": "baseline"}, {"method": "lrp", "label": "lrp, k 10", **figures}]
+    one = pd.DataFrame(rows)
+    found = gathered({"one": one, "two": one.assign(**{"second/toxicity_mean_relative": -0.5})})
+    assert found["lrp, k 10"]["one"]["interval"] == pytest.approx([-0.5, -0.1])
+    console = Console(width=120, record=True)
+    show(found, console)
+    text = console.export_text()
+    assert "-25.0%* / -50.0% / +2.0%" in text
+    assert "-25.0%* / +2.0%" in text

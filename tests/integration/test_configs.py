@@ -111,9 +111,11 @@ def test_every_yaml_is_tested() -> None:
     assert {Path(name).stem for name in TRAINERS} == {"cpu", "single_gpu", "replicated", "fsdp", "fsdp_multinode"}
     assert set(TRAINERS) == {"trainer/" + name for name in STRATEGIES}, "enter a new fragment's strategy"
     assert sorted(path.name for path in (ROOT / "tests" / "configs").iterdir()) == [
+        "contrast.yaml",
         "fit.yaml",
         "realtext.yaml",
         "sweep.yaml",
+        "two_scorers.yaml",
     ]
 
 

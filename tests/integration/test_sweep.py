@@ -92,20 +92,22 @@ def test_a_second_run_evaluates_what_failed_and_no_more(first: Run, second: Run)
         pd.testing.assert_series_equal(again.loc[same, column], known.loc[same, column])
 
 
-def test_the_real_text_config_is_built(fixtures: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "at_least"), [("sweep.yaml", 150), ("contrast.yaml", 8)])
+def test_real_text_configs_are_built(name: str, at_least: int, fixtures: Path, tmp_path: Path) -> None:
     words = []
-    for name in ("realtext.yaml", "sweep.yaml"):
-        text = (ROOT / "tests" / "configs" / name).read_text()
-        (tmp_path / name).write_text(text.replace("../shared/fixtures/", f"{fixtures}/"))
-        words += ["--config", str(tmp_path / name)]
+    for config in ("realtext.yaml", "two_scorers.yaml", name):
+        text = (ROOT / "tests" / "configs" / config).read_text()
+        (tmp_path / config).write_text(text.replace("../shared/fixtures/", f"{fixtures}/"))
+        words += ["--config", str(tmp_path / config)]
     with contextlib.chdir(ROOT):
-        trainer: Any = run(words, execute=False).trainer
+        cli: Any = run(words, execute=False)
     baselines, sweep = (
-        next(found for found in trainer.callbacks if isinstance(found, kind))
+        next(found for found in cli.trainer.callbacks if isinstance(found, kind))
         for kind in (BaselineCallback, SweepCallback)
     )
-    assert {cell.key for cell in sweep.cells} <= set(baselines.keys)
-    assert len(sweep.cells) > 150
+    assert {cell.key for cell in sweep.cells} <= set(baselines.keys) | {"lrp"}
+    assert len(sweep.cells) >= at_least
+    assert cli.model.evaluator.scorer.name == "detoxify-toxicity_scorer + detoxify-second_scorer"
 
 
 @pytest.mark.parametrize(

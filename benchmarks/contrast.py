@@ -1,0 +1,129 @@
+"""Do the rules of tests/configs/contrast.yaml hold over prompts, seeds, models and scorers they were not chosen on?
+
+    python benchmarks/contrast.py [--demo_seeds N] [--home DIR] [--json FILE]
+
+Runs on real input: the sweep's own setting with attribution's and evaluation's prompts exchanged and other general
+samples and luck, and its prompts once more with yet other samples and luck; both with two scorers (the second of
+benchmarks/second_scorer.py, made where it is missing). Runs on the demo: models of several seeds. Minutes a run.
+"""
+
+import argparse
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from demo_choice import home_for_demo
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from second_scorer import DIRECTORY, make_scorer
+
+from sparc3_lightning.demo.__main__ import SUPPRESS, Demo
+from sparc3_lightning.demo.__main__ import main as make_demo
+from sparc3_lightning.files import read_json
+from sparc3_lightning.main import main as sparc3
+from sparc3_lightning.words import percent
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "tests/configs"
+RULES = CONFIGS / "contrast.yaml"
+SECOND = CONFIGS / "two_scorers.yaml"
+# Part attributed, part evaluated, seed of the first general set, seed of the luck.
+REALTEXT = {
+    "prompts exchanged": ("evaluation", "attribution", 3, 1),
+    "other samples": ("attribution", "evaluation", 6, 2),
+}
+
+
+def realtext_options(attributed: str, evaluated: str, first_seed: int, luck: int) -> list[str]:
+    """What differs from tests/configs/realtext.yaml."""
+    sets = "--data.reference_sets"
+    seeds = [f"{sets}.general_seed{i}.init_args.seed={first_seed + i}" for i in range(3)]
+    return [
+        *seeds,
+        f"{sets}.toxic.init_args.part={attributed}",
+        f"--data.evaluation_prompts.init_args.part={evaluated}",
+        f"--model.evaluator.init_args.decoding.seed={luck}",
+    ]
+
+
+def on_realtext() -> Iterator[tuple[str, pd.DataFrame]]:
+    """The rules on the real-text model."""
+    if not DIRECTORY.exists():
+        make_scorer()
+    for name, setting in REALTEXT.items():
+        configs = [word for path in (CONFIGS / "realtext.yaml", SECOND, RULES) for word in ("--config", str(path))]
+        logs = Path("logs/contrast") / name.replace(" ", "_")
+        sparc3(["predict", *configs, f"--trainer.logger.init_args.save_dir={logs}", *realtext_options(*setting)])
+        newest = max(logs.glob("*/version_*"), key=lambda path: int(path.name.removeprefix("version_")))
+        yield f"real text, {name}", pd.read_csv(newest / "sweep/table.csv")
+
+
+def on_demo(num_seeds: int) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The rules on demo models of several seeds, in the working directory."""
+    for seed in range(num_seeds):
+        if make_demo([], Demo(fit_options=(f"--seed_everything={seed}",), predict_options=("--config", str(RULES)))):
+            raise SystemExit(1)
+        made = Path(read_json(SUPPRESS / "stamp.json")["outcome"]["made"])
+        yield f"demo, seed {seed}", pd.read_csv(made.parent / "sweep/table.csv")
+
+
+def gathered(runs: dict[str, pd.DataFrame]) -> dict[str, dict[str, dict[str, Any]]]:
+    """By rule and run: change of toxicity by the first scorer with its test, by the second, and of perplexity."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for run, table in runs.items():
+        for row in table[table["method"] != "baseline"].to_dict("records"):
+            second = next((value for name, value in row.items() if name.endswith("/toxicity_mean_relative")), None)
+            before = row["toxicity_mean"] - row["toxicity_mean_change"]
+            found.setdefault(str(row["label"]), {})[run] = {
+                "toxicity": row["toxicity_mean_relative"],
+                "interval": [row[f"toxicity_mean_{end}"] / before for end in ("low", "high")],
+                "p": row["toxicity_mean_p"],
+                "second": second,
+                "perplexity": row["perplexity_disjoint_relative"],
+            }
+    return found
+
+
+def show(found: dict[str, dict[str, dict[str, Any]]], console: Console) -> None:
+    """Print a row a rule, a column a run: toxicity, its second opinion, and perplexity."""
+    names = list(next(iter(found.values())))
+    table = Table("rule", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in names:
+        table.add_column(name, justify="right")
+    for rule, runs in found.items():
+        table.add_row(rule, *(_cell(runs[name]) for name in names))
+    console.print(table)
+    console.print(
+        "Change of mean toxicity (*: p < 0.05) / by the second scorer / of perplexity (disjoint).", style="dim"
+    )
+
+
+def _cell(figures: dict[str, Any]) -> str:
+    second = "" if figures["second"] is None else f" / {percent(figures['second'])}"
+    return f"{percent(figures['toxicity'])}{'*' * (figures['p'] < 0.05)}{second} / {percent(figures['perplexity'])}"
+
+
+def main() -> None:
+    """Run, print, and write JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo_seeds", type=int, default=3, help="demo models; 0 for none")
+    parser.add_argument("--home", type=Path, help="where to make the demos; default: a temporary directory")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    args = parser.parse_args()
+    target = args.json.resolve() if args.json else None
+    with contextlib.chdir(ROOT):
+        runs = dict(on_realtext())
+    with home_for_demo(args.home):
+        runs |= dict(on_demo(args.demo_seeds))
+    found = gathered(runs)
+    show(found, Console(width=190))
+    if target:
+        target.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

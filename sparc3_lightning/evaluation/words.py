@@ -1,0 +1,88 @@
+"""The lexical check: which words completions lost and which they gained."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log, sqrt
+
+from sparc3_lightning.evaluation.records import ToxicityResult
+
+_WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?")
+# Beyond it a word's change is unlikely to be luck, were it the only one looked at.
+_NOTABLE = 1.96
+
+
+@dataclass(frozen=True)
+class WordChange:
+    """A word's frequency before and after.
+
+    Attributes:
+        word: in lower case.
+        before: how often it came before.
+        after: how often it came after.
+        z: standardised log-odds ratio; below 0 it became rarer. Beyond 1.96 in size it stands out, were it the only
+            word looked at: a list of many words holds some by luck.
+    """
+
+    word: str
+    before: int
+    after: int
+    z: float
+
+
+def word_changes(before: Sequence[str], after: Sequence[str], prior_words: float = 500.0) -> list[WordChange]:
+    """Every word of two sets of texts with how its share changed, from what became rarest on.
+
+    Shares, not counts: a model that says less of everything has lost no word in particular. The prior, both sets'
+    frequencies together weighing `prior_words` words, keeps words that came once from standing out.
+
+    Args:
+        before: texts of the model as it was.
+        after: texts of the changed model.
+        prior_words: weight of the prior in words.
+
+    Returns:
+        Sorted by `z`, then by the word.
+
+    Source:
+        Monroe, Colaresi and Quinn, Fightin' Words, 2008, equations 15, 16, 19 and 22 (informative Dirichlet prior).
+    """
+    old, new = _count(before), _count(after)
+    both = old + new
+    total = both.total()
+
+    def log_odds(counts: Counter[str], word: str) -> float:
+        prior = prior_words * both[word] / total
+        rest = counts.total() + prior_words - counts[word] - prior
+        # A vocabulary of one word has nothing beside it.
+        return log((counts[word] + prior) / rest) if rest > 0 else 0.0
+
+    def change(word: str) -> WordChange:
+        prior = prior_words * both[word] / total
+        variance = 1 / (old[word] + prior) + 1 / (new[word] + prior)
+        return WordChange(word, old[word], new[word], (log_odds(new, word) - log_odds(old, word)) / sqrt(variance))
+
+    return sorted(map(change, both), key=lambda change: (change.z, change.word))
+
+
+def notable_words(before: ToxicityResult, after: ToxicityResult, at_most: int = 12) -> dict[str, list[WordChange]]:
+    """The words that became rarer and commoner most, as far as they stand out.
+
+    Args:
+        before: the baseline's completions.
+        after: the pruned model's.
+        at_most: words of either kind.
+    """
+    changes = word_changes(_texts(before), _texts(after))
+    rarer = [change for change in changes if change.z < -_NOTABLE]
+    commoner = [change for change in reversed(changes) if change.z > _NOTABLE]
+    return {"rarer": rarer[:at_most], "commoner": commoner[:at_most]}
+
+
+def _count(texts: Sequence[str]) -> Counter[str]:
+    return Counter(word.lower() for text in texts for word in _WORD.findall(text))
+
+
+def _texts(result: ToxicityResult) -> list[str]:
+    return [item.text for row in result.prompts for item in row.completions]
