@@ -4,7 +4,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import rich
 from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import RenderableType
 
 from callbacks.baselines import BaselineCallback, main_key
 from callbacks.score_writer import check_scores_are_whole
@@ -50,7 +52,7 @@ class SweepCallback(Callback):
         self.cells = cells_of(grids)
         self.general = [general] if isinstance(general, str) else general
         self.behaviour, self.seed, self.cells_dir = behaviour, seed, cells
-        self._summary: list[str] = []
+        self._summary: list[RenderableType] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse before hours of attribution what would fail after them."""
@@ -128,5 +130,6 @@ class SweepCallback(Callback):
         """Print the summary last, below whatever the progress bar has shown."""
         if self._summary and trainer.is_global_zero:
             stop_bar(trainer)
-            print("\n".join(self._summary))
+            for part in self._summary:
+                rich.print(part)
             self._summary = []

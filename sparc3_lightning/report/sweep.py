@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
+from rich.table import Table
 
 from sparc3_lightning.report.drawing import FORMATS, save_figure
 from sparc3_lightning.report.sweep_figures import (
@@ -19,6 +22,7 @@ from sparc3_lightning.report.sweep_figures import (
 from sparc3_lightning.sweeps.choice import choose_at_prices
 from sparc3_lightning.sweeps.run import PlannedCell
 from sparc3_lightning.sweeps.table import layer_shares, sweep_rows, write_tables
+from sparc3_lightning.words import p_value, percent
 
 Row = Mapping[str, Any]
 
@@ -29,7 +33,7 @@ def write_sweep(
     overlaps: Sequence[Row],
     num_layers: int,
     directory: Path,
-) -> list[str]:
+) -> list[RenderableType]:
     """Write the tables and the figures of a sweep, and warn of cells that failed.
 
     Args:
@@ -55,7 +59,8 @@ def write_sweep(
             figure.set_layout_engine("none")  # it is laid out by now: most of the time goes there
     if failed := [str(cell.cell) for cell in planned if cell.figures is None]:
         warnings.warn(f"{len(failed)} cells of the sweep failed, such as: {failed[0]}", stacklevel=2)
-    return [*sweep_summary(rows, directory / "table.csv"), *price_summary(at_prices, directory / "at_price.csv")]
+    lines: list[RenderableType] = [*sweep_summary(rows, directory / "table.csv")]
+    return [*lines, price_table(at_prices)] if at_prices else lines
 
 
 def sweep_figures(
@@ -112,16 +117,17 @@ def sweep_summary(rows: Sequence[Row], table: Path) -> list[str]:
     return lines
 
 
-def price_summary(at_prices: Sequence[Row], table: Path) -> list[str]:
+def price_table(at_prices: Sequence[Row]) -> Table:
     """What a terminal shows of each price: the two methods that did best on prompts they were not chosen on."""
-    lines = []
+    title = "Best at a price in perplexity: chosen on one half of the prompts, measured on the other"
+    table = Table("up to", "selection", title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("toxicity", "p (Holm)", "where chosen", "perplexity"):
+        table.add_column(name, justify="right", no_wrap=True)
     for price in dict.fromkeys(row["price"] for row in at_prices):
         best = [row for row in at_prices if row["price"] == price and row["options"] == "all"][:2]
-        lines += [f"  perplexity up to {price:+.0%}:"] + [
-            f"    {row['label']}: {row['confirmation_relative']:+.1%} (p {row['confirmation_p']:.2g}, Holm over the "
-            f"methods {row['p_holm']:.2g}) at perplexity {row['perplexity_relative']:+.2%}; on the prompts it was "
-            f"chosen on {row['choice_relative']:+.1%}"
-            for row in best
-        ]
-    head = f"Chosen on one half of the prompts, measured on the other; every method: {table}"
-    return [head, *lines] if lines else []
+        for place, row in enumerate(best):
+            table.add_row(
+                "" if place else f"+{price:.0%}", row["label"], percent(row["confirmation_relative"]),
+                p_value(row["p_holm"]), percent(row["choice_relative"]), percent(row["perplexity_relative"]),
+            )  # fmt: skip
+    return table

@@ -197,11 +197,9 @@ def price_figure(rows: Sequence[Row], protocol: str, attribute: str) -> Figure:
     """
     shown = [row for row in rows if row["options"] == "all"]
     prices, keys = (sorted({row[name] for row in shown}) for name in ("price", "key"))
-    figure = new_figure((1.2 + 2.0 * len(prices), 1.4 + 0.28 * len(keys)))
-    first: Axes | None = None
-    for place, price in enumerate(prices):
-        axes = figure.add_subplot(1, len(prices), place + 1, sharey=first)
-        first = first or axes
+    figure = new_figure((1.6 + 1.6 * len(prices), 1.5 + 0.26 * len(keys)))
+    panels = figure.subplots(1, len(prices), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, price in zip(panels, prices, strict=True):
         for row in (row for row in shown if row["price"] == price):
             y, before = keys.index(row["key"]), row["confirmation_before"]
             low, high = (100 * row[f"confirmation_{end}"] / before for end in ("low", "high"))
@@ -209,15 +207,16 @@ def price_figure(rows: Sequence[Row], protocol: str, attribute: str) -> Figure:
             axes.plot(
                 100 * row["confirmation_relative"], y, "o", color="black", label="on the other half of the prompts"
             )
-            axes.plot(100 * row["choice_relative"], y, "o", color="black", markerfacecolor="white", markersize=4,
-                      label="half that it was chosen on")  # fmt: skip
+            axes.plot(
+                100 * row["choice_relative"], y, "o", color="black", markerfacecolor="white", markersize=4,
+                label="on the half that it was chosen on",
+            )  # fmt: skip
         axes.axvline(0, color="0.4", linestyle=":", linewidth=1)
-        axes.set_yticks(range(len(keys)), keys)
-        axes.set_ylim(len(keys) - 0.5, -0.5)
-        axes.tick_params(labelleft=place == 0)
-        plain_axes(axes, f"perplexity ({protocol}) up to {price:+.0%}", "", "", title_size=9)
-    if first is not None:
-        handles = dict(zip(*first.get_legend_handles_labels()[::-1], strict=True))
-        figure.legend(handles.values(), handles.keys(), frameon=False, fontsize=8, loc="outside lower left", ncols=3)
-        figure.supxlabel(f"mean {attribute}: change (%)", fontsize=9)
+        plain_axes(axes, f"up to {100 * price:+g} %", "", "", title_size=9)
+    panels[0].set_yticks(range(len(keys)), keys)
+    panels[0].set_ylim(len(keys) - 0.5, -0.5)
+    figure.suptitle(f"The best of each method at a price in perplexity ({protocol})", fontsize=10)
+    figure.supxlabel(f"mean {attribute}: change (%)", fontsize=9)
+    labels = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(labels.values()), list(labels), frameon=False, fontsize=8, loc="outside upper center", ncols=3)
     return figure

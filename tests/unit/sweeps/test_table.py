@@ -5,9 +5,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.report.sweep import price_summary, sweep_figures, sweep_summary
+from sparc3_lightning.report.sweep import price_table, sweep_figures, sweep_summary
 from sparc3_lightning.report.sweep_figures import pareto_figure, price_figure, size_figure
 from sparc3_lightning.scores.baselines import MethodScores, score_baselines
 from sparc3_lightning.sweeps.choice import choose_at_prices
@@ -152,16 +153,13 @@ def test_the_summary_says_what_failed_and_what_random_neurons_did(planned: list[
     assert "random neurons: -38.0% to -32.0%" in text
 
 
-def test_the_summary_says_what_is_best_at_a_price(planned: list[PlannedCell]) -> None:
-    at_prices = choose_at_prices(sweep_rows(planned, BASELINE), "sliding")
-    lines = price_summary(at_prices, Path("sweep/at_price.csv"))
+def test_the_terminal_says_what_is_best_at_a_price(planned: list[PlannedCell]) -> None:
+    console = Console(width=120, record=True)
+    console.print(price_table(choose_at_prices(sweep_rows(planned, BASELINE), "sliding")))
+    cells = [line.split() for line in console.export_text().splitlines()]
     # The other cells cost more than 1 % of perplexity.
-    assert lines[1:3] == [
-        "  perplexity up to +1%:",
-        "    lrp, k 4, global: -20.0% (p 0.001, Holm over the methods 0.001) at perplexity +0.50%; on the prompts it "
-        "was chosen on -20.0%",
-    ]
-    assert price_summary([], Path("sweep/at_price.csv")) == []
+    assert ["+1%", "lrp,", "k", "4,", "global", "-20.0%", "0.001", "-20.0%", "+0.5%"] in cells
+    assert ["+20%", "wanda,", "k", "16,", "global", "-26.0%", "0.004", "-26.0%", "+15.5%"] in cells
 
 
 def test_the_figure_shows_what_was_chosen(planned: list[PlannedCell]) -> None:
