@@ -216,7 +216,7 @@ def price_figure(rows: Sequence[Row], protocol: str, attribute: str) -> Figure:
     panels[0].set_yticks(range(len(keys)), keys)
     panels[0].set_ylim(len(keys) - 0.5, -0.5)
     figure.suptitle(f"The best of each method at a price in perplexity ({protocol})", fontsize=10)
-    figure.supxlabel(f"mean {attribute}: change (%)", fontsize=9)
+    panels[len(panels) // 2].set_xlabel(f"mean {attribute}: change (%)")
     labels = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(labels.values()), list(labels), frameon=False, fontsize=8, loc="outside upper center", ncols=3)
+    figure.legend(list(labels.values()), list(labels), frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     return figure
