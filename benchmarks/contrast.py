@@ -31,19 +31,20 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "tests/configs"
 RULES = CONFIGS / "contrast.yaml"
 SECOND = CONFIGS / "two_scorers.yaml"
-# Part attributed, part evaluated, seed of the first general set, seed of the luck.
+# Part attributed, part evaluated, seed of the first of three general sets, seed of the luck. Six seeds share the fixture's
+# 480 documents, so that the two runs have none in common.
 REALTEXT = {
-    "prompts exchanged": ("evaluation", "attribution", 3, 1),
-    "other samples": ("attribution", "evaluation", 6, 2),
+    "prompts exchanged": ("evaluation", "attribution", 0, 1),
+    "other samples": ("attribution", "evaluation", 3, 2),
 }
 
 
 def realtext_options(attributed: str, evaluated: str, first_seed: int, luck: int) -> list[str]:
     """What differs from tests/configs/realtext.yaml."""
     sets = "--data.reference_sets"
-    seeds = [f"{sets}.general_seed{i}.init_args.seed={first_seed + i}" for i in range(3)]
+    general = {"seed": range(first_seed, first_seed + 3), "num_seeds": [6] * 3, "num_samples": [64] * 3}
     return [
-        *seeds,
+        *(f"{sets}.general_seed{i}.init_args.{key}={values[i]}" for key, values in general.items() for i in range(3)),
         f"{sets}.toxic.init_args.part={attributed}",
         f"--data.evaluation_prompts.init_args.part={evaluated}",
         f"--model.evaluator.init_args.decoding.seed={luck}",
