@@ -31,8 +31,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "tests/configs"
 RULES = CONFIGS / "contrast.yaml"
 SECOND = CONFIGS / "two_scorers.yaml"
-# Part attributed, part evaluated, seed of the first of three general sets, seed of the luck. Six seeds share the fixture's
-# 480 documents, so that the two runs have none in common.
+# Part attributed, part evaluated, seed of the first of three general sets, seed of the luck. Six seeds share the
+# fixture's 480 documents, so that the two runs have none in common.
 REALTEXT = {
     "prompts exchanged": ("evaluation", "attribution", 0, 1),
     "other samples": ("attribution", "evaluation", 3, 2),
