@@ -49,11 +49,6 @@ COMPOSED = [(base, name) for base, name in product(EXPERIMENTS, VARIANTS) if Pat
 # What a variant changes, and nothing else; a new one must be entered here.
 REFERENCE = "data.reference_sets."
 EVALUATOR = "model.evaluator.init_args."
-HALVES = {
-    "data.allow_overlap": False,
-    f"{REFERENCE}toxic.init_args.part": "attribution",
-    "data.evaluation_prompts.init_args.part": "evaluation",
-}
 CHANGES: dict[str, dict[str, Any]] = {
     "llama3_8b/signed.yaml": {"model.sign": "signed"},
     "llama3_8b/disjoint_perplexity.yaml": {f"{EVALUATOR}perplexity_protocols": ["disjoint"]},
@@ -61,9 +56,12 @@ CHANGES: dict[str, dict[str, Any]] = {
         f"{EVALUATOR}toxicity_protocol": "rtp",
         f"{EVALUATOR}decoding": Decoding(max_new_tokens=20, temperature=1.0, top_p=0.9, num_completions=25),
     },
-    "llama3_8b/heldout_prompts.yaml": HALVES,
-    "llama3_8b/response_prompts.yaml": HALVES
-    | {
+    "llama3_8b/document_prompts.yaml": {
+        "data.allow_overlap": True,
+        f"{REFERENCE}toxic.init_args.part": "all",
+        "data.evaluation_prompts.init_args.part": "all",
+    },
+    "llama3_8b/response_prompts.yaml": {
         f"{REFERENCE}toxic.init_args.select_by": "response",
         f"{REFERENCE}toxic.init_args.max_responses": 20000,
         **{f"{REFERENCE}general_seed{seed}.init_args.crop": "random" for seed in range(3)},
@@ -250,9 +248,11 @@ def test_document_s_values_are_written_out() -> None:
             "seed": seed,
             "num_seeds": 3,
         }
-    prompts = {"select_by": "prompt", "threshold": 0.9, "num_prompts": 93, "seed": 0, "part": "all"}
-    assert data["reference_sets"]["toxic"]["init_args"] == prompts == data["evaluation_prompts"]["init_args"]
-    assert data["allow_overlap"] is True
+    prompts = {"select_by": "prompt", "threshold": 0.9, "num_prompts": 93, "seed": 0}
+    # The one value that is not the document's: what is evaluated was not attributed.
+    assert data["reference_sets"]["toxic"]["init_args"] == {**prompts, "part": "attribution"}
+    assert data["evaluation_prompts"]["init_args"] == {**prompts, "part": "evaluation"}
+    assert data["allow_overlap"] is False
     assert data["evaluation_text"]["init_args"] == {"split": "test"}
     pruning = next(c for c in config["trainer"]["callbacks"] if c["class_path"] == "callbacks.PruningCallback")
     assert pruning["init_args"] == {
