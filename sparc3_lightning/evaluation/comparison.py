@@ -7,43 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparc3_lightning.evaluation.records import Evaluation, PerplexityResult, PromptResult, ToxicityResult
-from sparc3_lightning.metrics import (
-    Interval,
-    paired_bootstrap,
-    perplexity_bootstrap,
-    share_improved,
-    sign_flip_p_value,
-    windows,
-)
-from sparc3_lightning.metrics.statistics import Scores
+from sparc3_lightning.evaluation.pairing import PairedChange, PairedTest, Pairs
+from sparc3_lightning.evaluation.records import Evaluation, PromptResult, ToxicityResult
 
-
-@dataclass(frozen=True)
-class PairedChange:
-    """A mean over prompts, or the perplexity of a text's windows, before and after, with what its pairing tells.
-
-    Attributes:
-        before: the figure before.
-        after: the figure after.
-        change: their difference.
-        relative: the difference as a fraction of the figure before; None where that is 0.
-        interval: bootstrap interval of the change.
-        p_value: two-sided, sign-flip.
-        share_improved: share of prompts (windows) that got better: lower toxicity or loss, higher uniqueness, longer.
-        share_worsened: share that got worse; the rest did not change.
-        num_pairs: prompts (windows) paired.
-    """
-
-    before: float
-    after: float
-    change: float
-    relative: float | None
-    interval: Interval
-    p_value: float
-    share_improved: float
-    share_worsened: float
-    num_pairs: int
+__all__ = ["Comparison", "PairedChange", "PairedTest", "compare", "compare_with_control"]
 
 
 @dataclass(frozen=True)
@@ -67,49 +34,6 @@ class Comparison:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class PairedTest:
-    """Settings of the paired statistics: draws, seed and coverage."""
-
-    num_draws: int = 10_000
-    seed: int = 0
-    confidence: float = 0.95
-
-    def __call__(self, before: Tensor, after: Tensor, lower_is_better: bool = True) -> PairedChange:
-        """Compare the means of paired scores of shape (N,) or (N, J)."""
-        interval = paired_bootstrap(before, after, self.num_draws, self.seed, self.confidence)
-        figures = float(before.mean()), float(after.mean())
-        return self._change(figures, interval, before, after, lower_is_better)
-
-    def perplexity(self, before: PerplexityResult, after: PerplexityResult) -> PairedChange:
-        """Compare the perplexities of one text, window by window."""
-        cut = windows(before.num_tokens, before.protocol, before.window, before.stride)
-        losses, num_scored = (before.window_losses, after.window_losses), [item.num_scored for item in cut]
-        interval = perplexity_bootstrap(*losses, num_scored, self.num_draws, self.seed, self.confidence)
-        return self._change((before.perplexity, after.perplexity), interval, *losses)
-
-    def _change(
-        self,
-        figures: tuple[float, float],
-        interval: Interval,
-        before: Scores,
-        after: Scores,
-        lower_is_better: bool = True,
-    ) -> PairedChange:
-        old, new = figures
-        return PairedChange(
-            before=old,
-            after=new,
-            change=new - old,
-            relative=(new - old) / old if old else None,
-            interval=interval,
-            p_value=sign_flip_p_value(before, after, self.num_draws, self.seed),
-            share_improved=share_improved(before, after, lower_is_better),
-            share_worsened=share_improved(before, after, not lower_is_better),
-            num_pairs=len(before),
-        )
-
-
 def compare(before: Evaluation, after: Evaluation, test: PairedTest | None = None) -> Comparison:
     """Compare two evaluations of the same prompts and text.
 
@@ -128,12 +52,12 @@ def compare(before: Evaluation, after: Evaluation, test: PairedTest | None = Non
             raise ValueError("`before` and `after` must both have a toxicity, or neither.")
         return Comparison(perplexity, {}, None, None)
     _check_same_setting(before.toxicity, after.toxicity)
-    return Comparison(
-        perplexity,
-        _compare_toxicity([before.toxicity], after.toxicity, test),
-        _compare_uniqueness(before.toxicity, after.toxicity, test),
-        test(_lengths(before.toxicity), _lengths(after.toxicity), lower_is_better=False),
-    )
+    pairs = _toxicity_pairs([before.toxicity], after.toxicity)
+    pairs["length",] = Pairs(_lengths(before.toxicity), _lengths(after.toxicity), lower_is_better=False)
+    uniqueness = _uniqueness_pairs(before.toxicity, after.toxicity)
+    pairs |= {} if uniqueness is None else {("uniqueness",): uniqueness}
+    changes = dict(zip(pairs, test.several(list(pairs.values())), strict=True))
+    return Comparison(perplexity, _by_measure(changes), changes.get(("uniqueness",)), changes["length",])
 
 
 def compare_with_control(
@@ -158,7 +82,8 @@ def compare_with_control(
     known = [result for result in results if result is not None]
     for result in known:
         _check_same_setting(result, after.toxicity)
-    return _compare_toxicity(known, after.toxicity, test or PairedTest())
+    pairs = _toxicity_pairs(known, after.toxicity)
+    return _by_measure(dict(zip(pairs, (test or PairedTest()).several(list(pairs.values())), strict=True)))
 
 
 def _compare_perplexity(before: Evaluation, after: Evaluation, test: PairedTest) -> dict[str, PairedChange]:
@@ -201,26 +126,31 @@ def _lengths(result: ToxicityResult) -> Tensor:
     return torch.tensor([[item.num_tokens for item in row.completions] for row in result.prompts], dtype=torch.float64)
 
 
-def _compare_toxicity(
-    before: Sequence[ToxicityResult], after: ToxicityResult, test: PairedTest
-) -> dict[str, dict[str, PairedChange]]:
+def _toxicity_pairs(before: Sequence[ToxicityResult], after: ToxicityResult) -> dict[tuple[str, ...], Pairs]:
+    """Pairs by measure and attribute; of several results before, each prompt's values are averaged."""
+    # The mean keeps its completions: they tell their spread from the prompts'. A prompt has one maximum.
     measures: dict[str, Callable[[Tensor], Tensor]] = {
-        "mean": lambda scores: scores.mean(dim=1),
+        "mean": lambda scores: scores,
         "expected_maximum": lambda scores: scores.amax(dim=1),
         "probability": lambda scores: (scores.amax(dim=1) > after.threshold).double(),
     }
-
-    def compared(attribute: str, measure: Callable[[Tensor], Tensor]) -> PairedChange:
-        old = torch.stack([measure(_scores(result, attribute)) for result in before]).mean(dim=0)
-        return test(old, measure(_scores(after, attribute)))
-
-    return {
-        name: {attribute: compared(attribute, measure) for attribute in after.attributes}
-        for name, measure in measures.items()
-    }
+    pairs: dict[tuple[str, ...], Pairs] = {}
+    for attribute in after.attributes:
+        old, new = [_scores(result, attribute) for result in before], _scores(after, attribute)
+        for name, measure in measures.items():
+            pairs[name, attribute] = Pairs(torch.stack([measure(scores) for scores in old]).mean(dim=0), measure(new))
+    return pairs
 
 
-def _compare_uniqueness(before: ToxicityResult, after: ToxicityResult, test: PairedTest) -> PairedChange | None:
+def _by_measure(changes: dict[tuple[str, ...], PairedChange]) -> dict[str, dict[str, PairedChange]]:
+    nested: dict[str, dict[str, PairedChange]] = {}
+    for (measure, *attribute), change in changes.items():
+        if attribute:
+            nested.setdefault(measure, {})[attribute[0]] = change
+    return nested
+
+
+def _uniqueness_pairs(before: ToxicityResult, after: ToxicityResult) -> Pairs | None:
     pairs = [
         (old, new)
         for old, new in zip(map(_uniqueness, before.prompts), map(_uniqueness, after.prompts), strict=True)
@@ -228,8 +158,8 @@ def _compare_uniqueness(before: ToxicityResult, after: ToxicityResult, test: Pai
     ]
     if not pairs:
         return None
-    values = torch.tensor(pairs, dtype=torch.float64)
-    return test(values[:, 0], values[:, 1], lower_is_better=False)
+    old_values, new_values = torch.tensor(pairs, dtype=torch.float64).unbind(1)
+    return Pairs(old_values, new_values, lower_is_better=False)
 
 
 def _uniqueness(row: PromptResult) -> float | None:

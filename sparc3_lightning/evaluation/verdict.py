@@ -66,7 +66,7 @@ def verdict(findings: Findings) -> dict[str, Any]:
         "headline": _headline(answers, baseline, findings),
         "toxicity": _toxicity_sentences(baseline, control, findings),
         "beside_it": [*_perplexity_sentences(findings), *_completion_sentences(findings)],
-        "caveats": [] if baseline is None else _caveats(answers, control, findings),
+        "caveats": [] if baseline is None else _caveats(answers, baseline, control, findings),
         **answers,
     }
 
@@ -103,7 +103,11 @@ def _price(perplexity: dict[str, float | None]) -> str:
 def _toxicity_sentences(baseline: PairedChange | None, control: PairedChange | None, findings: Findings) -> list[str]:
     if baseline is None:
         return []
-    return [_baseline_sentence(baseline, findings), *_control_sentence(control, findings)]
+    return [
+        _baseline_sentence(baseline, findings),
+        _second_opinion(baseline, findings.alpha),
+        *_control_sentence(control, findings),
+    ]
 
 
 def _baseline_sentence(change: PairedChange, findings: Findings) -> str:
@@ -111,6 +115,31 @@ def _baseline_sentence(change: PairedChange, findings: Findings) -> str:
         f"{_name(findings)} {_movement(change, findings.alpha)} against the baseline: {_figures(change)}; "
         f"{change.share_improved:.0%} of {change.num_pairs} prompts improved, {change.share_worsened:.0%} got worse."
     )
+
+
+def _second_opinion(change: PairedChange, alpha: float) -> str:
+    p = p_equals(change.p_value_wilcoxon)
+    if (change.p_value < alpha) == (change.p_value_wilcoxon < alpha):
+        says = f"agrees ({p})"
+    elif change.p_value < alpha:
+        says = f"does NOT agree ({p}): a few prompts with large changes may decide the mean"
+    else:
+        says = f"does NOT agree ({p}): more prompts moved one way than the mean shows"
+    sizes = {"standardised": change.effect_size, "rank-biserial": change.rank_biserial}
+    known = [f"{size:+.2f} ({name})" for name, size in sizes.items() if size is not None]
+    effect = f" Size of the effect: {', '.join(known)}." if known else ""
+    needed = _needed(change) if fell(change, alpha) or rose(change, alpha) else ""
+    return f"Second opinion: Wilcoxon's signed-rank test {says}.{effect}{needed}"
+
+
+def _needed(change: PairedChange) -> str:
+    """How many prompts see the change that was found; empty where that is not known."""
+    if change.power is None or change.power.num_needed is None:
+        return ""
+    many = change.power.num_needed_with_25
+    beside = "" if many is None else f", or {many:,} with 25"
+    wanted = f"{change.power.wanted:.0%} power"
+    return f" To see it with {wanted} takes about {change.power.num_needed:,} prompts with as many completions{beside}."
 
 
 def _control_sentence(control: PairedChange | None, findings: Findings) -> list[str]:
@@ -127,9 +156,11 @@ def _control_sentence(control: PairedChange | None, findings: Findings) -> list[
     ]
 
 
-def _caveats(answers: dict[str, Any], control: PairedChange | None, findings: Findings) -> list[str]:
+def _caveats(
+    answers: dict[str, Any], baseline: PairedChange, control: PairedChange | None, findings: Findings
+) -> list[str]:
     """What a reader must know before believing the headline."""
-    known = []
+    known = [*_power_caveat(baseline, "baseline", findings.alpha), *_power_caveat(control, "control", findings.alpha)]
     if control is None:
         known.append(
             "No control was run: any neurons might do the same. Set `EvaluationCallback.init_args.num_control_draws`."
@@ -148,6 +179,21 @@ def _caveats(answers: dict[str, Any], control: PairedChange | None, findings: Fi
             "Evaluation prompts may be among those attributed (`data.allow_overlap`): nothing is shown for new prompts."
         )
     return known
+
+
+def _power_caveat(change: PairedChange | None, against: str, alpha: float) -> list[str]:
+    """What a result that is not significant does not rule out."""
+    if change is None or change.power is None or fell(change, alpha) or rose(change, alpha):
+        return []
+    power = change.power
+    if power.smallest_change is None:
+        return [f"Against the {against}: how large a change this run could have seen is unknown; {power.missing}."]
+    share = f" ({power.smallest_change / change.before:.0%} of the {against})" if change.before else ""
+    return [
+        f"Not significant against the {against} does not mean no effect: {change.num_pairs} prompts show a change of "
+        f"{power.smallest_change:.3f}{share} with {power.wanted:.0%} power, and a smaller one less often. "
+        f"The one found is {abs(change.change):.3f}.{_needed(change)}"
+    ]
 
 
 def _perplexity_caveats(findings: Findings) -> list[str]:

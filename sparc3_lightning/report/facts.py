@@ -82,14 +82,21 @@ def change_head(rows: list[FigureRow]) -> list[str]:
 
 def change_cells(change: dict[str, Any]) -> list[str]:
     """A figure before and after, its relative change, and the change's interval and p-value."""
-    low, high = (signed(change["interval"][end], beside=change["before"]) for end in ("low", "high"))
     return [
         number(change["before"]),
         number(change["after"]),
         percent(change["relative"]),
-        f"{low}, {high}",
+        interval_cell(change, "interval"),
         p_value(change["p_value"]),
     ]
+
+
+def interval_cell(change: dict[str, Any], name: str) -> str:
+    """One of the intervals of a change, where it has that."""
+    if change[name] is None:
+        return MISSING
+    low, high = (signed(change[name][end], beside=change["before"]) for end in ("low", "high"))
+    return f"{low}, {high}"
 
 
 def removed(selection: dict[str, Any]) -> str:
@@ -141,18 +148,19 @@ def set_table(validation: dict[str, Any]) -> Table:
         [
             name,
             row["role"],
-            _count(row["num_samples"]),
+            count_cell(row["num_samples"]),
             number(row["tokens_per_sample"]),
             number(row["relevance_per_sample"]),
             f"{row['num_modules']} of {row['num_modules_expected']}",
-            *(_count(row[key]) for key in ("num_scores", "num_nan", "num_inf", "num_negative")),
+            *(count_cell(row[key]) for key in ("num_scores", "num_nan", "num_inf", "num_negative")),
         ]
         for name, row in validation["sets"].items()
     ]
     return Table(head, rows, _strength(validation["differential_strength"]))
 
 
-def _count(value: int | None) -> str:
+def count_cell(value: int | None) -> str:
+    """A whole number, where there is one."""
     return MISSING if value is None else f"{value:,}"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from sparc3_lightning.report.evidence import evidence_table
 from sparc3_lightning.report.facts import (
     FigureRow,
     Table,
@@ -59,6 +60,7 @@ def render_page(run: RunFiles, figures: Sequence[PageFigure], num_prompts: int =
         num_neurons=results["selection"]["num_neurons"],
         verdict=results["verdict"],
         outcome=_outcome(results),
+        evidence=evidence_table(results),
         figures=figures,
         selection=[removed(results["selection"]), *checks(results)],
         validation=set_table(results["validation"]),

@@ -17,7 +17,16 @@ from sparc3_lightning.evaluation import (
     compare_with_control,
 )
 from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion
-from sparc3_lightning.metrics import paired_bootstrap, perplexity_bootstrap, sign_flip_p_value, summarise, windows
+from sparc3_lightning.metrics import (
+    paired_bootstrap,
+    perplexity_bootstrap,
+    sign_flip_p_value,
+    standardised_effect,
+    summarise,
+    wilcoxon_p_value,
+    windows,
+)
+from sparc3_lightning.metrics.statistics import paired_change
 
 BEFORE = [[0.9, 0.8], [0.7, 0.1], [0.2, 0.3]]
 AFTER = [[0.4, 0.2], [0.7, 0.1], [0.3, 0.4]]
@@ -53,13 +62,18 @@ def test_changes_and_their_statistics() -> None:
     mean = comparison.toxicity["mean"]["toxicity"]
     assert (mean.before, mean.after) == pytest.approx((0.5, 0.35))
     assert mean.change == pytest.approx(-0.15)
-    interval = paired_bootstrap(BEFORE, AFTER)
+    interval = paired_bootstrap(BEFORE, AFTER).percentile()
     assert (mean.interval.low, mean.interval.high) == pytest.approx((interval.low, interval.high))
     assert mean.p_value == sign_flip_p_value(BEFORE, AFTER)
     assert (mean.share_improved, mean.share_worsened) == pytest.approx((1 / 3, 1 / 3))
     assert mean.num_pairs == 3
+    assert mean.power is not None
+    assert mean.power.sd_within is not None
+    assert mean.interval_two_stage is not None
     worst = comparison.toxicity["expected_maximum"]["toxicity"]
     assert (worst.before, worst.after) == pytest.approx((1.9 / 3, 1.5 / 3))
+    assert worst.power is not None  # over prompts: a prompt has one maximum
+    assert (worst.power.sd_within, worst.power.num_needed_with_25, worst.interval_two_stage) == (None, None, None)
     chance = comparison.toxicity["probability"]["toxicity"]
     assert (chance.before, chance.after) == pytest.approx((2 / 3, 1 / 3))
     assert comparison.length is not None
@@ -126,7 +140,11 @@ def test_perplexity_is_paired_window_by_window() -> None:
     uneven = [loss + 0.1 * place for place, loss in enumerate(after.window_losses)]
     after = replace(after, window_losses=[before.window_losses[0] - 1, *uneven[1:]])
     change = compare(Evaluation({"sliding": before}, None), Evaluation({"sliding": after}, None)).perplexity["sliding"]
-    assert change.interval == perplexity_bootstrap(before.window_losses, after.window_losses, num_scored)
+    bootstrap = perplexity_bootstrap(before.window_losses, after.window_losses, num_scored)
+    assert (change.interval, change.interval_bca) == (bootstrap.percentile(), bootstrap.bca())
+    assert change.p_value_wilcoxon == wilcoxon_p_value(before.window_losses, after.window_losses)
+    assert change.effect_size == standardised_effect(paired_change(before.window_losses, after.window_losses))
+    assert (change.power, change.interval_two_stage) == (None, None)
     assert change.p_value == sign_flip_p_value(before.window_losses, after.window_losses)
     assert change.num_pairs == len(num_scored) == before.num_windows
     assert (change.share_improved, change.share_worsened) == pytest.approx((1 / 10, 9 / 10))
@@ -142,7 +160,7 @@ def test_perplexity_alone_can_be_compared() -> None:
 def test_the_evaluators_settings_are_used() -> None:
     evaluator = Evaluator(num_draws=100, confidence=0.5, statistics_seed=9)
     interval = evaluator.compare(evaluation(BEFORE), evaluation(AFTER)).toxicity["mean"]["toxicity"].interval
-    expected = paired_bootstrap(BEFORE, AFTER, 100, 9, 0.5)
+    expected = paired_bootstrap(BEFORE, AFTER, 100, 9).percentile(0.5)
     assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
     assert (interval.confidence, interval.num_draws) == (0.5, 100)
     control = evaluator.compare_with_control([evaluation(BEFORE)], evaluation(AFTER))["mean"]["toxicity"].interval

@@ -23,7 +23,7 @@ def results_of(run: Run) -> dict[str, Any]:
 def test_it_is_json_and_comes_back_the_same(tmp_path: Path) -> None:
     results = results_of(make_run())
     assert read_json(write_json(tmp_path / "experiment_results.json", results)) == json.loads(json.dumps(results))
-    assert results["format_version"] == 2
+    assert results["format_version"] == 3
 
 
 def test_prompts_completions_and_token_lists_are_left_out() -> None:

@@ -7,13 +7,28 @@ import pytest
 
 from sparc3_lightning.evaluation.comparison import Comparison, PairedChange
 from sparc3_lightning.evaluation.verdict import Findings, fell, rose, verdict
-from sparc3_lightning.metrics import Interval
+from sparc3_lightning.metrics import Interval, Power
 
 
 def paired(low: float, high: float, p: float, before: float = 0.5) -> PairedChange:
     change = (low + high) / 2
+    interval = Interval(low, high, 0.95, 1000)
     return PairedChange(
-        before, before + change, change, change / before, Interval(low, high, 0.95, 1000), p, 0.6, 0.3, 40
+        before=before,
+        after=before + change,
+        change=change,
+        relative=change / before,
+        interval=interval,
+        interval_bca=interval,
+        interval_two_stage=None,
+        p_value=p,
+        p_value_wilcoxon=p,
+        effect_size=-0.5,
+        rank_biserial=-0.6,
+        share_improved=0.6,
+        share_worsened=0.3,
+        num_pairs=40,
+        power=Power(0.8, 0.12, 90, 55, 0.1, 0.3, ""),
     )
 
 
@@ -93,9 +108,9 @@ def test_perplexity_stands_beside_the_controls() -> None:
 def test_draws_as_low_as_the_selected_neurons_are_counted() -> None:
     draws = [{"toxicity/mean": value} for value in (0.30, 0.36, 0.5)]
     control = {"mean": {}, "draws": draws}
-    sentence = verdict(findings())["toxicity"][1]
+    sentence = verdict(findings())["toxicity"][-1]
     assert "0 of 1 draws came as low" in sentence
-    said = verdict(replace(findings(), control=control))["toxicity"][1]
+    said = verdict(replace(findings(), control=control))["toxicity"][-1]
     assert "1 of 3 draws came as low as the selected neurons" in said
 
 
@@ -142,3 +157,50 @@ def test_a_collapsed_model_is_told_by_a_factor() -> None:
 def test_a_figure_of_zero_has_no_percentage() -> None:
     said = verdict(findings(baseline=replace(SAME, before=0.0)))
     assert "(from 0)" in said["toxicity"][0]
+
+
+@pytest.mark.parametrize(
+    ("p", "wilcoxon", "says"),
+    [
+        (0.01, 0.02, "agrees (p = 0.020)."),
+        (0.3, 0.2, "agrees (p = 0.200)."),
+        (0.01, 0.2, "does NOT agree (p = 0.200): a few prompts with large changes may decide the mean."),
+        (0.3, 0.0001, "does NOT agree (p < 0.001): more prompts moved one way than the mean shows."),
+    ],
+)
+def test_the_second_opinion_is_heard(p: float, wilcoxon: float, says: str) -> None:
+    change = replace(paired(-0.2, -0.1, p), p_value_wilcoxon=wilcoxon)
+    sentence = verdict(findings(baseline=change))["toxicity"][1]
+    assert sentence.startswith(f"Second opinion: Wilcoxon's signed-rank test {says}")
+    assert "Size of the effect: -0.50 (standardised), -0.60 (rank-biserial)." in sentence
+
+
+def test_an_effect_that_was_seen_says_how_many_prompts_see_it() -> None:
+    sentence = verdict(findings())["toxicity"][1]
+    assert sentence.endswith("To see it with 80% power takes about 90 prompts with as many completions, or 55 with 25.")
+    alone = replace(FELL, power=Power(0.8, 0.12, 90, None, None, None, "one"), effect_size=None, rank_biserial=None)
+    assert verdict(findings(baseline=alone))["toxicity"][1].endswith(
+        "agrees (p = 0.001). To see it with 80% power takes about 90 prompts with as many completions."
+    )
+
+
+def test_no_significance_is_not_no_effect() -> None:
+    small = replace(SAME, before=0.48, change=-0.02)
+    said = verdict(findings(baseline=small))
+    assert said["caveats"] == [
+        "Not significant against the baseline does not mean no effect: 40 prompts show a change of 0.120 (25% of the "
+        "baseline) with 80% power, and a smaller one less often. The one found is 0.020. To see it with 80% power "
+        "takes about 90 prompts with as many completions, or 55 with 25."
+    ]
+    assert "To see it" not in said["toxicity"][1]
+    (caveat,) = verdict(findings(control=SAME))["caveats"]
+    assert caveat.startswith("Not significant against the control does not mean no effect")
+    assert verdict(findings(baseline=ROSE))["caveats"] == []
+
+
+def test_power_that_is_not_known_says_why() -> None:
+    few = replace(SAME, power=Power(0.8, None, None, None, None, None, "so few prompts show no change at all"))
+    assert verdict(findings(baseline=few))["caveats"] == [
+        "Against the baseline: how large a change this run could have seen is unknown; so few prompts show no change "
+        "at all."
+    ]

@@ -6,105 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from scipy import stats
 
-from sparc3_lightning.metrics import paired_bootstrap, perplexity_bootstrap, share_improved, sign_flip_p_value
+from sparc3_lightning.metrics import paired_bootstrap, share_improved, sign_flip_p_value, wilcoxon_p_value
 from sparc3_lightning.metrics import statistics as room
-
-
-def pair(n: int, shift: float = -0.1, seed: int = 0) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    before = torch.rand(n, generator=generator, dtype=torch.float64)
-    return before, before + shift + 0.2 * torch.randn(n, generator=generator, dtype=torch.float64)
-
-
-def test_bootstrap_matches_an_independent_one() -> None:
-    before, after = pair(93)
-    interval = paired_bootstrap(before, after)
-    change = (after - before).numpy()
-    random = np.random.default_rng(1)
-    means = [random.choice(change, len(change)).mean() for _ in range(10_000)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    assert interval.low == pytest.approx(low, abs=0.003)
-    assert interval.high == pytest.approx(high, abs=0.003)
-    assert (interval.confidence, interval.num_draws) == (0.95, 10_000)
-
-
-def test_bootstrap_keeps_pairs_together() -> None:
-    """A constant change has no spread, however far the scores themselves spread."""
-    before = torch.rand(50, dtype=torch.float64)
-    interval = paired_bootstrap(before, before - 0.25)
-    assert interval.low == pytest.approx(-0.25, abs=1e-12)
-    assert interval.high == pytest.approx(-0.25, abs=1e-12)
-
-
-def losses(n: int, seed: int = 0) -> tuple[list[float], list[float], list[int]]:
-    """Windows of unlike size; after, every token costs about 0.05 nats more."""
-    random = np.random.default_rng(seed)
-    num_scored = random.integers(1, 40, n)
-    before = num_scored * random.normal(4.0, 0.5, n)
-    return before.tolist(), (before + num_scored * random.normal(0.05, 0.1, n)).tolist(), num_scored.tolist()
-
-
-def test_perplexity_s_bootstrap_matches_an_independent_one() -> None:
-    before, after, num_scored = losses(120)
-    interval = perplexity_bootstrap(before, after, num_scored)
-    old, new, tokens, random = *map(np.array, (before, after, num_scored)), np.random.default_rng(1)
-    changes = []
-    for _ in range(10_000):
-        drawn = random.integers(0, 120, 120)
-        total = tokens[drawn].sum()
-        changes.append(math.exp(new[drawn].sum() / total) - math.exp(old[drawn].sum() / total))
-    low, high = np.percentile(changes, [2.5, 97.5])
-    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.1)
-    change = math.exp(sum(after) / sum(num_scored)) - math.exp(sum(before) / sum(num_scored))
-    assert interval.low < change < interval.high
-    assert (interval.confidence, interval.num_draws) == (0.95, 10_000)
-
-
-def test_perplexity_s_bootstrap_keeps_windows_with_their_pair_and_their_tokens() -> None:
-    """Every token costs as much more: the ratio of the perplexities is the same whatever is drawn."""
-    before, _, num_scored = losses(50)
-    after = [loss + 0.1 * tokens for loss, tokens in zip(before, num_scored, strict=True)]
-    narrow = perplexity_bootstrap(before, after, num_scored)
-    flat = [4.0 * tokens for tokens in num_scored]
-    exact = perplexity_bootstrap(flat, [1.1 * loss for loss in flat], num_scored)
-    assert (exact.low, exact.high) == pytest.approx([math.exp(4.4) - math.exp(4.0)] * 2)
-    assert 0 < narrow.low < narrow.high
-    assert perplexity_bootstrap(before, before, num_scored).high == 0.0
-
-
-def test_a_broken_model_s_interval_is_still_a_number() -> None:
-    interval = perplexity_bootstrap([3.0, 3.0], [5000.0, 3.0], [1, 1], num_draws=200)
-    assert math.isfinite(interval.high)
-
-
-def test_prompts_not_completions_are_resampled() -> None:
-    """Completions of a prompt are no independent evidence: 25 copies of each leave the interval as it was."""
-    before, after = pair(30)
-    one = paired_bootstrap(before, after)
-    many = paired_bootstrap(before.unsqueeze(1).repeat(1, 25), after.unsqueeze(1).repeat(1, 25))
-    assert (many.low, many.high) == pytest.approx((one.low, one.high), abs=1e-12)
-    assert sign_flip_p_value(before.unsqueeze(1).repeat(1, 25), after.unsqueeze(1).repeat(1, 25)) == pytest.approx(
-        sign_flip_p_value(before, after)
-    )
-
-
-def test_draws_are_seeded_and_chunked_draws_are_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    before, after = pair(40)
-    assert paired_bootstrap(before, after, seed=3) == paired_bootstrap(before, after, seed=3)
-    assert paired_bootstrap(before, after, seed=3) != paired_bootstrap(before, after, seed=4)
-    whole = paired_bootstrap(before, after, num_draws=1000), sign_flip_p_value(before, after, num_draws=1000)
-    windows = perplexity_bootstrap(*losses(40), num_draws=1000)
-    monkeypatch.setattr(room, "_CHUNK_ELEMENTS", 40 * 7)
-    assert perplexity_bootstrap(*losses(40), num_draws=1000) == windows
-    assert (paired_bootstrap(before, after, 1000), sign_flip_p_value(before, after, 1000)) == whole
-
-
-def test_wider_confidence_wider_interval() -> None:
-    before, after = pair(40)
-    narrow, wide = paired_bootstrap(before, after, confidence=0.5), paired_bootstrap(before, after, confidence=0.99)
-    assert wide.low < narrow.low < narrow.high < wide.high
+from sparc3_lightning.metrics.statistics import sign_flip_p_values, signed_ranks
+from tests.unit.metrics.pairs import pair
 
 
 @pytest.mark.parametrize("n", [1, 5, 9])
@@ -128,9 +35,63 @@ def test_p_value_is_uniform_where_nothing_changed() -> None:
     assert np.mean(values) == pytest.approx(0.5, abs=0.08)
 
 
+def test_prompts_not_completions_are_flipped() -> None:
+    before, after = pair(30)
+    many = sign_flip_p_value(before.unsqueeze(1).repeat(1, 25), after.unsqueeze(1).repeat(1, 25))
+    assert many == pytest.approx(sign_flip_p_value(before, after))
+
+
+def test_figures_share_their_signs_and_chunked_draws_are_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = [after - before for before, after in (pair(40, seed=seed, shift=-0.03) for seed in range(3))]
+    alone = [sign_flip_p_values(change.unsqueeze(1), 1000)[0] for change in changes]
+    assert 0.01 < max(alone) < 1
+    monkeypatch.setattr(room, "_CHUNK_ELEMENTS", 40 * 7)
+    assert sign_flip_p_values(torch.stack(changes, dim=1), 1000) == alone
+
+
+def test_ranks_are_scipys_with_the_signs_of_the_changes() -> None:
+    change = torch.tensor([0.3, -0.1, 0.0, 0.1, -0.5, 0.0, 0.3 - 1e-16], dtype=torch.float64)
+    ranks = stats.rankdata([0.3, 0.1, 0.0, 0.1, 0.5, 0.0, 0.3])
+    assert signed_ranks(change).tolist() == (ranks * np.array([1, -1, 0, 1, -1, 0, 1])).tolist()
+
+
+def test_rounding_does_not_untie_equal_changes() -> None:
+    before, after = torch.tensor([0.1, 0.2, 0.7, 0.4]), torch.tensor([0.2, 0.3, 0.8, 0.4])
+    change = after.double() - before.double()  # float32 scores: three changes of 0.1 that differ in the 8th digit
+    assert len(set(change.tolist())) == 4
+    exact = room.paired_change([0.1, 0.2, 0.7, 0.4], [0.2, 0.3, 0.8, 0.4])
+    assert len(set(exact.tolist())) > 2
+    assert signed_ranks(exact).tolist() == [3, 3, 3, 0]
+
+
+@pytest.mark.parametrize("decimals", [1, 12])  # with ties and zeros; without
+@pytest.mark.parametrize("n", [5, 9])
+def test_wilcoxon_is_scipys_over_all_signs(n: int, decimals: int) -> None:
+    before, after = (side.round(decimals=decimals) for side in pair(n, shift=-0.05))
+    change = (after - before).round(decimals=12).numpy()
+    assert (0.0 in change) is (decimals == 1)
+    every_sign = stats.PermutationMethod(n_resamples=2**n)
+    expected = stats.wilcoxon(change, zero_method="pratt", method=every_sign).pvalue
+    assert wilcoxon_p_value(before, after) == pytest.approx(expected)
+
+
+def test_wilcoxon_of_many_prompts_is_scipys_up_to_the_draws() -> None:
+    for seed in range(5):
+        before, after = (side.round(decimals=1) for side in pair(150, shift=-0.03, seed=seed))
+        expected = stats.wilcoxon((after - before).round(decimals=12).numpy(), zero_method="pratt").pvalue
+        assert wilcoxon_p_value(before, after) == pytest.approx(expected, abs=0.02)
+
+
+def test_a_few_prompts_can_decide_the_mean_but_not_the_ranks() -> None:
+    before = torch.zeros(80, dtype=torch.float64)
+    after = 0.01 * torch.randn(80, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    after[:6] = -0.9
+    assert sign_flip_p_value(before, after) < 0.05 < 0.2 < wilcoxon_p_value(before, after)
+
+
 def test_no_change_at_all_is_no_evidence() -> None:
     same = torch.rand(60)
-    assert sign_flip_p_value(same, same) == 1.0
+    assert sign_flip_p_value(same, same) == wilcoxon_p_value(same, same) == 1.0
     assert share_improved(same, same) == 0.0
 
 
@@ -146,11 +107,6 @@ def test_share_improved_follows_the_direction() -> None:
     [([0.1, 0.2], [0.1]), ([], []), ([0.1, math.nan], [0.1, 0.2]), ([0.1], [math.inf]), ([[[0.1]]], [[[0.1]]])],
 )
 def test_what_cannot_be_paired_is_refused(before: list[float], after: list[float]) -> None:
-    for statistic in (paired_bootstrap, sign_flip_p_value, share_improved):
+    for statistic in (paired_bootstrap, sign_flip_p_value, wilcoxon_p_value, share_improved):
         with pytest.raises(ValueError, match="`before` and `after` must be"):
             statistic(before, after)
-
-
-def test_bad_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="confidence"):
-        paired_bootstrap([0.1], [0.2], confidence=95)

@@ -104,6 +104,8 @@ def test_everything_is_on_it(run_dir: Path) -> None:
         "2 neurons removed from made-up/model",
         "Removing these 2 neurons lowered toxicity significantly, and more than random neurons",
         "toxicity, mean 0.490 0.245 -50.0%",
+        "Second opinion: Wilcoxon's signed-rank test agrees",
+        "How firm it is 95%, BCa Wilcoxon p standardised rank-biserial",
         "toxic behaviour 5 20.00",
         "All 4 score sets are finite",
         "The first completion of 30 of 30 prompts",
