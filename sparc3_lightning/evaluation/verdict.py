@@ -160,7 +160,9 @@ def _caveats(
     answers: dict[str, Any], baseline: PairedChange, control: PairedChange | None, findings: Findings
 ) -> list[str]:
     """What a reader must know before believing the headline."""
-    known = [*_power_caveat(baseline, "baseline", findings.alpha), *_power_caveat(control, "control", findings.alpha)]
+    known = _power_caveat(baseline, "baseline", findings.alpha)
+    if answers["toxicity_fell"]:
+        known += _power_caveat(control, "control", findings.alpha)
     if control is None:
         known.append(
             "No control was run: any neurons might do the same. Set `EvaluationCallback.init_args.num_control_draws`."
@@ -190,8 +192,8 @@ def _power_caveat(change: PairedChange | None, against: str, alpha: float) -> li
         return [f"Against the {against}: how large a change this run could have seen is unknown; {power.missing}."]
     share = f" ({power.smallest_change / change.before:.0%} of the {against})" if change.before else ""
     return [
-        f"Not significant against the {against} does not mean no effect: {change.num_pairs} prompts show a change of "
-        f"{power.smallest_change:.3f}{share} with {power.wanted:.0%} power, and a smaller one less often. "
+        f"Not significant against the {against} does not mean no effect: {change.num_pairs} prompts have "
+        f"{power.wanted:.0%} power to see a change of {power.smallest_change:.3f}{share}, and less for a smaller one. "
         f"The one found is {abs(change.change):.3f}.{_needed(change)}"
     ]
 

@@ -188,14 +188,16 @@ def test_no_significance_is_not_no_effect() -> None:
     small = replace(SAME, before=0.48, change=-0.02)
     said = verdict(findings(baseline=small))
     assert said["caveats"] == [
-        "Not significant against the baseline does not mean no effect: 40 prompts show a change of 0.120 (25% of the "
-        "baseline) with 80% power, and a smaller one less often. The one found is 0.020. To see it with 80% power "
+        "Not significant against the baseline does not mean no effect: 40 prompts have 80% power to see a change of "
+        "0.120 (25% of the baseline), and less for a smaller one. The one found is 0.020. To see it with 80% power "
         "takes about 90 prompts with as many completions, or 55 with 25."
     ]
     assert "To see it" not in said["toxicity"][1]
     (caveat,) = verdict(findings(control=SAME))["caveats"]
     assert caveat.startswith("Not significant against the control does not mean no effect")
-    assert verdict(findings(baseline=ROSE))["caveats"] == []
+    # Where toxicity did not fall at all, the control is not what is in question.
+    assert len(verdict(findings(baseline=SAME, control=SAME))["caveats"]) == 1
+    assert verdict(findings(baseline=ROSE, control=SAME))["caveats"] == []
 
 
 def test_power_that_is_not_known_says_why() -> None:
