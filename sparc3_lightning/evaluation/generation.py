@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,8 +31,6 @@ from sparc3_lightning.evaluation.planning import (
 )
 from sparc3_lightning.models import context_length
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class Completion:
@@ -51,6 +49,18 @@ class Completion:
     text: str
 
 
+class Generated(NamedTuple):
+    """What `generate` gives.
+
+    Attributes:
+        completions: of each prompt, in its order.
+        num_truncated: prompts cut to leave room in the context.
+    """
+
+    completions: list[list[Completion]]
+    num_truncated: int
+
+
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -58,7 +68,8 @@ def generate(
     decoding: Decoding,
     batch_size: int = 16,
     progress: Progress = no_progress,
-) -> list[list[Completion]]:
+    receive: Callable[[list[Completion]], None] | None = None,
+) -> Generated:
     """Complete prompts, on all processes together.
 
     Args:
@@ -68,6 +79,7 @@ def generate(
         decoding: how to decode.
         batch_size: completions generated at once on one rank.
         progress: wraps the batches.
+        receive: takes each batch of this rank as soon as it is there.
 
     Returns:
         For each prompt its completions, the same on every rank.
@@ -78,17 +90,21 @@ def generate(
     plan = plan_requests(tokenizer, prompts, decoding, context_length(model))
     batches = request_batches(plan, batch_size)
     mine: list[Completion] = []
-    for batch in progress(batches, len(batches), "generate"):
-        mine += share_errors(partial(complete, model, tokenizer, batch, decoding), model.device)
-    return arrange(gather_objects(mine), len(prompts), decoding.num_completions)
+
+    def work(batch: Sequence[Request]) -> None:
+        done = complete(model, tokenizer, batch, decoding)
+        if receive is not None:
+            receive(done)
+        mine.extend(done)
+
+    for batch in progress(batches, len(batches), "generate" if receive is None else "generate and score"):
+        # What fails on one rank is raised on all, which would otherwise wait for it.
+        raise_together(partial(work, batch), (ValueError, OSError), model.device)
+    arranged = _arrange(gather_objects(mine), len(prompts), decoding.num_completions)
+    return Generated(arranged, plan.num_truncated)
 
 
-def share_errors(function: Callable[[], T], device: torch.device) -> T:
-    """Run one batch's work; what fails on one rank is raised on all, which would otherwise wait for it."""
-    return raise_together(function, (ValueError, OSError), device)
-
-
-def arrange(completions: Sequence[Completion], num_prompts: int, num_completions: int) -> list[list[Completion]]:
+def _arrange(completions: Sequence[Completion], num_prompts: int, num_completions: int) -> list[list[Completion]]:
     """Completions in any order, nested in their prompts."""
     by_place = {(item.prompt, item.completion): item for item in completions}
     assert len(by_place) == len(completions) == num_prompts * num_completions

@@ -1,18 +1,15 @@
 """The loop over prompts: generate, score, put together."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sparc3_lightning.distributed.ranks import gather_objects
-from sparc3_lightning.evaluation.generation import Completion, arrange, complete, share_errors
+from sparc3_lightning.evaluation.generation import Completion, generate
 from sparc3_lightning.evaluation.parallel import Progress, no_progress
-from sparc3_lightning.evaluation.planning import Decoding, Request, TextPrompt, plan_requests, request_batches
+from sparc3_lightning.evaluation.planning import Decoding, TextPrompt
 from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion, ToxicityResult
 from sparc3_lightning.metrics import AttributeSummary, Scorer, Toxicity, summarise, uniqueness
-from sparc3_lightning.models import context_length
 
 
 def measure_toxicity(
@@ -45,20 +42,14 @@ def measure_toxicity(
     Raises:
         ValueError: an empty or repeated prompt, a failed generation, or a failed score.
     """
-    plan = plan_requests(tokenizer, prompts, decoding, context_length(model))
-    batches, mine = request_batches(plan, batch_size), list[Completion]()
     metric = Toxicity(scorer).to(model.device)
 
-    def generate_and_score(batch: Sequence[Request]) -> list[Completion]:
-        done = complete(model, tokenizer, batch, decoding)
+    def score(done: list[Completion]) -> None:
         metric.update([item.text for item in done], [(item.prompt, item.completion) for item in done])
-        return done
 
-    for batch in progress(batches, len(batches), "generate and score"):
-        mine += share_errors(partial(generate_and_score, batch), model.device)
+    generated = generate(model, tokenizer, prompts, decoding, batch_size, progress, score)
     scored = metric.compute()
-    completions = arrange(gather_objects(mine), len(prompts), decoding.num_completions)
-    rows = _rows(prompts, completions, scored.scores, scorer.attributes)
+    rows = _rows(prompts, generated.completions, scored.scores, scorer.attributes)
     items = [item for row in rows for item in row.completions]
     known = [item.uniqueness for item in items if item.uniqueness is not None]
     return ToxicityResult(
@@ -71,7 +62,7 @@ def measure_toxicity(
         length=sum(item.num_tokens for item in items) / len(items),
         num_prompts=len(rows),
         num_empty=len(items) - len(known),
-        num_truncated_prompts=plan.num_truncated,
+        num_truncated_prompts=generated.num_truncated,
         num_truncated_texts=scored.num_truncated,
         prompts=rows,
     )

@@ -1,14 +1,13 @@
 """Which linear layers are attributed."""
 
-import re
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from sparc3_lightning.families import get_family
+from sparc3_lightning.families.patterns import matching_names
 
 
 def linear_modules(model: PreTrainedModel) -> dict[str, nn.Linear]:
@@ -41,27 +40,13 @@ def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tupl
         get_family(model.config.model_type).check_linears(model)
         chosen = list(linear_modules(model))
     else:
-        chosen = _match(list(linear_modules(model)), [modules] if isinstance(modules, str) else modules)
+        chosen = matching_names(list(linear_modules(model)), [modules] if isinstance(modules, str) else modules)
     names = [name for name in chosen if name not in tied]
     if not names:
         raise ValueError(f"`modules` must name a layer that is not tied to the embedding, got {modules!r}. "
                          "Set `model.modules`.")  # fmt: skip
     _check_plain(model, names)
     return names, [name for name in chosen if name in tied]
-
-
-def _match(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    matched: set[str] = set()
-    for pattern in patterns:
-        is_regex = pattern.startswith("re:")
-        hits = [n for n in names if (re.fullmatch(pattern[3:], n) if is_regex else fnmatchcase(n, pattern))]
-        if not hits:
-            raise ValueError(
-                f"`modules` must be 'neurons', 'all' or patterns that match linear layers, got {pattern!r}, which "
-                f"matches none of {len(names)} layers such as {names[0]!r}. Set `model.modules`."
-            )
-        matched.update(hits)
-    return [name for name in names if name in matched]
 
 
 def _check_plain(model: PreTrainedModel, names: Sequence[str]) -> None:

@@ -1,13 +1,12 @@
 """A model's shape, from the fields of its config.json alone: parameters, linear layers, which are attributed."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
 
 from sparc3_lightning.families import Family, get_family
+from sparc3_lightning.families.patterns import matching_names
 
 LM_HEAD = "lm_head"
 # Which linear layers of a block wait for which.
@@ -146,27 +145,15 @@ class Shape:
         elif modules == "all":
             chosen = self.linears
         else:
-            chosen = list(self._matching([modules] if isinstance(modules, str) else modules))
+            patterns = [modules] if isinstance(modules, str) else modules
+            matched = set(matching_names([linear.name for linear in self.linears], patterns))
+            chosen = [linear for linear in self.linears if linear.name in matched]
         chosen = [linear for linear in chosen if not (self.tied and linear.name == LM_HEAD)]
         if not chosen:
             raise ValueError(
                 f"`modules` must name a layer that is not tied to the embedding, got {modules!r}. Set `model.modules`."
             )
         return chosen
-
-    def _matching(self, patterns: Sequence[str]) -> Iterable[Linear]:
-        matched: set[str] = set()
-        for pattern in patterns:
-            is_regex = pattern.startswith("re:")
-            names = [linear.name for linear in self.linears]
-            hits = [n for n in names if (re.fullmatch(pattern[3:], n) if is_regex else fnmatchcase(n, pattern))]
-            if not hits:
-                raise ValueError(
-                    f"`modules` must be 'neurons', 'all' or patterns that match linear layers, got {pattern!r}, which "
-                    f"matches none of {len(names)} layers such as {names[0]!r}. Set `model.modules`."
-                )
-            matched.update(hits)
-        return (linear for linear in self.linears if linear.name in matched)
 
 
 def shape_of(fields: Mapping[str, Any], where: str = "config.json") -> Shape:

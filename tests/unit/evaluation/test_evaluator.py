@@ -100,7 +100,7 @@ def test_a_model_without_logits_to_keep_gives_the_same(model: LlamaForCausalLM, 
 def test_toxicity_scores_continuations_and_keeps_them(model: LlamaForCausalLM, tokenizer: Any, prompts: Any) -> None:
     scorer = Recorder()
     result = evaluator(scorer=scorer, batch_size=4).toxicity(model, tokenizer, prompts)
-    completions = generate(model, tokenizer, prompts, DECODING)
+    completions = generate(model, tokenizer, prompts, DECODING).completions
     texts = [[item.text for item in row] for row in completions]
     assert sorted(scorer.texts) == sorted(text for row in texts for text in row)
     assert [[item.text for item in row.completions] for row in result.prompts] == texts
@@ -118,7 +118,7 @@ def test_toxicity_scores_continuations_and_keeps_them(model: LlamaForCausalLM, t
 
 def test_repetition_and_length_stand_beside_toxicity(model: LlamaForCausalLM, tokenizer: Any, prompts: Any) -> None:
     result = evaluator().toxicity(model, tokenizer, prompts)
-    ids = [item.token_ids for row in generate(model, tokenizer, prompts, DECODING) for item in row]
+    ids = [item.token_ids for row in generate(model, tokenizer, prompts, DECODING).completions for item in row]
     assert result.length == pytest.approx(sum(map(len, ids)) / len(ids))
     assert result.uniqueness == pytest.approx(sum(len(set(i)) / len(i) for i in ids if i) / sum(map(bool, ids)))
     assert result.num_empty == sum(not i for i in ids)

@@ -12,6 +12,11 @@ from sparc3_lightning.evaluation.generation import Completion
 from sparc3_lightning.evaluation.noise import gumbel_noise, noise_key
 from tests.unit.evaluation.tiny import TextPrompt, make_model
 
+
+def completed(*args: Any, **options: Any) -> list[list[Completion]]:
+    return generate(*args, **options).completions
+
+
 SAMPLED = Decoding(max_new_tokens=12, temperature=0.9, top_p=0.8, num_completions=3, seed=5)
 GREEDY = Decoding(max_new_tokens=12, temperature=0.0)
 
@@ -61,7 +66,7 @@ def ids_of(completions: Sequence[Sequence[Completion]]) -> list[list[list[int]]]
 def test_completions_are_the_slow_ones_in_every_batch_shape(
     model: LlamaForCausalLM, tokenizer: Any, prompts: list[TextPrompt], decoding: Decoding, batch_size: int
 ) -> None:  # trap 8
-    completions = generate(model, tokenizer, prompts, decoding, batch_size)
+    completions = completed(model, tokenizer, prompts, decoding, batch_size)
     assert ids_of(completions) == slow(model, tokenizer, prompts, decoding)
     assert [[(item.prompt, item.completion) for item in row] for row in completions] == [
         [(i, j) for j in range(decoding.num_completions)] for i in range(len(prompts))
@@ -69,16 +74,16 @@ def test_completions_are_the_slow_ones_in_every_batch_shape(
 
 
 def test_completions_differ_where_noise_does(model: LlamaForCausalLM, tokenizer: Any, prompts: Any) -> None:
-    rows = ids_of(generate(model, tokenizer, prompts, SAMPLED))
+    rows = ids_of(completed(model, tokenizer, prompts, SAMPLED))
     assert all(len({tuple(ids) for ids in row}) > 1 for row in rows)
     other_seed = Decoding(12, 0.9, 0.8, 3, seed=6)
-    assert ids_of(generate(model, tokenizer, prompts, other_seed)) != rows
+    assert ids_of(completed(model, tokenizer, prompts, other_seed)) != rows
 
 
 def test_noise_follows_the_prompts_id_not_its_place(model: LlamaForCausalLM, tokenizer: Any, prompts: Any) -> None:
-    straight = ids_of(generate(model, tokenizer, prompts, SAMPLED))
-    assert ids_of(generate(model, tokenizer, prompts[::-1], SAMPLED, batch_size=3)) == straight[::-1]
-    assert ids_of(generate(model, tokenizer, prompts[2:4], SAMPLED)) == straight[2:4]
+    straight = ids_of(completed(model, tokenizer, prompts, SAMPLED))
+    assert ids_of(completed(model, tokenizer, prompts[::-1], SAMPLED, batch_size=3)) == straight[::-1]
+    assert ids_of(completed(model, tokenizer, prompts[2:4], SAMPLED)) == straight[2:4]
 
 
 def test_a_pruned_neuron_that_does_nothing_changes_nothing(tokenizer: Any, prompts: Any) -> None:
@@ -86,40 +91,40 @@ def test_a_pruned_neuron_that_does_nothing_changes_nothing(tokenizer: Any, promp
     model = make_model()
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight[:, 3] = 0
-    before = generate(model, tokenizer, prompts, SAMPLED)
+    before = completed(model, tokenizer, prompts, SAMPLED)
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight[3] = 0
-    assert generate(model, tokenizer, prompts, SAMPLED, batch_size=5) == before
+    assert completed(model, tokenizer, prompts, SAMPLED, batch_size=5) == before
 
 
 @pytest.mark.parametrize("decoding", [SAMPLED, GREEDY], ids=["sampled", "greedy"])
 def test_the_models_own_generation_config_is_not_used(
     model: LlamaForCausalLM, tokenizer: Any, prompts: Any, decoding: Decoding
 ) -> None:  # trap 15
-    expected = ids_of(generate(model, tokenizer, prompts, decoding))
+    expected = ids_of(completed(model, tokenizer, prompts, decoding))
     own = GenerationConfig(
         do_sample=True, temperature=5.0, top_p=0.1, top_k=1, repetition_penalty=3.0, no_repeat_ngram_size=1,
         min_new_tokens=12, suppress_tokens=list(range(20, 40)), num_return_sequences=2, max_length=3, min_p=0.9,
     )  # fmt: skip
     model.generation_config = own
-    assert ids_of(generate(model, tokenizer, prompts, decoding)) == expected
+    assert ids_of(completed(model, tokenizer, prompts, decoding)) == expected
     assert model.generation_config is own
 
 
 def test_every_end_token_ends_a_completion(model: LlamaForCausalLM, tokenizer: Any, prompts: Any) -> None:
-    long = generate(model, tokenizer, prompts, SAMPLED)
+    long = completed(model, tokenizer, prompts, SAMPLED)
     stop = long[0][0].token_ids[3]
     model.generation_config = GenerationConfig(eos_token_id=[1, stop])
-    short = generate(model, tokenizer, prompts, SAMPLED)
+    short = completed(model, tokenizer, prompts, SAMPLED)
     expected = [[ids[: ids.index(stop)] if stop in ids else ids for ids in row] for row in ids_of(long)]
     assert ids_of(short) == expected
     assert [len(ids) for row in expected for ids in row] != [len(ids) for row in ids_of(long) for ids in row]
 
 
 def test_a_completion_may_be_empty(model: LlamaForCausalLM, tokenizer: Any) -> None:
-    first = generate(model, tokenizer, [TextPrompt("a", "w5")], GREEDY)[0][0].token_ids[0]
+    first = completed(model, tokenizer, [TextPrompt("a", "w5")], GREEDY)[0][0].token_ids[0]
     model.generation_config = GenerationConfig(eos_token_id=first)
-    assert generate(model, tokenizer, [TextPrompt("a", "w5")], GREEDY)[0][0] == Completion(0, 0, [], "")
+    assert completed(model, tokenizer, [TextPrompt("a", "w5")], GREEDY)[0][0] == Completion(0, 0, [], "")
 
 
 def test_text_is_the_continuation_alone(model: LlamaForCausalLM, tokenizer: Any) -> None:
@@ -130,7 +135,7 @@ def test_text_is_the_continuation_alone(model: LlamaForCausalLM, tokenizer: Any)
     with torch.no_grad():
         model.lm_head.weight.zero_()
     model.lm_head.bias = torch.nn.Parameter(logits)
-    completion = generate(model, tokenizer, [prompt], Decoding(max_new_tokens=3))[0][0]
+    completion = completed(model, tokenizer, [prompt], Decoding(max_new_tokens=3))[0][0]
     assert completion.token_ids == [7, 7, 7]
     assert completion.text == "w7 w7 w7"
 
@@ -139,8 +144,8 @@ def test_a_prompt_without_room_keeps_its_end_and_its_first_token(model: LlamaFor
     words = [f"w{3 + n}" for n in range(40)]
     kept = TextPrompt("long", " ".join(words[-19:]))  # 32 tokens of context - 12 new - 1 beginning-of-text
     whole = TextPrompt("long", " ".join(words))
-    expected = generate(model, tokenizer, [kept], SAMPLED)
-    assert generate(model, tokenizer, [whole], SAMPLED) == expected
+    expected = completed(model, tokenizer, [kept], SAMPLED)
+    assert completed(model, tokenizer, [whole], SAMPLED) == expected
 
 
 @pytest.mark.parametrize(
@@ -155,12 +160,12 @@ def test_bad_prompts_are_refused(
     model: LlamaForCausalLM, tokenizer: Any, prompts: list[TextPrompt], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        generate(model, tokenizer, prompts, SAMPLED)
+        completed(model, tokenizer, prompts, SAMPLED)
 
 
 def test_a_completion_longer_than_the_context_is_refused(model: LlamaForCausalLM, tokenizer: Any, prompts: Any) -> None:
     with pytest.raises(ValueError, match=r"room for a prompt in the model's 32 tokens, got 31"):
-        generate(model, tokenizer, prompts, Decoding(max_new_tokens=31))
+        completed(model, tokenizer, prompts, Decoding(max_new_tokens=31))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +183,7 @@ def test_a_broken_model_is_an_error_not_a_text(
     with torch.no_grad():
         model.lm_head.weight[4, 0] = torch.nan
     with pytest.raises(ValueError, match="logits are not finite"):
-        generate(model, tokenizer, prompts, decoding)
+        completed(model, tokenizer, prompts, decoding)
     assert model.generation_config.eos_token_id == 1
 
 
@@ -187,8 +192,8 @@ def test_dropout_is_off_meanwhile_and_training_mode_comes_back(tokenizer: Any, p
     model.config.attention_dropout = 0.5
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.5
-    expected = generate(model.eval(), tokenizer, prompts, SAMPLED)
-    assert generate(model.train(), tokenizer, prompts, SAMPLED) == expected
+    expected = completed(model.eval(), tokenizer, prompts, SAMPLED)
+    assert completed(model.train(), tokenizer, prompts, SAMPLED) == expected
     assert model.training
     assert model.model.layers[0].training
 
@@ -200,5 +205,5 @@ def test_progress_sees_every_batch(model: LlamaForCausalLM, tokenizer: Any, prom
         seen.append((len(list(items)), total, description))
         return items
 
-    generate(model, tokenizer, prompts, SAMPLED, batch_size=4, progress=progress)
+    completed(model, tokenizer, prompts, SAMPLED, batch_size=4, progress=progress)
     assert seen == [(6, 6, "generate")]
