@@ -82,7 +82,7 @@ def generate(
         receive: takes each batch of this rank as soon as it is there.
 
     Returns:
-        For each prompt its completions, the same on every rank.
+        Each prompt's completions, the same on every rank, and how many prompts were cut.
 
     Raises:
         ValueError: an empty or repeated prompt, no room in the context, or logits that are not finite.
