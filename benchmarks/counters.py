@@ -1,19 +1,23 @@
-"""What scaling.py counts with: bytes sent at each collective, bytes held at each allocation."""
+"""What scaling.py counts with: bytes sent at each collective, bytes held after each operation.
 
+Both look at what is called, never at the allocator: gloo copies what it reduces, and its own threads free these copies
+whenever they come to it, so that a count of allocations depends on how busy the machine is.
+"""
+
+import time
+import weakref
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+from torch._C import _distributed_c10d as c10d
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sparc3_lightning.plan.sent import all_gather_bytes, all_reduce_bytes
-
-REGION = "one batch"
-"""Name of the profiler's regions in which memory counts."""
 
 
 class CountSent(TorchDispatchMode):
@@ -43,35 +47,63 @@ def _sent(name: str, args: Any, kwargs: Any) -> tuple[str, float]:
     return ("gathering", all_gather_bytes(smallest, ranks)) if "gather" in name else ("", 0.0)
 
 
-def held_by(module: nn.Module) -> int:
-    """Bytes of a module's parameters, or of its shards of them; shared ones once."""
-    tensors = [value.to_local() if isinstance(value, DTensor) else value for value in module.parameters()]
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+class CountHeld(TorchDispatchMode):
+    """Most bytes that tensors held after any operation: of all storages that one has read or written, and that live.
+
+    What an operation holds only while it runs is not seen: it is the kernel's, and another device's differs.
+
+    Attributes:
+        peak: The most since it was last set to 0.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._live = weakref.WeakSet(local(value).untyped_storage() for value in module.parameters())
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        run = _alone if str(func).startswith("c10d.") else _as_is
+        found = run(func, args, kwargs or {})
+        leaves = [leaf for leaf in tree_leaves((args, kwargs, found)) if isinstance(leaf, torch.Tensor)]
+        self._live.update(local(leaf).untyped_storage() for leaf in leaves)
+        self.peak = max(self.peak, sum(storage.nbytes() for storage in self._live))
+        return found
 
 
-def peak_bytes(profile: Any) -> int:
-    """Most bytes held during a batch, of those allocated since the profile began."""
-    events = list(walk(profile.kineto_results.experimental_event_tree()))
-    regions = [(event.start_time_ns, event.end_time_ns) for event in events if event.name == REGION]
-    allocations = sorted(
-        ((event.start_time_ns, event.extra_fields) for event in events if event.name == "[memory]"),
-        key=lambda allocation: allocation[0],
-    )
-    held: dict[int, int] = {}
-    total = peak = 0
-    for when, fields in allocations:
-        # What an earlier run had allocated may be freed in this one.
-        total -= held.pop(fields.ptr, 0)
-        if fields.alloc_size > 0:
-            held[fields.ptr] = fields.alloc_size
-            total += fields.alloc_size
-        if any(start <= when <= end for start, end in regions):
-            peak = max(peak, total)
-    return peak
+def local(value: torch.Tensor) -> torch.Tensor:
+    """A tensor, or this rank's shard of it."""
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
-def walk(events: Any) -> Iterator[Any]:
-    """All events below, parents first."""
-    for event in events:
-        yield event
-        yield from walk(event.children)
+def _as_is(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    return func(*args, **kwargs)
+
+
+def _alone(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """A collective that is over, and whose tensors no thread of gloo's holds, when it returns.
+
+    gloo tells that it is done before it lets go of them. So it gets aliases, and these are waited for.
+    """
+    tensors: dict[int, torch.Tensor] = {}
+
+    def alias(tensor: torch.Tensor) -> torch.Tensor:
+        made = tensor.detach()
+        tensors[id(made)] = tensor
+        waited.append(weakref.ref(made))
+        return made
+
+    waited: list[weakref.ref[torch.Tensor]] = []
+    found = func(*tree_map_only(torch.Tensor, alias, args), **tree_map_only(torch.Tensor, alias, kwargs))
+    found = tree_map_only(torch.Tensor, lambda made: tensors[id(made)], found)
+    found = tree_map_only(torch.ScriptObject, _waited_for, found)
+    while any(made() is not None for made in waited):
+        time.sleep(1e-4)
+    return found
+
+
+def _waited_for(work: Any) -> Any:
+    """What stands for a collective that is over, and holds nothing of it."""
+    c10d.Work.unbox(work).wait()
+    over: torch.futures.Future[Any] = torch.futures.Future()
+    over.set_result([])
+    return c10d._create_work_from_future(over).boxed()

@@ -4,16 +4,15 @@
 
 A LLaMA of hidden 192, 512 neurons, 8 layers, 6 heads, 2 kv heads, vocabulary 1024, random weights, bfloat16; 16 samples
 of 128 tokens in batches of 2, through Lightning's predict loop over gloo: replicated and under FSDP2, scores of neurons
-and of all weights. Bytes are counted at every collective, as if it were done in a ring; memory at every allocation of
-the CPU's allocator. A rank sent so much in the mean, and held so much at most. "of it" is what was counted, divided by
-the closed form.
+and of all weights. Bytes are counted at every collective, as if it were done in a ring; memory after every operation,
+of all tensors that live then. A rank sent so much in the mean, and held so much at most. "of it" is what was counted,
+divided by the closed form.
 """
 
 import argparse
 import json
 import logging
 import os
-import socket
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from typing import Any
 
 import torch
 import torch.multiprocessing
-from counters import REGION, CountSent, held_by, peak_bytes
+from counters import CountHeld, CountSent
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from rich import box
@@ -87,30 +86,26 @@ class RandomSamples(ReferenceSet):
 
 
 class Watch(Callback):
-    """Counts what the batches of a run send, and apart from them what the end of the set sends."""
+    """Counts what the batches of a run send and hold, and apart from them what the end of the set sends."""
 
     def __init__(self) -> None:
         self.batches, self.end = CountSent(), CountSent()
-        self.num_batches = self.parameter_bytes = 0
-        # Not before the model is there: buffers that its strategy sends it in are freed where no profiler looks.
-        self.profile = torch.autograd.profiler.profile(profile_memory=True)
-        self._region = torch.profiler.record_function(REGION)
+        self.num_batches = self.peak_bytes = 0
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.parameter_bytes = held_by(pl_module)
-        self.profile.__enter__()
+        self.held = CountHeld(pl_module)
+        self.held.__enter__()
 
     def on_predict_end(self, *args: Any) -> None:
-        self.profile.__exit__(None, None, None)
+        self.held.__exit__(None, None, None)
 
     def on_predict_batch_start(self, *args: Any) -> None:
-        self._region = torch.profiler.record_function(REGION)
-        self._region.__enter__()
+        self.held.peak = 0
         self.batches.__enter__()
 
     def before_the_end(self) -> None:
         self.batches.__exit__(None, None, None)
-        self._region.__exit__(None, None, None)
+        self.peak_bytes = max(self.peak_bytes, self.held.peak)
         self.end.__enter__()
         self.num_batches += 1
 
@@ -156,13 +151,14 @@ def predict(case: Case) -> dict[str, Any]:
     data = SparC3DataModule({"random": RandomSamples()}, batch_size=BATCH)
     trainer.predict(module, datamodule=data, return_predictions=False)
     return {"batches": dict(watch.batches.sent), "end": dict(watch.end.sent), "num_batches": watch.num_batches,
-            "peak_bytes": watch.parameter_bytes + peak_bytes(watch.profile)}  # fmt: skip
+            "peak_bytes": watch.peak_bytes}  # fmt: skip
 
 
 def _child(rank: int, num_ranks: int, port: int, directory: str) -> None:
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks),
         "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "scaling",
+        "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0",
     }  # fmt: skip
     warnings.filterwarnings("ignore")
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -176,12 +172,11 @@ def _child(rank: int, num_ranks: int, port: int, directory: str) -> None:
 
 def measure(num_ranks: int) -> list[dict[str, Any]]:
     """All cases with so many processes: what the ranks sent in the mean, and what one held at most."""
-    with tempfile.TemporaryDirectory() as directory, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
+    # Where the ranks meet, on a port that is free: as torchrun has it.
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with tempfile.TemporaryDirectory() as directory:
         torch.multiprocessing.start_processes(
-            _child, (num_ranks, port, directory), nprocs=num_ranks, start_method="forkserver"
+            _child, (num_ranks, store.port, directory), nprocs=num_ranks, start_method="forkserver"
         )
         ranks = [json.loads((Path(directory) / f"{rank}.json").read_text()) for rank in range(num_ranks)]
     return [_of_all(of_ranks) for of_ranks in zip(*ranks, strict=True)]

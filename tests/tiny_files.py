@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 from sparc3_lightning.identity import base_model
 from sparc3_lightning.lrp.attribute import attribute
 from sparc3_lightning.pruning.recipe import Recipe
+from tests.launch import PATIENCE
 from tests.tiny import VOCAB, tiny_llama, tiny_samples
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,7 +68,7 @@ def typed(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[st
         check=False,
         cwd=cwd,
         env=environment,
-        timeout=120,
+        timeout=PATIENCE,
     )
 
 

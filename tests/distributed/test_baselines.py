@@ -46,7 +46,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_tokenizer().save_pretrained(directory / "model")
     for world, strategies in STRATEGIES.items():
         arguments = (str(directory / "model"), str(directory / str(world)), strategies)
-        run_distributed(score, world, *arguments, timeout=240.0) if world > 1 else score(*arguments)
+        run_distributed(score, world, *arguments) if world > 1 else score(*arguments)
     return directory
 
 

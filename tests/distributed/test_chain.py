@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.distributed.jobs import SameWeights
-from tests.launch import run_distributed
+from tests.launch import PATIENCE, run_distributed
 from tests.runs import BRIEF, ROOT, TINY, command, written
 
 STRATEGIES = {
@@ -106,7 +106,7 @@ def test_as_a_user_types_it(name: str, runs: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     entry = ["-m", "sparc3_lightning", "predict", "--config", TINY]
-    done = subprocess.run([*torchrun, *entry, *options], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*torchrun, *entry, *options], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     one, two = run_directory(runs, "one") / "scores", tmp_path / "tiny" / "version_0" / "scores"
     assert sorted(path.name for path in two.iterdir()) == ["general_seed0", "general_seed1", "general_seed2", "toxic"]

@@ -1,6 +1,5 @@
 """One rank in trouble ends all of them, soon and, where our code can see to it, with the same error."""
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ def fails_everywhere(
 def assert_fails_on_both_ranks(model: Path, *args: Any) -> None:
     marks = model.parent / "marks"
     marks.mkdir()
-    run_distributed(fails_everywhere, 2, str(model), *args, str(marks), timeout=60)
+    run_distributed(fails_everywhere, 2, str(model), *args, str(marks))
     assert sorted(mark.name for mark in marks.iterdir()) == ["0", "1"]
 
 
@@ -98,7 +97,7 @@ def refused_scores(model: str, strategy: str) -> None:
 
 @both
 def test_scores_that_a_rank_refuses(strategy: str, model: Path) -> None:
-    run_distributed(refused_scores, 2, str(model), strategy, timeout=60)
+    run_distributed(refused_scores, 2, str(model), strategy)
 
 
 class BadScorer(LexicalScorer):
@@ -119,7 +118,7 @@ def failed_evaluation(model: str, strategy: str) -> None:
 
 @both
 def test_a_completion_that_one_rank_cannot_score(strategy: str, model: Path) -> None:
-    run_distributed(failed_evaluation, 2, str(model), strategy, timeout=60)
+    run_distributed(failed_evaluation, 2, str(model), strategy)
 
 
 # Ranks that would compute different things
@@ -149,12 +148,12 @@ def other_weights(model: str) -> None:
 
 @both
 def test_ranks_with_other_samples(strategy: str, model: Path) -> None:
-    run_distributed(other_samples, 2, str(model), strategy, timeout=60)
+    run_distributed(other_samples, 2, str(model), strategy)
 
 
 def test_ranks_that_would_shard_other_weights(model: Path) -> None:
     """Random ones, without a seed. (Lightning gives replicas rank 0's weights.)"""
-    run_distributed(other_weights, 2, str(model), timeout=60)
+    run_distributed(other_weights, 2, str(model))
 
 
 # Errors that no rank can share: the others end with the process
@@ -172,10 +171,9 @@ def boom(model: str, strategy: str) -> None:
 
 @both
 def test_an_unforeseen_error_on_one_rank_ends_all(strategy: str, model: Path) -> None:
-    start = time.monotonic()
-    with pytest.raises(Exception, match=r"boom|[Cc]onnection closed|Connection reset"):
-        run_distributed(boom, 2, str(model), strategy, timeout=60)
-    assert time.monotonic() - start < 30
+    # The name of the function is in what is raised where it hangs.
+    with pytest.raises(Exception, match=r"RuntimeError: boom|[Cc]onnection closed|Connection reset"):
+        run_distributed(boom, 2, str(model), strategy)
 
 
 # The two functions by themselves
@@ -202,7 +200,7 @@ def share_errors() -> None:
 
 
 def test_errors_are_shared_by_four_ranks() -> None:
-    run_distributed(share_errors, 4, timeout=60)
+    run_distributed(share_errors, 4)
 
 
 def test_one_process_shares_with_nobody() -> None:

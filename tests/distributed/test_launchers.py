@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sparc3_lightning.distributed.signals import EXIT_CODE, STOP_FILE
-from tests.launch import free_port
+from tests.launch import PATIENCE, free_port
 from tests.runs import QUIET, ROOT, TINY, command, log_dir
 
 SCRIPTS = ("torchrun.sh", "attribute.sbatch")
@@ -35,7 +35,11 @@ def environment(**changes: object) -> dict[str, str]:
 
 def started(script: str, *words: str, **changes: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(ROOT / "slurm" / script), *words], env=environment(**changes), capture_output=True, text=True, timeout=120
+        [str(ROOT / "slurm" / script), *words],
+        env=environment(**changes),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
 
 
@@ -151,7 +155,7 @@ def test_two_launchers_of_two_processes(strategy: list[str], tmp_path: Path) -> 
     ]
     one = log_dir(command("predict", TINY, tmp_path / "one", *SCORES_ONLY))
     try:
-        errors = [node.communicate(timeout=180)[1] for node in nodes]
+        errors = [node.communicate(timeout=PATIENCE)[1] for node in nodes]
     finally:
         for node in nodes:
             node.kill()

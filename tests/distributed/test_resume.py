@@ -92,7 +92,7 @@ def stopped_and_resumed(model: str, home: str) -> None:
 
 def test_a_signal_to_one_rank_stops_both_and_scores_are_the_same(tmp_path: Path) -> None:
     save_tiny_model(tmp_path / "model")
-    run_distributed(stopped_and_resumed, 2, str(tmp_path / "model"), str(tmp_path), timeout=120)
+    run_distributed(stopped_and_resumed, 2, str(tmp_path / "model"), str(tmp_path))
 
 
 def full_disk_on_one_rank(model: str, home: str) -> None:
@@ -119,7 +119,7 @@ def full_disk_on_one_rank(model: str, home: str) -> None:
 
 def test_one_rank_that_cannot_write(tmp_path: Path) -> None:
     save_tiny_model(tmp_path / "model")
-    run_distributed(full_disk_on_one_rank, 2, str(tmp_path / "model"), str(tmp_path), timeout=60)
+    run_distributed(full_disk_on_one_rank, 2, str(tmp_path / "model"), str(tmp_path))
 
 
 def other_world(model: str, directory: str, interrupt: bool) -> None:
@@ -137,8 +137,8 @@ def other_world(model: str, directory: str, interrupt: bool) -> None:
 
 def test_another_world_size_is_refused(tmp_path: Path) -> None:
     save_tiny_model(tmp_path / "model")
-    run_distributed(other_world, 2, str(tmp_path / "model"), str(tmp_path / "run"), True, timeout=60)
-    run_distributed(other_world, 1, str(tmp_path / "model"), str(tmp_path / "run"), False, timeout=60)
+    run_distributed(other_world, 2, str(tmp_path / "model"), str(tmp_path / "run"), True)
+    run_distributed(other_world, 1, str(tmp_path / "model"), str(tmp_path / "run"), False)
 
 
 def ask_four() -> None:
@@ -148,5 +148,5 @@ def ask_four() -> None:
 
 
 def test_a_flag_on_any_of_four_ranks() -> None:
-    run_distributed(ask_four, 4, timeout=60)
+    run_distributed(ask_four, 4)
     assert any_rank([True, False], torch.device("cpu")) == [True, False]

@@ -38,7 +38,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("runs")
     tiny_llama().save_pretrained(directory / "model")
     tiny_tokenizer().save_pretrained(directory / "model")
-    run_distributed(job, 1, str(directory / "model"), str(directory), timeout=400.0)
+    run_distributed(job, 1, str(directory / "model"), str(directory))
     return directory
 
 

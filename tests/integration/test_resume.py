@@ -21,6 +21,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from sparc3_lightning.cli import SparC3CLI, run
 from sparc3_lightning.distributed import state
 from sparc3_lightning.distributed.state import is_unfinished
+from tests.launch import PATIENCE
 from tests.runs import BRIEF, QUIET, ROOT, TINY, command, log_dir, read, written
 from tests.shown import Type
 
@@ -54,8 +55,8 @@ def start(function: Callable[..., Any], *args: Any) -> multiprocessing.Process:
     return process  # type: ignore[return-value]
 
 
-def ended(process: multiprocessing.Process, timeout: float = 120) -> int | None:
-    process.join(timeout)
+def ended(process: multiprocessing.Process) -> int | None:
+    process.join(PATIENCE)
     assert process.exitcode is not None, "it hangs"
     return process.exitcode
 

@@ -54,7 +54,7 @@ def test_a_lock_keeps_others_out(tmp_path: Path) -> None:
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
-    code = f"{HOLD}lock = Lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+    code = f"{HOLD}lock = Lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(900)"
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
@@ -67,7 +67,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
 
 def test_a_worker_that_outlives_a_killed_process_holds_no_lock(tmp_path: Path) -> None:
     forks = "import os; lock = Lock(Path(sys.argv[1])); os.fork() or print(os.getpid(), flush=True)"
-    code = f"{HOLD}{forks}; time.sleep(60)"
+    code = f"{HOLD}{forks}; time.sleep(900)"
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         worker = int(process.stdout.readline())

@@ -12,6 +12,7 @@ import pytest
 
 from sparc3_lightning.data import C4, LoadContext, RealToxicityPrompts, WikiText2
 from sparc3_lightning.data.sources import Source
+from tests.launch import PATIENCE
 
 
 @pytest.fixture
@@ -104,7 +105,9 @@ next(C4().source.rows())
 
 def test_offline_for_real() -> None:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", OFFLINE], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE], env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 1
     assert "OSError: The data set `allenai/c4` (en, split train) cannot be read from the hub" in done.stderr
     assert "HF_TOKEN" in done.stderr

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from sparc3_lightning.evaluation import Decoding, Evaluator
 from sparc3_lightning.evaluation.parallel import share
 from sparc3_lightning.metrics import LexicalScorer
+from tests.launch import PATIENCE
 from tests.unit.evaluation.tiny import make_model, make_prompts, make_rows, make_tokenizer
 
 
@@ -52,7 +53,7 @@ def work(rank: int, world: int, directory: Path, sharded: bool) -> None:
         init_method=f"file://{directory / 'meet'}",
         rank=rank,
         world_size=world,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=PATIENCE),
     )
     try:
         (directory / f"{rank}.json").write_text(json.dumps(evaluate(sharded)))

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from sparc3_lightning.report.write import write_report
+from tests.launch import PATIENCE
 from tests.unit.evaluation.fake_run import make_evaluation, make_run
 from tests.unit.report.conftest import write_run
 
@@ -83,7 +84,7 @@ def browse(address: str, profile: Path) -> tuple[dict[str, Any], list[str], set[
         [CHROMIUM, "--headless", "--no-sandbox", "--no-first-run", *quiet, f"--user-data-dir={profile}",
          f"--log-net-log={log}", "--enable-logging=stderr", "--virtual-time-budget=4000", "--window-size=1500,1800",
          "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--dump-dom", f"{address}/probe.html"],
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True, text=True, timeout=PATIENCE, check=True,
     )  # fmt: skip
     seen = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
     assert seen, done.stderr
