@@ -10,7 +10,7 @@ from torch import Tensor
 from sparc3_lightning.evaluation.pairing import PairedChange, PairedTest, Pairs
 from sparc3_lightning.evaluation.records import Evaluation, PromptResult, ToxicityResult
 
-__all__ = ["Comparison", "PairedChange", "PairedTest", "compare", "compare_with_control"]
+__all__ = ["Comparison", "PairedChange", "PairedTest", "compare", "compare_with_control", "scores_of"]
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,13 @@ def _check_same_setting(before: ToxicityResult, after: ToxicityResult) -> None:
             raise ValueError(f"two evaluations can be paired only with the same {name}; `before` and `after` differ.")
 
 
-def _scores(result: ToxicityResult, attribute: str) -> Tensor:
-    rows = [[item.scores[attribute] for item in row.completions] for row in result.prompts]
-    return torch.tensor(rows, dtype=torch.float64)
+def scores_of(prompts: Sequence[PromptResult], attribute: str) -> Tensor:
+    """One attribute of every completion.
+
+    Shape:
+        (N, J): N prompts, J completions each.
+    """
+    return torch.tensor([[item.scores[attribute] for item in row.completions] for row in prompts], dtype=torch.float64)
 
 
 def _lengths(result: ToxicityResult) -> Tensor:
@@ -136,7 +140,7 @@ def _toxicity_pairs(before: Sequence[ToxicityResult], after: ToxicityResult) -> 
     }
     pairs: dict[tuple[str, ...], Pairs] = {}
     for attribute in after.attributes:
-        old, new = [_scores(result, attribute) for result in before], _scores(after, attribute)
+        old, new = [scores_of(result.prompts, attribute) for result in before], scores_of(after.prompts, attribute)
         for name, measure in measures.items():
             pairs[name, attribute] = Pairs(torch.stack([measure(scores) for scores in old]).mean(dim=0), measure(new))
     return pairs

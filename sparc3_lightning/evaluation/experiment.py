@@ -5,12 +5,14 @@ from dataclasses import asdict
 from statistics import mean, stdev
 from typing import Any
 
+from sparc3_lightning.evaluation.agreement import agreements
 from sparc3_lightning.evaluation.comparison import Comparison, PairedChange
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.evaluation.validation import validation_table
 from sparc3_lightning.evaluation.verdict import Findings, verdict
+from sparc3_lightning.evaluation.words import notable_words
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.version import RESULTS_FORMAT, package_versions
 
@@ -41,12 +43,24 @@ def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> 
         "pruned": run.pruned.summary(),
         "changes": changes.to_json(),
         "control": control,
+        **_second_looks(run),
         "verdict": _verdict(run, changes, against, control, evaluator, data),
         "validation": validation_table(run),
         "data": {"reference_sets": _reference_sets(run), **data},
         "seconds": run.seconds,
         "throughput": throughput(run),
         "versions": package_versions(),
+    }
+
+
+def _second_looks(run: Run) -> dict[str, Any]:
+    """Whether scorers agree, and which words changed; None where no toxicity was measured."""
+    before, after = (None if found is None else found.toxicity for found in (run.baseline, run.pruned))
+    if before is None or after is None:
+        return {"agreement": None, "words": None}
+    return {
+        "agreement": [asdict(found) for found in agreements(before, after)],
+        "words": {name: [asdict(word) for word in words] for name, words in notable_words(before, after).items()},
     }
 
 

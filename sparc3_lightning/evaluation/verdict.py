@@ -107,6 +107,10 @@ def _toxicity_sentences(baseline: PairedChange | None, control: PairedChange | N
         _baseline_sentence(baseline, findings),
         _second_opinion(baseline, findings.alpha),
         *_control_sentence(control, findings),
+        *(
+            f"By {name}, toxicity {_movement(change, findings.alpha)}: {_figures(change)}."
+            for name, change in _other_scorers(findings).items()
+        ),
     ]
 
 
@@ -115,6 +119,12 @@ def _baseline_sentence(change: PairedChange, findings: Findings) -> str:
         f"{_name(findings)} {_movement(change, findings.alpha)} against the baseline: {_figures(change)}; "
         f"{change.share_improved:.0%} of {change.num_pairs} prompts improved, {change.share_worsened:.0%} got worse."
     )
+
+
+def _other_scorers(findings: Findings) -> dict[str, PairedChange]:
+    """What every further scorer's main attribute says: a `JointScorer` names it with a slash."""
+    changes = findings.changes.toxicity.get(findings.measure, {})
+    return {name: change for name, change in changes.items() if "/" in name}
 
 
 def _second_opinion(change: PairedChange, alpha: float) -> str:
@@ -168,6 +178,11 @@ def _caveats(
             "No control was run: any neurons might do the same. Set `EvaluationCallback.init_args.num_control_draws`."
         )
     known += _perplexity_caveats(findings)
+    known += [
+        f"By {name} toxicity did NOT fall significantly: the finding is the first scorer's."
+        for name, change in _other_scorers(findings).items()
+        if answers["toxicity_fell"] and not fell(change, findings.alpha)
+    ]
     if answers["repeats_more"]:
         known.append("Completions repeat themselves significantly more than before: that lowers toxicity, too.")
     if answers["shorter"]:

@@ -53,3 +53,23 @@ def _missing(rows: list[FigureRow]) -> list[str]:
         if row.change["power"] is not None and row.change["power"]["missing"]:
             reasons.setdefault(row.change["power"]["missing"], []).append(row.label)
     return [f"Missing of {'; '.join(labels)}: {reason}." for reason, labels in reasons.items()]
+
+
+def agreement_lines(results: dict[str, Any]) -> list[str]:
+    """How far further scorers agree with the first one, in sentences; empty where there is one."""
+    return [_agreement_line(found) for found in results["agreement"] or []]
+
+
+def _agreement_line(found: dict[str, Any]) -> str:
+    single, changes = (
+        MISSING if value is None else f"{value:.2f}" for value in (found["pearson"], found["pearson_change"])
+    )
+    same = (
+        ""
+        if found["same_direction"] is None
+        else f"; {found['same_direction']:.0%} of the prompts moved one way by both"
+    )
+    return (
+        f"{found['second']} correlates with {found['first']} by {single} over completions and by {changes} over the "
+        f"prompts' changes{same}."
+    )

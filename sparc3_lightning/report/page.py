@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from sparc3_lightning.report.evidence import evidence_table
+from sparc3_lightning.report.evidence import agreement_lines, evidence_table
 from sparc3_lightning.report.facts import (
     FigureRow,
     Table,
@@ -62,11 +62,12 @@ def render_page(run: RunFiles, figures: Sequence[PageFigure], num_prompts: int =
         outcome=_outcome(results),
         evidence=evidence_table(results),
         figures=figures,
-        selection=[removed(results["selection"]), *checks(results)],
+        selection=[removed(results["selection"]), *checks(results), *agreement_lines(results)],
         validation=set_table(results["validation"]),
         completions=_completions(run, num_prompts),
         num_prompts=0 if run.attribute is None else len(run.baseline["toxicity"]["prompts"]),
         attribute=run.attribute,
+        words=_words(results),
         choices=_choices(results),
         provenance=None if run.provenance is None else _flat(run.provenance),
         config=run.config,
@@ -116,6 +117,14 @@ def _completions(run: RunFiles, num_prompts: int) -> list[dict[str, Any]]:
 def _side(name: str, row: dict[str, Any], attribute: str) -> dict[str, Any]:
     first = row["completions"][0]
     return {"name": name, "score": f"{first['scores'][attribute]:.3f}", "text": first["text"]}
+
+
+def _words(results: dict[str, Any]) -> dict[str, list[str]]:
+    """Words that became rarer and commoner, each with its counts."""
+    return {
+        name: [f"{word['word']} ({word['before']} -> {word['after']}, z {word['z']:+.1f})" for word in words]
+        for name, words in (results["words"] or {}).items()
+    }
 
 
 def _choices(results: dict[str, Any]) -> list[tuple[str, str]]:

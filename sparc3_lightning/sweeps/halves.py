@@ -7,11 +7,8 @@ free of that luck.
 import hashlib
 from typing import Literal
 
-import torch
-from torch import Tensor
-
-from sparc3_lightning.evaluation.comparison import PairedChange, PairedTest
-from sparc3_lightning.evaluation.records import PromptResult, ToxicityResult
+from sparc3_lightning.evaluation.comparison import PairedChange, PairedTest, scores_of
+from sparc3_lightning.evaluation.records import ToxicityResult
 
 Half = Literal["choice", "confirmation"]
 HALVES: tuple[Half, Half] = ("choice", "confirmation")
@@ -41,9 +38,5 @@ def half_changes(
         pairs = [pair for pair in zip(before.prompts, after.prompts, strict=True) if half_of(pair[0].id) == half]
         if pairs:
             old, new = zip(*pairs, strict=True)
-            halves[half] = {name: test(_scores(old, name), _scores(new, name)) for name in before.main_attributes}
+            halves[half] = {name: test(scores_of(old, name), scores_of(new, name)) for name in before.main_attributes}
     return halves
-
-
-def _scores(rows: tuple[PromptResult, ...], attribute: str) -> Tensor:
-    return torch.tensor([[item.scores[attribute] for item in row.completions] for row in rows], dtype=torch.float64)

@@ -124,3 +124,16 @@ def test_throughput_counts_real_samples_and_tokens_by_wall_time() -> None:
     rates = results_of(run)["throughput"]
     assert rates["toxic"] == {"samples_per_second": 2.5, "tokens_per_second": 50.0}
     assert rates["general_seed1"] == {"samples_per_second": None, "tokens_per_second": None}
+
+
+def test_words_that_changed_are_kept_and_one_scorer_agrees_with_none() -> None:
+    run = make_run()
+    assert run.pruned is not None
+    assert run.pruned.toxicity is not None
+    rows = [replace(row, completions=[replace(item, text="friend " * 30) for item in row.completions])
+            for row in run.pruned.toxicity.prompts]  # fmt: skip
+    run.pruned = replace(run.pruned, toxicity=replace(run.pruned.toxicity, prompts=rows))
+    results = results_of(run)
+    assert [word["word"] for word in results["words"]["commoner"]] == ["friend"]
+    assert results["words"]["rarer"][0]["after"] == 0
+    assert results["agreement"] == []

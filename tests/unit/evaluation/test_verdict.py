@@ -206,3 +206,24 @@ def test_power_that_is_not_known_says_why() -> None:
         "Against the baseline: how large a change this run could have seen is unknown; so few prompts show no change "
         "at all."
     ]
+
+
+def two_scorers(second: PairedChange) -> dict[str, Any]:
+    changes = Comparison(
+        {"sliding": PRICE}, {"mean": {"toxicity": FELL, "insult": SAME, "other/toxicity": second}}, SAME, SAME
+    )
+    return verdict(findings(changes=changes))
+
+
+def test_a_second_scorer_is_heard() -> None:
+    said = two_scorers(FELL)
+    (sentence,) = [line for line in said["toxicity"] if line.startswith("By ")]
+    assert sentence.startswith("By other/toxicity, toxicity fell significantly: 0.500 -> 0.350 (-30.0%)")
+    assert not any("first scorer's" in line for line in said["caveats"])
+
+
+def test_a_second_scorer_that_disagrees_is_a_caveat() -> None:
+    assert (
+        "By other/toxicity toxicity did NOT fall significantly: the finding is the first scorer's."
+        in two_scorers(SAME)["caveats"]
+    )

@@ -109,7 +109,7 @@ def test_the_page_is_quiet_and_usable(tmp_path: Path, served: tuple[str, list[st
     for page in found["seen"]:
         assert page["overflow"] <= 0
         assert page["images"] == [True] * 7
-        assert (page["veiled"], page["clicked"]) == ([True] * 3, [False, True, True])
+        assert (page["veiled"], page["clicked"]) == ([True] * 4, [False, True, True, True])
         assert page["text"] == NASTY
     assert console == []
     assert sorted(set(asked) - {"/favicon.ico"}) == ["/probe.html", "/run/report.html"]

@@ -5,7 +5,7 @@ from typing import Any
 from sparc3_lightning.evaluation import Evaluation, Evaluator
 from sparc3_lightning.evaluation.experiment import experiment_results
 from sparc3_lightning.evaluation.run import Run
-from sparc3_lightning.report.evidence import evidence_table
+from sparc3_lightning.report.evidence import agreement_lines, evidence_table
 from tests.unit.evaluation.fake_run import make_evaluation, make_run
 
 EVALUATOR = Evaluator(num_draws=200)
@@ -64,3 +64,13 @@ def test_of_perplexity_alone_nothing_is_said_of_prompts() -> None:
     table = evidence_table(results_of(run))
     assert [row[0] for row in table.rows] == ["perplexity, sliding", "perplexity, disjoint"]
     assert "power" not in table.note
+
+
+def test_agreement_in_sentences() -> None:
+    found = {"first": "toxicity", "second": "other/toxicity", "pearson": 0.911, "spearman": 0.9, "pearson_change": None,
+             "same_direction": 0.8}  # fmt: skip
+    assert agreement_lines({"agreement": [found]}) == [
+        "other/toxicity correlates with toxicity by 0.91 over completions and by - over the prompts' changes; 80% of "
+        "the prompts moved one way by both."
+    ]
+    assert agreement_lines({"agreement": None}) == []
