@@ -127,7 +127,7 @@ def test_every_text_is_veiled(run_dir: Path) -> None:
     assert sum("veiled" in (attributes.get("class") or "").split() for _, attributes in tags) == 3 * 7 + 2, (
         "prompts with two completions, words that changed"
     )
-    assert sum(tag == "article" for tag, _ in tags) == 7
+    assert sum(tag == "article" for tag, _ in tags) == 8
 
 
 def test_an_empty_completion_says_so(tmp_path: Path) -> None:
