@@ -99,3 +99,17 @@ def test_contrast_gathers_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     text = console.export_text()
     assert "-25.0%* / -50.0% / +2.0%" in text
     assert "-25.0%* / +2.0%" in text
+
+
+@pytest.mark.parametrize("case", ["luck", "skew", "share", "mixed"])
+def test_intervals_cover_the_mean_that_their_changes_have(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from intervals import CASES, measured
+
+    make, truth = CASES[case]
+    assert float(make((400, 4, 200), torch.Generator().manual_seed(1)).mean()) == pytest.approx(truth, abs=0.005)
+    row = measured(case, 30, 2, runs=60)
+    assert 0.8 < row["percentile"] <= 1
+    assert 0.8 < row["BCa"] <= 1
+    assert row["width"] > 1
+    assert measured(case, 30, 1, runs=2)["two stages"] is None
