@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import rich
 from demo_choice import home_for_demo
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from second_scorer import DIRECTORY, make_scorer
 
-from sparc3_lightning.demo.__main__ import SUPPRESS, Demo
-from sparc3_lightning.demo.__main__ import main as make_demo
-from sparc3_lightning.files import read_json
+from sparc3_lightning.demo.__main__ import SUPPRESS_CONFIG, Demo, fit_model, fit_scorer, make_corpus
 from sparc3_lightning.main import main as sparc3
 from sparc3_lightning.words import percent
 
@@ -51,25 +50,30 @@ def realtext_options(attributed: str, evaluated: str, first_seed: int, luck: int
     ]
 
 
+def run_rules(*options: str) -> pd.DataFrame:
+    """Run the rules after a config, and read what they have found."""
+    cli = sparc3(["predict", *options[:2], "--config", str(RULES), *options[2:]])
+    return pd.read_csv(cli.model.log_dir / "sweep/table.csv")
+
+
 def on_realtext() -> Iterator[tuple[str, pd.DataFrame]]:
     """The rules on the real-text model."""
     if not DIRECTORY.exists():
         make_scorer()
     for name, setting in REALTEXT.items():
-        configs = [word for path in (CONFIGS / "realtext.yaml", SECOND, RULES) for word in ("--config", str(path))]
-        logs = Path("logs/contrast") / name.replace(" ", "_")
-        sparc3(["predict", *configs, f"--trainer.logger.init_args.save_dir={logs}", *realtext_options(*setting)])
-        newest = max(logs.glob("*/version_*"), key=lambda path: int(path.name.removeprefix("version_")))
-        yield f"real text, {name}", pd.read_csv(newest / "sweep/table.csv")
+        logs = f"--trainer.logger.init_args.name=contrast_{name.replace(' ', '_')}"
+        config = ("--config", str(CONFIGS / "realtext.yaml"))
+        yield f"real text, {name}", run_rules(*config, "--config", str(SECOND), logs, *realtext_options(*setting))
 
 
 def on_demo(num_seeds: int) -> Iterator[tuple[str, pd.DataFrame]]:
     """The rules on demo models of several seeds, in the working directory."""
+    console = rich.get_console()
+    make_corpus(Demo(), console)
+    fit_scorer(Demo(), console)
     for seed in range(num_seeds):
-        if make_demo([], Demo(fit_options=(f"--seed_everything={seed}",), predict_options=("--config", str(RULES)))):
-            raise SystemExit(1)
-        made = Path(read_json(SUPPRESS / "stamp.json")["outcome"]["made"])
-        yield f"demo, seed {seed}", pd.read_csv(made.parent / "sweep/table.csv")
+        fit_model(Demo(fit_options=(f"--seed_everything={seed}",)), console)
+        yield f"demo, seed {seed}", run_rules("--config", str(SUPPRESS_CONFIG))
 
 
 def gathered(runs: dict[str, pd.DataFrame]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -92,7 +92,7 @@ def test_a_second_run_evaluates_what_failed_and_no_more(first: Run, second: Run)
         pd.testing.assert_series_equal(again.loc[same, column], known.loc[same, column])
 
 
-@pytest.mark.parametrize(("name", "at_least"), [("sweep.yaml", 150), ("contrast.yaml", 8)])
+@pytest.mark.parametrize(("name", "at_least"), [("sweep.yaml", 150), ("contrast.yaml", 13)])
 def test_real_text_configs_are_built(name: str, at_least: int, fixtures: Path, tmp_path: Path) -> None:
     words = []
     for config in ("realtext.yaml", "two_scorers.yaml", name):
