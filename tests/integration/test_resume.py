@@ -20,7 +20,6 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 
 from sparc3_lightning.cli import SparC3CLI, run
 from sparc3_lightning.distributed import state
-from sparc3_lightning.distributed.state import is_unfinished
 from tests.launch import PATIENCE
 from tests.runs import BRIEF, QUIET, ROOT, TINY, command, log_dir, read, written
 from tests.shown import Type
@@ -77,7 +76,7 @@ def results(directory: Path) -> dict[str, Any]:
 
 
 def unfinished(save_dir: Path) -> list[Path]:
-    return [path for path in sorted((save_dir / "tiny").glob("version_*")) if is_unfinished(path)]
+    return [path for path in sorted((save_dir / "tiny").glob("version_*")) if state.is_unfinished(path)]
 
 
 @pytest.fixture(scope="module")
