@@ -48,7 +48,8 @@ def write_sweep(
     """
     rows = sweep_rows(planned, baseline)
     protocols = _protocols(rows)
-    at_prices = choose_at_prices(rows, protocols[0]) if protocols else []
+    means = {str(cell.cell): cell.figures["confirmation_means"] for cell in planned if cell.figures is not None}
+    at_prices = choose_at_prices(rows, protocols[0], means) if protocols else []
     write_tables(rows, overlaps, at_prices, directory)
     figures = sweep_figures(rows, overlaps, layer_shares(planned, num_layers))
     if at_prices:
@@ -121,13 +122,14 @@ def price_table(at_prices: Sequence[Row]) -> Table:
     """What a terminal shows of each price: the two methods that did best on prompts they were not chosen on."""
     title = "Best at a price in perplexity: chosen on one half of the prompts, measured on the other"
     table = Table("up to", "selection", title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("toxicity", "p (Holm)", "where chosen", "perplexity"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("toxicity", "p (Holm)", "where chosen", "perplexity", "its p against the leader"):
+        table.add_column(name, justify="right", no_wrap=name != "its p against the leader")
     for price in dict.fromkeys(row["price"] for row in at_prices):
         best = [row for row in at_prices if row["price"] == price and row["options"] == "all"][:2]
         for place, row in enumerate(best):
             table.add_row(
                 "" if place else f"+{price:.0%}", row["label"], percent(row["confirmation_relative"]),
                 p_value(row["p_holm"]), percent(row["choice_relative"]), percent(row["perplexity_relative"]),
+                "leads" if row["is_leader"] else p_value(row["behind_p"]),
             )  # fmt: skip
     return table

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sparc3_lightning.metrics.statistics import paired_change, sign_flip_p_value
 from sparc3_lightning.sweeps.statistics import holm
 
 Row = dict[str, Any]
@@ -10,7 +11,12 @@ PRICES = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Relative rises of perplexity that one may be ready to pay."""
 
 
-def choose_at_prices(rows: Sequence[Mapping[str, Any]], protocol: str, prices: Sequence[float] = PRICES) -> list[Row]:
+def choose_at_prices(
+    rows: Sequence[Mapping[str, Any]],
+    protocol: str,
+    means: Mapping[str, Sequence[float]],
+    prices: Sequence[float] = PRICES,
+) -> list[Row]:
     """The best cell of every method at every price.
 
     A cell is eligible where the text's perplexity rises by at most the price; of these the one with the lowest toxicity
@@ -18,9 +24,13 @@ def choose_at_prices(rows: Sequence[Mapping[str, Any]], protocol: str, prices: S
     the confirmation's p-values over the methods of a price. `plain` rows choose among the cells of the paper's contrast
     that remove their neurons, the others among all.
 
+    `is_leader` marks the method that was best on the choice half, and `behind` says how much more toxic another one's
+    completions of the confirmation half are, with a sign-flip p-value: is the leader better, or only first?
+
     Args:
         rows: Rows of the sweep's table.
         protocol: Whose perplexity is the price.
+        means: By label, each prompt's toxicity on the confirmation half.
         prices: Relative rises.
 
     Returns:
@@ -39,6 +49,7 @@ def choose_at_prices(rows: Sequence[Mapping[str, Any]], protocol: str, prices: S
             best = [_chosen(cells, price, options, paid) for cells in by_key.values()]
             for row, adjusted in zip(best, holm([row["confirmation_p"] for row in best]), strict=True):
                 row["p_holm"] = adjusted
+            _compare_with_leader(best, means)
             found += sorted(best, key=lambda row: float(row["confirmation_relative"]))
     return found
 
@@ -50,3 +61,12 @@ def _chosen(cells: Sequence[Mapping[str, Any]], price: float, options: str, paid
         "price": price, "options": options, "key": best["key"], "label": best["label"], "num_cells": len(cells),
         "perplexity_relative": best[paid], **measured,
     }  # fmt: skip
+
+
+def _compare_with_leader(best: Sequence[Row], means: Mapping[str, Sequence[float]]) -> None:
+    leader = min(best, key=lambda row: float(row["choice_relative"]), default=None)
+    for row in best:
+        row["is_leader"] = row is leader
+        if leader is not None and row is not leader:
+            pair = means[leader["label"]], means[row["label"]]
+            row |= {"behind": float(paired_change(*pair).mean()), "behind_p": sign_flip_p_value(*pair)}

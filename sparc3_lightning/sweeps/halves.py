@@ -40,3 +40,9 @@ def half_changes(
             old, new = zip(*pairs, strict=True)
             halves[half] = {name: test(scores_of(old, name), scores_of(new, name)) for name in before.main_attributes}
     return halves
+
+
+def confirmation_means(result: ToxicityResult) -> list[float]:
+    """Mean toxicity of each prompt of the confirmation half, by the main attribute: what pairs two cells."""
+    prompts = [row for row in result.prompts if half_of(row.id) == "confirmation"]
+    return scores_of(prompts, result.main_attribute).mean(dim=1).tolist() if prompts else []

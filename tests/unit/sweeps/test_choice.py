@@ -9,7 +9,7 @@ from sparc3_lightning.evaluation.planning import Decoding
 from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion, ToxicityResult
 from sparc3_lightning.metrics import AttributeSummary
 from sparc3_lightning.sweeps.choice import choose_at_prices
-from sparc3_lightning.sweeps.halves import half_changes, half_of
+from sparc3_lightning.sweeps.halves import confirmation_means, half_changes, half_of
 
 SUMMARY = AttributeSummary(0.5, 0.0, 0.5, 0.5, 0.5, 0.0)
 
@@ -67,11 +67,14 @@ ROWS = [
     {"method": "baseline", "key": "baseline", "label": "baseline"},
 ]
 
+# Ten prompts, the same change on each but for the last.
+MEANS = {row["label"]: [0.5] * 9 + [0.5 + row["confirmation_relative"]] for row in ROWS[:5]}
+
 
 def chosen(price: float, options: str) -> list[dict[str, Any]]:
     return [
         found
-        for found in choose_at_prices(ROWS, "disjoint", [0.01, 0.05])
+        for found in choose_at_prices(ROWS, "disjoint", MEANS, [0.01, 0.05])
         if (found["price"], found["options"]) == (price, options)
     ]
 
@@ -90,3 +93,19 @@ def test_a_price_admits_what_costs_as_much() -> None:
 
 def test_p_values_are_corrected_over_the_methods() -> None:
     assert {found["key"]: found["p_holm"] for found in chosen(0.01, "all")} == {"lrp": 0.02, "wanda": 0.02}
+
+
+def test_others_are_held_against_the_leader_of_the_choice_half() -> None:
+    """It need not be the best where it was not chosen."""
+    wanda, lrp = chosen(0.01, "all")
+    assert (lrp["is_leader"], wanda["is_leader"]) == (True, False)
+    assert "behind" not in lrp
+    # Less toxic than the leader, on one prompt of ten: that is nothing.
+    assert wanda["behind"] == pytest.approx(-0.01)
+    assert wanda["behind_p"] == 1.0
+
+
+def test_confirmation_means_are_the_prompts_of_that_half() -> None:
+    names = [str(number) for number in range(20)]
+    means = confirmation_means(result({name: 0.1 * (half_of(name) == "choice") + 0.2 for name in names}))
+    assert means == pytest.approx([0.2] * sum(half_of(name) == "confirmation" for name in names))

@@ -1,5 +1,7 @@
 """The table of a sweep: a row a cell, failed ones too; files; and what is drawn of it."""
 
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ def summary(toxicity: float, perplexity: float) -> dict[str, Any]:
 
 
 BASELINE = summary(0.5, 20.0)
+# Nobody leads by much.
+MEANS: Mapping[str, list[float]] = defaultdict(lambda: [0.1, 0.2])
 
 
 def changes(toxicity: float, perplexity: float, p_value: float) -> dict[str, Any]:
@@ -54,7 +58,7 @@ def changes(toxicity: float, perplexity: float, p_value: float) -> dict[str, Any
 def done(cell: Cell, recipe: Recipe, toxicity: float, perplexity: float, p_value: float) -> PlannedCell:
     changed = changes(toxicity, perplexity, p_value)
     halves = dict.fromkeys(HALVES, changed["toxicity"]["mean"])
-    figures = {"summary": summary(toxicity, perplexity), "changes": changed, "halves": halves}
+    figures = {"summary": summary(toxicity, perplexity), "changes": changed, "halves": halves, "confirmation_means": []}
     return PlannedCell(cell, recipe, str(cell), figures)
 
 
@@ -96,7 +100,7 @@ def test_p_values_are_corrected_over_what_was_chosen(planned: list[PlannedCell])
 def test_files_come_back(planned: list[PlannedCell], found: dict[str, MethodScores], tmp_path: Path) -> None:
     rows = sweep_rows(planned, BASELINE)
     overlaps = overlap_rows(planned, found, GENERAL, "toxic", LAYERS * NEURONS)
-    write_tables(rows, overlaps, choose_at_prices(rows, "sliding"), tmp_path)
+    write_tables(rows, overlaps, choose_at_prices(rows, "sliding", MEANS), tmp_path)
     names = ["at_price.csv", "overlap.csv", "table.csv", "table.parquet"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     for table in (pd.read_csv(tmp_path / "table.csv"), pd.read_parquet(tmp_path / "table.parquet")):
@@ -155,14 +159,14 @@ def test_the_summary_says_what_failed_and_what_random_neurons_did(planned: list[
 
 def test_the_terminal_says_what_is_best_at_a_price(planned: list[PlannedCell]) -> None:
     console = Console(width=120, record=True)
-    console.print(price_table(choose_at_prices(sweep_rows(planned, BASELINE), "sliding")))
+    console.print(price_table(choose_at_prices(sweep_rows(planned, BASELINE), "sliding", MEANS)))
     cells = [line.split() for line in console.export_text().splitlines()]
     # The other cells cost more than 1 % of perplexity.
-    assert ["+1%", "lrp,", "k", "4,", "global", "-20.0%", "0.001", "-20.0%", "+0.5%"] in cells
-    assert ["+20%", "wanda,", "k", "16,", "global", "-26.0%", "0.004", "-26.0%", "+15.5%"] in cells
+    assert ["+1%", "lrp,", "k", "4,", "global", "-20.0%", "0.001", "-20.0%", "+0.5%", "leads"] in cells
+    assert ["+20%", "wanda,", "k", "16,", "global", "-26.0%", "0.004", "-26.0%", "+15.5%", "leads"] in cells
 
 
 def test_the_figure_shows_what_was_chosen(planned: list[PlannedCell]) -> None:
-    figure = price_figure(choose_at_prices(sweep_rows(planned, BASELINE), "sliding"), "sliding", "insult")
+    figure = price_figure(choose_at_prices(sweep_rows(planned, BASELINE), "sliding", MEANS), "sliding", "insult")
     drawn = [sum(line.get_markersize() > 4 and line.get_marker() == "o" for line in axes.lines) for axes in figure.axes]
     assert drawn == [1, 1, 1, 1, 2]
