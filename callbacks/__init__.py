@@ -1,6 +1,7 @@
 """Lightning callbacks: thin glue, one a file; the logic is in sparc3_lightning."""
 
 from callbacks.baselines import BaselineCallback
+from callbacks.compression import CompressionCallback
 from callbacks.evaluation import EvaluationCallback
 from callbacks.pruning import PruningCallback
 from callbacks.relevance import RelevanceCallback
@@ -11,6 +12,7 @@ from callbacks.tensorboard import TensorBoardCallback
 
 __all__ = [
     "BaselineCallback",
+    "CompressionCallback",
     "EvaluationCallback",
     "PruningCallback",
     "RelevanceCallback",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
+from sparc3_lightning.data.files import Row
 from sparc3_lightning.data.samples import (
     LoadContext,
     ReferenceSamples,
@@ -25,6 +28,7 @@ class TextFile(ReferenceSet, TextSet):
         num_samples: Take the first rows only; None for all.
         skip_blank: Leave out empty and whitespace rows of a reference set instead of refusing them.
         on_too_long: Left-truncate a text that does not fit the context (with a warning that counts), or refuse it.
+        skip_rows: Leave out the first rows of the file, such as those that another part of the config takes.
     """
 
     def __init__(
@@ -34,11 +38,14 @@ class TextFile(ReferenceSet, TextSet):
         num_samples: int | None = None,
         skip_blank: bool = False,
         on_too_long: OnTooLong = "truncate",
+        skip_rows: int = 0,
     ) -> None:
         check_at_least("num_samples", num_samples, 1)
+        check_at_least("skip_rows", skip_rows, 0)
         self.source = Source(path, "", text_column=text_column)
         self.text_column = text_column
         self.num_samples = num_samples
+        self.skip_rows = skip_rows
         self.skip_blank = skip_blank
         self.on_too_long = on_too_long
 
@@ -60,18 +67,21 @@ class TextFile(ReferenceSet, TextSet):
         )
 
     def load_rows(self) -> list[str]:
-        """Give all rows in order, blank ones included."""
-        return [row.text(self.text_column, "text_column", allow_blank=True) for row in self.source.rows()]
+        """Give the rows in order, blank ones included."""
+        return [row.text(self.text_column, "text_column", allow_blank=True) for row in self._rows()]
+
+    def _rows(self) -> Iterator[Row]:
+        return islice(self.source.rows(), self.skip_rows, None)
 
     def describe(self) -> dict[str, Any]:
         """Give the file and the options, as JSON."""
-        options = {"num_samples": self.num_samples, "skip_blank": self.skip_blank, "on_too_long": self.on_too_long}
-        return super().describe() | self.source.describe() | options
+        options = ("num_samples", "skip_blank", "on_too_long", "skip_rows")
+        return super().describe() | self.source.describe() | {option: getattr(self, option) for option in options}
 
     def _texts(self) -> list[tuple[str, str]]:
         """Give each sample's place and text."""
         texts: list[tuple[str, str]] = []
-        for row in self.source.rows():
+        for row in self._rows():
             text = row.text(self.text_column, "text_column", allow_blank=self.skip_blank)
             if text.strip():
                 texts.append((row.place, text))

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from sparc3_lightning.distributed.ranks import rank_and_world_size
 
@@ -12,6 +13,19 @@ from sparc3_lightning.distributed.ranks import rank_and_world_size
 def is_sharded(model: nn.Module) -> bool:
     """Whether ranks hold parts of the model (FSDP2), so that every pass through it needs all of them."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def own_rows(weight: Tensor) -> tuple[Tensor, slice]:
+    """The rows of a layer's weight that this rank holds, and which they are: all where nothing is sharded.
+
+    Shape: weight (O, I).
+    """
+    data = weight.detach()
+    if not isinstance(data, DTensor):
+        return data, slice(0, len(data))
+    assert all(placement.dim == 0 for placement in data.placements if isinstance(placement, Shard))
+    shape, offset = compute_local_shape_and_global_offset(data.shape, data.device_mesh, data.placements)
+    return data.to_local(), slice(offset[0], offset[0] + shape[0])
 
 
 def share_out(sizes: Mapping[str, int], world_size: int) -> dict[str, int]:

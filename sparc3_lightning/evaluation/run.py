@@ -30,6 +30,7 @@ class Run:
         pruned: Evaluation with the recipe applied.
         controls: Evaluations with as many random neurons of the same layers removed, one a draw.
         results: What `experiment_results.json` holds, on rank 0.
+        compression: Rows of the table of compressed models, the baseline first.
         seconds: Wall time of each stage.
         num_done: By number of the reference set, batches that were attributed before the run was interrupted.
     """
@@ -46,6 +47,7 @@ class Run:
     pruned: Evaluation | None = None
     controls: list[Evaluation] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
+    compression: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     num_done: dict[int, int] = field(default_factory=dict)
 

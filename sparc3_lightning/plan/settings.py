@@ -48,9 +48,9 @@ class Settings:
         checkpoints_activations: Blocks keep their input only, and run again in the backward pass.
         sets: The reference sets.
         has_differential: The run takes the differential of its sets.
-        saves_model: It saves the pruned model.
+        saves_model: It saves the pruned or a compressed model.
         saves_state: It saves a state to resume from.
-        evaluates: It evaluates before and after.
+        evaluates: It evaluates the model, and what it makes of it.
         window: Tokens of a window of the perplexity.
         evaluation_batch_size: Windows in one forward pass.
         warnings: What the run would refuse.
@@ -144,9 +144,12 @@ def settings_of(
         max_tokens=data.get("max_tokens"),
         sets=tuple(_planned(name, value) for name, value in (data.get("reference_sets") or {}).items()),
         has_differential="PruningCallback" in callbacks,
-        saves_model=bool(callbacks.get("PruningCallback", {}).get("save_model", False)),
+        saves_model=bool(
+            callbacks.get("PruningCallback", {}).get("save_model") or callbacks.get("CompressionCallback", {}).get("save")
+        ),
         saves_state="ResumeCallback" in callbacks,
-        evaluates="EvaluationCallback" in callbacks and bool(data.get("evaluation_text")),
+        evaluates=not {"EvaluationCallback", "CompressionCallback"}.isdisjoint(callbacks)
+        and bool(data.get("evaluation_text")),
         window=int(evaluator.get("window") or 2048),
         evaluation_batch_size=int(evaluator.get("batch_size") or 16),
         checkpoints_activations=bool(model.get("activation_checkpointing", False)),

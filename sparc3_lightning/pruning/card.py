@@ -1,18 +1,23 @@
 """The model card of a pruned model: what was removed from what, how to do it again, what it does not promise."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
 from sparc3_lightning.pruning.describe import describe_option
 from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe
 
-_TEMPLATE = """---
+CARD_FILE = "README.md"
+
+_HEAD = """---
 {{ card_data }}
 ---
 
-# {{ name }} without {{ num_neurons }} neurons
+"""
+_TEMPLATE = """# {{ name }} without {{ num_neurons }} neurons
 
 This is `{{ base }}`{% if revision %} (revision `{{ revision }}`){% endif %} with {{ num_neurons }} feed-forward
 neurons removed, in {{ num_layers }} layers. `{{ recipe_file }}` lists them, with their scores.
@@ -55,13 +60,32 @@ def _is_hub_id(name: str) -> bool:
 def model_card(recipe: Recipe, dtype: str) -> ModelCard:
     """The card of the recipe's base model with the recipe applied; made without a network.
 
-    A base model that came from a directory is named by the directory's last part only.
-
     Args:
         recipe: What was removed. Where it holds the hash of the base model's weights, these have been compared.
         dtype: Type of the saved weights.
     """
-    base = str(recipe.base_model.get("id", "base model"))
+    return card_of(
+        recipe.base_model,
+        _TEMPLATE,
+        recipe.options,
+        is_checked=recipe.base_model.get("weight_hash") is not None,
+        dtype=dtype,
+        num_neurons=len(recipe.neurons),
+        num_layers=len(recipe.per_layer()),
+        recipe_file=RECIPE_FILE,
+    )
+
+
+def card_of(base_model: Mapping[str, Any], template: str, options: Mapping[str, Any], **fields: Any) -> ModelCard:
+    """A card of what was made of a base model; a base model from a directory is named by that's last part only.
+
+    Args:
+        base_model: Identity of the base model.
+        template: The card's text, without its head; it may name `name`, `base`, `is_on_hub`, `revision`, `options`, and
+        options: how it was made, as pairs of words.
+        **fields: What else the template names.
+    """
+    base = str(base_model.get("id", "base model"))
     is_on_hub = _is_hub_id(base)
     data = ModelCardData(
         base_model=base if is_on_hub else None,
@@ -73,16 +97,12 @@ def model_card(recipe: Recipe, dtype: str) -> ModelCard:
     )
     card: ModelCard = ModelCard.from_template(
         data,
-        template_str=_TEMPLATE,
+        template_str=_HEAD + template,
         name=Path(base).name,
         base=base if is_on_hub else Path(base).name,
         is_on_hub=is_on_hub,
-        revision=recipe.base_model.get("revision"),
-        is_checked=recipe.base_model.get("weight_hash") is not None,
-        dtype=dtype,
-        num_neurons=len(recipe.neurons),
-        num_layers=len(recipe.per_layer()),
-        recipe_file=RECIPE_FILE,
-        options=[(name.replace("_", " "), describe_option(value)) for name, value in recipe.options.items()],
+        revision=base_model.get("revision"),
+        options=[(name.replace("_", " "), describe_option(value)) for name, value in options.items()],
+        **fields,
     )
     return card

@@ -3,7 +3,7 @@
 import copy
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,10 +17,8 @@ from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.distributed.weight_files import write_weight_files
 from sparc3_lightning.files import new_directory
 from sparc3_lightning.pruning.apply import apply_recipe, check_base_model
-from sparc3_lightning.pruning.card import model_card
+from sparc3_lightning.pruning.card import CARD_FILE, model_card
 from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe
-
-CARD_FILE = "README.md"
 
 
 def save_pruned_model(
@@ -50,12 +48,21 @@ def save_pruned_model(
     """
     if check_base:
         check_base_model(model, recipe)
+
+    card = model_card(recipe, str(dtype or model.dtype).removeprefix("torch."))
     with apply_recipe(model, recipe, check_base=False):
-        _save(model, tokenizer, Path(directory), recipe, dtype, card=True)
+        save_hf_directory(
+            model, tokenizer, directory, recipe, dtype, describe=lambda temporary: card.save(temporary / CARD_FILE)
+        )
 
 
 def save_hf_directory(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: str | Path, recipe: Recipe | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: str | Path,
+    recipe: Recipe | None = None,
+    dtype: torch.dtype | None = None,
+    describe: Callable[[Path], object] | None = None,
 ) -> None:
     """Write the model as it is, as `AutoModelForCausalLM.from_pretrained` reads it.
 
@@ -66,26 +73,17 @@ def save_hf_directory(
         tokenizer: Its tokenizer.
         directory: New directory.
         recipe: A recipe whose neurons the model lacks already; written beside it.
+        dtype: Type of the written weights; default: the model's.
+        describe: Writes what else the directory shall hold, such as a model card; on rank 0.
 
     Raises:
         FileExistsError: The directory holds something already.
     """
-    _save(model, tokenizer, Path(directory), recipe, None, card=False)
-
-
-def _save(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    directory: Path,
-    recipe: Recipe | None,
-    dtype: torch.dtype | None,
-    card: bool,
-) -> None:
     dtype = dtype or model.dtype
     sharded = is_sharded(model)
     # Only rank 0's stack holds the directory: it is renamed, or after any error removed, once.
     with ExitStack() as stack:
-        temporary = from_rank_zero(lambda: stack.enter_context(new_directory(directory)))
+        temporary = from_rank_zero(lambda: stack.enter_context(new_directory(Path(directory))))
 
         def write() -> None:
             with _valid_generation_config(model):
@@ -95,8 +93,8 @@ def _save(
             tokenizer.save_pretrained(temporary)
             if recipe is not None:
                 recipe.save(temporary / RECIPE_FILE)
-            if recipe is not None and card:
-                model_card(recipe, str(dtype).removeprefix("torch.")).save(temporary / CARD_FILE)
+            if describe is not None:
+                describe(temporary)
 
         from_rank_zero(write)
         if sharded:

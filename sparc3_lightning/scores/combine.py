@@ -140,15 +140,15 @@ def differential(
         else {name: contrast(name) for name in behaviour_set.scores}
     )
     inputs = {
-        "general": [_described(general_set) for general_set in general_sets],
-        "behaviour": _described(behaviour_set),
+        "general": [described_set(general_set) for general_set in general_sets],
+        "behaviour": described_set(behaviour_set),
         "general_weight": general_weight,
         "general_penalty": general_penalty,
     }
     return ScoreSet(scores, _manifest(behaviour_set.manifest, inputs))
 
 
-def _described(score_set: ScoreSet) -> dict[str, Any]:
+def described_set(score_set: ScoreSet) -> dict[str, Any]:
     """A set's data without what it holds of every sample, which its own manifest keeps."""
     data = score_set.manifest.get("data", {})
     return {key: value for key, value in data.items() if key not in ("sample_ids", "target_ids")}

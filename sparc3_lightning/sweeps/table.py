@@ -169,11 +169,16 @@ def write_tables(
     directory: Path,
 ) -> None:
     """Write `table.csv`, `table.parquet`, `overlap.csv` and `at_price.csv`, each whole or not at all."""
+    write_table(rows, directory)
+    for name, content in (("overlap", overlaps), ("at_price", at_prices)):
+        write_text(directory / f"{name}.csv", pd.DataFrame(content).to_csv(index=False))
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], directory: Path) -> None:
+    """Write `table.csv` and `table.parquet`, each whole or not at all."""
     # Whole numbers stay whole where the baseline has none.
     table = pd.DataFrame(rows).convert_dtypes()
     write_text(directory / "table.csv", table.to_csv(index=False))
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     write_bytes(directory / "table.parquet", buffer.getvalue())
-    for name, content in (("overlap", overlaps), ("at_price", at_prices)):
-        write_text(directory / f"{name}.csv", pd.DataFrame(content).to_csv(index=False))

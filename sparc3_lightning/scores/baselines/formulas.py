@@ -78,5 +78,13 @@ def lowest_per_row(scores: Tensor, sparsity: float) -> Tensor:
     """
     if not 0.0 <= sparsity <= 1.0:
         raise ValueError(f"`sparsity` must be between 0 and 1, got {sparsity}.")
-    order = torch.sort(scores, dim=1, stable=True).indices[:, : int(scores.shape[1] * sparsity)]
+    return lowest(scores, int(scores.shape[1] * sparsity))
+
+
+def lowest(scores: Tensor, count: int) -> Tensor:
+    """The mask of each row's `count` lowest scores; ties go to the lower index.
+
+    Shape: scores (R, C), result (R, C) bool.
+    """
+    order = torch.sort(scores, dim=1, stable=True).indices[:, :count]
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, True)

@@ -54,18 +54,25 @@ def key_of_variant(variant: str, sign: str) -> str:
     return method_key(METHOD_OF_VARIANT[variant], sign)
 
 
-def expand_methods(methods: Sequence[str], signs: Sequence[str]) -> dict[str, tuple[str, str]]:
+def expand_methods(
+    methods: Sequence[str], signs: Sequence[str], callback: str = "BaselineCallback"
+) -> dict[str, tuple[str, str]]:
     """Method and sign by key: gradient-based methods once a sign, the others once.
+
+    Args:
+        methods: Names in `METHODS`.
+        signs: Signs of the gradient-based ones.
+        callback: Whose keys the messages name.
 
     Raises:
         ValueError: An unknown method or sign, or none.
     """
     if not methods or not set(methods) <= set(METHODS):
         raise ValueError(
-            f"`methods` must be of {list(METHODS)}, got {list(methods)}. Set `BaselineCallback.init_args.methods`."
+            f"`methods` must be of {list(METHODS)}, got {list(methods)}. Set `{callback}.init_args.methods`."
         )
     if not signs or not set(signs) <= set(SIGNS):
-        raise ValueError(f"`signs` must be of {SIGNS}, got {list(signs)}. Set `BaselineCallback.init_args.signs`.")
+        raise ValueError(f"`signs` must be of {SIGNS}, got {list(signs)}. Set `{callback}.init_args.signs`.")
     return {method_key(method, sign): (method, sign_of(method, sign)) for method in methods for sign in signs}
 
 

@@ -1,0 +1,138 @@
+"""Compression: weights removed row by row by several methods, each compressed model evaluated and restored."""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from callbacks.baselines import BaselineCallback, main_key
+from callbacks.score_writer import check_scores_are_whole
+from sparc3_lightning.compression.apply import block_linears
+from sparc3_lightning.compression.methods import WeightScores, check_scored, compression_keys, joined, relevance_keys
+from sparc3_lightning.compression.run import (
+    Compression,
+    Perplexities,
+    plan_compressions,
+    run_compressions,
+    share_removed,
+)
+from sparc3_lightning.compression.save import save_compressed_model
+from sparc3_lightning.compression.table import compression_rows, write_results
+from sparc3_lightning.data.sampler import Batch
+from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.progress import stop_bar
+from sparc3_lightning.pruning.save import free_path
+from sparc3_lightning.pruning.sets import match_general
+from sparc3_lightning.report.compression import print_compression, write_compression
+from sparc3_lightning.scores.combine import described_set
+
+
+class CompressionCallback(Callback):
+    """Compresses the model by every method at every sparsity after attribution; writes `compression/`.
+
+    Weights compete within their row, in all linear layers but lm_head; the lowest go. List it after the relevance
+    callback, the score writer and, where other gradient-based methods than the run's own take part, the baseline
+    callback.
+
+    Args:
+        methods: `lrp`, `cp_lrp`, `gradient`, `wanda`, `wanda_sequential` (as published), `magnitude`, `random`.
+        sparsities: Shares of each row that go, above 0 and below 1; default: 0.1 to 0.7.
+        pattern: "2:4" or another N:M: also masks in which of every M consecutive inputs N stay.
+        signs: "signed" (the paper), "abs" or both, of the gradient-based methods; by the magnitude of the mean score.
+        general: Names of the general reference sets, or patterns; every method scores by these samples.
+        against: Key of the method that the others are compared with at equal sparsity, where it is one of them.
+        seed: Seed of `random`.
+        save: Also save this one as a Hugging Face directory, `compressed_model/`.
+    """
+
+    def __init__(
+        self,
+        methods: list[str],
+        sparsities: list[float] | None = None,
+        pattern: str | None = None,
+        signs: list[str] | None = None,
+        general: str | list[str] = "general*",
+        against: str = "wanda_sequential",
+        seed: int = 0,
+        save: Compression | None = None,
+    ) -> None:
+        self.keys = compression_keys(methods, ["signed"] if signs is None else signs)
+        shares = [number / 10 for number in range(1, 8)] if sparsities is None else sparsities
+        self.compressions = plan_compressions(self.keys, shares, pattern, save)
+        self.general = [general] if isinstance(general, str) else general
+        self.against, self.seed, self.save = against, seed, save
+        self._rows: list[dict[str, Any]] = []
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse before hours of attribution what would fail after them."""
+        assert isinstance(pl_module, SparC3Module)
+        if pl_module.attribution is None:
+            raise ValueError(
+                "`trainer.callbacks` must list `callbacks.RelevanceCallback` before `callbacks.CompressionCallback`."
+            )
+        check_scores_are_whole(trainer, pl_module)
+        self._general(pl_module)
+        if not pl_module.data.text_rows:
+            raise ValueError("compression is judged by perplexity, which needs a text. Set `data.evaluation_text`.")
+        scored = {main_key(pl_module)}
+        listed: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it from elsewhere
+        for callback in listed[: listed.index(self)]:
+            scored |= set(callback.keys) if isinstance(callback, BaselineCallback) else set()
+        layers = block_linears(pl_module.lm)
+        check_scored(relevance_keys(self.keys), scored, pl_module.granularity, layers, pl_module.run.expected_modules)
+        for compression in self.compressions:
+            share_removed(layers, compression.amount)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compress, evaluate, restore; write the results after each, tables and figures in the end."""
+        assert isinstance(pl_module, SparC3Module)
+        run, directory = pl_module.run, pl_module.log_dir / "compression"
+        scores = self._scores(trainer, pl_module)
+        described = {
+            "base_model": run.base_model,
+            "general": [described_set(run.score_sets[name]) for name in self._general(pl_module)],
+            "methods": {key: scores.options(key) for key in self.keys},
+        }
+        done = []
+        with run.timed("compression"):
+            baseline = self._evaluate(pl_module, "baseline") if run.baseline is None else run.baseline.perplexity
+            evaluate = partial(self._evaluate, pl_module)
+            for one in run_compressions(self.compressions, scores, evaluate, pl_module.progress, pl_module.device):
+                done.append(one)
+                from_rank_zero(partial(write_results, directory, described, baseline, done))
+            if self.save is not None:
+                home = from_rank_zero(lambda: free_path(pl_module.log_dir / "compressed_model"))
+                save_compressed_model(scores, self.save, pl_module.tokenizer, home, described, pl_module.weights_dtype)
+        run.compression = compression_rows(baseline, done, self.against, pl_module.evaluator.paired_test)
+        from_rank_zero(lambda: write_compression(run.compression, self.against, directory))
+
+    def _general(self, module: SparC3Module) -> list[str]:
+        return match_general(module.data.reference_names, self.general, None)
+
+    def _scores(self, trainer: Trainer, module: SparC3Module) -> WeightScores:
+        run, general = module.run, self._general(module)
+        sets = {main_key(module): run.score_sets} | {key: found.sets for key, found in run.method_scores.items()}
+        found = {key: [sets[key][name] for name in general] for key in relevance_keys(self.keys)}
+        num_samples = sum(len(module.data.reference_samples[name]) for name in general)
+        return WeightScores(module.lm, found, partial(self._batches, trainer, module), num_samples, self.seed)
+
+    def _batches(self, trainer: Trainer, module: SparC3Module) -> Iterable[Batch]:
+        data = module.data
+        loaders = dict(zip(data.reference_names, data.predict_dataloader(), strict=True))
+        to_device = trainer.strategy.batch_to_device
+        sets = [(map(to_device, loaders[name]), len(data.reference_samples[name])) for name in self._general(module)]
+        return joined(sets)
+
+    def _evaluate(self, module: SparC3Module, what: str | None = None) -> Perplexities:
+        # Silently: the bar is over the compressed models.
+        progress = None if what is None else partial(module.progress, prefix=what)
+        return module.evaluator.perplexity(module.lm, module.tokenizer, module.data.text_rows, progress)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print the tables last, below whatever the progress bar has shown."""
+        assert isinstance(pl_module, SparC3Module)
+        if pl_module.run.compression and trainer.is_global_zero:
+            stop_bar(trainer)
+            print_compression(pl_module.run.compression, self.against, pl_module.log_dir / "compression")

@@ -1,0 +1,176 @@
+"""What each method scores weights by, and the masks that come of it, one layer at a time."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sparc3_lightning.compression.apply import block_linears
+from sparc3_lightning.compression.masks import Pattern, mask_of
+from sparc3_lightning.data.sampler import PADDING, Batch
+from sparc3_lightning.distributed.fsdp import reshard
+from sparc3_lightning.distributed.owners import own_rows
+from sparc3_lightning.scores.baselines.formulas import magnitude_scores, random_scores, wanda_scores
+from sparc3_lightning.scores.baselines.methods import METHODS, expand_methods
+from sparc3_lightning.scores.baselines.sequential import sequential_masks
+from sparc3_lightning.scores.baselines.statistics import ForwardStatistics
+from sparc3_lightning.scores.score_set import ScoreSet
+
+Batches = Callable[[], Iterable[Batch]]
+"""Gives this rank's batches of all general sets, on the model's device, from the start."""
+Masks = Iterator[tuple[str, Tensor]]
+
+# Methods whose scores are relevance: one attribution each, made before.
+ATTRIBUTED = tuple(name for name, method in METHODS.items() if method.variant is not None)
+COMPRESSION_METHODS = (*ATTRIBUTED, "wanda", "wanda_sequential", "magnitude", "random")
+
+
+def compression_keys(methods: Sequence[str], signs: Sequence[str]) -> list[str]:
+    """Keys of the methods: gradient-based ones once a sign.
+
+    Raises:
+        ValueError: A method that gives weights no order of their own, an unknown sign, or none.
+    """
+    if not methods or not set(methods) <= set(COMPRESSION_METHODS):
+        raise ValueError(
+            f"`methods` must be of {list(COMPRESSION_METHODS)}, got {list(methods)}. Set "
+            "`CompressionCallback.init_args.methods`."
+        )
+    return list(expand_methods(methods, signs, "CompressionCallback"))
+
+
+def relevance_keys(keys: Sequence[str]) -> list[str]:
+    """The keys whose scores are relevance."""
+    return [key for key in keys if key.removesuffix("_signed") in ATTRIBUTED]
+
+
+def check_scored(
+    needed: Sequence[str], scored: Collection[str], granularity: str, layers: Collection[str], expected: Collection[str]
+) -> None:
+    """Refuse methods whose scores the run will not have.
+
+    Args:
+        needed: Keys of the methods whose scores are relevance.
+        scored: Keys that the run scores by.
+        granularity: What the run keeps scores of.
+        layers: Layers that are compressed.
+        expected: Layers that the run scores.
+
+    Raises:
+        ValueError: A key is not scored; scores of neurons only; or layers without scores.
+    """
+    if missing := sorted(set(needed) - set(scored)):
+        raise ValueError(
+            f"compression needs scores of {missing}, got those of {sorted(scored)}. Set `model.sign` and "
+            "`model.variant`, or list `callbacks.BaselineCallback` with these `methods` and `signs` before "
+            "`callbacks.CompressionCallback`."
+        )
+    left_out = [name for name in layers if name not in expected]
+    if needed and (granularity != "weight" or left_out):
+        found = f"granularity {granularity!r} of modules" + (f" that leave out {left_out[0]}" if left_out else "")
+        raise ValueError(
+            f"compression by {needed[0]} needs a score of every weight of every linear layer but lm_head, got {found}. "
+            "Set `model.granularity: weight` and `model.modules: all`."
+        )
+
+
+class WeightScores:
+    """Scores of every weight of the blocks' linear layers by several methods; the lowest of each row go.
+
+    Relevance counts by its magnitude: the absolute value of the mean over the samples, not the mean of absolute values,
+    where it is signed.
+
+    Args:
+        model: A causal language model of a known family, whole, replicated or sharded (FSDP2); the rules are off.
+        found: By key of a gradient-based method, its scores of weights of the general reference sets.
+        batches: This rank's batches of the general sets.
+        num_samples: Samples of all of them, of all ranks.
+        seed: Seed of `random`.
+
+    Source: SparC3 (arXiv 2506.13727), Sec. 3: per row, magnitude of the mean relevance.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        found: Mapping[str, Sequence[ScoreSet]],
+        batches: Batches,
+        num_samples: int,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.found, self.batches, self.num_samples = model, found, batches, num_samples
+        self.seed = seed
+        self.layers = block_linears(model)
+        self._squared_norms: dict[str, Tensor] = {}
+
+    def masks(self, key: str, amount: float | Pattern) -> Masks:
+        """Name and mask of one layer after the other, in this rank's rows. Every rank must take all of them.
+
+        Args:
+            key: Of the method.
+            amount: Share of each row that goes, or N:M.
+
+        Shape: masks (O, I) bool.
+        """
+        if key == "wanda_sequential":
+            # All before the first is applied: the blocks' inputs are those of its own pruned blocks.
+            found = sequential_masks(self.model, self.batches, self.num_samples, partial(mask_of, amount=amount))
+            yield from [(name, mask) for name, _, mask in found]
+            return
+        score = self._scorer(key)
+        for name, layer in self.layers.items():
+            yield name, mask_of(score(name, layer), amount)
+
+    def options(self, key: str) -> dict[str, Any]:
+        """How a method scores, for the record."""
+        if key in self.found:
+            return dict(self.found[key][0].manifest.get("options", {}))
+        return {"method": key} | ({"seed": self.seed} if key == "random" else {})
+
+    def _scorer(self, key: str) -> Callable[[str, nn.Linear], Tensor]:
+        if key in self.found:
+            return partial(self._relevance, self.found[key])
+        if key == "wanda" and not self._squared_norms:
+            self._squared_norms = self._measure()
+        return {"wanda": self._wanda, "magnitude": self._magnitude, "random": self._random}[key]
+
+    def _relevance(self, sets: Sequence[ScoreSet], name: str, layer: nn.Linear) -> Tensor:
+        weight, rows = own_rows(layer.weight)
+        mean = torch.stack([score_set.scores[name][rows].double() for score_set in sets]).mean(0)
+        return mean.abs().to(weight.device)
+
+    def _wanda(self, name: str, layer: nn.Linear) -> Tensor:
+        return wanda_scores(own_rows(layer.weight)[0], self._squared_norms[name], by_neuron=False)
+
+    def _magnitude(self, name: str, layer: nn.Linear) -> Tensor:
+        return magnitude_scores(own_rows(layer.weight)[0], by_neuron=False)
+
+    def _random(self, name: str, layer: nn.Linear) -> Tensor:
+        weight, rows = own_rows(layer.weight)
+        # A draw of its own for each layer: then no rank draws all layers to mask one.
+        seed = self.seed * len(self.layers) + list(self.layers).index(name)
+        return random_scores({name: tuple(layer.weight.shape)}, seed)[name][rows].to(weight.device)
+
+    def _measure(self) -> dict[str, Tensor]:
+        reshard(self.model)
+        with ForwardStatistics(self.model, list(self.layers)) as statistics:
+            for batch in self.batches():
+                statistics.step(batch)
+            return statistics.reduce(self.num_samples).squared_norms
+
+
+def joined(sets: Sequence[tuple[Iterable[Batch], int]]) -> Iterator[Batch]:
+    """The batches of several reference sets as those of one: no two samples have the same index.
+
+    Args:
+        sets: Batches and number of samples of each.
+    """
+    offset = 0
+    for batches, num_samples in sets:
+        for batch in batches:
+            indices = batch["indices"]
+            yield {**batch, "indices": torch.where(indices == PADDING, PADDING, indices + offset)}
+        offset += num_samples
