@@ -13,6 +13,7 @@ from sparc3_lightning.report.board import (
     board_hyperparameters,
     board_outcome,
     board_scalars,
+    compression_points,
     sample_completions,
     score_histograms,
     shown_figures,
@@ -56,6 +57,8 @@ class TensorBoardCallback(Callback):
         for histogram in score_histograms(run):
             board.add_histogram(histogram.tag, histogram.values, histogram.layer, bins=histogram.bins)
         logger.log_metrics(board_scalars(run), step=0)
+        for percent_removed, scalars in compression_points(run):
+            logger.log_metrics(scalars, step=percent_removed)
         if run.recipe is not None:
             counts = neurons_per_layer(run.recipe, run.base_model["num_layers"])
             board.add_figure("neurons_per_layer", layer_figure(counts, str(run.base_model["id"])), 0, close=False)

@@ -139,8 +139,8 @@ class WeightScores:
 
     def _relevance(self, sets: Sequence[ScoreSet], name: str, layer: nn.Linear) -> Tensor:
         weight, rows = own_rows(layer.weight)
-        mean = torch.stack([score_set.scores[name][rows].double() for score_set in sets]).mean(0)
-        return mean.abs().to(weight.device)
+        parts = [score_set.scores[name][rows].to(weight.device).double() for score_set in sets]
+        return torch.stack(parts).mean(0).abs()
 
     def _wanda(self, name: str, layer: nn.Linear) -> Tensor:
         return wanda_scores(own_rows(layer.weight)[0], self._squared_norms[name], by_neuron=False)

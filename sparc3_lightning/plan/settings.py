@@ -144,9 +144,7 @@ def settings_of(
         max_tokens=data.get("max_tokens"),
         sets=tuple(_planned(name, value) for name, value in (data.get("reference_sets") or {}).items()),
         has_differential="PruningCallback" in callbacks,
-        saves_model=bool(
-            callbacks.get("PruningCallback", {}).get("save_model") or callbacks.get("CompressionCallback", {}).get("save")
-        ),
+        saves_model=any(options.get("save_model") or options.get("save") for options in callbacks.values()),
         saves_state="ResumeCallback" in callbacks,
         evaluates=not {"EvaluationCallback", "CompressionCallback"}.isdisjoint(callbacks)
         and bool(data.get("evaluation_text")),

@@ -74,6 +74,20 @@ def board_scalars(run: Run) -> dict[str, float]:
     return scalars
 
 
+def compression_points(run: Run) -> Iterator[tuple[int, dict[str, float]]]:
+    """Perplexities of the compressed models by per cent of the weights removed, which is TensorBoard's step."""
+    for row in run.compression:
+        method = f"{row['method']}_{row['pattern'].replace(':', '_of_')}" if row.get("pattern") else row["method"]
+        figures = {name: row[name] for name in row if name.startswith("perplexity_") and name.count("_") == 1}
+        yield (
+            round(100 * row["share"]),
+            {
+                f"compression_step_is_percent_removed/{name.removeprefix('perplexity_')}/{method}": value
+                for name, value in figures.items()
+            },
+        )
+
+
 def board_hyperparameters(run: Run) -> dict[str, str | int | float]:
     """What was chosen, for the table that compares runs."""
     if run.recipe is None:

@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Sin
 
 from callbacks import (
     BaselineCallback,
+    CompressionCallback,
     EvaluationCallback,
     PruningCallback,
     RelevanceCallback,
@@ -18,7 +19,9 @@ from callbacks import (
     SweepCallback,
     TensorBoardCallback,
 )
+from callbacks.baselines import main_key
 from sparc3_lightning.cli import SparC3CLI, run
+from sparc3_lightning.compression.methods import relevance_keys
 from sparc3_lightning.data import C4, RealToxicityPrompts, WikiText2
 from sparc3_lightning.evaluation.planning import Decoding
 from sparc3_lightning.metrics import DetoxifyScorer
@@ -34,16 +37,18 @@ YAMLS = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*
 def is_experiment(name: str) -> bool:
     """Whether it names a model to attribute; the others are added after an experiment, or train one."""
     model = read(CONFIGS / name).get("model") or {}
-    return ("model" in model or "config" in model) and name not in FITS
+    return ("model" in model or "config" in model) and name not in FITS + COMPRESSIONS
 
 
 # What trains a model.
 FITS = ["demo/fit.yaml"]
+# What compresses a model, by general samples alone.
+COMPRESSIONS = [name for name in YAMLS if Path(name).name == "compress.yaml"]
 EXPERIMENTS = [name for name in YAMLS if is_experiment(name)]
 TRAINERS = [name for name in YAMLS if name.startswith("trainer/")]
 # What adds baselines and a sweep to the experiment beside it.
 SWEEPS = [name for name in YAMLS if Path(name).name == "sweep.yaml"]
-VARIANTS = [name for name in YAMLS if name not in EXPERIMENTS + TRAINERS + FITS + SWEEPS]
+VARIANTS = [name for name in YAMLS if name not in EXPERIMENTS + TRAINERS + FITS + SWEEPS + COMPRESSIONS]
 COMPOSED = [(base, name) for base, name in product(EXPERIMENTS, VARIANTS) if Path(base).parent == Path(name).parent]
 
 # What a variant changes, and nothing else; a new one must be entered here.
@@ -109,6 +114,8 @@ def test_every_yaml_is_tested() -> None:
     assert {Path(name).stem for name in TRAINERS} == {"cpu", "single_gpu", "replicated", "fsdp", "fsdp_multinode"}
     assert set(TRAINERS) == {"trainer/" + name for name in STRATEGIES}, "enter a new fragment's strategy"
     assert sorted(path.name for path in (ROOT / "tests" / "configs").iterdir()) == [
+        "compress.yaml",
+        "compress_stories.yaml",
         "contrast.yaml",
         "fit.yaml",
         "realtext.yaml",
@@ -141,6 +148,32 @@ def test_sweep_is_built_after_its_experiment_s_callbacks(name: str) -> None:
     assert [kind for kind in kinds if kind in chain] == chain
 
 
+@pytest.mark.parametrize("name", COMPRESSIONS)
+def test_compression_is_built_and_all_its_scores_are_made(name: str) -> None:
+    cli = build(name)
+    kinds = [type(callback) for callback in cli.trainer.callbacks]
+    chain = [RelevanceCallback, ScoreWriter, CompressionCallback, TensorBoardCallback]
+    assert [kind for kind in kinds if kind in chain] == chain
+    compression = next(one for one in cli.trainer.callbacks if isinstance(one, CompressionCallback))
+    assert relevance_keys(compression.keys) == [main_key(cli.model)] == ["lrp_signed"]
+    assert (cli.model.granularity, cli.model.modules_to_attribute) == ("weight", "all")
+    assert compression.against in compression.keys
+    assert cli.datamodule.reference_names == ["general"]
+    assert cli.model.evaluator.perplexity_protocols == ["sliding", "disjoint"]
+
+
+def test_the_paper_s_compression() -> None:
+    cli = build("llama3_8b/compress.yaml")
+    general = cli.datamodule.reference_sets["general"]
+    compression = next(one for one in cli.trainer.callbacks if isinstance(one, CompressionCallback))
+    assert (general.num_samples, general.length, general.crop, general.add_bos) == (128, 2048, "random", False)
+    assert (cli.model.evaluator.window, cli.model.evaluator.stride) == (2048, 512)
+    assert compression.keys == ["lrp_signed", "wanda_sequential", "wanda", "magnitude", "random"]
+    amounts = [number / 10 for number in range(1, 8)]
+    assert list(dict.fromkeys(one.sparsity for one in compression.compressions)) == [*amounts, None]
+    assert compression.compressions[-1].pattern == "2:4"
+
+
 @pytest.mark.parametrize("name", FITS)
 def test_fit_is_built_and_reads_no_text_of_an_evaluation(name: str) -> None:
     cli = build(name)
@@ -166,7 +199,7 @@ def test_variant_changes_what_it_says_and_no_more(base: str, name: str, parse: A
     build(base, name)
 
 
-@pytest.mark.parametrize(("base", "name"), list(product(EXPERIMENTS, TRAINERS)))
+@pytest.mark.parametrize(("base", "name"), list(product(EXPERIMENTS + COMPRESSIONS, TRAINERS)))
 def test_trainer_fragment_changes_nothing_but_the_machine(base: str, name: str, parse: Any) -> None:
     before, after = flat(parse(base)), flat(parse(base, name))
     changed = {key for key in {*before, *after} if before.get(key) != after.get(key)} - {"config"}
@@ -185,7 +218,7 @@ STRATEGIES: dict[str, type] = {
 }
 
 
-@pytest.mark.parametrize(("base", "name"), list(product(EXPERIMENTS, TRAINERS)))
+@pytest.mark.parametrize(("base", "name"), list(product(EXPERIMENTS + COMPRESSIONS, TRAINERS)))
 def test_trainer_fragment_is_built_on_a_cpu(base: str, name: str) -> None:
     """The same strategy, devices and nodes, but for the accelerator that a test machine has."""
     asked = read(CONFIGS / name)["trainer"]

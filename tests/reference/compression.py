@@ -1,7 +1,7 @@
 """Which weights go, written from the papers, one weight after the other; it imports nothing of the package.
 
-SparC3, Sec. 3: within each row the weights of the lowest magnitude of the mean relevance go. N:M: of every M consecutive
-weights of a row the N highest stay.
+SparC3, Sec. 3: within each row the weights of the lowest magnitude of the mean relevance go. N:M: of every M
+consecutive weights of a row the N highest stay.
 """
 
 from torch import Tensor

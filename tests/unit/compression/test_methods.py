@@ -83,9 +83,8 @@ def test_relevance_s_masks_are_the_paper_s() -> None:
             assert len(masks) == 14
             for name, mask in masks.items():
                 means = set_means(wanted[name], sign)
-                expected = (
-                    relevance_group_mask(means, 2, 4) if isinstance(amount, Pattern) else relevance_row_mask(means, amount)
-                )
+                is_pattern = isinstance(amount, Pattern)
+                expected = relevance_group_mask(means, 2, 4) if is_pattern else relevance_row_mask(means, amount)
                 differing += int((mask != torch.tensor(expected)).sum())
     # The scores are kept in float32: two that float64 tells apart may change places. None does here.
     assert differing == 0
@@ -160,7 +159,7 @@ def test_scores_that_the_run_will_not_have() -> None:
     check_scored(["lrp"], ["lrp", "gradient"], "weight", layers, ["a", "b", "lm_head"])
     with pytest.raises(ValueError, match=r"needs scores of \['lrp_signed'\], got those of \['lrp'\]. Set `model.sign`"):
         check_scored(["lrp_signed"], ["lrp"], "weight", layers, layers)
-    with pytest.raises(ValueError, match="got granularity 'neuron' of modules. Set `model.granularity: weight`"):
+    with pytest.raises(ValueError, match=r"got granularity 'neuron' of modules. Set `model.granularity: weight`"):
         check_scored(["lrp"], ["lrp"], "neuron", layers, layers)
-    with pytest.raises(ValueError, match="modules that leave out b. Set .* `model.modules: all`"):
+    with pytest.raises(ValueError, match=r"modules that leave out b. Set .* `model.modules: all`"):
         check_scored(["lrp"], ["lrp"], "weight", layers, ["a"])
