@@ -57,9 +57,9 @@ def _difference(name: str, change: PairedChange) -> Row:
 
 
 def protocols_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Protocols that the table has, in its order."""
-    prefix = "perplexity_"
-    return [name.removeprefix(prefix) for name in rows[0] if name.startswith(prefix)]
+    """Protocols that the table has, in its order: of `perplexity_PROTOCOL`, not of what is derived from it."""
+    named = [name.split("_") for name in rows[0] if name.startswith("perplexity_")]
+    return [parts[1] for parts in named if len(parts) == 2]
 
 
 def write_results(

@@ -7,6 +7,7 @@ from typing import Any
 import rich
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -51,16 +52,23 @@ def print_compression(rows: Sequence[Row], against: str, directory: Path, consol
     console = console or rich.get_console()
     console.print()
     for protocol in protocols_of(rows):
-        console.print(_table(rows, protocol, against))
+        _print_whole(_table(rows, protocol, against), console)
         if any(row.get(f"perplexity_{protocol}_against") is not None for row in rows):
-            console.print(_differences(rows, protocol, against))
+            _print_whole(_differences(rows, protocol, against), console)
     for row in (row for row in rows if row["status"] == "failed"):
         console.print(Text(f"failed: {row['label']}: {row['error']}"), soft_wrap=True)
     console.print(Text(f"Tables, figures, all intervals: {directory}"), soft_wrap=True)
 
 
+def _print_whole(table: Table, console: Console) -> None:
+    """Rather lines that are too long than figures that are cut."""
+    table.width = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    console.print(table, crop=False)
+    console.print()
+
+
 def _table(rows: Sequence[Row], protocol: str, against: str) -> Table:
-    """Perplexities, a line a sparsity and a column a method; `*` where the interval against `against` leaves out 0."""
+    """Perplexities, a line a share removed and a column a method; `*` where the interval against `against` leaves out 0."""
     name = f"perplexity_{protocol}"
     methods = list(dict.fromkeys(row["method"] for row in rows[1:]))
     table = _empty(f"Perplexity ({protocol}); baseline {number(rows[0][name])}", methods)
@@ -110,7 +118,7 @@ def _empty(title: str, methods: Sequence[str]) -> Table:
         title=Text(title, "bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
         min_width=len(title) + 1,
     )  # fmt: skip
-    table.add_column("removed", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for method in methods:
-        table.add_column(method.replace("_", " "), justify="right")
+        table.add_column(method.replace("_", "\n"), justify="right", no_wrap=True, vertical="bottom")
     return table
