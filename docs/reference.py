@@ -20,6 +20,7 @@ from docstring_parser.google import DEFAULT_SECTIONS, GoogleParser, Section, Sec
 
 import callbacks
 from sparc3_lightning import data, metrics
+from sparc3_lightning.compression.run import Compression
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.planning import Decoding
@@ -53,6 +54,7 @@ def reference() -> str:
         "## `trainer.callbacks`\n",
         *(_section(f"`callbacks.{name}`", getattr(callbacks, name), level=3) for name in callbacks.__all__),
         _section("`grids` of `callbacks.SweepCallback`", Grid, level=3),
+        _section("`save` of `callbacks.CompressionCallback`", Compression, level=3),
     ]
     return "\n".join(parts)
 

@@ -68,7 +68,7 @@ def _print_whole(table: Table, console: Console) -> None:
 
 
 def _table(rows: Sequence[Row], protocol: str, against: str) -> Table:
-    """Perplexities, a line a share removed and a column a method; `*` where the interval against `against` leaves out 0."""
+    """Perplexities, a line an amount, a column a method; `*` where the interval against `against` leaves out 0."""
     name = f"perplexity_{protocol}"
     methods = list(dict.fromkeys(row["method"] for row in rows[1:]))
     table = _empty(f"Perplexity ({protocol}); baseline {number(rows[0][name])}", methods)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter
 
 from sparc3_lightning.report.drawing import new_figure, plain_axes
 
@@ -14,12 +14,16 @@ Row = Mapping[str, Any]
 _MARKERS = "os^Dv<>pdh"
 _FILLS = ("black", "white", "0.65")
 _DASHES = ("-", "--", "-.", ":")
+# How far right of the largest sparsity N:M stands, in per cent.
+_BESIDE = 12.0
+# Per cent: a method further off would flatten the others.
+_HIGHEST = 100.0
 # Above this ratio of the largest figure to the baseline a linear axis would show one curve and a flat line.
 _LOG_FROM = 5.0
 
 
 def perplexity_figure(rows: Sequence[Row], protocol: str) -> Figure:
-    """Perplexity against sparsity, a line a method; N:M beside the lines, unconnected.
+    """Perplexity against sparsity, a line a method; N:M in a column of its own.
 
     Args:
         rows: Rows of the table, the baseline first.
@@ -29,15 +33,13 @@ def perplexity_figure(rows: Sequence[Row], protocol: str) -> Figure:
     baseline, done = rows[0][name], [row for row in rows[1:] if row.get(name) is not None]
     figure = new_figure((6.4, 4.4))
     axes = figure.add_subplot()
-    for number_, (key, members) in enumerate(_by_method(done).items()):
-        _line(axes, members, lambda row: row[name], _style(number_, key))
+    for place, (key, members) in enumerate(_by_method(done).items()):
+        _line(axes, members, [row[name] for row in members], _style(place, key), _right(rows))
     axes.axhline(baseline, color="0.4", linestyle=":", linewidth=1, zorder=0, label="baseline")
-    if done and max(row[name] for row in done) > _LOG_FROM * baseline:
+    if max((row[name] for row in done), default=baseline) > _LOG_FROM * baseline:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e6 else f"{value:.0e}"))
-    _finish(figure, axes, done, f"Perplexity ({protocol}) of compressed models", "perplexity")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}" if value < 1e6 else f"{value:.0e}"))
+    _finish(figure, axes, f"Perplexity ({protocol}) of compressed models", "perplexity", rows)
     return figure
 
 
@@ -50,36 +52,38 @@ def against_figure(rows: Sequence[Row], protocol: str, against: str) -> Figure |
         against: Key of that method.
 
     Returns:
-        None where nothing is compared.
+        None where nothing is compared, or all is further off than a figure shows.
     """
     name = f"perplexity_{protocol}_against"
-    reference = {_place(row): row[f"perplexity_{protocol}"] for row in rows if row["method"] == against}
+    reference = {_amount(row): row[f"perplexity_{protocol}"] for row in rows if row["method"] == against}
+
+    def percent(row: Row, end: str = "") -> float:
+        return 100 * float(row[f"{name}{end}"]) / reference[_amount(row)]
+
     done = [row for row in rows[1:] if row.get(name) is not None]
-    if not done:
+    shown = [row for row in done if percent(row) <= _HIGHEST]
+    if not shown:
         return None
     figure = new_figure((6.4, 4.4))
     axes = figure.add_subplot()
-    shown = []
-    for number_, (key, members) in enumerate(_by_method(rows[1:]).items()):
-        close = [row for row in members if row in done and _percent(row, name, reference) <= 100]
-        _line(axes, close, lambda row: _percent(row, name, reference), _style(number_, key), lambda row: (
-            _percent(row, f"{name}_low", reference), _percent(row, f"{name}_high", reference)
-        ))  # fmt: skip
-        shown += close
+    for place, (key, members) in enumerate(_by_method(rows[1:]).items()):
+        members = [row for row in members if row in shown]
+        ends = [(percent(row, "_low"), percent(row, "_high")) for row in members]
+        _line(axes, members, [percent(row) for row in members], _style(place, key), _right(rows), ends)
     axes.axhline(0, color="black", linewidth=0.8, zorder=0)
     axes.yaxis.set_major_formatter("{x:+g}")
-    left_out = " (more than twice as high: not shown)" if len(shown) < len(done) else ""
-    _finish(figure, axes, shown, f"Against {against} at equal sparsity, {protocol}{left_out}",
-            f"perplexity against {against} (%)")  # fmt: skip
+    left_out = f"; above +{_HIGHEST:g} left out" if len(shown) < len(done) else ""
+    _finish(figure, axes, f"Against {against} ({protocol})", f"perplexity: difference (%{left_out})", rows)
     return figure
 
 
-def _place(row: Row) -> tuple[Any, Any]:
+def _amount(row: Row) -> tuple[Any, Any]:
     return row["sparsity"], row["pattern"]
 
 
-def _percent(row: Row, name: str, reference: Mapping[tuple[Any, Any], float]) -> float:
-    return 100 * float(row[name]) / reference[_place(row)]
+def _right(rows: Sequence[Row]) -> float:
+    """Where N:M stands: right of all sparsities."""
+    return _BESIDE + max((100 * row["sparsity"] for row in rows if row.get("sparsity") is not None), default=0.0)
 
 
 def _by_method(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -89,43 +93,36 @@ def _by_method(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def _style(number_: int, key: str) -> dict[str, Any]:
+def _style(place: int, key: str) -> dict[str, Any]:
+    style = {"linewidth": 1.1, "markersize": 6, "markeredgewidth": 0.9, "label": key}
     if key == "random":
-        return {"color": "0.6", "marker": "x", "linestyle": ":"}
-    return {"color": "black", "marker": _MARKERS[number_ % len(_MARKERS)], "linestyle": _DASHES[number_ % len(_DASHES)],
-            "markerfacecolor": _FILLS[number_ % len(_FILLS)]}  # fmt: skip
+        return {**style, "color": "0.6", "marker": "x", "linestyle": ":"}
+    return {**style, "color": "black", "marker": _MARKERS[place % len(_MARKERS)],
+            "linestyle": _DASHES[place % len(_DASHES)], "markerfacecolor": _FILLS[place % len(_FILLS)]}  # fmt: skip
 
 
-def _line(axes: Axes, rows: Sequence[Row], figure: Any, style: dict[str, Any], ends: Any = None) -> None:
-    """A method's points: connected where they are a share of each row; N:M a little to the right, without a line."""
-    key = rows[0]["method"] if rows else None
+def _line(
+    axes: Axes, rows: Sequence[Row], figures: Sequence[float], style: dict[str, Any], right: float,
+    ends: Sequence[tuple[float, float]] = (),
+) -> None:  # fmt: skip
+    """A method's points, with their intervals: connected, but for N:M in its own column."""
     for is_pattern in (False, True):
-        members = sorted(
-            (row for row in rows if (row["pattern"] is not None) == is_pattern), key=lambda row: row["share"]
-        )
-        if not members:
+        chosen = [place for place, row in enumerate(rows) if (row["pattern"] is not None) == is_pattern]
+        if not chosen:
             continue
-        members.sort(key=lambda row: row["share"])
-        x = np.array([100 * row["share"] for row in members]) + (2.5 if is_pattern else 0.0)
-        y = np.array([figure(row) for row in members], dtype=np.float64)
-        label = None if is_pattern and len(members) < len(rows) else key
-        drawn = {**style, "linewidth": 1.1, "markersize": 6, "markeredgewidth": 0.9, "label": label}
-        drawn |= {"linestyle": "none"} if is_pattern else {}
-        if ends is None:
-            axes.plot(x, y, **drawn)
-        else:
-            bars = np.abs(np.array([ends(row) for row in members]).T - y)
-            axes.errorbar(x, y, yerr=bars, elinewidth=0.8, capsize=2.5, **drawn)
-        for row, place, height in zip(members, x, y, strict=True):
-            if is_pattern:
-                axes.annotate(
-                    row["pattern"], (place, height), (4, 0), textcoords="offset points", fontsize=7, va="center"
-                )
+        x = np.array([right if is_pattern else 100 * rows[place]["sparsity"] for place in chosen])
+        y = np.array([figures[place] for place in chosen])
+        drawn = {**style, "linestyle": "none", "label": None if len(chosen) < len(rows) else style["label"]}
+        bars = np.abs(np.array([ends[place] for place in chosen]).T - y) if ends else None
+        axes.errorbar(x, y, yerr=bars, elinewidth=0.8, capsize=2.5, **(drawn if is_pattern else style))
 
 
-def _finish(figure: Figure, axes: Axes, rows: Sequence[Row], title: str, y_label: str) -> None:
-    shares = sorted({round(100 * row["share"]) for row in rows if row["pattern"] is None}) or [50]
-    axes.xaxis.set_major_locator(FixedLocator(shares))
-    axes.xaxis.set_major_formatter("{x:g}")
+def _finish(figure: Figure, axes: Axes, title: str, y_label: str, rows: Sequence[Row]) -> None:
+    shares = [100 * row["sparsity"] for row in rows if row.get("sparsity") is not None]
+    ticks = {share: f"{share:g}" for share in shares}
+    if pattern := next((row["pattern"] for row in rows if row.get("pattern") is not None), None):
+        ticks[_right(rows)] = pattern
+        axes.axvline(_right(rows) - _BESIDE / 2, color="0.8", linewidth=0.8, zorder=0)
+    axes.set_xticks(list(ticks), list(ticks.values()))
     plain_axes(axes, title, "weights removed of each row (%)", y_label)
     figure.legend(frameon=False, fontsize=8, loc="outside right upper")

@@ -113,6 +113,8 @@ def test_every_line_of_a_shell_block_is_known() -> None:
             assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), words
         elif words[0].startswith("slurm/"):
             assert (ROOT / words[0]).is_file(), words
+        elif words[0] == "lm_eval":
+            assert 'eval = ["lm_eval[hf]' in (ROOT / "pyproject.toml").read_text(), words
         elif words[0] in ("hf", "tensorboard", "torchrun"):
             assert (Path(sys.executable).parent / words[0]).exists(), words
         else:
