@@ -58,7 +58,7 @@ def against_figure(rows: Sequence[Row], protocol: str, against: str) -> Figure |
     reference = {_amount(row): row[f"perplexity_{protocol}"] for row in rows if row["method"] == against}
 
     def percent(row: Row, end: str = "") -> float:
-        return 100 * float(row[f"{name}{end}"]) / reference[_amount(row)]
+        return 100 * float(row[f"{name}{end}"]) / float(reference[_amount(row)])
 
     done = [row for row in rows[1:] if row.get(name) is not None]
     shown = [row for row in done if percent(row) <= _HIGHEST]
