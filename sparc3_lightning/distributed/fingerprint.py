@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparc3_lightning.identity import tokenizer_hash
 from sparc3_lightning.lrp.attribute import attribution_options
+from sparc3_lightning.lrp.dispatch import uses_triton
 from sparc3_lightning.version import package_versions
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def fingerprint(module: SparC3Module) -> dict[str, Any]:
     """
     assert module.attribution is not None
     data, trainer, versions = module.data, module.trainer, package_versions()
+    fused = uses_triton(module.attribution.kernel, module.device, module.weights_dtype)
     return {
         "weights": module.run.base_model["weight_hash"],
         "tokenizer": tokenizer_hash(module.tokenizer),
@@ -29,6 +31,7 @@ def fingerprint(module: SparC3Module) -> dict[str, Any]:
         "options": dict(attribution_options(module.attribution, module.modules_to_attribute)),
         "dtype": str(module.weights_dtype).removeprefix("torch."),
         "attn_implementation": module.attn_implementation,
+        "kernel": "triton" if fused else "eager",
         "data": {"batch_size": data.batch_size, "max_tokens": data.max_tokens, "bucket": data.bucket},
         "trainer": {
             "world_size": trainer.world_size,

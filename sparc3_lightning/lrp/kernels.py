@@ -38,10 +38,11 @@ def relevance_kernel(  # type: ignore[no-untyped-def]  # Triton reads the types 
     tile_o = first_o + program % (GROUP * tiles_i) % group
     tile_i = program % (GROUP * tiles_i) // group
 
-    # 64-bit: a batch of lm_head's outputs, or its weight, may have more than 2^31 numbers.
+    # 64-bit: a batch of lm_head's outputs, or its weight, may have more than 2^31 numbers, and so may 64 tokens of a
+    # view, such as samples in the place of tokens.
     o = tile_o.to(tl.int64) * BLOCK_O + tl.arange(0, BLOCK_O)
     i = tile_i.to(tl.int64) * BLOCK_I + tl.arange(0, BLOCK_I)
-    t = tl.arange(0, BLOCK_T)
+    t = tl.arange(0, BLOCK_T).to(tl.int64)
     has_o, has_i = o < num_out, i < num_in
     d_tile = d + o[:, None] * d_o + t[None, :] * d_t
     x_tile = x + t[:, None] * x_t + i[None, :] * x_i

@@ -105,12 +105,14 @@ def apply_recipe(model: PreTrainedModel, recipe: Recipe, check_base: bool = True
         A context manager that restores; ignore it to prune for good.
 
     Raises:
-        ValueError: Another base model, neurons that the model does not have, or a factor outside [0, 1).
+        ValueError: Another base model, neurons that the model does not have, a factor outside [0, 1), or no `Recipe`.
 
     Source: method.md, section 3; dampening: Suau et al., ICML 2024 (AurA), Sec. 3.
     """
     if not 0.0 <= factor < 1.0:
         raise ValueError(f"`factor` must be at least 0 and below 1, got {factor}.")
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"`recipe` must be a Recipe, got {recipe!r}. Read a file with `Recipe.load(path)`.")
     _check_range(model, recipe)
     slices = list(_slices(model, recipe, only_output=factor > 0))
     if check_base and not _all_zero(slices):

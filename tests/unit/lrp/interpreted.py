@@ -102,6 +102,20 @@ def test_any_strides(num_samples: int, granularity: str) -> None:
     assert error(found(ones, d, weight, "abs", granularity), expected(ones, d, weight, "abs", granularity)) < 1e-5
 
 
+@pytest.mark.parametrize("num_tokens", [1, 3])
+def test_tokens_may_lie_further_apart_than_32_bits_reach(num_tokens: int) -> None:
+    """As in views into batches of long samples; only pages that are written to are there."""
+    x, d, weight = inputs((3, num_tokens, 20, 16))
+    stride = 2**31 // 2 + 2**20
+    far = torch.empty(2 * stride + x[0].numel(), dtype=torch.bfloat16)
+    place = (stride, 16, 1) if num_tokens == 1 else (16, stride, 1)
+    view = far.as_strided(x.shape, place)
+    view.copy_(x)
+    x = x.bfloat16().float()
+    assert error(found(view, d.bfloat16(), weight, "abs", "weight"),
+                 expected(x, d.bfloat16().float(), weight, "abs", "weight")) < 1e-5  # fmt: skip
+
+
 def test_absolute_value_is_taken_per_sample_after_the_token_sum() -> None:
     # Trap 1
     x, d, weight = inputs((2, 20, 8, 8))

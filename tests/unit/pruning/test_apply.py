@@ -210,3 +210,8 @@ def test_a_factor_outside_its_range_is_refused(factor: float) -> None:
     model = tiny_llama()
     with pytest.raises(ValueError, match=f"`factor` must be at least 0 and below 1, got {factor}"):
         apply_recipe(model, recipe_of(model), factor=factor)
+
+
+def test_a_path_is_no_recipe() -> None:
+    with pytest.raises(ValueError, match=r"`recipe` must be a Recipe, got 'pruned.json'.*Recipe\.load"):
+        apply_recipe(tiny_llama(), "pruned.json")  # type: ignore[arg-type]
