@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+import rich
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.score_writer import check_scores_are_whole
@@ -15,7 +16,7 @@ from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.select import control_recipe
 from sparc3_lightning.report.results import RESULTS_FILE
-from sparc3_lightning.report.summary import print_summary
+from sparc3_lightning.report.summary import print_places, print_summary
 from sparc3_lightning.report.write import write_report
 
 _ORDER = (
@@ -87,10 +88,13 @@ class EvaluationCallback(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the summary last, below whatever the progress bar has shown."""
         assert isinstance(pl_module, SparC3Module)
-        log_dir = pl_module.log_dir
-        if pl_module.run.results and trainer.is_global_zero:
+        run, log_dir = pl_module.run, pl_module.log_dir
+        if run.results and trainer.is_global_zero:
             stop_bar(trainer)
-            print_summary(pl_module.run.results, log_dir)
+            print_summary(run.results, log_dir)
+        elif stage == "test" and (run.baseline or run.pruned) and trainer.is_global_zero:
+            stop_bar(trainer)
+            print_places(log_dir, rich.get_console())
 
     def _evaluate(self, module: SparC3Module, what: str) -> Evaluation:
         data = module.data

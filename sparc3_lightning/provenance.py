@@ -24,6 +24,13 @@ def _git(*args: str) -> str | None:
         return None
 
 
+def _command() -> list[str]:
+    """As one types it: where this machine keeps its programs is no part of it."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = Path(sys.argv[0]).name if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
+    return [program, *sys.argv[1:]]
+
+
 def provenance(world_size: int, run_dir: Path) -> dict[str, Any]:
     """Command, versions, machine and commit, as JSON.
 
@@ -33,7 +40,7 @@ def provenance(world_size: int, run_dir: Path) -> dict[str, Any]:
     """
     commit = _git("rev-parse", "HEAD")
     found = {
-        "command": sys.argv,
+        "command": _command(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": package_versions(),
         "commit": commit,

@@ -61,8 +61,8 @@ class Demo:
     predict_options: tuple[str, ...] = ()
 
 
-def make_corpus(demo: Demo, console: Console) -> None:
-    """Write texts and tokenizer, unless they are there."""
+def make_corpus(demo: Demo, console: Console) -> bool:
+    """Write texts and tokenizer, unless they are there: then True."""
     context = yaml.safe_load(FIT_CONFIG.read_text("utf-8"))["model"]["config"]["max_position_embeddings"]
 
     def make() -> dict[str, Any]:
@@ -77,12 +77,14 @@ def make_corpus(demo: Demo, console: Console) -> None:
     # The grammar is code: its files are the inputs.
     code = sorted((Path(__file__).parent.parent / "data" / "demo").glob("*.py"))
     options = {**asdict(demo.sizes), "vocabulary": demo.vocabulary, "context": context}
-    num_rows = Stage("corpus", CORPUS, tuple(code), options).run(make, console).outcome["num_rows"]
+    outcome, reused = Stage("corpus", CORPUS, tuple(code), options).run(make, console)
+    num_rows = outcome["num_rows"]
     console.print(
         f"  {num_rows['train']:,} rows to train on; {num_rows['general']} general documents and "
         f"{num_rows['prompts_train']} rude prompts to attribute; {num_rows['prompts_evaluation']} rude prompts to "
         "evaluate on, of new combinations of known halves of frames, and of new nouns"
     )
+    return reused
 
 
 def _counted(texts: Iterable[str], advance: Callable[[], None]) -> Iterator[str]:
@@ -91,8 +93,8 @@ def _counted(texts: Iterable[str], advance: Callable[[], None]) -> Iterator[str]
         advance()
 
 
-def fit_model(demo: Demo, console: Console) -> None:
-    """Train the language model, unless it is there."""
+def fit_model(demo: Demo, console: Console) -> bool:
+    """Train the language model, unless it is there: then True."""
 
     def make() -> dict[str, Any]:
         cli = _sparc3("fit", FIT_CONFIG, demo.fit_options, console)
@@ -105,29 +107,31 @@ def fit_model(demo: Demo, console: Console) -> None:
 
     inputs = (FIT_CONFIG, CORPUS / "train.jsonl", CORPUS / "text_train.jsonl", CORPUS / "text_validation.jsonl",
               CORPUS / "tokenizer")  # fmt: skip
-    outcome = Stage("model", FIT, inputs, {"options": demo.fit_options}).run(make, console).outcome
+    outcome, reused = Stage("model", FIT, inputs, {"options": demo.fit_options}).run(make, console)
     console.print(f"  {outcome['num_parameters']:,} parameters")
     for name, figure in outcome["figures"].items():
         console.print(
             f"  perplexity ({name}) on new documents: {number(figure['known'])}; on frames and nouns that it has not "
             f"seen: {number(figure['unseen'])}"
         )
+    return reused
 
 
-def fit_scorer(demo: Demo, console: Console) -> None:
-    """Train the toxicity scorer, unless it is there."""
+def fit_scorer(demo: Demo, console: Console) -> bool:
+    """Train the toxicity scorer, unless it is there: then True."""
     train, heldout = CORPUS / "labelled_train.jsonl", CORPUS / "labelled_evaluation.jsonl"
 
     def make() -> dict[str, Any]:
         train_scorer(train, SCORER, demo.scorer, console)
         return {"made": str(SCORER), "auc": heldout_auc(heldout, SCORER)}
 
-    outcome = Stage("scorer", SCORER, (train, heldout), asdict(demo.scorer)).run(make, console).outcome
+    outcome, reused = Stage("scorer", SCORER, (train, heldout), asdict(demo.scorer)).run(make, console)
     console.print(f"  AUC on frames, nouns and insults that it has not seen: {outcome['auc']:.3f}")
+    return reused
 
 
-def suppress(demo: Demo, console: Console) -> None:
-    """Run the main job, or show again what it found."""
+def suppress(demo: Demo, console: Console) -> bool:
+    """Run the main job, or show again what it found: then True."""
 
     def make() -> dict[str, Any]:
         cli = _sparc3("predict", SUPPRESS_CONFIG, demo.predict_options, console)
@@ -159,6 +163,7 @@ def suppress(demo: Demo, console: Console) -> None:
     print_price(outcome["price"], console)
     print_completions(results.parent, console)
     console.print(Padding(Text(_EVIDENCE), (1, 0)))
+    return reused
 
 
 def _sparc3(command: str, config: Path, options: Sequence[str], console: Console) -> Any:
@@ -202,11 +207,13 @@ def main(args: Sequence[str] | None = None, demo: Demo = Demo()) -> int:
         return 1
     console, started = rich.get_console(), time.perf_counter()
     stages = {"corpus": make_corpus, "fit": fit_model, "scorer": fit_scorer, "all": suppress}
+    reused = True
     for name, stage in stages.items():
-        stage(demo, console)
+        reused &= stage(demo, console)
         if name == until:
             break
-    lines = [f"The demo took {time.perf_counter() - started:.0f} s. To start from nothing: rm -r {LOGS}"]
+    took = "Nothing was made again" if reused else f"The demo took {time.perf_counter() - started:.0f} s"
+    lines = [f"{took}. To start from nothing: rm -r {LOGS}"]
     if until == "all":
         lines.append(f"Curves of the fit and all figures: tensorboard --logdir {LOGS}")
     for line in lines:

@@ -95,8 +95,10 @@ def test_both_times_it_ends_with_the_same_findings(made: Made) -> None:
         for part in ("Pruned against baseline", "its p", "Control: mean of 5 draws",
                      "toxicity, mean", "uniqueness", "perplexity, sliding",
                      "tensorboard --logdir", "The price beside it",
-                     "(toxicity in brackets)", "The demo took"):  # fmt: skip
+                     "(toxicity in brackets)", "To start from nothing"):  # fmt: skip
             assert part in shown
+    assert "The demo took" in made.first
+    assert "Nothing was made again" in made.second
     first, second = (
         shown[shown.index("Pruned against") : shown.index("See it with")] for shown in (made.first, made.second)
     )

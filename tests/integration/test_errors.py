@@ -225,7 +225,8 @@ def test_module_as_typed_equals_the_call(tmp_path: Path) -> None:
     recipes = [read(directory / "pruned_neurons.json") for directory in (ours, theirs)]
     assert recipes[0]["neurons"] == recipes[1]["neurons"]
     assert AutoModelForCausalLM.from_pretrained(theirs / "pruned_model").config.model_type == "llama"
-    assert read(theirs / "provenance.json")["command"][1:3] == ["predict", "--config"]
+    typed_in = read(theirs / "provenance.json")["command"]
+    assert typed_in[:3] == ["python -m sparc3_lightning", "predict", "--config"]
 
 
 def test_console_script_is_the_same_entry() -> None:

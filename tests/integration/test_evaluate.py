@@ -40,8 +40,11 @@ def test_validate_with_a_recipe_gives_the_pruned_one_s(predicted: Path, tmp_path
     assert float(cli.trainer.callback_metrics["perplexity/sliding"]) == pytest.approx(expected)
 
 
-def test_test_gives_the_baseline(predicted: Path, tmp_path: Path) -> None:
+def test_test_gives_the_baseline(predicted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli = command("test", TINY, tmp_path, *BRIEF)
+    places = capsys.readouterr().out.partition(f"Written to {log_dir(cli)}")[2]
+    assert "baseline_eval.json" in places
+    assert "pruned_eval.json" not in places
     assert evaluation(log_dir(cli), "baseline") == evaluation(predicted, "baseline")
     assert not (log_dir(cli) / "pruned_eval.json").exists()
     scalars = Evaluation.from_json(evaluation(predicted, "baseline")).scalars()
