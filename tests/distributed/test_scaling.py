@@ -30,7 +30,7 @@ def test_counted_is_computed(scaling: ModuleType) -> None:
         assert sent == pytest.approx(closed["batch"], rel=1e-9), case
         # Beside the sums, ranks tell one another which samples they saw.
         assert sum(case["end"].values()) == pytest.approx(closed["end"], rel=0.01, abs=2000), case
-        assert case["peak_bytes"] == pytest.approx(closed["peak_bytes"], rel=0.06), case
+        assert case["peak_bytes"] == pytest.approx(closed["peak_bytes"], rel=0.04), case
 
 
 def test_held_is_all_that_lives(scaling: ModuleType) -> None:
