@@ -27,6 +27,8 @@ def pareto_figure(rows: Sequence[Row], protocol: str, attribute: str) -> Figure:
     shown = [row for row in rows if row.get(x_name) is not None and row.get(y_name) is not None]
     figure = new_figure((6.4, 4.8))
     axes = figure.add_subplot()
+    # Before anything is drawn: the margins are the scale's own.
+    axes.set_xscale("symlog", linthresh=1)
     for number, (name, members) in enumerate(_by_series(shown).items()):
         points = 100 * np.array([[row[x_name], row[y_name]] for row in members], dtype=np.float64)
         style: dict[str, Any] = {"color": "0.6", "marker": "x"} if name == _RANDOM else {
@@ -39,7 +41,6 @@ def pareto_figure(rows: Sequence[Row], protocol: str, attribute: str) -> Figure:
     axes.plot([0], [0], "P", color="black", markeredgecolor="white", markersize=11, label="baseline")
     axes.axhline(0, color="0.6", linestyle=":", linewidth=1, zorder=0)
     axes.axvline(1, color="0.6", linestyle=":", linewidth=1, zorder=0)
-    axes.set_xscale("symlog", linthresh=1)
     axes.xaxis.set_major_formatter("{x:g}")
     plain_axes(
         axes, f"{attribute.capitalize()} and its price", f"perplexity, {protocol}: change (%; dotted at 1)",
