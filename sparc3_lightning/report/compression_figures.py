@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from sparc3_lightning.report.drawing import new_figure, plain_axes
 
@@ -16,8 +16,8 @@ _FILLS = ("black", "white", "0.65")
 _DASHES = ("-", "--", "-.", ":")
 # How far right of the largest sparsity N:M stands, in per cent.
 _BESIDE = 12.0
-# Per cent: a method further off would flatten the others.
-_HIGHEST = 100.0
+# Per cent: up to here the axis of differences is linear, beyond it a logarithm; small and large ones both show.
+_LINEAR_TO = 1.0
 # Above this ratio of the largest figure to the baseline a linear axis would show one curve and a flat line.
 _LOG_FROM = 5.0
 
@@ -36,15 +36,17 @@ def perplexity_figure(rows: Sequence[Row], protocol: str) -> Figure:
     for place, (key, members) in enumerate(_by_method(done).items()):
         _line(axes, members, [row[name] for row in members], _style(place, key), _right(rows))
     axes.axhline(baseline, color="0.4", linestyle=":", linewidth=1, zorder=0, label="baseline")
-    if max((row[name] for row in done), default=baseline) > _LOG_FROM * baseline:
+    if (ratio := max((row[name] for row in done), default=baseline) / baseline) > _LOG_FROM:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 100 else (1,), numticks=20))
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}" if value < 1e6 else f"{value:.0e}"))
     _finish(figure, axes, f"Perplexity ({protocol}) of compressed models", "perplexity", rows)
     return figure
 
 
 def against_figure(rows: Sequence[Row], protocol: str, against: str) -> Figure | None:
-    """Each method's perplexity against that of one method at equal sparsity, with its paired interval.
+    """Each method's perplexity against that of one method at equal sparsity, in per cent, with its paired interval.
 
     Args:
         rows: Rows of the table.
@@ -52,7 +54,7 @@ def against_figure(rows: Sequence[Row], protocol: str, against: str) -> Figure |
         against: Key of that method.
 
     Returns:
-        None where nothing is compared, or all is further off than a figure shows.
+        None where nothing is compared.
     """
     name = f"perplexity_{protocol}_against"
     reference = {_amount(row): row[f"perplexity_{protocol}"] for row in rows if row["method"] == against}
@@ -60,20 +62,19 @@ def against_figure(rows: Sequence[Row], protocol: str, against: str) -> Figure |
     def percent(row: Row, end: str = "") -> float:
         return 100 * float(row[f"{name}{end}"]) / float(reference[_amount(row)])
 
-    done = [row for row in rows[1:] if row.get(name) is not None]
-    shown = [row for row in done if percent(row) <= _HIGHEST]
-    if not shown:
+    if all(row.get(name) is None for row in rows):
         return None
     figure = new_figure((6.4, 4.4))
     axes = figure.add_subplot()
     for place, (key, members) in enumerate(_by_method(rows[1:]).items()):
-        members = [row for row in members if row in shown]
+        members = [row for row in members if row.get(name) is not None]
         ends = [(percent(row, "_low"), percent(row, "_high")) for row in members]
         _line(axes, members, [percent(row) for row in members], _style(place, key), _right(rows), ends)
     axes.axhline(0, color="black", linewidth=0.8, zorder=0)
-    axes.yaxis.set_major_formatter("{x:+g}")
-    left_out = f"; above +{_HIGHEST:g} left out" if len(shown) < len(done) else ""
-    _finish(figure, axes, f"Against {against} ({protocol})", f"perplexity: difference (%{left_out})", rows)
+    axes.set_yscale("symlog", linthresh=_LINEAR_TO)
+    axes.yaxis.set_major_formatter("{x:+,g}")
+    label = f"perplexity: difference (%; logarithmic beyond {_LINEAR_TO:g})"
+    _finish(figure, axes, f"Against {against} ({protocol})", label, rows)
     return figure
 
 
