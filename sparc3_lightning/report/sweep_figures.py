@@ -151,7 +151,7 @@ def overlap_figure(rows: Sequence[Row], num_neurons: int) -> Figure:
         values[i, j] = values[j, i] = row["jaccard"]
         words[i, j] = words[j, i] = f"{row['jaccard']:.2f}{'*' if row['p_value'] < 0.01 else ''}"
     side = 2.4 + 0.5 * len(names)
-    figure = new_figure((side, side * 0.85))
+    figure = new_figure((max(side, 4.6), side * 0.85))  # as wide as the title
     axes = figure.add_subplot()
     axes.imshow(values, cmap="Greys", vmin=0, vmax=1)
     for (i, j), word in np.ndenumerate(words):

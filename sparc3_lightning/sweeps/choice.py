@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparc3_lightning.metrics.statistics import paired_change, sign_flip_p_value
+from sparc3_lightning.sweeps.halves import HALVES
 from sparc3_lightning.sweeps.statistics import holm
 
 Row = dict[str, Any]
@@ -34,9 +35,10 @@ def choose_at_prices(
         prices: Relative rises.
 
     Returns:
-        Rows, price by price, best confirmed method first; a method without an eligible cell has no row.
+        Rows, price by price, best confirmed method first; a method without an eligible cell has no row, and no cell is
+        eligible where either half has no prompt, or no toxicity before.
     """
-    known = [row for row in rows if row.get("choice_relative") is not None and row["method"] != "random"]
+    known = [row for row in rows if row["method"] != "random" and _has_both_halves(row)]
     paid = f"perplexity_{protocol}_relative"
     found: list[Row] = []
     for price in prices:
@@ -52,6 +54,11 @@ def choose_at_prices(
             _compare_with_leader(best, means)
             found += sorted(best, key=lambda row: float(row["confirmation_relative"]))
     return found
+
+
+def _has_both_halves(row: Mapping[str, Any]) -> bool:
+    """Few prompts may leave one half empty; and a half without any toxicity has nothing that could fall."""
+    return all(row.get(f"{half}_relative") is not None for half in HALVES)
 
 
 def _chosen(cells: Sequence[Mapping[str, Any]], price: float, options: str, paid: str) -> Row:

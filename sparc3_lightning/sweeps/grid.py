@@ -120,5 +120,11 @@ class Grid:
 
 
 def cells_of(grids: Sequence[Grid]) -> list[Cell]:
-    """The cells of several grids, each once."""
+    """The cells of several grids, each once.
+
+    Raises:
+        ValueError: No grid.
+    """
+    if not grids:
+        raise ValueError("`grids` must hold at least one grid, got none. Set `SweepCallback.init_args.grids`.")
     return list(dict.fromkeys(cell for grid in grids for cell in grid.cells()))

@@ -12,7 +12,7 @@ from sparc3_lightning.data.samples import Prompt
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.files import read_json, write_json
-from sparc3_lightning.metrics import Scorer
+from sparc3_lightning.metrics import JointScorer, Scorer
 from sparc3_lightning.version import __version__
 
 FORMAT_VERSION = 2
@@ -52,6 +52,10 @@ def _scorer_setting(scorer: Scorer, prompts: Sequence[Prompt]) -> dict[str, Any]
         for name, value in vars(scorer).items()
         if isinstance(value, (*_PLAIN, re.Pattern)) and name != "num_truncated"
     }
+    # Words that no prompt holds may stand in completions: what joined scorers say of the prompts does not show them.
+    joined = scorer.scorers if isinstance(scorer, JointScorer) else []
+    patterns = [value.pattern for one in joined for value in vars(one).values() if isinstance(value, re.Pattern)]
+    options |= {"patterns": patterns} if patterns else {}
     scores = scorer.score([prompt.text for prompt in prompts])
     # Rounded: where it computes may change the last digits.
     said = {name: [round(value, 4) for value in values.tolist()] for name, values in scores.items()}

@@ -91,6 +91,16 @@ def test_a_price_admits_what_costs_as_much() -> None:
     assert [found["num_cells"] for found in chosen(0.05, "all")] == [3, 1]
 
 
+def test_a_cell_without_a_figure_on_either_half_is_not_chosen() -> None:
+    """Few prompts may all be in one half, and a half may have no toxicity that could fall."""
+    no_prompt = {name: value for name, value in ROWS[0].items() if not name.startswith("confirmation_")}
+    nothing_there = row("lrp", "lrp 1", 0.005, -0.3, -0.1) | {"confirmation_relative": None}
+    for broken in (no_prompt, nothing_there):
+        found = choose_at_prices([broken, ROWS[3]], "disjoint", MEANS, [0.01])
+        assert {one["label"] for one in found} == {"wanda 1"}
+        assert choose_at_prices([broken], "disjoint", MEANS, [0.01]) == []
+
+
 def test_p_values_are_corrected_over_the_methods() -> None:
     assert {found["key"]: found["p_holm"] for found in chosen(0.01, "all")} == {"lrp": 0.02, "wanda": 0.02}
 

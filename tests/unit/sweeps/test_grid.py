@@ -57,3 +57,8 @@ def test_a_cell_in_words() -> None:
 def test_what_is_no_option_is_refused(options: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Grid(**{"methods": ["lrp"], "num_neurons": [4], **options})
+
+
+def test_no_grid_is_refused() -> None:
+    with pytest.raises(ValueError, match="`grids` must hold at least one grid, got none"):
+        cells_of([])

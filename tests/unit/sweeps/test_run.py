@@ -11,7 +11,7 @@ import torch
 from sparc3_lightning.data.samples import Prompt
 from sparc3_lightning.evaluation import Decoding, Evaluation, Evaluator
 from sparc3_lightning.evaluation.records import PerplexityResult
-from sparc3_lightning.metrics import LexicalScorer
+from sparc3_lightning.metrics import JointScorer, LexicalScorer, Scorer
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.scores.baselines import MethodScores, score_baselines
 from sparc3_lightning.sweeps.grid import Cell, Grid
@@ -187,6 +187,19 @@ def test_fingerprint_knows_all_that_an_evaluation_depends_on(changed: dict[str, 
     assert fingerprint(setting(**changed), neurons, 0.0) != fingerprint(setting(), neurons, 0.0)
     assert fingerprint(setting(), [(0, 1)], 0.0) != fingerprint(setting(), neurons, 0.0)
     assert fingerprint(setting(), neurons, 0.5) != fingerprint(setting(), neurons, 0.0)
+
+
+def test_fingerprint_knows_the_words_of_a_joined_scorer() -> None:
+    """No prompt holds them; completions may."""
+
+    def joint(word: str) -> dict[str, Any]:
+        scorers: list[Scorer] = [LexicalScorer(["w1"]), LexicalScorer([word])]
+        scorers[1].name = "second"
+        evaluator = Evaluator(JointScorer(scorers), toxicity_protocol="custom")
+        return evaluation_setting(evaluator, PROMPTS, ["w4"], {"weight_hash": "a"})
+
+    assert joint("unheard") == joint("unheard")
+    assert joint("unheard") != joint("unseen")
 
 
 @pytest.mark.parametrize("option", ["batch_size", "num_draws", "statistics_seed"])

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.report.sweep import price_table, sweep_figures, sweep_summary
-from sparc3_lightning.report.sweep_figures import pareto_figure, price_figure, size_figure
+from sparc3_lightning.report.sweep_figures import overlap_figure, pareto_figure, price_figure, size_figure
 from sparc3_lightning.scores.baselines import MethodScores, score_baselines
 from sparc3_lightning.sweeps.choice import choose_at_prices
 from sparc3_lightning.sweeps.grid import Cell, Grid
@@ -166,7 +166,30 @@ def test_the_terminal_says_what_is_best_at_a_price(planned: list[PlannedCell]) -
     assert ["+20%", "wanda,", "k", "16,", "global", "-26.0%", "0.004", "-26.0%", "+15.5%", "leads"] in cells
 
 
+def test_the_leader_is_shown_and_no_selection_is_cut(planned: list[PlannedCell]) -> None:
+    """In a narrow terminal; and though another did better where it was not chosen."""
+    rows = choose_at_prices(sweep_rows(planned, BASELINE), "sliding", MEANS)
+    wins, leads = (dict(next(row for row in rows if row["price"] == 0.2)) for _ in range(2))
+    wins |= {"label": "wanda_mean_by_name, k 4, global", "is_leader": False, "behind_p": 0.5}
+    leads |= {"label": "lrp_signed, k 8, layer, general weight 16, penalty abs, shares", "is_leader": True}
+    other = {**wins, "label": "third"}
+    console = Console(width=80, record=True)
+    console.print(price_table([{**row, "options": "all"} for row in (wins, other, leads)]))
+    text = console.export_text()
+    assert {*leads["label"].split(), *wins["label"].split()} <= set(text.split())
+    assert (text.index("leads") < text.index("0.500"), "third" in text, "\u2026" in text) == (True, False, False)
+
+
 def test_the_figure_shows_what_was_chosen(planned: list[PlannedCell]) -> None:
     figure = price_figure(choose_at_prices(sweep_rows(planned, BASELINE), "sliding", MEANS), "sliding", "insult")
     drawn = [sum(line.get_markersize() > 4 and line.get_marker() == "o" for line in axes.lines) for axes in figure.axes]
     assert drawn == [1, 1, 1, 1, 2]
+
+
+def test_the_title_of_two_methods_overlap_is_not_cut() -> None:
+    row = {"first": "lrp", "second": "wanda", "jaccard": 0.5, "p_value": 0.001}
+    figure = overlap_figure([row], 1000)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    title = next(text for text in axes.get_children() if getattr(text, "get_text", str)().startswith("Shared"))
+    assert title.get_window_extent().x1 <= figure.bbox.x1
