@@ -39,7 +39,7 @@ class CompressionCallback(Callback):
     Args:
         methods: `lrp`, `cp_lrp`, `gradient`, `wanda`, `wanda_sequential` (as published), `magnitude`, `random`.
         sparsities: Shares of each row that go, above 0 and below 1; default: 0.1 to 0.7.
-        pattern: "2:4" or another N:M: also masks in which of every M consecutive inputs N stay.
+        pattern: "2:4" or another N:M, quoted in YAML: also masks in which of every M consecutive inputs N stay.
         signs: "signed" (the paper), "abs" or both, of the gradient-based methods; by the magnitude of the mean score.
         general: Names of the general reference sets, or patterns; every method scores by these samples.
         against: Key of the method that the others are compared with at equal sparsity, where it is one of them.

@@ -1,7 +1,7 @@
 """FSDP2: shard a model by decoder block, and make its gradient reduction carry relevance."""
 
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import PreTrainedModel
@@ -14,8 +14,14 @@ def data_parallel_mesh(strategy: Strategy, mesh: DeviceMesh | None) -> DeviceMes
     """The mesh to shard over, or None where the strategy does not shard.
 
     Raises:
-        ValueError: The strategy splits tensors as well; Lightning's defaults do so across the node (trap 5).
+        ValueError: The strategy splits tensors as well; Lightning's defaults do so across the node (trap 5). Or it is
+            FSDP1, which runs predict steps inside the root's forward pass, where no backward pass can be.
     """
+    if isinstance(strategy, FSDPStrategy):
+        raise ValueError(
+            "`trainer.strategy` must be `ModelParallelStrategy` (FSDP2) to shard the model, got `FSDPStrategy`. "
+            "Use `configs/trainer/fsdp.yaml`."
+        )
     if not isinstance(strategy, ModelParallelStrategy) or mesh is None:
         return None
     if mesh["tensor_parallel"].size() != 1:
