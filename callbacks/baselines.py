@@ -17,6 +17,7 @@ from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.sets import match_general
 from sparc3_lightning.scores.baselines import BaselineScorer, MethodScores
 from sparc3_lightning.scores.baselines.methods import expand_methods, key_of_variant
+from sparc3_lightning.scores.baselines.sequential import check_whole_rows
 
 _ORDER = "`trainer.callbacks` must list `callbacks.RelevanceCallback` before `callbacks.BaselineCallback`."
 
@@ -62,6 +63,8 @@ class BaselineCallback(Callback):
             )
         if "auroc" in self.methods:
             match_general(names, self.general, self.behaviour)
+        if "wanda_sequential" in self.methods:
+            check_whole_rows(pl_module.lm)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score every set by every method, and write what was found."""

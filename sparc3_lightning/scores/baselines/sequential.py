@@ -14,6 +14,19 @@ from sparc3_lightning.scores.baselines.formulas import lowest_per_row, wanda_sco
 from sparc3_lightning.scores.baselines.statistics import ForwardStatistics
 
 
+def check_whole_rows(model: PreTrainedModel) -> None:
+    """Refuse a sharded model: `sequential_wanda` gives each layer's whole rows.
+
+    Raises:
+        ValueError: It is sharded.
+    """
+    if is_sharded(model):
+        raise ValueError(
+            "method 'wanda_sequential' needs each layer's whole rows, got a sharded model. Use "
+            "`configs/trainer/replicated.yaml`."
+        )
+
+
 def sequential_wanda(
     model: PreTrainedModel, batches: Callable[[], Iterable[Batch]], num_samples: int, sparsity: float
 ) -> dict[str, Tensor]:
@@ -34,11 +47,7 @@ def sequential_wanda(
     Raises:
         ValueError: The model is sharded; a sparsity outside [0, 1].
     """
-    if is_sharded(model):
-        raise ValueError(
-            "method 'wanda_sequential' needs each layer's whole rows, got a sharded model. Use "
-            "`configs/trainer/replicated.yaml`."
-        )
+    check_whole_rows(model)
     found = sequential_masks(model, batches, num_samples, partial(lowest_per_row, sparsity=sparsity))
     return {name: scores for name, scores, _ in found}
 

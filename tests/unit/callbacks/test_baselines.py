@@ -53,6 +53,14 @@ def test_refused_before_any_work(model: str, callbacks: Any, names: tuple[str, .
         predict(make_trainer("replicated", *callbacks()), make_module(model), make_data(**sets(*names)))
 
 
+def test_a_sharded_model_is_refused_before_any_work(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparc3_lightning.scores.baselines.sequential.is_sharded", lambda model: True)
+    monkeypatch.setattr(RelevanceCallback, "on_predict_batch_end", None)  # no batch is run
+    callbacks = [RelevanceCallback(), BaselineCallback(["wanda_sequential"])]
+    with pytest.raises(ValueError, match="'wanda_sequential' needs each layer's whole rows, got a sharded model"):
+        predict(make_trainer("replicated", *callbacks), make_module(model))
+
+
 def test_a_run_that_was_interrupted_while_it_saved_does_it_again(model: str, tmp_path: Path) -> None:
     half = tmp_path / "scores" / "wanda" / "general"
     half.mkdir(parents=True)
