@@ -47,7 +47,9 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a reader is after the tiny run: at the project's root, with `logs/tiny/version_0`."""
     home = tmp_path_factory.mktemp("workplace")
-    (home / "configs").symlink_to(ROOT / "configs")
+    (home / "tests").mkdir()
+    for name in ("configs", "tests/configs"):
+        (home / name).symlink_to(ROOT / name)
     results = log_dir(command("predict", TINY, home / "logs", *BRIEF))
     assert results == home / "logs" / "tiny" / "version_0"
     shutil.copy(results / "pruned_neurons.json", home)
@@ -113,6 +115,8 @@ def test_every_line_of_a_shell_block_is_known() -> None:
             assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), words
         elif words[0].startswith("slurm/"):
             assert (ROOT / words[0]).is_file(), words
+        elif words[0] == "python":
+            assert (ROOT / words[1]).is_file(), words
         elif words[0] == "lm_eval":
             assert 'eval = ["lm_eval[hf]' in (ROOT / "pyproject.toml").read_text(), words
         elif words[0] in ("hf", "tensorboard", "torchrun"):
