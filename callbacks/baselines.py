@@ -62,7 +62,7 @@ class BaselineCallback(Callback):
                 "`scores/<name>`. Rename it in `data.reference_sets`."
             )
         if "auroc" in self.methods:
-            match_general(names, self.general, self.behaviour)
+            match_general(names, self.general, self.behaviour, "BaselineCallback")
         if "wanda_sequential" in self.methods:
             check_whole_rows(pl_module.lm)
 

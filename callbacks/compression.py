@@ -9,7 +9,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from callbacks.baselines import BaselineCallback, main_key
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.compression.apply import block_linears
-from sparc3_lightning.compression.methods import WeightScores, check_scored, compression_keys, joined, relevance_keys
+from sparc3_lightning.compression.methods import (
+    COMPRESSION_METHODS,
+    WeightScores,
+    check_scored,
+    compression_keys,
+    joined,
+    relevance_keys,
+)
 from sparc3_lightning.compression.run import (
     Compression,
     Perplexities,
@@ -21,6 +28,7 @@ from sparc3_lightning.compression.save import save_compressed_model
 from sparc3_lightning.compression.table import compression_rows, write_results
 from sparc3_lightning.data.sampler import Batch
 from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.lrp.linear import SIGNS
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.pruning.save import free_path
@@ -61,6 +69,10 @@ class CompressionCallback(Callback):
         self.keys = compression_keys(methods, ["signed"] if signs is None else signs)
         shares = [number / 10 for number in range(1, 8)] if sparsities is None else sparsities
         self.compressions = plan_compressions(self.keys, shares, pattern, save)
+        if against not in (known := compression_keys(COMPRESSION_METHODS, SIGNS)):
+            raise ValueError(
+                f"`against` must be one of {known}, got {against!r}. Set `CompressionCallback.init_args.against`."
+            )
         self.general = [general] if isinstance(general, str) else general
         self.against, self.seed, self.save = against, seed, save
         self._rows: list[dict[str, Any]] = []
@@ -109,7 +121,7 @@ class CompressionCallback(Callback):
         from_rank_zero(lambda: write_compression(run.compression, self.against, directory))
 
     def _general(self, module: SparC3Module) -> list[str]:
-        return match_general(module.data.reference_names, self.general, None)
+        return match_general(module.data.reference_names, self.general, None, "CompressionCallback")
 
     def _scores(self, trainer: Trainer, module: SparC3Module) -> WeightScores:
         run, general = module.run, self._general(module)

@@ -59,7 +59,7 @@ class SweepCallback(Callback):
         assert isinstance(pl_module, SparC3Module)
         check_scores_are_whole(trainer, pl_module)
         data, config = pl_module.data, pl_module.lm.config
-        match_general(data.reference_names, self.general, self.behaviour)
+        match_general(data.reference_names, self.general, self.behaviour, "SweepCallback")
         total, largest = config.num_hidden_layers * config.intermediate_size, max(c.num_neurons for c in self.cells)
         if largest > total:
             raise ValueError(

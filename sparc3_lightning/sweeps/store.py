@@ -47,19 +47,21 @@ def evaluation_setting(
 
 
 def _scorer_setting(scorer: Scorer, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    scores = scorer.score([prompt.text for prompt in prompts])
+    # Rounded: where it computes may change the last digits.
+    said = {name: [round(value, 4) for value in values.tolist()] for name, values in scores.items()}
+    return {**_scorer_options(scorer), "scores": _hash(said)}
+
+
+def _scorer_options(scorer: Scorer) -> dict[str, Any]:
+    """Its class and options: what it would say of completions, its scores of the prompts do not show."""
     options = {
         name: value.pattern if isinstance(value, re.Pattern) else value
         for name, value in vars(scorer).items()
         if isinstance(value, (*_PLAIN, re.Pattern)) and name != "num_truncated"
     }
-    # Words that no prompt holds may stand in completions: what joined scorers say of the prompts does not show them.
     joined = scorer.scorers if isinstance(scorer, JointScorer) else []
-    patterns = [value.pattern for one in joined for value in vars(one).values() if isinstance(value, re.Pattern)]
-    options |= {"patterns": patterns} if patterns else {}
-    scores = scorer.score([prompt.text for prompt in prompts])
-    # Rounded: where it computes may change the last digits.
-    said = {name: [round(value, 4) for value in values.tolist()] for name, values in scores.items()}
-    return {"class": type(scorer).__name__, "options": options, "scores": _hash(said)}
+    return {"class": type(scorer).__name__, "options": options, "joined": [_scorer_options(one) for one in joined]}
 
 
 def fingerprint(setting: dict[str, Any], neurons: Sequence[tuple[int, int]], factor: float) -> str:

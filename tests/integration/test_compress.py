@@ -124,6 +124,7 @@ def test_a_model_that_breaks_is_reported_and_the_others_go_on(model: str, tmp_pa
 
 
 REFUSED = [
+    ({"against": "wandas"}, r"`against` must be one of .*'wanda_sequential'.*got 'wandas'\. Set `CompressionCallback"),
     ({"sparsities": [0.5, 1.0]}, "`sparsities` must lie above 0 and below 1, got 1.0"),
     ({"sparsities": [0.05]}, r"`sparsities` of 0.05 removes nothing from rows of 16 weights \(model.layers.0"),
     ({"sparsities": []}, "`sparsities` must hold at least one share"),
