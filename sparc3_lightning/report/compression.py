@@ -93,7 +93,7 @@ def _differences(rows: Sequence[Row], protocol: str, against: str) -> Table:
     table = _empty(f"Perplexity ({protocol}) against {against} [95 % interval, paired by window]", methods)
     for amount, found in _lines(rows).items():
         table.add_row(amount, *(_interval(found.get(method), name, protocol) for method in methods))
-    table.caption = Text("Bold: lowest of its line. *: the interval leaves out 0.", "dim")
+    table.caption = Text("Bold: lowest of its line. *: the difference's interval leaves out 0.", "dim")
     table.caption_justify = "left"
     return table
 

@@ -61,7 +61,7 @@ def write_sweep(
     if failed := [str(cell.cell) for cell in planned if cell.figures is None]:
         warnings.warn(f"{len(failed)} cells of the sweep failed, such as: {failed[0]}", stacklevel=2)
     lines: list[RenderableType] = [*sweep_summary(rows, directory / "table.csv")]
-    return [*lines, price_table(at_prices)] if at_prices else lines
+    return [*lines, price_table(at_prices, protocols[0])] if at_prices else lines
 
 
 def sweep_figures(
@@ -82,7 +82,8 @@ def sweep_figures(
             figures[f"pareto_{protocol}"] = pareto_figure(done, protocol, attribute)
         for scope in dict.fromkeys(row["scope"] for row in done):
             plain = [row for row in done if row["scope"] == scope and row["is_plain"]]
-            if any(row["method"] != "random" for row in plain):
+            # One size makes no line.
+            if len({row["num_neurons"] for row in plain if row["method"] != "random"}) > 1:
                 figures[f"size_{scope}"] = size_figure(plain, attribute)
     for k, shares in layers.items():
         figures[f"layers_{k}"] = layers_figure(shares, k)
@@ -108,8 +109,8 @@ def sweep_summary(rows: Sequence[Row], table: Path) -> list[str]:
     """What a terminal shows: how many cells, which failed, and what random neurons did."""
     cells = [row for row in rows if row["method"] != "baseline"]
     failed = [row for row in cells if row["status"] == "failed"]
-    reused = sum(bool(row["is_reused"]) for row in cells)
-    lines = [f"Sweep: {len(cells)} cells, {reused} of them with known figures, {len(failed)} failed. Table: {table}"]
+    different = len({row["fingerprint"] for row in cells if row["fingerprint"] is not None})
+    lines = [f"Sweep: {len(cells)} cells, {different} different selections, {len(failed)} failed. Table: {table}"]
     lines += [f"  failed: {row['label']}: {row['error']}" for row in failed[:5]]
     lines += [f"  ... and {len(failed) - 5} more, in the table"] * (len(failed) > 5)
     random = [row["toxicity_mean_relative"] for row in cells
@@ -118,13 +119,13 @@ def sweep_summary(rows: Sequence[Row], table: Path) -> list[str]:
     return lines
 
 
-def price_table(at_prices: Sequence[Row]) -> Table:
+def price_table(at_prices: Sequence[Row], protocol: str) -> Table:
     """What a terminal shows of each price: the leader, and of the others the one that did best where not chosen.
 
     The leader comes first though another may have done better there: the best of many on the second half is best by
     luck, too.
     """
-    title = "At a price in perplexity: the best on one half of the prompts leads; toxicity and p are of the other half"
+    title = f"At a price in perplexity ({protocol}): best on one half of the prompts leads; toxicity and p: other half"
     table = Table("up to", title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("selection", overflow="fold", min_width=16)
     for name in ("toxicity", "p (Holm)", "where\nchosen", "perplexity", "p against\nleader"):

@@ -133,7 +133,7 @@ def layers_figure(shares: Mapping[str, Sequence[float]], num_neurons: int) -> Fi
     axes.set_yticks(range(len(names)), names)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     plain_axes(axes, f"Where the first {num_neurons} neurons are", "layer", "")
-    figure.colorbar(image, label="share of the selection (%)")
+    figure.colorbar(image, label="share (%)")
     return figure
 
 

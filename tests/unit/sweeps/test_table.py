@@ -151,7 +151,7 @@ def test_the_random_band_spans_its_draws(planned: list[PlannedCell]) -> None:
 
 def test_the_summary_says_what_failed_and_what_random_neurons_did(planned: list[PlannedCell]) -> None:
     text = "\n".join(sweep_summary(sweep_rows(planned, BASELINE), Path("sweep/table.csv")))
-    assert "10 cells" in text
+    assert "10 cells, 10 different selections" in text
     assert "1 failed. Table: sweep/table.csv" in text
     assert "failed: lrp, k 16, global: RuntimeError: out of memory" in text
     assert "random neurons: -38.0% to -32.0%" in text
@@ -159,7 +159,7 @@ def test_the_summary_says_what_failed_and_what_random_neurons_did(planned: list[
 
 def test_the_terminal_says_what_is_best_at_a_price(planned: list[PlannedCell]) -> None:
     console = Console(width=120, record=True)
-    console.print(price_table(choose_at_prices(sweep_rows(planned, BASELINE), "sliding", MEANS)))
+    console.print(price_table(choose_at_prices(sweep_rows(planned, BASELINE), "sliding", MEANS), "sliding"))
     cells = [line.split() for line in console.export_text().splitlines()]
     # The other cells cost more than 1 % of perplexity.
     assert ["+1%", "lrp,", "k", "4,", "global", "-20.0%", "0.001", "-20.0%", "+0.5%", "leads"] in cells
@@ -174,7 +174,7 @@ def test_the_leader_is_shown_and_no_selection_is_cut(planned: list[PlannedCell])
     leads |= {"label": "lrp_signed, k 8, layer, general weight 16, penalty abs, shares", "is_leader": True}
     other = {**wins, "label": "third"}
     console = Console(width=80, record=True)
-    console.print(price_table([{**row, "options": "all"} for row in (wins, other, leads)]))
+    console.print(price_table([{**row, "options": "all"} for row in (wins, other, leads)], "sliding"))
     text = console.export_text()
     assert {*leads["label"].split(), *wins["label"].split()} <= set(text.split())
     assert (text.index("leads") < text.index("0.500"), "third" in text, "\u2026" in text) == (True, False, False)
