@@ -13,7 +13,7 @@ import sparc3_lightning.version
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("sparc3_lightning", "callbacks")
-MAX_LINES, MAX_FUNCTION_LINES = 300, 60
+MAX_LINES, MAX_FUNCTION_LINES = 500, 60
 CODE = {".py", ".pyi", ".sh", ".yaml", ".yml", ".sbatch", ".toml"}
 # Written so that this file does not contain what it looks for.
 MACHINE_PATH = re.compile(r"(?<![\w.$})~-])/(?:work|root|home)/\w")
