@@ -13,8 +13,6 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-_FILE_MODE, _DIRECTORY_MODE = 0o644, 0o755
-
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
@@ -32,9 +30,9 @@ def new_directory(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         for file in temporary.rglob("*"):
-            file.chmod(_DIRECTORY_MODE if file.is_dir() else _FILE_MODE)
+            if file.is_file():
+                follow_umask(file)
             fsync(file)
-        temporary.chmod(_DIRECTORY_MODE)
         fsync(temporary)
         temporary.replace(path)
         fsync(path.parent)
@@ -44,6 +42,11 @@ def new_directory(path: Path) -> Iterator[Path]:
             raise OSError(f"{path} cannot be written: {error}.") from error
         _say_where(error, path)
         raise
+
+
+def follow_umask(file: Path) -> None:
+    """Let those read and write a file who may its directory: safetensors makes one for its owner alone."""
+    file.chmod(file.parent.stat().st_mode & 0o666)
 
 
 def fsync(path: Path) -> None:
@@ -116,7 +119,6 @@ def write_bytes(path: Path, content: bytes) -> Path:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(_FILE_MODE)
         os.replace(temporary, path)
         fsync(path.parent)
     except BaseException as error:

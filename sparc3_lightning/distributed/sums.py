@@ -7,7 +7,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sparc3_lightning.files import file_sha256, fsync
+from sparc3_lightning.files import file_sha256, follow_umask, fsync
 
 # Largest file, in bytes: what saving takes of the host's memory.
 _MAX_BYTES = 2**32
@@ -37,6 +37,7 @@ def write_sums(directory: Path, prefix: str, sums: Mapping[str, Tensor]) -> dict
             save_file(copies, path)
         except SafetensorError as error:
             raise OSError(f"{path} cannot be written: {error}. The state saved before is as it was.") from error
+        follow_umask(path)
         fsync(path)
         files[path.name] = file_sha256(path)
     fsync(directory)

@@ -53,7 +53,6 @@ def save_figure(figure: Figure, path: Path) -> Path:
     try:
         with matplotlib.rc_context(_STABLE):
             figure.savefig(temporary, format=kind, metadata=_METADATA[kind])
-        temporary.chmod(0o644)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

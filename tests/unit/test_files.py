@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from matplotlib.figure import Figure
+from safetensors.torch import save_file
 
 from sparc3_lightning import files
+from sparc3_lightning.distributed.sums import write_sums
 from sparc3_lightning.files import fsync, new_directory, read_json, write_json
+from sparc3_lightning.report.drawing import save_figure
 from tests.disk import record
 
 
@@ -24,9 +29,22 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["result.json"]
 
 
-def test_everyone_may_read_it(tmp_path: Path) -> None:
-    path = write_json(tmp_path / "result.json", {})
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+@pytest.mark.parametrize(("umask", "file", "directory"), [(0o077, 0o600, 0o700), (0o002, 0o664, 0o775)])
+def test_who_may_read_it_is_the_umasks_to_say(umask: int, file: int, directory: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        write_json(tmp_path / "result.json", {})
+        save_figure(Figure(), tmp_path / "figure.png")
+        write_sums(tmp_path / "resume", "sum", {"layer": torch.zeros(2)})
+        with new_directory(tmp_path / "scores") as temporary:
+            (temporary / "deep").mkdir()
+            (temporary / "deep" / "index.json").touch()
+            save_file({"layer": torch.zeros(2)}, temporary / "model.safetensors")
+    finally:
+        os.umask(before)
+    modes = {path.relative_to(tmp_path): stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert len(modes) == 8
+    assert modes == {path: directory if (tmp_path / path).is_dir() else file for path in modes}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
