@@ -122,8 +122,8 @@ class C4(ReferenceSet):
         )
 
     def may_share(self, prompts: PromptSet) -> bool:
-        """Web documents are not prompts: an evaluation alone need not read them."""
-        return False
+        """The hub's documents are no prompts, and an evaluation need not stream them; a local file may hold any."""
+        return self.source.path is not None
 
     def describe(self) -> dict[str, Any]:
         """Give the source, the selection and the crop, as JSON."""

@@ -194,13 +194,16 @@ class SparC3DataModule(LightningDataModule):
             self._samples[name] = self.reference_sets[name].load(self.context)
         return self._samples[name]
 
-    def _attributed(self) -> set[str]:
-        """Give fingerprints of the texts that evaluation prompts must not be; ids mean nothing across files."""
+    def _attributed(self) -> dict[str, str]:
+        """Give fingerprints of the texts that evaluation prompts must not be, each with the set that holds it.
+
+        Ids mean nothing across files.
+        """
         prompts = self.evaluation_prompts
         if self.allow_overlap or prompts is None:
-            return set()
-        shared = [self._load(name) for name, source in self.reference_sets.items() if source.may_share(prompts)]
-        return {fingerprint for samples in shared for fingerprint in samples.fingerprints}
+            return {}
+        shared = [name for name, source in self.reference_sets.items() if source.may_share(prompts)]
+        return {fingerprint: name for name in shared for fingerprint in self._load(name).fingerprints}
 
     def _reference_loader(self, samples: ReferenceSamples) -> DataLoader[Batch]:
         lengths = [len(ids) for ids in samples.ids]

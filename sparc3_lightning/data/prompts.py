@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -74,7 +74,7 @@ class DrawnPrompts(ReferenceSet, PromptSet):
             OSError: The source cannot be read.
             ValueError: A bad row, a prompt that is too long, or too few prompts.
         """
-        drawn, counts = self._draw(context, ())
+        drawn, counts = self._draw(context, {})
         texts = [(candidate.place, candidate.prompt.text) for candidate in drawn]
         ids, counts["num_truncated"] = encode_samples(context.tokenizer, texts, context.max_length, self.on_too_long)
         return ReferenceSamples(
@@ -84,12 +84,12 @@ class DrawnPrompts(ReferenceSet, PromptSet):
             fingerprints=[candidate.prompt.fingerprint for candidate in drawn],
         )
 
-    def load_prompts(self, context: LoadContext, exclude: Collection[str] = ()) -> list[Prompt]:
+    def load_prompts(self, context: LoadContext, exclude: Mapping[str, str] = {}) -> list[Prompt]:
         """Draw the prompts and fit them into the context, room for the continuation left.
 
         Args:
             context: The model they are for.
-            exclude: Ids or fingerprints of prompts that must not be drawn.
+            exclude: Ids or fingerprints of prompts that must not be drawn, each with the reference set that holds it.
 
         Raises:
             OSError: The source cannot be read.
@@ -108,7 +108,7 @@ class DrawnPrompts(ReferenceSet, PromptSet):
         drawn = {"drawn_from": dict(self._counts)} if self._counts else {}
         return super().describe() | self.source.describe() | options | {"on_too_long": self.on_too_long} | drawn
 
-    def _draw(self, context: LoadContext, exclude: Collection[str]) -> tuple[list[Candidate], Counter[str]]:
+    def _draw(self, context: LoadContext, exclude: Mapping[str, str]) -> tuple[list[Candidate], Counter[str]]:
         counts: Counter[str] = Counter()
         candidates = list(self._candidates(exclude, counts))
         candidates.sort(key=lambda candidate: draw_key(self.seed, candidate.prompt.fingerprint))
@@ -120,12 +120,12 @@ class DrawnPrompts(ReferenceSet, PromptSet):
         if len(drawn) < (self.num_prompts or 1):
             raise ValueError(
                 f"`num_prompts` is {self.num_prompts or 'all'}, but {self.source.name} has only {len(drawn)} "
-                f"{self.wanted()} in part `{self.part}` ({dict(counts)}). "
+                f"{self.wanted()} in part `{self.part}` ({dict(counts)}). {_of_sets(counts['num_excluded'], exclude)}"
                 "Lower `init_args.num_prompts`, or loosen the selection."
             )
         return drawn, counts
 
-    def _candidates(self, exclude: Collection[str], counts: Counter[str]) -> Iterator[Candidate]:
+    def _candidates(self, exclude: Mapping[str, str], counts: Counter[str]) -> Iterator[Candidate]:
         seen: set[str] = set()
         for row in self.source.rows():
             prompt = self.prompt_of(row)
@@ -170,6 +170,16 @@ class PromptFile(DrawnPrompts):
         """Read a row."""
         text = row.text(self.prompt_column, "prompt_column")
         return named_prompt(row.values.get(self.id_column), text, {})
+
+
+def _of_sets(num_excluded: int, exclude: Mapping[str, str]) -> str:
+    """Say which reference sets have taken prompts away; nothing where none has."""
+    if not num_excluded:
+        return ""
+    return (
+        f"{num_excluded} are attributed, by {sorted(set(exclude.values()))} of `data.reference_sets`: give other "
+        "prompts, or set `data.allow_overlap`. "
+    )
 
 
 def named_prompt(name: Any, text: str, scores: dict[str, float | None]) -> Prompt:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -104,8 +104,13 @@ class PromptSet(Described, ABC):
     """Prompts to be continued in an evaluation."""
 
     @abstractmethod
-    def load_prompts(self, context: LoadContext, exclude: Collection[str] = ()) -> list[Prompt]:
-        """Read and choose the prompts, leaving out those whose id or fingerprint is in `exclude`."""
+    def load_prompts(self, context: LoadContext, exclude: Mapping[str, str] = {}) -> list[Prompt]:
+        """Read and choose the prompts, leaving out those whose id or fingerprint is in `exclude`.
+
+        Args:
+            context: The model they are for.
+            exclude: Ids or fingerprints, each with the reference set that holds it.
+        """
 
 
 class TextSet(Described, ABC):

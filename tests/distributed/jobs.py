@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +38,7 @@ class FixedSamples(ReferenceSet):
 
 
 class FixedPrompts(PromptSet):
-    def load_prompts(self, context: LoadContext, exclude: Collection[str] = ()) -> list[Prompt]:
+    def load_prompts(self, context: LoadContext, exclude: Mapping[str, str] = {}) -> list[Prompt]:
         return [Prompt(str(i), " ".join(f"w{(7 * i + k) % 40}" for k in range(1 + 2 * i))) for i in range(7)]
 
 

@@ -116,11 +116,25 @@ def test_an_evaluation_reads_only_sets_that_may_hold_its_prompts(path: str, cont
             reads.append(self.part)
             return super().load(context)
 
-    sets = {"general": C4("missing.jsonl"), "half": Spy(path, part="attribution"), "all": Spy(path, num_prompts=3)}
+    sets = {"general": C4(), "half": Spy(path, part="attribution"), "all": Spy(path, num_prompts=3)}
     prompts = RealToxicityPrompts(path, part="evaluation")
     data = SparC3DataModule(sets, prompts).bind(context.tokenizer, 64)
     assert len(data.prompts) > 5
     assert reads == ["all"]
+
+
+@pytest.mark.parametrize("num_prompts", [None, 20])
+def test_a_local_file_of_c4_may_hold_the_prompts(
+    write_jsonl: WriteJsonl, context: LoadContext, num_prompts: int | None
+) -> None:
+    path = write_jsonl({"prompt": f"you number {number:02d}"} for number in range(20))
+    sets = {"behaviour": C4(path, num_samples=20, length=4, num_seeds=1, text_column="prompt")}
+    data = SparC3DataModule(sets, PromptFile(path, num_prompts=num_prompts)).bind(context.tokenizer, 64)
+    said = r"20 are attributed, by \['behaviour'\] of `data\.reference_sets`: .* `data\.allow_overlap`"
+    with pytest.raises(ValueError, match=rf"rows\.jsonl has only 0 prompts .*{said}"):
+        assert data.prompts
+    data = SparC3DataModule({"behaviour": C4()}, PromptFile(path)).bind(context.tokenizer, 64)
+    assert len(data.prompts) == 20, "the hub's stream is not read"
 
 
 def test_text_rows_and_their_defaults(tmp_path: Path) -> None:

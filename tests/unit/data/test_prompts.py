@@ -53,7 +53,7 @@ def test_parts_are_disjoint_halves_of_all(path: str, context: LoadContext) -> No
 @pytest.mark.parametrize("by", ["id", "fingerprint"])
 def test_excluded_prompts_are_not_drawn(path: str, context: LoadContext, by: str) -> None:
     prompts = PromptFile(path).load_prompts(context)
-    exclude = {getattr(prompt, by) for prompt in prompts[:40]}
+    exclude = {getattr(prompt, by): "toxic" for prompt in prompts[:40]}
     left = PromptFile(path).load_prompts(context, exclude)
     assert left == prompts[40:]
 
@@ -86,8 +86,8 @@ def test_a_blank_prompt_is_named_by_its_line(tmp_path: Path, context: LoadContex
 def test_too_few_prompts_are_an_error_with_the_count(path: str, context: LoadContext) -> None:
     with pytest.raises(ValueError, match=r"`num_prompts` is 61, but .*rows\.jsonl has only 60 prompts in part `all`"):
         PromptFile(path, num_prompts=61).load_prompts(context)
-    everything = {f"p{number}" for number in range(60)}
-    with pytest.raises(ValueError, match=r"`num_prompts` is all, but .* has only 0 prompts.*'num_excluded': 60"):
+    everything = {f"p{number}": "toxic" for number in range(60)}
+    with pytest.raises(ValueError, match=r"has only 0 prompts.*60 are attributed, by \['toxic'\] of `data"):
         PromptFile(path).load_prompts(context, everything)
 
 
