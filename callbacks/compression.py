@@ -20,6 +20,7 @@ from sparc3_lightning.compression.methods import (
 from sparc3_lightning.compression.run import (
     Compression,
     Perplexities,
+    check_one_is_done,
     plan_compressions,
     run_compressions,
     share_removed,
@@ -111,7 +112,7 @@ class CompressionCallback(Callback):
         with run.timed("compression"):
             baseline = self._evaluate(pl_module, "baseline") if run.baseline is None else run.baseline.perplexity
             evaluate = partial(self._evaluate, pl_module)
-            for one in run_compressions(self.compressions, scores, evaluate, pl_module.progress, pl_module.device):
+            for one in run_compressions(self.compressions, scores, evaluate, pl_module.progress):
                 done.append(one)
                 from_rank_zero(partial(write_results, directory, described, baseline, done))
             if self.save is not None:
@@ -119,6 +120,7 @@ class CompressionCallback(Callback):
                 save_compressed_model(scores, self.save, pl_module.tokenizer, home, described, pl_module.weights_dtype)
         run.compression = compression_rows(baseline, done, self.against, pl_module.evaluator.paired_test)
         from_rank_zero(lambda: write_compression(run.compression, self.against, directory))
+        check_one_is_done(done)
 
     def _general(self, module: SparC3Module) -> list[str]:
         return match_general(module.data.reference_names, self.general, None, "CompressionCallback")

@@ -21,7 +21,7 @@ from sparc3_lightning.report.sweep import write_sweep
 from sparc3_lightning.scores.baselines import MethodScores
 from sparc3_lightning.sweeps.grid import Grid, cells_of
 from sparc3_lightning.sweeps.judge import figures_of
-from sparc3_lightning.sweeps.run import PlannedCell, plan_cells, run_cells
+from sparc3_lightning.sweeps.run import PlannedCell, check_one_is_done, plan_cells, run_cells
 from sparc3_lightning.sweeps.store import CellStore, evaluation_setting
 from sparc3_lightning.sweeps.table import overlap_rows
 
@@ -94,8 +94,9 @@ class SweepCallback(Callback):
             evaluate = partial(self._evaluate, pl_module)
             store = CellStore(self._cells_dir(trainer, pl_module))
             judge = partial(self._judge, pl_module)
-            run_cells(planned, evaluate, judge, store, pl_module.progress, pl_module.device)
+            run_cells(planned, evaluate, judge, store, pl_module.progress)
         from_rank_zero(lambda: self._write(pl_module, planned, found, general))
+        check_one_is_done(planned)
 
     def _plan(self, module: SparC3Module, found: dict[str, MethodScores], general: list[str]) -> list[PlannedCell]:
         model = {"weight_hash": module.run.base_model["weight_hash"], "dtype": str(module.weights_dtype)}

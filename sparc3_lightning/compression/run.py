@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from sparc3_lightning.compression.apply import apply_masks
 from sparc3_lightning.compression.masks import Pattern, check_sparsity, num_removed
 from sparc3_lightning.compression.methods import WeightScores
-from sparc3_lightning.distributed.ranks import raise_together
+from sparc3_lightning.distributed.ranks import is_raised_by_all
 from sparc3_lightning.evaluation.comparison import PairedChange, PairedTest
 from sparc3_lightning.evaluation.records import PerplexityResult
 
@@ -110,29 +109,39 @@ def run_compressions(
     scores: WeightScores,
     evaluate: Callable[[], Perplexities],
     progress: ProgressBar,
-    device: torch.device,
 ) -> Iterator[Compressed]:
     """Compress the model, evaluate it, restore it bit for bit, for each compression. Every rank must call.
 
     Args:
         compressions: Which.
         scores: Scores of the model's weights.
-        evaluate: Perplexity of the model as it is then; its errors end that compression and not the others.
+        evaluate: Perplexity of the model as it is then; an error that all ranks raise together ends that compression,
+            any other all of them.
         progress: Bar over the compressions.
-        device: Where the ranks' backend communicates from.
     """
-
-    def figures(compression: Compression) -> Perplexities:
-        with apply_masks(scores.model, scores.masks(compression.method, compression.amount)):
-            return evaluate()
-
     for compression in progress(compressions, len(compressions), "compression"):
         found = Compressed(compression, share_removed(scores.layers, compression.amount))
         try:
-            found.perplexity = raise_together(lambda one=compression: figures(one), Exception, device)  # type: ignore[misc]
+            with apply_masks(scores.model, scores.masks(compression.method, compression.amount)):
+                found.perplexity = evaluate()
         except Exception as error:  # whatever it is, it must not take the others' hours with it
+            if not is_raised_by_all(error):
+                raise  # the other ranks wait for this one, and end with it
             found.error = f"{type(error).__name__}: {error}"
         yield found
+
+
+def check_one_is_done(compressed: Sequence[Compressed]) -> None:
+    """Refuse to end well where nothing was found out.
+
+    Raises:
+        ValueError: Every compressed model failed; says how the first did.
+    """
+    if all(one.perplexity is None for one in compressed):
+        first = compressed[0]
+        raise ValueError(
+            f"all {len(compressed)} compressed models failed, the first ({first.compression}) with {first.error}"
+        )
 
 
 def changes(before: Perplexities | None, after: Perplexities | None, test: PairedTest) -> dict[str, PairedChange]:

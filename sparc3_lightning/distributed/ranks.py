@@ -1,11 +1,20 @@
 """What several processes do together."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from itertools import count
 from typing import TypeVar, cast
 
 import torch
+from torch.distributed.distributed_c10d import _get_default_store
 
 T = TypeVar("T")
+
+_FOR_ALL = "_sparc3_raised_by_all_ranks"
+# How long a rank waits before it asks again: signals are heard in between.
+_POLL = timedelta(seconds=1)
+_calls = count()
 
 
 def world_size() -> int:
@@ -24,19 +33,42 @@ def is_rank_zero() -> bool:
 
 
 def from_rank_zero(function: Callable[[], T]) -> T:
-    """Run `function` on rank 0 and give its result, or its error, to every rank: nobody waits for one that failed."""
+    """Run `function` on rank 0 and give its result, or its error, to every rank: nobody waits for one that failed.
+
+    However long it takes: the limit of the process group is no limit here.
+    """
     if world_size() == 1:
         return function()
     outcome: list[object] = [None, None]
+    store, done = _get_default_store(), f"sparc3/rank_zero/{next(_calls)}"
     if is_rank_zero():
         try:
             outcome[0] = function()
         except Exception as error:
             outcome[1] = error
+        store.set(done, "")
+    else:
+        # Not in a collective, which would end after the group's limit. Where the store is gone, so is the job.
+        while not store.check([done]):
+            with suppress(torch.distributed.DistStoreError):
+                store.wait([done], _POLL)
     torch.distributed.broadcast_object_list(outcome, src=0)
     if isinstance(outcome[1], Exception):
-        raise outcome[1]
+        raise _for_all(outcome[1])
     return cast(T, outcome[0])
+
+
+def _for_all(error: Exception) -> Exception:
+    setattr(error, _FOR_ALL, True)
+    return error
+
+
+def is_raised_by_all(error: Exception) -> bool:
+    """Whether every rank raises this error at the same place, so that who catches it goes on together with the others.
+
+    Of any other nobody knows: another rank may wait in a collective for the one that raised it.
+    """
+    return world_size() == 1 or hasattr(error, _FOR_ALL)
 
 
 def raise_together(
@@ -65,7 +97,7 @@ def raise_together(
             failures = enumerate(gather_objects([failure]))
             rank, first = next((rank, error) for rank, error in failures if error is not None)
             kinds = expected if isinstance(expected, tuple) else (expected,)
-            failure = next(kind for kind in kinds if isinstance(first, kind))(f"on rank {rank}: {first}")
+            failure = _for_all(next(kind for kind in kinds if isinstance(first, kind))(f"on rank {rank}: {first}"))
     if failure is not None:
         raise failure
     return cast(T, outcome)

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.data.tokens import starts_with_bos
-from sparc3_lightning.distributed.ranks import gather_objects, rank_and_world_size
+from sparc3_lightning.distributed.ranks import gather_objects, raise_together, rank_and_world_size
 from sparc3_lightning.evaluation.generation import evaluation_mode
 from sparc3_lightning.evaluation.parallel import Progress, no_progress, share
 from sparc3_lightning.evaluation.records import PerplexityResult
@@ -63,7 +63,8 @@ def measure_perplexity(
                 metric.update(scored, batch[0].num_scored)
                 starts += [item.start for item in batch]
                 losses.append(scored)
-    perplexity = metric.compute()
+    # The sums of all ranks: a figure that is not finite is so on each of them.
+    perplexity = raise_together(metric.compute, ValueError, model.device)
     return PerplexityResult(
         protocol=protocol,
         perplexity=float(perplexity),

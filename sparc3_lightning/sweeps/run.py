@@ -4,9 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from sparc3_lightning.distributed.ranks import from_rank_zero, raise_together
+from sparc3_lightning.distributed.ranks import from_rank_zero, is_raised_by_all
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.scores.baselines import MethodScores
@@ -77,17 +75,15 @@ def run_cells(
     judge: Judge,
     store: CellStore,
     progress: ProgressBar,
-    device: torch.device,
 ) -> None:
     """Fill in every cell's figures or its error. Every rank must call, with the same cells.
 
     Args:
         planned: The cells.
-        evaluate: Evaluates one; its errors end that cell and not the sweep.
-        judge: Makes figures of an evaluation.
+        evaluate: Evaluates one; an error that all ranks raise together ends that cell, any other the sweep.
+        judge: Makes figures of an evaluation; asked on rank 0.
         store: Where evaluations are kept; read and written on rank 0.
         progress: Bar over the cells.
-        device: Where the ranks' backend communicates from.
     """
     known: dict[str, PlannedCell] = {}
     for cell in progress(planned, len(planned), "sweep"):
@@ -97,25 +93,38 @@ def run_cells(
             twin = known[cell.fingerprint]
             cell.figures, cell.error, cell.is_reused = twin.figures, twin.error, True
         else:
-            _run_cell(cell, evaluate, judge, store, device)
+            _run_cell(cell, evaluate, judge, store)
             known[cell.fingerprint] = cell
 
 
-def _run_cell(planned: PlannedCell, evaluate: Evaluate, judge: Judge, store: CellStore, device: torch.device) -> None:
+def _run_cell(planned: PlannedCell, evaluate: Evaluate, judge: Judge, store: CellStore) -> None:
     recipe, name, factor = planned.recipe, planned.fingerprint, planned.cell.factor
     assert recipe is not None
     assert name is not None
     try:
-        evaluation = from_rank_zero(lambda: store.load(name))
-        planned.is_reused = evaluation is not None
-        if evaluation is None:
-            evaluation = raise_together(lambda: evaluate(recipe, factor), Exception, device)
-        planned.figures = judge(evaluation)
+        known = from_rank_zero(lambda: store.load(name))
+        planned.is_reused = known is not None
+        evaluation = evaluate(recipe, factor) if known is None else known
+        planned.figures = from_rank_zero(lambda: judge(evaluation))
     except Exception as error:  # whatever it is, it must not take the other cells' hours with it
+        if not is_raised_by_all(error):
+            raise  # the others wait for this rank, and end with it
         planned.error = _said(error)
         return
     if not planned.is_reused:
         from_rank_zero(lambda: store.save(name, planned.cell.to_json(), recipe.neurons, evaluation))
+
+
+def check_one_is_done(planned: Sequence[PlannedCell]) -> None:
+    """Refuse to end well where nothing was found out.
+
+    Raises:
+        ValueError: Every cell failed; says how the first did.
+    """
+    if all(cell.figures is None for cell in planned):
+        raise ValueError(
+            f"all {len(planned)} cells of the sweep failed, the first ({planned[0].cell}) with {planned[0].error}"
+        )
 
 
 def _said(error: Exception) -> str:

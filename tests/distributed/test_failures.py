@@ -1,21 +1,32 @@
 """One rank in trouble ends all of them, soon and, where our code can see to it, with the same error."""
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pandas as pd
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.distributed.distributed_c10d import _get_default_store
 from transformers import AutoModelForCausalLM
 
-from callbacks import RelevanceCallback
-from sparc3_lightning.distributed.ranks import check_same_on_every_rank, raise_together
+from callbacks import CompressionCallback, RelevanceCallback, SweepCallback
+from sparc3_lightning.data.datamodule import SparC3DataModule
+from sparc3_lightning.distributed.ranks import (
+    check_same_on_every_rank,
+    from_rank_zero,
+    is_raised_by_all,
+    raise_together,
+)
+from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.metrics import LexicalScorer
 from sparc3_lightning.module import SparC3Module
-from tests.distributed.jobs import Case, FixedSamples, make_data, make_module, make_trainer, predict
+from sparc3_lightning.sweeps.grid import Grid
+from tests.distributed.jobs import Case, FixedSamples, FixedText, make_data, make_module, make_trainer, predict
 from tests.launch import run_distributed
 from tests.tiny import SHAPE, VOCAB, tiny_samples
 from tests.tiny_files import save_tiny_model
@@ -176,7 +187,87 @@ def test_an_unforeseen_error_on_one_rank_ends_all(strategy: str, model: Path) ->
         run_distributed(boom, 2, str(model), strategy)
 
 
-# The two functions by themselves
+# Cells of a sweep and compressed models: what all ranks raise costs one, what one rank raises ends the job
+
+
+class EvaluationFails:
+    """The evaluator's perplexity, which in its third call (after the baseline, of the second model) fails on a rank."""
+
+    def __init__(self, error: Exception, ranks: Sequence[int], calls: Sequence[int] = (3,)) -> None:
+        self.error, self.ranks, self.calls, self.num_calls = error, ranks, calls, 0
+        self.original = Evaluator.perplexity
+
+    def __call__(self, evaluator: Evaluator, model: Any, *args: Any, **options: Any) -> Any:
+        self.num_calls += 1
+        if self.num_calls in self.calls:
+            raise_together(self._fail, ValueError, model.device)
+        return self.original(evaluator, model, *args, **options)
+
+    def _fail(self) -> None:
+        if torch.distributed.get_rank() in self.ranks:
+            raise self.error
+
+
+def many_models(kind: str) -> Callback:
+    """Two of them."""
+    if kind == "sweep":
+        return SweepCallback([Grid(["lrp"], [2, 3])], general="general")
+    return CompressionCallback(["magnitude"], [0.3, 0.5], general="general")
+
+
+def table_of(kind: str, home: Path) -> pd.DataFrame:
+    return pd.read_parquet(home / {"sweep": "sweep", "compression": "compression"}[kind] / "table.parquet")
+
+
+def evaluates(model: str, kind: str, home: str, fails: tuple[Exception, Sequence[int], Sequence[int]]) -> None:
+    trainer = make_trainer("sharded", RelevanceCallback(), many_models(kind), default_root_dir=home)
+    module = make_module(model)
+    perplexity = EvaluationFails(*fails)
+    data = SparC3DataModule(
+        {"general": FixedSamples(0), "toxic": FixedSamples(1)}, evaluation_text=FixedText(), batch_size=2
+    )
+    try:
+        with mock.patch.object(Evaluator, "perplexity", lambda *args, **options: perplexity(*args, **options)):
+            predict(trainer, module, data)
+    except BaseException as error:
+        Path(home, f"rank{trainer.global_rank}").write_text(f"{type(error).__name__}: {error}")
+        raise
+
+
+FIRST = {"sweep": "lrp, k 2, global", "compression": "magnitude, 30%"}
+kinds = pytest.mark.parametrize("kind", ["sweep", "compression"])
+
+
+@kinds
+def test_a_model_that_all_ranks_refuse_costs_no_other(kind: str, model: Path, tmp_path: Path) -> None:
+    run_distributed(evaluates, 2, str(model), kind, str(tmp_path), (ValueError("no figure"), [1], [3]))
+    assert table_of(kind, tmp_path)["status"].tolist() == ["done", "done", "failed"]
+    assert table_of(kind, tmp_path)["error"].tolist()[-1] == "ValueError: on rank 1: no figure"
+    assert not (tmp_path / "rank0").exists()
+
+
+@kinds
+def test_a_rank_out_of_memory_ends_the_job(kind: str, model: Path, tmp_path: Path) -> None:
+    """The other one waits for it in a collective, and must not take that for an error of the model."""
+    with pytest.raises(Exception, match=r"OutOfMemoryError: full|[Cc]onnection closed|Connection reset"):
+        run_distributed(evaluates, 2, str(model), kind, str(tmp_path), (torch.OutOfMemoryError("full"), [1], [3]))
+    assert (tmp_path / "rank1").read_text() == "OutOfMemoryError: full"
+    assert not (tmp_path / kind / "table.parquet").exists()
+
+
+@kinds
+def test_a_run_in_which_every_model_failed_fails(kind: str, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        Exception, match=rf"all 2 .* failed, the first \({FIRST[kind]}\) with ValueError: on rank 0: none"
+    ):
+        run_distributed(evaluates, 2, str(model), kind, str(tmp_path), (ValueError("none"), [0, 1], [2, 3]))
+    said = [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)]
+    assert said[0] == said[1]
+    # What was tried, and how it failed, is written all the same.
+    assert table_of(kind, tmp_path)["status"].tolist() == ["done", "failed", "failed"]
+
+
+# The functions by themselves
 
 
 def share_errors() -> None:
@@ -194,9 +285,42 @@ def share_errors() -> None:
     if rank % 2:
         with pytest.raises(FloatingPointError, match=r"^mine"):
             raise_together(odd, KeyError, cpu)  # not expected: not shared, the others are not asked
+    for shared in (lambda: raise_together(odd, FloatingPointError, cpu), lambda: from_rank_zero(_raise)):
+        with pytest.raises((FloatingPointError, ValueError)) as caught:
+            shared()
+        assert is_raised_by_all(caught.value)
+    assert not is_raised_by_all(FloatingPointError("mine"))
     check_same_on_every_rank({"a": 1}, "this")
     with pytest.raises(ValueError, match=r"^this must be the same on every rank, got 0 on rank 0 and 2 on rank 2"):
         check_same_on_every_rank(rank // 2 * 2, "this")
+
+
+def patience() -> None:
+    """Rank 1 must not be in a collective, which has a limit, while rank 0 still works."""
+    torch.distributed.init_process_group("gloo")
+    store, rank = _get_default_store(), torch.distributed.get_rank()
+    broadcast = torch.distributed.broadcast_object_list
+
+    def early(*args: Any, **options: Any) -> None:
+        store.set("in the collective", "")
+        broadcast(*args, **options)
+
+    def work() -> bool:
+        store.wait(["asked"])
+        try:
+            store.wait(["in the collective"], timedelta(seconds=2))
+        except torch.distributed.DistStoreError:
+            return True
+        return False
+
+    with mock.patch.object(torch.distributed, "broadcast_object_list", early if rank else broadcast):
+        if rank:
+            store.set("asked", "")
+        assert from_rank_zero(work)
+
+
+def test_ranks_wait_for_rank_zero_without_a_limit() -> None:
+    run_distributed(patience, 2)
 
 
 def test_errors_are_shared_by_four_ranks() -> None:
@@ -207,6 +331,7 @@ def test_one_process_shares_with_nobody() -> None:
     check_same_on_every_rank(1, "this")
     with pytest.raises(ValueError, match=r"^mine$"):
         raise_together(_raise, ValueError, torch.device("cpu"))
+    assert is_raised_by_all(ValueError("mine"))
 
 
 def _raise() -> int:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from sparc3_lightning.data.samples import Prompt
 from sparc3_lightning.evaluation import Decoding, Evaluation, Evaluator
@@ -20,7 +19,6 @@ from sparc3_lightning.sweeps.selection import select_cell
 from sparc3_lightning.sweeps.store import CellStore, evaluation_setting, fingerprint
 from tests.tiny import tiny_llama, tiny_samples
 
-CPU = torch.device("cpu")
 SETTING = {"model": "tiny"}
 
 
@@ -66,9 +64,9 @@ def test_cells_are_read_again_and_not_run_again(found: dict[str, MethodScores], 
     cells, store = Grid(["lrp"], [3, 5]).cells(), CellStore(tmp_path)
     first, second = Evaluations(), Evaluations()
     once = planned(found, cells)
-    run_cells(once, first, judged, store, silent, CPU)
+    run_cells(once, first, judged, store, silent)
     again = planned(found, [*cells, Cell("lrp", "abs", "global", 7)])
-    run_cells(again, second, judged, store, silent, CPU)
+    run_cells(again, second, judged, store, silent)
     assert (first.asked, second.asked) == ([(3, 0.0), (5, 0.0)], [(7, 0.0)])
     assert [cell.is_reused for cell in again] == [True, True, False]
     assert [cell.figures for cell in once] == [{"loss": 4.0}, {"loss": 6.0}]
@@ -81,11 +79,11 @@ def test_a_crashed_cell_is_reported_tried_again_and_costs_no_other(
 ) -> None:
     cells, store = Grid(["lrp"], [3, 5, 7]).cells(), CellStore(tmp_path)
     broken = planned(found, cells)
-    run_cells(broken, Evaluations(failing=5), judged, store, silent, CPU)
+    run_cells(broken, Evaluations(failing=5), judged, store, silent)
     assert [cell.error for cell in broken] == [None, "RuntimeError: out of memory", None]
     assert [cell.figures is None for cell in broken] == [False, True, False]
     mended, evaluations = planned(found, cells), Evaluations()
-    run_cells(mended, evaluations, judged, store, silent, CPU)
+    run_cells(mended, evaluations, judged, store, silent)
     assert evaluations.asked == [(5, 0.0)]
     assert not any(cell.error for cell in mended)
 
@@ -98,9 +96,7 @@ def test_an_interrupt_ends_the_sweep_and_keeps_what_is_done(found: dict[str, Met
             return super().__call__(recipe, factor)
 
     with pytest.raises(KeyboardInterrupt):
-        run_cells(
-            planned(found, Grid(["lrp"], [3, 5]).cells()), Interrupted(), judged, CellStore(tmp_path), silent, CPU
-        )
+        run_cells(planned(found, Grid(["lrp"], [3, 5]).cells()), Interrupted(), judged, CellStore(tmp_path), silent)
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -108,25 +104,25 @@ def test_the_same_neurons_are_evaluated_once(found: dict[str, MethodScores], tmp
     """All 48 neurons are the same selection, whatever scored."""
     cells = [*Grid(["lrp", "wanda"], [48]).cells(), Cell("lrp", "abs", "global", 48, factor=0.5)]
     evaluations, run = Evaluations(), planned(found, cells)
-    run_cells(run, evaluations, judged, CellStore(tmp_path), silent, CPU)
+    run_cells(run, evaluations, judged, CellStore(tmp_path), silent)
     assert evaluations.asked == [(48, 0.0), (48, 0.5)]
     assert [cell.is_reused for cell in run] == [False, True, False]
 
 
 def test_a_damaged_cell_is_run_again(found: dict[str, MethodScores], tmp_path: Path) -> None:
     cells, store = Grid(["lrp"], [3]).cells(), CellStore(tmp_path)
-    run_cells(planned(found, cells), Evaluations(), judged, store, silent, CPU)
+    run_cells(planned(found, cells), Evaluations(), judged, store, silent)
     (file,) = tmp_path.iterdir()
     for content in (file.read_text()[:-20], '{"fingerprint": "other"}', "[]"):
         file.write_text(content)
         evaluations = Evaluations()
-        run_cells(planned(found, cells), evaluations, judged, store, silent, CPU)
+        run_cells(planned(found, cells), evaluations, judged, store, silent)
         assert evaluations.asked == [(3, 0.0)]
 
 
 def test_a_selection_that_fails_is_noted(found: dict[str, MethodScores], tmp_path: Path) -> None:
     run = planned(found, Grid(["lrp"], [3, 49]).cells())
-    run_cells(run, Evaluations(), judged, CellStore(tmp_path), silent, CPU)
+    run_cells(run, Evaluations(), judged, CellStore(tmp_path), silent)
     assert run[0].error is None
     assert run[1].error == (
         "ValueError: `num_neurons` must be between 1 and 48, got 49. Set `PruningCallback.init_args.num_neurons`."
@@ -210,7 +206,7 @@ def test_what_evaluations_do_not_depend_on_is_no_part_of_it(option: str) -> None
 def test_whole_evaluations_are_kept(found: dict[str, MethodScores], tmp_path: Path) -> None:
     """Statistics can be made of them again, without a model."""
     store, (run,) = CellStore(tmp_path), planned(found, Grid(["lrp"], [3]).cells())
-    run_cells([run], Evaluations(), judged, store, silent, CPU)
+    run_cells([run], Evaluations(), judged, store, silent)
     assert run.fingerprint is not None
     assert store.load(run.fingerprint) == evaluated(3)
 
@@ -222,7 +218,7 @@ def test_figures_that_cannot_be_made_fail_the_cell_alone(found: dict[str, Method
         return judged(evaluation)
 
     run = planned(found, Grid(["lrp"], [3, 5]).cells())
-    run_cells(run, Evaluations(), fails, CellStore(tmp_path), silent, CPU)
+    run_cells(run, Evaluations(), fails, CellStore(tmp_path), silent)
     assert [(cell.figures, cell.error) for cell in run] == [
         (None, "ValueError: another setting"),
         ({"loss": 6.0}, None),
