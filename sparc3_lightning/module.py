@@ -1,5 +1,6 @@
 """SparC3Module: a causal language model under Lightning - fit, validate, test, predict (attribution)."""
 
+import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.samples import Prompt
@@ -199,7 +200,8 @@ class SparC3Module(LightningModule):
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)
         num_steps = int(self.trainer.estimated_stepping_batches)
-        schedule = get_cosine_schedule_with_warmup(optimizer, min(self.warmup_steps, num_steps), num_steps)
+        share = partial(warmup_cosine, num_warmup=min(self.warmup_steps, num_steps), num_steps=num_steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def save_trained(self) -> None:
@@ -295,3 +297,20 @@ class SparC3Module(LightningModule):
     def score_responses(self, prompts: Sequence[Prompt]) -> list[float]:
         """Scores of the model's own completions, to select prompts by."""
         return self.evaluator.score_responses(self.lm, self.tokenizer, prompts, self.progress)
+
+
+def warmup_cosine(step: int, num_warmup: int, num_steps: int) -> float:
+    """Share of the peak learning rate: a linear warm-up, then half a cosine to zero.
+
+    `get_cosine_schedule_with_warmup` of transformers gives the same, but its module imports the library's whole Trainer,
+    and with it peft and bitsandbytes, which warns on machines without a GPU.
+
+    Args:
+        step: The step, from 0.
+        num_warmup: Steps of the warm-up.
+        num_steps: All steps, the warm-up's among them.
+    """
+    if step < num_warmup:
+        return step / num_warmup
+    done = (step - num_warmup) / max(1, num_steps - num_warmup)
+    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * done)))

@@ -85,6 +85,21 @@ def test_import_guard_can_see_torch(tmp_path: Path) -> None:
     assert "torch" in imported_by(["inspect", str(tmp_path)])
 
 
+def test_nothing_imports_bitsandbytes() -> None:
+    """Where there is no GPU it warns, as the first line that a newcomer sees; transformers' Trainer brings it."""
+    code = """
+import importlib, pkgutil, sys
+import callbacks, sparc3_lightning
+for package in (callbacks, sparc3_lightning):
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        importlib.import_module(found.name)
+print(sorted({"bitsandbytes", "sparc3_lightning.cli", "sparc3_lightning.demo.__main__"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['sparc3_lightning.cli', 'sparc3_lightning.demo.__main__']"
+    assert done.stderr == ""
+
+
 def test_version() -> None:
     shown = typed("--version")
     assert (shown.returncode, shown.stdout.strip()) == (0, __version__)
