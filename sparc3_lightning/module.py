@@ -302,7 +302,7 @@ class SparC3Module(LightningModule):
 def warmup_cosine(step: int, num_warmup: int, num_steps: int) -> float:
     """Share of the peak learning rate: a linear warm-up, then half a cosine to zero.
 
-    `get_cosine_schedule_with_warmup` of transformers gives the same, but its module imports the library's whole Trainer,
+    `get_cosine_schedule_with_warmup` of transformers gives the same, but its module imports the whole of its Trainer,
     and with it peft and bitsandbytes, which warns on machines without a GPU.
 
     Args:
