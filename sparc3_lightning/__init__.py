@@ -3,7 +3,9 @@
 The names below are imported when they are first used, so that `sparc3 --help` does not wait for torch.
 """
 
+import os
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from sparc3_lightning.version import __version__
@@ -37,6 +39,24 @@ _HOMES = {
     "differential": "scores.combine",
     "select_neurons": "pruning.select",
 }
+
+
+def _forget_missing_backend() -> None:
+    """A notebook hands its matplotlib backend down to every command started from it, installed there or not.
+
+    Where it is not, matplotlib cannot be imported at all, nor can torchmetrics, which draws.
+    """
+    kind, _, module = os.environ.get("MPLBACKEND", "").partition("://")
+    if kind == "module":
+        try:
+            is_missing = find_spec(module) is None
+        except ModuleNotFoundError:  # not even the package that it would be in
+            is_missing = True
+        if is_missing:
+            del os.environ["MPLBACKEND"]
+
+
+_forget_missing_backend()
 
 
 def __getattr__(name: str) -> Any:

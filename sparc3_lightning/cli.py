@@ -1,6 +1,7 @@
 """LightningCLI for fit, validate, test and predict."""
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -11,36 +12,22 @@ from typing import Any, NoReturn
 
 import yaml
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 import callbacks
-import sparc3_lightning
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.distributed.slurm import check_tasks, slurm_environment
 from sparc3_lightning.files import write_json
 from sparc3_lightning.messages import short_message
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.provenance import PROVENANCE_FILE, provenance
 from sparc3_lightning.run_directory import Claim, check_loggers, refuse_used, standing_directories
 from sparc3_lightning.unfinished import go_on_in_unfinished
-
-
-def check_same_checkout() -> None:
-    """The two packages must come from one place: a mix of an installed and a checked-out one gives two of every class.
-
-    Raises:
-        ImportError: They do not.
-    """
-    homes = [Path(package.__path__[0]).resolve().parent for package in (sparc3_lightning, callbacks)]
-    if homes[0] != homes[1]:
-        raise ImportError(
-            f"`callbacks` must come from the same checkout as `sparc3_lightning`, got {homes[1]} and {homes[0]}. "
-            "Install this checkout with `pip install -e .`, or remove the other one."
-        )
 
 
 class _Parser(LightningArgumentParser):
@@ -110,6 +97,25 @@ def _resume_callback(trainer: Trainer) -> callbacks.ResumeCallback | None:
     return next((callback for callback in listed if isinstance(callback, callbacks.ResumeCallback)), None)
 
 
+def without_mps(accelerator: Any) -> Any:
+    """The accelerator to build a trainer with, which is never Apple's GPU.
+
+    Args:
+        accelerator: `trainer.accelerator`; `auto` takes the CPU where it would take that GPU, and says so.
+
+    Raises:
+        ValueError: It asks for that GPU.
+    """
+    why = "MPS (Apple's GPU) is not supported: it has no float64, in which perplexity and statistics are summed"
+    is_mac = MPSAccelerator.is_available() and not CUDAAccelerator.is_available()
+    if isinstance(accelerator, MPSAccelerator) or accelerator == "mps" or (is_mac and accelerator == "gpu"):
+        raise ValueError(f"{why}. Set `trainer.accelerator: cpu`, or add `--config configs/trainer/cpu.yaml`.")
+    if is_mac and accelerator == "auto":
+        print(f"{why}. This run takes the CPU, as `trainer.accelerator: cpu` does.", file=sys.stderr)
+        return "cpu"
+    return accelerator
+
+
 class SparC3CLI(LightningCLI):
     """LightningCLI with what attribution needs, whatever a config says."""
 
@@ -141,13 +147,17 @@ class SparC3CLI(LightningCLI):
         """Force `inference_mode: false` for predict; a trainer default would lose to the config."""
         if self.subcommand == "predict":
             kwargs["inference_mode"] = False
-        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
-            # Unless told, Lightning saves inside its signal handlers there, and requeues the job itself.
-            plugins = self._get(self.config_init, "trainer").get("plugins") or []
-            plugins = plugins if isinstance(plugins, list) else [plugins]
-            if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
-                kwargs["plugins"] = [*plugins, SLURMEnvironment(auto_requeue=False)]
+        options = self._get(self.config_init, "trainer")
+        kwargs["accelerator"] = without_mps(options["accelerator"])
+        plugins = options.get("plugins") or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        chosen = any(isinstance(plugin, ClusterEnvironment) for plugin in plugins) or TorchElasticEnvironment.detect()
+        environment = None if chosen else slurm_environment(os.environ, os.isatty(0))
+        if environment is not None:
+            kwargs["plugins"] = [*plugins, environment]
         trainer: Trainer = super().instantiate_trainer(**kwargs)
+        if environment is not None:
+            check_tasks(os.environ, trainer.num_devices, trainer.num_nodes)
         check_loggers(trainer.loggers)
         return trainer
 
@@ -207,7 +217,6 @@ def run(args: ArgsType = None, execute: bool = True, descriptions: Mapping[str, 
         execute: False builds and does not run; then `args` has no command.
         descriptions: What each command does, for its help.
     """
-    check_same_checkout()
     _quiet()
     programs = {name: {"prog": f"sparc3 {name}"} for name in SparC3CLI.subcommands()}
     for name, text in (descriptions or {}).items():

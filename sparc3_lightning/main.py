@@ -4,6 +4,8 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from sparc3_lightning.version import __version__
@@ -51,7 +53,14 @@ def main(args: Sequence[str] | None = None) -> Any:
 
     Raises:
         SystemExit: Unknown command or options, with status 2.
+        OSError: Python runs on Windows.
+        ValueError: What a file or an option caused.
     """
+    if sys.platform == "win32":
+        raise OSError(
+            "Windows is not supported: runs lock their directory, and are told to stop, as Linux and macOS do it. Use "
+            "WSL (https://learn.microsoft.com/windows/wsl) or a container."
+        )
     typed = args is None
     args = list(sys.argv[1:] if args is None else args)
     command = args[0] if args else "--help"
@@ -60,6 +69,7 @@ def main(args: Sequence[str] | None = None) -> Any:
     elif command == "--version":
         print(__version__)
     elif command in TRAINER_COMMANDS:
+        check_same_checkout()
         from sparc3_lightning.cli import run
 
         # LightningCLI warns of arguments given where there is a command line: it must read that itself.
@@ -74,6 +84,24 @@ def main(args: Sequence[str] | None = None) -> Any:
     return None
 
 
+def check_same_checkout() -> None:
+    """The two packages must come from one place: a mix of an installed and a checked-out one gives two of every class.
+
+    Looked for, not imported: a user's own package of that name may be anything.
+
+    Raises:
+        ValueError: They do not; says where `callbacks` was found.
+    """
+    home, spec = Path(__file__).resolve().parent.parent, find_spec("callbacks")
+    found = [] if spec is None else [*(spec.submodule_search_locations or [str(spec.origin)])]
+    if [Path(place).resolve() for place in found] != [home / "callbacks"]:
+        raise ValueError(
+            f"`callbacks` must come from the same checkout as `sparc3_lightning`, {home}, got "
+            f"{', '.join(found) or 'none'}. Start in another directory, take that one from PYTHONPATH or "
+            "rename it; or install this checkout (`pip install -e .`)."
+        )
+
+
 def _unknown(command: str) -> str:
     if command.startswith("-"):
         return f"the command comes first, then its options: sparc3 predict {command} ..."
@@ -82,12 +110,16 @@ def _unknown(command: str) -> str:
 
 def console() -> int:
     """`main` for the shell: what a user or a config caused ends in one line, not in a traceback."""
-    if os.environ.get("SPARC3_TRACEBACK"):
-        main()
-        return 0
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has seen enough (`| head`). Python writes what is left once more when it ends: to nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("SPARC3_TRACEBACK"):
+            raise
         print(f"sparc3: error: {error}\n(SPARC3_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
         return 1
     return 0

@@ -131,6 +131,11 @@ class SparC3Module(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Load the tokenizer; learn the run's directory."""
+        if getattr(self.trainer, "fast_dev_run", False) and stage in ("predict", "test"):
+            raise ValueError(
+                f"`trainer.fast_dev_run` is for `fit` and `validate`: `{stage}` does all, or nothing. Set it to "
+                "false; for a trial lower `num_samples` and `num_prompts`, or take configs/tiny/suppress.yaml."
+            )
         # Lightning broadcasts it. Asked once, here, where every rank comes by: one rank that asks alone later would
         # wait for ever.
         self.log_dir = Path(self.trainer.log_dir or self.trainer.default_root_dir)

@@ -1,5 +1,6 @@
 """The one entry: fast, complete, and clear about what it does not know."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import pytest
 from sparc3_lightning.main import FILE_COMMANDS, TRAINER_COMMANDS, console, main
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.version import __version__
-from tests.tiny_files import typed
+from tests.runs import ROOT, TINY
+from tests.tiny_files import refused, typed
 
 HEAVY = ("torch", "transformers", "lightning", "jsonargparse")
 
@@ -117,6 +119,56 @@ def test_config_before_the_command() -> None:
     shown = typed("--config", "run.yaml", "predict")
     assert shown.returncode == 2
     assert "the command comes first" in shown.stderr.splitlines()[0]
+
+
+@pytest.mark.parametrize("command", [["predict", "--help"], ["inspect"], ["predict", "--config", TINY]])
+def test_windows_is_refused(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sparc3", *command])
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert console() == 1
+    assert "sparc3: error: Windows is not supported: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["callbacks/__init__.py", "callbacks.py"])
+@pytest.mark.parametrize("text", ["", "raise RuntimeError('it is not for this')"])
+def test_a_user_s_own_callbacks_are_named_and_never_run(name: str, text: str, tmp_path: Path) -> None:
+    """`python -m` looks into the directory that it is started in first."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    shown = typed("predict", "--config", str(ROOT / TINY), cwd=tmp_path)
+    assert shown.stdout == ""
+    refused(
+        shown, "`callbacks` must come from the same checkout", f"got {tmp_path / Path(name).parts[0]}.", "PYTHONPATH"
+    )
+
+
+@pytest.mark.parametrize("words", [["--help"], ["inspect", "RECIPE"], ["inspect", "RECIPE", "--json"]])
+def test_a_reader_who_has_seen_enough(words: list[str], tmp_path: Path) -> None:
+    recipe = Recipe([(0, 1)], [-1.0], {"id": "someone/tiny", "num_layers": 2}).save(tmp_path / "r.json")
+    command = [sys.executable, "-m", "sparc3_lightning", *(str(recipe) if word == "RECIPE" else word for word in words)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline_of_another.backend_inline", "module://nowhere"])
+def test_a_notebook_s_matplotlib_backend(backend: str) -> None:
+    code = "import sparc3_lightning.report.write, torchmetrics, matplotlib; print(matplotlib.get_backend())"
+    environment = {**os.environ, "MPLBACKEND": backend}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "agg\n", "")
+
+
+def test_a_matplotlib_backend_that_is_there_stays() -> None:
+    code = "import os, sparc3_lightning; print(os.environ['MPLBACKEND'])"
+    for backend in ("svg", "module://json.decoder"):
+        environment = {**os.environ, "MPLBACKEND": backend}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == backend
 
 
 def test_errors_are_one_line_unless_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lightning.pytorch.accelerators import CPUAccelerator
 from transformers import AutoModelForCausalLM
 
+from sparc3_lightning.cli import run
 from sparc3_lightning.messages import short_message
 from tests.runs import BRIEF, QUIET, ROOT, TINY, command, log_dir, read
 from tests.shown import Type, refused, variant
@@ -88,6 +90,23 @@ def test_values_that_cannot_be(words: list[str], said: list[str], type_in: Type)
     assert shown.files == []
 
 
+@pytest.mark.parametrize("accelerator", ["mps", "gpu"])
+def test_apple_s_gpu_is_refused(accelerator: str, type_in: Type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning.pytorch.accelerators.MPSAccelerator.is_available", lambda: True)
+    monkeypatch.setattr("lightning.pytorch.accelerators.CUDAAccelerator.is_available", lambda: False)
+    shown = type_in("predict", "--config", TINY, f"--trainer.accelerator={accelerator}")
+    refused(shown, 1, "MPS (Apple's GPU) is not supported", "float64", "`trainer.accelerator: cpu`")
+
+
+def test_auto_takes_the_cpu_and_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("lightning.pytorch.accelerators.MPSAccelerator.is_available", lambda: True)
+    monkeypatch.setattr("lightning.pytorch.accelerators.CUDAAccelerator.is_available", lambda: False)
+    monkeypatch.chdir(ROOT)
+    cli = run(["--config", TINY, "--trainer.accelerator=auto"], execute=False)
+    assert isinstance(cli.trainer.accelerator, CPUAccelerator)
+    assert "MPS (Apple's GPU) is not supported" in capsys.readouterr().err
+
+
 # What only the model or the data can tell: status 1, before any attribution
 
 
@@ -101,6 +120,7 @@ def test_values_that_cannot_be(words: list[str], said: list[str], type_in: Type)
         (["--model.config.vocab_size=5"], ["`vocab_size` must be at least 105", "model.config.vocab_size"]),
         (["--model.modules=nothing"], ["`modules`", "'nothing'", "model.modules"]),
         (["--model.target=foo"], ["`target`", "'foo'", "model.target"]),
+        (["--trainer.fast_dev_run=true"], ["`trainer.fast_dev_run` is for `fit` and `validate`", "num_samples"]),
         (["--data.evaluation_text.path=nowhere.txt"], ["nowhere.txt", "init_args.path"]),
         (["--data.reference_sets.toxic.path=nowhere.jsonl"], ["nowhere.jsonl", "init_args.path"]),
         (["--data.evaluation_prompts.path=nowhere.jsonl"], ["nowhere.jsonl", "init_args.path"]),

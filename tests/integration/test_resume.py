@@ -15,10 +15,8 @@ from unittest import mock
 
 import pytest
 import yaml
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-from sparc3_lightning.cli import SparC3CLI, run
+from sparc3_lightning.cli import SparC3CLI
 from sparc3_lightning.distributed import state
 from tests.launch import PATIENCE
 from tests.runs import BRIEF, QUIET, ROOT, TINY, command, log_dir, read, written
@@ -282,19 +280,3 @@ def test_runs_stay_in_the_log_root(type_in: Type) -> None:
     assert shown.status == 1
     assert "must stay inside its `save_dir`" in shown.err
     assert shown.files == []
-
-
-@pytest.mark.parametrize("torchrun", [False, True])
-def test_under_slurm_lightning_neither_saves_nor_requeues(torchrun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless told, it would save a checkpoint inside its signal handler."""
-    variables = {"NTASKS": 1, "JOB_NAME": "run", "JOB_ID": 7, "PROCID": 0, "LOCALID": 0, "NODEID": 0}
-    for name, value in variables.items():
-        monkeypatch.setenv(f"SLURM_{name}", str(value))
-    torchrun_variables = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "GROUP_RANK": 0, "LOCAL_WORLD_SIZE": 1}
-    for name, value in torchrun_variables.items() if torchrun else ():
-        monkeypatch.setenv(name, str(value))
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7") if torchrun else monkeypatch.delenv("TORCHELASTIC_RUN_ID", False)
-    monkeypatch.chdir(ROOT)
-    environment = run(["--config", TINY], execute=False).trainer._accelerator_connector.cluster_environment
-    assert isinstance(environment, TorchElasticEnvironment if torchrun else SLURMEnvironment)
-    assert torchrun or environment.auto_requeue is False

@@ -1,6 +1,7 @@
 """Runs that would mislabel, overwrite or execute what they should not are refused, and at once."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -62,6 +63,17 @@ def test_a_start_that_fails_leaves_a_user_s_files_alone(tmp_path: Path, monkeypa
     monkeypatch.setattr(sys, "argv", ["sparc3", "predict", "--config", TINY, "--model.modules=nothing", *here])
     assert console() == 1
     assert written(tmp_path) == ["notes.txt"]
+
+
+@pytest.mark.parametrize("command", ["predict", "test"])
+def test_a_trial_run_writes_nothing(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its logger the directory would be the working one, and a state left there would stop the next run."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "configs" / "tiny", tmp_path / "configs" / "tiny")
+    before = written(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sparc3", command, "--config", TINY, "--trainer.fast_dev_run=1"])
+    assert console() == 1
+    assert written(tmp_path) == before
 
 
 @pytest.mark.parametrize("command", ["predict", "test"])
