@@ -1,18 +1,23 @@
 """A run's directory: inside the log root, for one run at a time, and gone where the run never starts."""
 
+import errno
+import json
 import os
+import socket
+import warnings
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
+from filelock import FileLock, Timeout
 from lightning.pytorch.loggers import Logger
 
 from sparc3_lightning.distributed.state import FOLDER, is_unfinished
-from sparc3_lightning.lock import Lock
 from sparc3_lightning.provenance import PROVENANCE_FILE
 from sparc3_lightning.pruning.recipe import RECIPE_FILE
 
 CONFIG_FILE = "config.yaml"
+LOCK_FILE = ".lock"
 # What a run writes before it starts: its own, and the logger's.
 _FIRST = (CONFIG_FILE, PROVENANCE_FILE, "hparams.yaml", "events.out.tfevents.*")
 
@@ -60,6 +65,42 @@ def standing_directories(root: Path) -> set[Path]:
     return {path for path in (root, *root.parents, *root.glob("*"), *root.glob("*/*")) if path.is_dir()}
 
 
+def lock(directory: Path) -> FileLock:
+    """Keep other processes out of a run's directory, until `unlock` or until this process ends, however it does.
+
+    Args:
+        directory: The run's directory; it is made.
+
+    Raises:
+        BlockingIOError: Another process has it; says which.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / LOCK_FILE
+    # A soft lock, a file that is there, would outlive a killed process.
+    held = FileLock(path, blocking=False, thread_local=False, fallback_to_soft=False)
+    try:
+        held.acquire()
+    except Timeout as error:
+        owner = path.read_text("utf-8") if path.exists() else ""
+        raise BlockingIOError(
+            f"{directory} is in use by another run ({owner or 'unknown'}). Wait for it, or set another `trainer.logger`"
+        ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        warnings.warn(
+            f"{directory} is on a file system without locks: start no command twice at the same time.", stacklevel=2
+        )
+    path.write_text(json.dumps({"host": socket.gethostname(), "process": os.getpid()}), "utf-8")
+    return held
+
+
+def unlock(held: FileLock) -> None:
+    """Let others in, and leave no file behind."""
+    Path(held.lock_file).unlink(missing_ok=True)
+    held.release()
+
+
 class Claim:
     """A run's claim to its directory: other processes are kept out, and it is taken back where the run never starts.
 
@@ -72,14 +113,14 @@ class Claim:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory.absolute()
-        self._lock = Lock(directory)
+        self._lock = lock(directory)
         # Lightning has made the logger, and this process's event file, before any hook.
         ours = f"events.out.tfevents.*.{os.getpid()}.*"
         self._found = {path for path in self._directory.iterdir() if not fnmatchcase(path.name, ours)}
 
     def release(self) -> None:
         """Let other runs in."""
-        self._lock.release()
+        unlock(self._lock)
 
     def take_back(self, standing: set[Path]) -> None:
         """Leave the disk as it was found, unless more was written than a run writes before it starts.

@@ -9,8 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from sparc3_lightning.distributed.state import differences, is_unfinished
-from sparc3_lightning.lock import Lock
-from sparc3_lightning.run_directory import CONFIG_FILE
+from sparc3_lightning.run_directory import CONFIG_FILE, lock, unlock
 
 # What a config says of the stages after attribution, of other commands, and of how fast data is read.
 _NOT_ATTRIBUTION = {
@@ -66,7 +65,7 @@ def _why_not(directory: Path, config: Mapping[str, Any]) -> str | None:
     if not is_unfinished(directory):
         return None
     try:
-        Lock(directory).release()
+        unlock(lock(directory))
     except BlockingIOError as error:
         return str(error)
     path = directory / CONFIG_FILE

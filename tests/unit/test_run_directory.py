@@ -1,5 +1,6 @@
 """A run's directory: inside the log root, one run at a time."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,10 +11,17 @@ from typing import Any
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from sparc3_lightning.lock import LOCK_FILE, Lock
-from sparc3_lightning.run_directory import Claim, check_loggers, refuse_used, standing_directories
+from sparc3_lightning.run_directory import (
+    LOCK_FILE,
+    Claim,
+    check_loggers,
+    lock,
+    refuse_used,
+    standing_directories,
+    unlock,
+)
 
-HOLD = "import sys, time; from pathlib import Path; from sparc3_lightning.lock import Lock\n"
+HOLD = "import sys, time; from pathlib import Path; from sparc3_lightning.run_directory import lock\n"
 
 
 @pytest.mark.parametrize(
@@ -45,28 +53,28 @@ def test_names_that_do_not(tmp_path: Path) -> None:
 
 
 def test_a_lock_keeps_others_out(tmp_path: Path) -> None:
-    lock = Lock(tmp_path / "run")
+    held = lock(tmp_path / "run")
     with pytest.raises(BlockingIOError, match=rf"run is in use by another run .*{os.getpid()}"):
-        Lock(tmp_path / "run")
-    lock.release()
+        lock(tmp_path / "run")
+    unlock(held)
     assert list((tmp_path / "run").iterdir()) == []
-    Lock(tmp_path / "run").release()
+    unlock(lock(tmp_path / "run"))
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
-    code = f"{HOLD}lock = Lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(900)"
+    code = f"{HOLD}held = lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(900)"
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         with pytest.raises(BlockingIOError, match=str(process.pid)):
-            Lock(tmp_path)
+            lock(tmp_path)
         process.kill()
     assert (tmp_path / LOCK_FILE).exists()
-    Lock(tmp_path).release()
+    unlock(lock(tmp_path))
 
 
 def test_a_worker_that_outlives_a_killed_process_holds_no_lock(tmp_path: Path) -> None:
-    forks = "import os; lock = Lock(Path(sys.argv[1])); os.fork() or print(os.getpid(), flush=True)"
+    forks = "import os; held = lock(Path(sys.argv[1])); os.fork() or print(os.getpid(), flush=True)"
     code = f"{HOLD}{forks}; time.sleep(900)"
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -74,9 +82,21 @@ def test_a_worker_that_outlives_a_killed_process_holds_no_lock(tmp_path: Path) -
         process.kill()
         process.wait()
         try:
-            Lock(tmp_path).release()
+            unlock(lock(tmp_path))
         finally:
             os.kill(worker, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_warns(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.warns(UserWarning, match="on a file system without locks"):
+        held = lock(tmp_path / "run")
+    unlock(held)
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 @pytest.mark.parametrize("used", ["scores", "pruned_neurons.json", "resume", "config.yaml", "provenance.json"])

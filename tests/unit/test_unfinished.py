@@ -9,7 +9,7 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from sparc3_lightning.lock import Lock
+from sparc3_lightning.run_directory import lock, unlock
 from sparc3_lightning.unfinished import go_on_in_unfinished
 
 CONFIG: dict[str, Any] = {
@@ -91,12 +91,12 @@ def test_what_comes_after_attribution_may_change(config: dict[str, Any], tmp_pat
 
 
 def test_a_run_at_work_is_left_alone(tmp_path: Path) -> None:
-    lock = Lock(unfinished_run(tmp_path / "run" / "version_0"))
+    held = lock(unfinished_run(tmp_path / "run" / "version_0"))
     found, why_not = go_on_in_unfinished(trainer(tmp_path), CONFIG)
     assert found is None
     assert "version_0 is in use by another run" in why_not
     assert str(os.getpid()) in why_not
-    lock.release()
+    unlock(held)
 
 
 def test_a_run_without_its_config(tmp_path: Path) -> None:
