@@ -33,7 +33,10 @@ def usage() -> str:
     lines += ["", "Files:"]
     lines += [_entry(*command) for command in FILE_COMMANDS.items()]
     lines += ["", "  --version print the version", ""]
-    lines += ["Exit codes: 0 done; 1, 2 refused; 75 stopped by SIGTERM or SIGUSR1: the same", "  command goes on"]
+    lines += [
+        "Exit codes: 0 done; 1, 2 refused; 75 stopped by SIGTERM, SIGUSR1 or Ctrl-C:",
+        "  the same command goes on",
+    ]
     lines += ["", "Start here: sparc3 predict --config configs/tiny/suppress.yaml"]
     return "\n".join(lines)
 
@@ -117,6 +120,8 @@ def console() -> int:
         # Whoever read has seen enough (`| head`). Python writes what is left once more when it ends: to nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except KeyboardInterrupt:
+        return 130  # as a shell says it
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("SPARC3_TRACEBACK"):
             raise

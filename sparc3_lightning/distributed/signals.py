@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1: a flag at first, read between batches; nothing is saved inside a signal handler."""
+"""SIGTERM, SIGUSR1 and Ctrl-C: a flag at first, read between batches; nothing is saved inside a signal handler."""
 
 import os
 import signal
@@ -9,13 +9,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
+from torch.utils.data import get_worker_info
+
+from sparc3_lightning.distributed.ranks import is_rank_zero
+
 EXIT_CODE = os.EX_TEMPFAIL
 """Exit code of a run that was told to stop: 75, "try again later". The same command goes on with it."""
 
 STOP_FILE = "SPARC3_STOP_FILE"
 """Environment variable: a file that is made when a signal comes, for a launcher whose exit code may be another's."""
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+_HINT = b"\nsparc3: told to stop: the batch in progress is finished and saved. Ctrl-C once more stops at once.\n"
 
 _Handler = Callable[[int, FrameType | None], Any] | int | None
 
@@ -23,7 +29,8 @@ _Handler = Callable[[int, FrameType | None], Any] | int | None
 class StopSignals:
     """Notes the signals that ask a run to stop, inside a `with` block.
 
-    SLURM sends SIGUSR1 some time before the limit (`--signal`) and SIGTERM at preemption, clouds send SIGTERM.
+    SLURM sends SIGUSR1 some time before the limit (`--signal`) and SIGTERM at preemption, clouds send SIGTERM. Ctrl-C
+    is SIGINT; a second one is a KeyboardInterrupt again.
 
     Attributes:
         received: Name of the first signal that came, or None.
@@ -48,6 +55,11 @@ class StopSignals:
         self._previous = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if self.received is not None:
+                raise KeyboardInterrupt
+            if not self.at_once and is_rank_zero() and get_worker_info() is None:
+                os.write(2, _HINT)  # `print` may be what was interrupted
         self.received = self.received or signal.Signals(number).name
         if os.environ.get(STOP_FILE):
             with suppress(OSError):

@@ -177,13 +177,13 @@ def test_deaths_while_saving(tmp_path: Path, undisturbed: Callable[..., Any]) ->
 # Told to stop
 
 
-def stop_in(target: str, call: int = 1) -> Any:
-    """A patch: SIGTERM comes in the `call`-th call of `target`."""
+def stop_in(target: str, call: int = 1, number: signal.Signals = signal.SIGTERM) -> Any:
+    """A patch: a signal comes in the `call`-th call of `target`."""
     original, calls = pkgutil.resolve_name(target), itertools.count(1)
 
     def signalled(*args: Any, **kwargs: Any) -> Any:
         if next(calls) == call:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return original(*args, **kwargs)
 
     return mock.patch(target, signalled)
@@ -192,13 +192,19 @@ def stop_in(target: str, call: int = 1) -> Any:
 IN_ATTRIBUTION = "sparc3_lightning.lrp.attribution.Attribution.step"
 
 
-def stopped(config: Path, save_dir: Path, target: str = IN_ATTRIBUTION, call: int = 6) -> Path:
+def stopped(
+    config: Path,
+    save_dir: Path,
+    target: str = IN_ATTRIBUTION,
+    call: int = 6,
+    number: signal.Signals = signal.SIGTERM,
+) -> Path:
     """The directory of a run that a signal has stopped."""
-    before = signal.getsignal(signal.SIGTERM)
-    with stop_in(target, call), pytest.raises(SystemExit) as ended:
+    before = signal.getsignal(number)
+    with stop_in(target, call, number), pytest.raises(SystemExit) as ended:
         predict(config, save_dir)
     assert ended.value.code == 75
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
     return unfinished(save_dir)[-1]
 
 
@@ -206,8 +212,8 @@ def test_stopped_in_attribution_and_in_evaluation(
     tmp_path: Path, undisturbed: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = config(tmp_path / "run.yaml")
-    directory = stopped(path, tmp_path)
-    assert f"stopped by SIGTERM: the same command goes on in {directory} (exit code 75)" in capsys.readouterr().err
+    directory = stopped(path, tmp_path, number=signal.SIGINT)  # Ctrl-C
+    assert f"stopped by SIGINT: the same command goes on in {directory} (exit code 75)" in capsys.readouterr().err
     assert stopped(path, tmp_path, "sparc3_lightning.evaluation.evaluator.Evaluator.evaluate", 2) == directory
     shown = capsys.readouterr()
     assert f"resumed: {directory} has the scores of general_seed0; general_seed1 goes on after 6 samples" in shown.out

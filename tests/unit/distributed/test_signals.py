@@ -22,6 +22,24 @@ def test_a_signal_is_noted(number: signal.Signals) -> None:
     assert signal.getsignal(number) == before
 
 
+@pytest.mark.parametrize("first", SIGNALS)
+def test_ctrl_c_after_any_interrupts_at_once(first: signal.Signals) -> None:
+    with StopSignals() as signals:
+        os.kill(os.getpid(), first)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)  # a scheduler may send that twice
+        assert signals.received == first.name
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_who_types_ctrl_c_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    with StopSignals():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert "the batch in progress is finished and saved. Ctrl-C once more stops at once." in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("folder", [".", "gone"])
 def test_the_launcher_is_told(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(STOP_FILE, str(tmp_path / folder / "stop"))
