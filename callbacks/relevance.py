@@ -11,7 +11,7 @@ from sparc3_lightning.data.sampler import PADDING
 from sparc3_lightning.distributed.ranks import check_same_on_every_rank
 from sparc3_lightning.distributed.reduce import reduce_scores
 from sparc3_lightning.evaluation.run import Run
-from sparc3_lightning.identity import base_model, tokenizer_hash
+from sparc3_lightning.identity import tokenizer_hash
 from sparc3_lightning.lrp.attribute import attribution_options, check_samples, check_vocabulary
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.scores.manifest import make_manifest
@@ -52,7 +52,7 @@ class RelevanceCallback(Callback):
             check_samples(samples.ids, pl_module.max_length, f"data.reference_sets.{name}")
             check_vocabulary(samples.ids, pl_module.lm.config.vocab_size, f"data.reference_sets.{name}")
         with pl_module.run.timed("weight hash"):
-            pl_module.run.base_model = base_model(pl_module.lm, pl_module.model_name, pl_module.revision)
+            pl_module.run.base_model = pl_module.identity()
         hashes = {name: samples.token_hash for name, samples in pl_module.data.reference_samples.items()}
         check_same_on_every_rank(hashes, "the reference samples (their hashes)")
         attribution = pl_module.new_attribution()

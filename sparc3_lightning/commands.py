@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _OPTION_OF = {
     "PruningCallback.init_args.": "--",
     "`model.model`": "`--model`",
-    "`model.tokenizer`": "`--model`",
+    "`model.tokenizer`": "`--tokenizer`",
     ", or pass `check_base=False`": "",
 }
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
@@ -183,6 +183,9 @@ def _apply_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="ID_OR_DIR", help="base model; without it, the one that the recipe names")
     parser.add_argument("--revision", help="revision on the hub; without it, the recipe's")
     parser.add_argument(
+        "--tokenizer", metavar="ID_OR_DIR", help="tokenizer to save with it; without it, the one that the run read with"
+    )
+    parser.add_argument(
         "--dtype",
         choices=DTYPES,
         default="auto",
@@ -204,20 +207,30 @@ def _apply(options: argparse.Namespace) -> None:
     if name is None:
         raise ValueError(f"{options.recipe} names no base model. Set `--model`.")
     revision = options.revision or (recipe.base_model.get("revision") if name == base else None)
-    _save_pruned(recipe, name, revision, options)
+    _save_pruned(recipe, name, revision, _tokenizer(recipe, name, revision, options.tokenizer), options)
     layers = len(recipe.per_layer())
     print(f"pruned model, without {len(recipe.neurons)} neurons in {layers} layers: {options.output}")
 
 
-def _save_pruned(recipe: "Recipe", name: str, revision: str | None, options: argparse.Namespace) -> None:
+def _tokenizer(recipe: "Recipe", model: str, revision: str | None, wanted: str | None) -> tuple[str, str | None]:
+    """Name and revision of the tokenizer: the one asked for, the run's own, or the base model's."""
+    if wanted is not None:
+        return wanted, None
+    run = recipe.base_model.get("tokenizer") or {}
+    if run.get("id", recipe.base_model.get("id")) == recipe.base_model.get("id"):
+        return model, revision
+    return run["id"], run.get("revision")
+
+
+def _save_pruned(
+    recipe: "Recipe", name: str, revision: str | None, tokenizer: tuple[str, str | None], options: argparse.Namespace
+) -> None:
     from sparc3_lightning.models import load_model, load_tokenizer, torch_dtype
     from sparc3_lightning.pruning.save import save_pruned_model
 
-    tokenizer = load_tokenizer(name, revision)
     # In the checkpoint's own type: in a narrower one the weights would no longer have the recipe's hash.
     model = load_model(name, revision)
-    dtype = torch_dtype(options.dtype)
-    save_pruned_model(model, tokenizer, recipe, options.output, dtype=None if dtype == "auto" else dtype)
+    save_pruned_model(model, load_tokenizer(*tokenizer), recipe, options.output, dtype=torch_dtype(options.dtype))
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:

@@ -1,77 +1,47 @@
 """Load a causal language model and its tokenizer from the hub, a directory, or a bare config."""
 
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from sparc3_lightning.checkpoint import CONFIG, NO_CODE, Checkpoint, check_rope
 from sparc3_lightning.families import get_family
+from sparc3_lightning.hub import fetch, one_line, reason
+from sparc3_lightning.rope import constant_context
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 
-_HELP = (
-    "Either accept its licence on its hub page and log in (HF_TOKEN, or `hf auth login`), or copy it to a directory "
-    "and set `model.model` to that directory; without a network, HF_HOME must name a cache that holds it."
-)
+# What a tokenizer may consist of; each has some of them.
+TOKENIZER_FILES = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.tiktoken",
+    "tekken.json", "chat_template*",
+)  # fmt: skip
 
 # transformers still reads these names, and turns them into `rope_parameters`.
 _LEGACY_FIELDS = ("rope_theta", "rope_scaling")
 
 
-def torch_dtype(name: DtypeName) -> torch.dtype | Literal["auto"]:
-    """The dtype of a name; "auto" stays, for the checkpoint's own."""
-    return "auto" if name == "auto" else getattr(torch, name)
-
-
-# Code that comes with a model never runs; unless told so, transformers asks at the terminal whether it may.
-_NO_CODE = {"trust_remote_code": False}
+def torch_dtype(name: DtypeName) -> torch.dtype | None:
+    """The dtype of a name; None for "auto", the checkpoint's own."""
+    return None if name == "auto" else getattr(torch, name)
 
 
 def context_length(model: PreTrainedModel) -> int:
-    """Longest text the model was made for, in tokens."""
-    return int(model.config.get_text_config().max_position_embeddings)
-
-
-def hub_error(what: str, name: str, error: Exception) -> OSError:
-    """What to tell of a model or tokenizer that is not where its name says.
-
-    Args:
-        what: "model" or "tokenizer".
-        name: Hub id or directory.
-        error: What went wrong.
-    """
-    # A hub id has at most one slash.
-    if Path(name).is_absolute() or name.startswith((".", "~")) or Path(name).is_dir() or name.count("/") > 1:
-        if not Path(name).is_dir():
-            at = "" if Path(name).is_absolute() else f" (from {Path.cwd()})"
-            return FileNotFoundError(
-                f"the {what} {name!r} cannot be loaded: no such directory{at}. Set `model.{what}`."
-            )
-        return OSError(f"the {what} in {name!r} cannot be loaded: {str(error).splitlines()[0]} Set `model.{what}`.")
-    return OSError(f"the {what} {name!r} cannot be loaded: {str(error).splitlines()[0]} {_HELP}")
+    """Longest text that the model was made for and reads alike in any batch, in tokens; see `rope.constant_context`."""
+    config = model.config.get_text_config()
+    return int(constant_context(vars(config)) or config.max_position_embeddings)
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """Load a tokenizer by hub id or directory.
 
     Raises:
-        OSError: It cannot be reached or is not there; says what to do.
+        OSError: It cannot be reached, is not there or cannot be read; says what to do.
     """
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, revision=revision, **_NO_CODE)
-    except (OSError, ValueError) as error:
-        raise hub_error("tokenizer", name, error) from error
+    directory = fetch("tokenizer", name, revision, [CONFIG, *TOKENIZER_FILES])
+    with one_line("tokenizer", name):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, **NO_CODE)
     return tokenizer
 
 
@@ -80,71 +50,28 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a causal language model by hub id or directory; weights only from safetensors.
 
-    Raises:
-        OSError: It cannot be reached or is not there; says what to do.
-        ValueError: Its `model_type` is of no known family; found before any weight is read. Or weights are damaged or
-            missing.
-    """
-    config = load_config(name, revision)
-    try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            name,
-            revision=revision,
-            dtype=torch_dtype(dtype),
-            attn_implementation=attn_implementation,
-            use_safetensors=True,
-            output_loading_info=True,
-            **_NO_CODE,
-        )
-    except SafetensorError as error:
-        raise damaged(name, error) from error
-    except OSError as error:
-        raise hub_error("model", name, error) from error
-    check_whole(name, sorted(found["missing_keys"]))
-    model.config._commit_hash = config._commit_hash
-    return cast(PreTrainedModel, model.eval())
-
-
-def load_config(name: str, revision: str | None = None) -> PreTrainedConfig:
-    """Load the config of a model by hub id or directory.
+    Args:
+        name: Hub id or Hugging Face directory.
+        revision: Revision on the hub.
+        dtype: Type of the weights; "auto" is the checkpoint's own.
+        attn_implementation: Attention implementation.
 
     Raises:
         OSError: It cannot be reached or is not there; says what to do.
-        ValueError: Its `model_type` is of no known family.
+        ValueError: Its `model_type` is of no known family, or it is quantised; found before any weight is read. Or
+            weights are damaged, missing, or of other shapes than the config says.
     """
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(name, revision=revision, **_NO_CODE)
-    except (OSError, ValueError) as error:
-        raise hub_error("model", name, error) from error
-    get_family(config.model_type)
-    config._commit_hash = _commit(name, revision)
-    return config
+    checkpoint = Checkpoint.open(name, revision)
+    model = checkpoint.empty_model(torch_dtype(dtype), attn_implementation)
+    give_memory(model, torch.get_default_device())
+    model.tie_weights()
+    checkpoint.fill(model)
+    return model.eval()
 
 
-def _commit(name: str, revision: str | None) -> str | None:
-    """The commit that a hub's model was fetched at, which a cache keeps as the name of its snapshot."""
-    if Path(name).is_dir():
-        return None
-    found = try_to_load_from_cache(name, "config.json", revision=revision)
-    return Path(found).parent.name if isinstance(found, str) else None
-
-
-def damaged(name: str, error: SafetensorError) -> ValueError:
-    """What to tell of a weight file that cannot be read."""
-    return ValueError(f"the weights of {name!r} cannot be read ({error}): a file is cut or damaged. Set `model.model`.")
-
-
-def check_whole(name: str, missing: list[str]) -> None:
-    """Refuse a checkpoint that lacks weights: transformers fills in random ones, and only logs it.
-
-    Raises:
-        ValueError: `missing` names any.
-    """
-    if missing:
-        raise ValueError(
-            f"the checkpoint {name!r} must hold all weights of its model, but lacks {len(missing)}, such as "
-            f"{missing[0]}: random ones in their place would give scores that mean nothing. Set `model.model`."
-        )
+def give_memory(model: PreTrainedModel, device: torch.device) -> None:
+    """Give parameters without memory some on a device, not yet filled, and move all buffers there."""
+    model._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device))
 
 
 def build_model(
@@ -174,14 +101,15 @@ def build_model(
         raise ValueError(
             f"`config` must hold fields of a {family.model_type} config, got {unknown}. Set `model.config`."
         )
+    check_rope(fields, "`config`", "model.config.rope_parameters")
     try:
-        built = AutoConfig.for_model(family.model_type, **fields)
-    except StrictDataclassError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ValueError(f"`config` must describe a {family.model_type} model: {reason} Set `model.config`.") from error
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(
-        built,
-        dtype=torch.float32 if dtype == "auto" else torch_dtype(dtype),
-        attn_implementation=attn_implementation,
-    )
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(family.model_type, **fields),
+            dtype=torch_dtype(dtype) or torch.float32,
+            attn_implementation=attn_implementation,
+        )
+    except Exception as error:
+        raise ValueError(
+            f"`config` must describe a {family.model_type} model: {reason(error)} Set `model.config`."
+        ) from error
     return model.eval()

@@ -20,6 +20,7 @@ from sparc3_lightning.distributed.loading import load_sharded_model, shard_built
 from sparc3_lightning.distributed.ranks import from_rank_zero, raise_together
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.run import Run
+from sparc3_lightning.identity import base_model, tokenizer_identity
 from sparc3_lightning.lrp.attribution import Attribution, Granularity
 from sparc3_lightning.lrp.dispatch import Kernel
 from sparc3_lightning.lrp.linear import Sign
@@ -39,7 +40,8 @@ class SparC3Module(LightningModule):
             `configure_model`.
         config: Fields of a Hugging Face config (with `model_type`), to start from random weights.
         tokenizer: Hub id or directory of the tokenizer; default: the model's. The tokenizer itself, after `setup`.
-        revision: Revision of model and tokenizer on the hub.
+        revision: Revision on the hub, of the model and of a tokenizer in the same repository: a commit, branch or tag.
+        tokenizer_revision: Revision of the tokenizer on the hub; default: `revision`, where both are of one repository.
         dtype: Type of the weights; "auto" is the checkpoint's own. Under FSDP2 with granularity "weight" the shards are
             kept in float32 and computed in this type.
         attn_implementation: Attention implementation, "sdpa" or "eager"; attribution refuses flash attention.
@@ -73,6 +75,7 @@ class SparC3Module(LightningModule):
         config: dict[str, Any] | None = None,
         tokenizer: str | None = None,
         revision: str | None = None,
+        tokenizer_revision: str | None = None,
         dtype: DtypeName = "auto",
         attn_implementation: str | None = "sdpa",
         granularity: Granularity = "neuron",
@@ -100,6 +103,7 @@ class SparC3Module(LightningModule):
         self.model = None
         self.model_name, self.model_config, self.revision = model, config, revision
         self.tokenizer_name = tokenizer or model
+        self.tokenizer_revision = tokenizer_revision or (revision if self.tokenizer_name == model else None)
         self.dtype_name, self.attn_implementation = dtype, attn_implementation
         self.granularity, self.modules_to_attribute = granularity, modules
         self.attribution_options: dict[str, Any] = {
@@ -129,6 +133,12 @@ class SparC3Module(LightningModule):
         """The model's context, in tokens."""
         return context_length(self.lm)
 
+    def identity(self) -> dict[str, Any]:
+        """Which model and tokenizer these are, for manifests and recipes. Every rank must call."""
+        assert self.tokenizer_name is not None
+        tokenizer = tokenizer_identity(self.tokenizer_name, self.tokenizer_revision)
+        return base_model(self.lm, self.model_name, self.revision, tokenizer)
+
     def setup(self, stage: str) -> None:
         """Load the tokenizer; learn the run's directory."""
         if getattr(self.trainer, "fast_dev_run", False) and stage in ("predict", "test"):
@@ -140,7 +150,7 @@ class SparC3Module(LightningModule):
         # wait for ever.
         self.log_dir = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         assert self.tokenizer_name is not None
-        self.tokenizer = load_tokenizer(self.tokenizer_name, self.revision if self.model_name else None)
+        self.tokenizer = load_tokenizer(self.tokenizer_name, self.tokenizer_revision)
 
     def configure_model(self) -> None:
         """Load or build the model once, shard it under FSDP2, apply the recipe where there is one."""

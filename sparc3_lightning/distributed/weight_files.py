@@ -33,7 +33,7 @@ def write_weight_files(model: PreTrainedModel, directory: Path, dtype: torch.dty
     Raises:
         OSError: A file cannot be written. On every rank.
     """
-    weights = _weights(model)
+    weights = stored_weights(model)
     empty = {name: torch.empty(weight.shape, dtype=dtype, device="meta") for name, weight in weights.items()}
     split = split_torch_state_dict_into_shards(empty, filename_pattern=_PATTERN, max_shard_size=MAX_SHARD_SIZE)
     for number, (file, names) in enumerate(split.filename_to_tensors.items()):
@@ -47,7 +47,12 @@ def write_weight_files(model: PreTrainedModel, directory: Path, dtype: torch.dty
         write_text(directory / "model.safetensors.index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def _weights(model: PreTrainedModel) -> dict[str, Tensor]:
+def stored_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The weights that a model's files hold: a shared one once.
+
+    Args:
+        model: Whole or sharded.
+    """
     tied = model.all_tied_weights_keys if model.config.tie_word_embeddings else {}
     return {name: weight.detach() for name, weight in model.state_dict().items() if name not in tied}
 

@@ -11,7 +11,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from transformers import PreTrainedModel
 
 from sparc3_lightning.families import get_family
-from sparc3_lightning.identity import weight_hash
+from sparc3_lightning.identity import checkpoint_hash, weight_hash
 from sparc3_lightning.pruning.recipe import Recipe
 
 
@@ -158,7 +158,7 @@ def check_base_model(model: PreTrainedModel, recipe: Recipe) -> None:
     if expected is None:
         return
     found = weight_hash(model)
-    if found != expected:
+    if expected not in (found, checkpoint_hash(model, found)):
         pruned = " It lacks these neurons already." if _all_zero(list(_slices(model, recipe))) else ""
         raise ValueError(
             f"`recipe` belongs to {recipe.base_model.get('id')} (weight hash {expected[:12]}), got a model with weight "

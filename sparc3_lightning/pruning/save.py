@@ -9,14 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.distributed.owners import is_sharded
 from sparc3_lightning.distributed.ranks import from_rank_zero
-from sparc3_lightning.distributed.weight_files import write_weight_files
+from sparc3_lightning.distributed.weight_files import stored_weights, write_weight_files
 from sparc3_lightning.files import new_directory
 from sparc3_lightning.pruning.apply import apply_recipe, check_base_model
+from sparc3_lightning.pruning.base_files import write_config, write_tokenizer
 from sparc3_lightning.pruning.card import CARD_FILE, model_card
 from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe
 
@@ -88,9 +88,11 @@ def save_hf_directory(
         def write() -> None:
             with _valid_generation_config(model):
                 if not sharded:
-                    model.save_pretrained(temporary, state_dict=_state_dict(model, dtype))
-                _save_configs(model, temporary, dtype)
-            tokenizer.save_pretrained(temporary)
+                    weights = {name: weight.to(dtype) for name, weight in stored_weights(model).items()}
+                    model.save_pretrained(temporary, state_dict=weights)
+                model.generation_config.save_pretrained(temporary)
+            write_config(model.config, temporary, dtype, type(model).__name__.removeprefix("FSDP"))
+            write_tokenizer(tokenizer, temporary)
             if recipe is not None:
                 recipe.save(temporary / RECIPE_FILE)
             if describe is not None:
@@ -100,17 +102,6 @@ def save_hf_directory(
         if sharded:
             write_weight_files(model, temporary, dtype)
         from_rank_zero(stack.close)
-
-
-def _state_dict(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
-    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in model.state_dict().items()}
-
-
-def _save_configs(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> None:
-    config = copy.deepcopy(model.config)
-    config.dtype, config.architectures = dtype, [type(model).__name__.removeprefix("FSDP")]
-    config.save_pretrained(directory)
-    model.generation_config.save_pretrained(directory)
 
 
 def free_path(path: Path) -> Path:
