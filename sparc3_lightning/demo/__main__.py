@@ -28,6 +28,7 @@ from sparc3_lightning.demo.tokenizers import texts_of, train_bpe
 from sparc3_lightning.files import read_json
 from sparc3_lightning.main import main as sparc3
 from sparc3_lightning.pruning.apply import apply_recipe
+from sparc3_lightning.pruning.base_files import write_tokenizer
 from sparc3_lightning.report.summary import print_summary
 from sparc3_lightning.words import number
 
@@ -71,7 +72,7 @@ def make_corpus(demo: Demo, console: Console) -> bool:
         texts = texts_of(CORPUS / "train.jsonl")
         with bar("tokenizer", "texts", len(texts), console) as advance:
             tokenizer = train_bpe(_counted(texts, advance), demo.vocabulary, context)
-        tokenizer.save_pretrained(CORPUS / "tokenizer")
+        write_tokenizer(tokenizer, CORPUS / "tokenizer")
         return {"made": str(CORPUS), "num_rows": num_rows}
 
     # The grammar is code: its files are the inputs.

@@ -46,8 +46,9 @@ def check_samples(samples: Sequence[Tensor], max_length: int, argument: str = "s
             )
         if not 1 <= sample.numel() <= max_length:
             raise ValueError(
-                f"`{argument}[{position}]` must hold 1 to {max_length} tokens (the model's context), got "
-                f"{sample.numel()}. Crop or drop it."
+                f"`{argument}[{position}]` must hold 1 to {max_length} tokens (the model's context; with "
+                f"`longrope` its original one, beyond which scores depend on the batch), got {sample.numel()}. Crop or "
+                "drop it."
             )
 
 

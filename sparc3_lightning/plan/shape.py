@@ -7,6 +7,7 @@ from typing import Any
 
 from sparc3_lightning.families import Family, get_family
 from sparc3_lightning.families.patterns import matching_names
+from sparc3_lightning.rope import constant_context
 
 LM_HEAD = "lm_head"
 # Which linear layers of a block wait for which.
@@ -53,7 +54,7 @@ class Shape:
         kv_heads: Key and value heads.
         head_dim: Width of one head.
         vocab: Vocabulary, V.
-        context: Longest sample, in tokens; None where the config does not say.
+        context: Longest sample, in tokens (see `rope.constant_context`); None where the config does not say.
         tied: lm_head shares the embedding's weight.
         qkv_bias: q, k and v have biases.
         o_bias: o has one.
@@ -185,7 +186,7 @@ def shape_of(fields: Mapping[str, Any], where: str = "config.json") -> Shape:
         kv_heads=int(fields.get("num_key_value_heads") or heads),
         head_dim=int(fields.get("head_dim") or width // heads),
         vocab=int(fields["vocab_size"]),
-        context=fields.get("max_position_embeddings"),
+        context=constant_context(fields),
         tied=bool(fields.get("tie_word_embeddings", False)),
         qkv_bias=attention_bias or family.model_type == "qwen2",
         o_bias=attention_bias,

@@ -114,9 +114,10 @@ def test_ranks_write_files_in_the_type_of_the_run(tmp_path: Path) -> None:
     model = tiny_llama(dtype=torch.bfloat16, intermediate_size=25)
     apply_recipe(model, recipe_of(model))
     assert same_weights(reloaded, model)
-    model.save_pretrained(tmp_path / "one process", max_shard_size=2000)
-    for name in ("config.json", "model.safetensors.index.json"):
-        assert (tmp_path / "many" / name).read_bytes() == (tmp_path / "one process" / name).read_bytes()
+    model.save_pretrained(tmp_path / "transformers", max_shard_size=2000)
+    save_hf_directory(model, tiny_tokenizer(), tmp_path / "one process")
+    for name, by in (("config.json", "one process"), ("model.safetensors.index.json", "transformers")):
+        assert (tmp_path / "many" / name).read_bytes() == (tmp_path / by / name).read_bytes()
 
 
 @measured

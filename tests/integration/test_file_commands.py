@@ -2,6 +2,8 @@
 
 import argparse
 import copy
+import json
+import shutil
 from pathlib import Path
 from typing import get_args
 
@@ -10,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sparc3_lightning import commands
+from sparc3_lightning.identity import tokenizer_identity
 from sparc3_lightning.main import main
 from sparc3_lightning.models import DtypeName
 from sparc3_lightning.pruning.apply import apply_recipe
@@ -18,7 +21,7 @@ from sparc3_lightning.pruning.select import SCOPES, select_neurons
 from sparc3_lightning.scores.combine import PENALTIES, differential
 from sparc3_lightning.scores.score_set import ScoreSet
 from tests.tiny import LAYERS, NEURONS
-from tests.tiny_files import Files, refused, same_weights, save_tiny_model, typed
+from tests.tiny_files import Files, refused, same_weights, save_tiny_model, tiny_tokenizer, typed
 
 # select
 
@@ -99,6 +102,26 @@ def test_apply_takes_the_base_model_from_the_recipe(files: Files, tmp_path: Path
     assert Recipe.load(files.recipe).base_model["id"] == str(files.model)
     main(["apply", "--recipe", str(files.recipe), "--output", str(tmp_path / "pruned")])
     assert (tmp_path / "pruned" / "model.safetensors").is_file()
+
+
+def test_apply_takes_the_tokenizer_of_the_run(files: Files, tmp_path: Path) -> None:
+    """Not the base model's, with which other tokens were scored."""
+    own = tiny_tokenizer()
+    own.add_tokens(["mine"])
+    own.save_pretrained(tmp_path / "own")
+    made = json.loads(files.recipe.read_text())
+    made["base_model"]["tokenizer"] = tokenizer_identity(str(tmp_path / "own"), None)
+    del made["sha256"]
+    (tmp_path / "recipe.json").write_text(json.dumps(made))
+    command = ["apply", "--recipe", str(tmp_path / "recipe.json"), "--output"]
+    main([*command, str(tmp_path / "pruned")])
+    main([*command, str(tmp_path / "theirs"), "--tokenizer", str(files.model)])
+    for written, home in (("pruned", tmp_path / "own"), ("theirs", files.model)):
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            assert (tmp_path / written / name).read_bytes() == (home / name).read_bytes()
+    shutil.rmtree(tmp_path / "own")
+    with pytest.raises(OSError, match=r"the tokenizer .*own' cannot be loaded: no such directory\. Set `--tokenizer`"):
+        main([*command, str(tmp_path / "again")])
 
 
 def test_apply_narrows_the_type_after_the_base_model_was_checked(files: Files, tmp_path: Path) -> None:
