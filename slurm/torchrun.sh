@@ -5,9 +5,10 @@
 #   NNODES=4 NPROC=8 RDZV=first-node:29500 slurm/torchrun.sh --config configs/llama3_8b/suppress.yaml \
 #     --config configs/trainer/fsdp_multinode.yaml
 #
-# --dry-run prints the command, checks the config, and starts nothing.
+# --dry-run prints the command, checks the config, and starts nothing. The run starts at the project's root, wherever the
+# script was; a config is looked for where the script was started, then at the root.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 NNODES=${NNODES:-1}                # nodes: as `trainer.num_nodes`
 NPROC=${NPROC:-8}                  # processes a node, one a GPU: as `trainer.devices`
@@ -30,6 +31,22 @@ if (($# == 0)); then
   exit 2
 fi
 
+config_path() {
+  case $1 in
+    /*) echo "$1" ;;
+    *) if [[ -e $1 ]]; then echo "$PWD/$1"; else echo "$root/$1"; fi ;;
+  esac
+}
+words=()
+previous=
+for word in "$@"; do
+  case $previous in --config | -c) word=$(config_path "$word") ;; esac
+  case $word in --config=*) word=--config=$(config_path "${word#--config=}") ;; esac
+  words+=("$word")
+  previous=$word
+done
+set -- "${words[@]}"
+
 run=(-m sparc3_lightning predict "$@" --trainer.num_nodes "$NNODES" --trainer.devices "$NPROC")
 launch=("$PYTHON" -m torch.distributed.run --nnodes "$NNODES" --nproc-per-node "$NPROC"
   --rdzv-backend c10d --rdzv-endpoint "$RDZV" --rdzv-id "$JOB_ID" --max-restarts 0)
@@ -42,4 +59,5 @@ if [[ -n $dry_run ]]; then
   echo
   exit
 fi
+cd "$root"
 exec "${launch[@]}" "${run[@]}"

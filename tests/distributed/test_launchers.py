@@ -33,9 +33,10 @@ def environment(**changes: object) -> dict[str, str]:
     return kept | {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT)} | {k: str(v) for k, v in changes.items()}
 
 
-def started(script: str, *words: str, **changes: object) -> subprocess.CompletedProcess[str]:
+def started(script: str, *words: str, cwd: Path | None = None, **changes: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(ROOT / "slurm" / script), *words],
+        cwd=cwd,
         env=environment(**changes),
         capture_output=True,
         text=True,
@@ -61,7 +62,7 @@ def test_without_a_config_it_says_how(script: str) -> None:
 def echo(tmp_path: Path) -> Path:
     """In Python's place: a program that writes down how it was called."""
     program = tmp_path / "python"
-    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\npwd >> {tmp_path}/places\n')
     program.chmod(0o755)
     return program
 
@@ -78,6 +79,49 @@ def test_dry_run_of_sbatch(echo: Path) -> None:
     checked, planned = (echo.parent / "calls").read_text().splitlines()
     assert checked.endswith("--print_config")
     assert planned.startswith("-m sparc3_lightning plan --config a.yaml")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("job", [{}, {"SLURM_JOB_ID": 7, "SLURM_SUBMIT_DIR": "/"}], ids=["outside", "inside"])
+def test_dry_run_stays_where_it_was_started(script: str, job: dict[str, object], echo: Path) -> None:
+    """In a shell of SLURM, too, whose job began somewhere else; and nothing is made there."""
+    here = echo.parent / "here"
+    here.mkdir()
+    (here / "mine.yaml").touch()
+    done = started(script, "--dry-run", "--config", "mine.yaml", cwd=here, PYTHON=echo, **job)
+    assert done.returncode == 0, done.stderr
+    assert set((echo.parent / "places").read_text().split()) == {str(here)}
+    assert list(here.iterdir()) == [here / "mine.yaml"]
+
+
+@pytest.mark.parametrize("form", ["--config {}", "--config={}", "-c {}"])
+def test_torchrun_finds_a_config_where_it_was_started_then_at_the_root(form: str, echo: Path) -> None:
+    """The run itself starts at the project's root, where the paths inside the project's configs lead from."""
+    here = echo.parent / "here"
+    here.mkdir()
+    (here / "mine.yaml").touch()
+    configs = ["mine.yaml", TINY, "/whole/path.yaml"]
+    done = started(
+        "torchrun.sh", *(word for one in configs for word in form.format(one).split()), cwd=here, PYTHON=echo
+    )
+    assert done.returncode == 0, done.stderr
+    wanted = [form.format(path) for path in (here / "mine.yaml", ROOT / TINY, "/whole/path.yaml")]
+    (call,) = (echo.parent / "calls").read_text().splitlines()
+    assert f" predict {' '.join(wanted)} --trainer.num_nodes 1 " in call
+    assert (echo.parent / "places").read_text() == f"{ROOT}\n"
+
+
+def test_sbatch_runs_where_it_was_submitted(echo: Path) -> None:
+    """SLURM starts it there: it names what it was given as it was given."""
+    (echo.parent / "srun").write_text(f'#!/bin/sh\npwd > {echo.parent}/place\necho "$@" > {echo.parent}/call\n')
+    (echo.parent / "srun").chmod(0o755)
+    here = echo.parent / "here"
+    here.mkdir()
+    path = f"{echo.parent}:{os.environ['PATH']}"
+    done = started("attribute.sbatch", "--config", "mine.yaml", cwd=here, PATH=path, SCRATCH=here, SLURM_JOB_ID=7)
+    assert done.returncode == 0, done.stderr
+    assert (echo.parent / "place").read_text() == f"{here}\n"
+    assert "predict --config mine.yaml --trainer.num_nodes 4" in (echo.parent / "call").read_text()
 
 
 def test_sbatch_asks_for_one_task_a_gpu() -> None:
