@@ -65,7 +65,8 @@ class CountHeld(TorchDispatchMode):
         run = _alone if str(func).startswith("c10d.") else _as_is
         found = run(func, args, kwargs or {})
         leaves = [leaf for leaf in tree_leaves((args, kwargs, found)) if isinstance(leaf, torch.Tensor)]
-        self._live.update(local(leaf).untyped_storage() for leaf in leaves)
+        # On the meta device there are shapes only.
+        self._live.update(local(leaf).untyped_storage() for leaf in leaves if not leaf.is_meta)
         self.peak = max(self.peak, sum(storage.nbytes() for storage in self._live))
         return found
 

@@ -7,6 +7,8 @@ of 128 tokens in batches of 2, through Lightning's predict loop over gloo: repli
 and of all weights. Bytes are counted at every collective, as if it were done in a ring; memory after every operation,
 of all tensors that live then. A rank sent so much in the mean, and held so much at most. "of it" is what was counted,
 divided by the closed form.
+
+Below that what is read and held of whole score sets, in sets of all weights of a smaller model; see score_sets.py.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
+from score_sets import measure_score_sets
 
 from callbacks import RelevanceCallback
 from sparc3_lightning.data.datamodule import SparC3DataModule
@@ -231,6 +234,18 @@ def show(results: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
+def show_score_sets(found: dict[str, Any]) -> None:
+    """Print what was read and held, in sets."""
+    table = Table(
+        *("", "read", "hashed", "held at most"),
+        box=box.SIMPLE_HEAD,
+        title=f"in sets; the largest module is {found['largest_module'] / found['set']:.2f} of one",
+    )
+    for name, step in found["steps"].items():
+        table.add_row(name, *(f"{step[key] / found['set']:.2f}" for key in ("read", "hashed", "peak")))
+    Console().print(table)
+
+
 def _share(counted: float, closed: float) -> str:
     return f"{counted / closed:.3f}" if closed else "-"
 
@@ -243,8 +258,11 @@ def main() -> None:
     args = parser.parse_args()
     results = [compare(found) for num_ranks in args.ranks for found in measure(num_ranks)]
     show(results)
+    with tempfile.TemporaryDirectory() as directory:
+        score_sets = measure_score_sets(Path(directory))
+    show_score_sets(score_sets)
     if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n")
+        args.json.write_text(json.dumps({"predict": results, "score_sets": score_sets}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.sets import match_general
 from sparc3_lightning.scores.baselines import BaselineScorer, MethodScores
 from sparc3_lightning.scores.baselines.methods import expand_methods, key_of_variant
+from sparc3_lightning.scores.baselines.score import Keep
 from sparc3_lightning.scores.baselines.sequential import check_whole_rows
+from sparc3_lightning.scores.score_set import ScoreSet
 
 _ORDER = "`trainer.callbacks` must list `callbacks.RelevanceCallback` before `callbacks.BaselineCallback`."
 
@@ -72,7 +74,7 @@ class BaselineCallback(Callback):
         run, data = pl_module.run, pl_module.data
         main, home = main_key(pl_module), pl_module.log_dir / "scores"
         run.method_scores[main] = MethodScores(dict(run.score_sets))
-        scorer = self._scorer(pl_module, main)
+        scorer = self._scorer(pl_module, main, partial(_save, home, pl_module.device))
         # A run that was interrupted here does it again, from the start.
         from_rank_zero(partial(_remove, [home / key for key in scorer.keys]))
         loaders = dict(zip(data.reference_names, data.predict_dataloader(), strict=True))
@@ -86,11 +88,9 @@ class BaselineCallback(Callback):
                     "sample_ids": samples.sample_ids,
                 }
                 scorer.score(name, described, partial(self._batches, trainer, pl_module, name, loaders[name]))
-            found = scorer.finish()
-            _save(home, pl_module.device, found)
-        run.method_scores.update(found)
+            run.method_scores.update(scorer.finish())
 
-    def _scorer(self, module: SparC3Module, main: str) -> BaselineScorer:
+    def _scorer(self, module: SparC3Module, main: str, keep: Keep) -> BaselineScorer:
         names, options = module.data.reference_names, module.attribution_options
         return BaselineScorer(
             module.lm,
@@ -107,6 +107,7 @@ class BaselineCallback(Callback):
             identity=module.run.base_model,
             tokenizer_hash=tokenizer_hash(module.tokenizer),
             model_dtype=module.weights_dtype,
+            keep=keep,
         )
 
     def _batches(
@@ -126,10 +127,6 @@ def _remove(directories: list[Path]) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _save(home: Path, device: torch.device, found: dict[str, MethodScores]) -> None:
-    """Write every set and ranking; every rank its part."""
-    for key, scores in found.items():
-        for name, score_set in scores.sets.items():
-            scores.sets[name] = save_together(score_set, home / key / name, device)
-        if scores.ranking is not None:
-            scores.ranking = save_together(scores.ranking, home / key, device)
+def _save(home: Path, device: torch.device, key: str, name: str, scores: ScoreSet) -> ScoreSet:
+    """Write a method's scores of a set, or its ranking, every rank its part: of weights none then holds them."""
+    return save_together(scores, home / key / name, device)

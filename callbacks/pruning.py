@@ -6,11 +6,11 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sparc3_lightning.distributed.ranks import from_rank_zero
-from sparc3_lightning.distributed.saving import save_together
+from sparc3_lightning.distributed.saving import save_together, share_summaries
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import save_pruned_model
-from sparc3_lightning.pruning.select import SCOPES, Scope, select_neurons
+from sparc3_lightning.pruning.select import SCOPES, Scope, check_num_neurons, select_neurons
 from sparc3_lightning.pruning.sets import match_general, warn_of_shared_samples
 from sparc3_lightning.scores.combine import Penalty, check_general, differential
 from sparc3_lightning.scores.score_set import ScoreSet
@@ -58,11 +58,7 @@ class PruningCallback(Callback):
             samples = pl_module.data.reference_samples
             warn_of_shared_samples({name: samples[name].fingerprints for name in (*run.general, self.behaviour)})
         total = config.num_hidden_layers * config.intermediate_size
-        if not 1 <= self.num_neurons <= total:
-            raise ValueError(
-                f"`num_neurons` must be between 1 and {total}, got {self.num_neurons}. "
-                "Set `PruningCallback.init_args.num_neurons`."
-            )
+        check_num_neurons(self.num_neurons, total)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the differential, select on rank 0, tell every rank, save."""
@@ -72,6 +68,8 @@ class PruningCallback(Callback):
             general, behaviour = [run.score_sets[name] for name in run.general], run.score_sets[self.behaviour]
             contrast = differential(general, behaviour, self.general_weight, self.general_penalty)
             run.differential = save_together(contrast, log_dir / "scores" / "differential", pl_module.device)
+            # Each rank has read its share of every set: what all of them know makes the selection and its checks.
+            share_summaries([*run.score_sets.values(), run.differential])
             run.recipe = from_rank_zero(partial(self._select, run.differential, log_dir))
         if self.save_model:
             with run.timed("saving the pruned model"):

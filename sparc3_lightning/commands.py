@@ -151,7 +151,7 @@ def _select_options(parser: argparse.ArgumentParser) -> None:
 def _select(options: argparse.Namespace) -> None:
     """Take the differential of score directories and write the recipe: the neurons that serve the behaviour most."""
     from sparc3_lightning.pruning.recipe import RECIPE_FILE
-    from sparc3_lightning.pruning.select import select_neurons
+    from sparc3_lightning.pruning.select import check_num_neurons, num_neurons_of, select_neurons
     from sparc3_lightning.scores.combine import differential
 
     output = options.output / RECIPE_FILE if options.output.is_dir() else options.output
@@ -160,17 +160,19 @@ def _select(options: argparse.Namespace) -> None:
         _refuse_existing(options.scores_output, "--scores_output")
     general, behaviour = [_load_scores(path) for path in options.general], _load_scores(options.behaviour)
     contrast = differential(general, behaviour, options.general_weight, options.general_penalty)
-    recipe = select_neurons(contrast, options.num_neurons, options.scope)
+    check_num_neurons(options.num_neurons, num_neurons_of(contrast))
     if options.scores_output is not None:
+        # First: what was seen of the scores while they were written is enough to select by.
         print(f"differential scores: {contrast.save(options.scores_output)}")
+    recipe = select_neurons(contrast, options.num_neurons, options.scope)
     print(f"recipe, {len(recipe.neurons)} neurons in {len(recipe.per_layer())} layers: {recipe.save(output)}")
 
 
 def _load_scores(path: Path) -> "ScoreSet":
-    """A score set; one made in plain Python has no name yet, and gets its directory's."""
+    """A score set, read module by module; one made in plain Python has no name yet, and gets its directory's."""
     from sparc3_lightning.scores.score_set import ScoreSet
 
-    score_set = ScoreSet.load(path)
+    score_set = ScoreSet.open(path)
     score_set.manifest["data"] = {"name": path.resolve().name, **score_set.manifest.get("data", {})}
     return score_set
 

@@ -9,6 +9,7 @@ import torch
 
 from sparc3_lightning.distributed.ranks import from_rank_zero, is_rank_zero, raise_together
 from sparc3_lightning.distributed.state import differences
+from sparc3_lightning.scores.manifest import read_manifest
 from sparc3_lightning.scores.score_set import ScoreSet
 
 
@@ -27,7 +28,15 @@ def read_finished(log_dir: Path, fingerprint: Mapping[str, Any], device: torch.d
         ValueError: Scores of something else, or a truncated or changed file. On every rank.
         OSError: A file of them is missing. On every rank.
     """
-    names = from_rank_zero(lambda: [name for name in fingerprint["samples"] if (log_dir / "scores" / name).exists()])
+
+    def check() -> list[str]:
+        names = [name for name in fingerprint["samples"] if (log_dir / "scores" / name).exists()]
+        for name in names:
+            read_manifest(log_dir / "scores" / name)
+        return names
+
+    # All bytes of all files are hashed: the others wait for that however long it takes.
+    names = from_rank_zero(check)
 
     def read() -> dict[str, ScoreSet]:
         return {name: _read(log_dir / "scores" / name, fingerprint, name) for name in names}
@@ -36,7 +45,7 @@ def read_finished(log_dir: Path, fingerprint: Mapping[str, Any], device: torch.d
 
 
 def _read(directory: Path, fingerprint: Mapping[str, Any], name: str) -> ScoreSet:
-    stored = ScoreSet.open(directory, check_files=is_rank_zero())
+    stored = ScoreSet.open(directory, check_files=False)
     manifest = stored.manifest
     given = {
         "weights": manifest.get("base_model", {}).get("weight_hash"),

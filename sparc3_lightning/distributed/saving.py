@@ -62,15 +62,30 @@ def save_together(
             stack.close()
 
         from_rank_zero(complete)
-    options = score_set.manifest.get("options")
-    is_large = options is not None and options["granularity"] == "weight"
-    return ScoreSet.open(directory, check_files=False) if is_large else score_set
+    if not isinstance(part.scores, LazyScores):
+        return score_set
+    return ScoreSet.open(directory, check_files=False, known=part.scores.known)
+
+
+def share_summaries(sets: Sequence[ScoreSet]) -> None:
+    """Let every rank know what some rank knows of the modules that it has seen. Every rank must call.
+
+    Args:
+        sets: The same on every rank; of those that are not read module by module nothing is shared.
+    """
+    lazy = [score_set.scores for score_set in sets if isinstance(score_set.scores, LazyScores)]
+    for known in gather_objects([[scores.known for scores in lazy]]):
+        for scores, theirs in zip(lazy, known, strict=True):
+            scores.known.update(theirs)
 
 
 def _part(score_set: ScoreSet) -> ScoreSet:
-    """What of the set this rank writes."""
+    """What of the set this rank writes; of weights what was seen of each module is kept when the scores are not."""
+    options = score_set.manifest.get("options")
     if not isinstance(score_set.scores, LazyScores):
-        return score_set
+        is_large = options is not None and options["granularity"] == "weight"
+        scores = LazyScores(score_set.shapes, score_set.scores.__getitem__) if is_large else score_set.scores
+        return ScoreSet(scores, score_set.manifest)
     rank, num_ranks = rank_and_world_size()
     owners = share_out({name: math.prod(shape) for name, shape in score_set.shapes.items()}, num_ranks)
     mine = [name for name, owner in owners.items() if owner == rank]

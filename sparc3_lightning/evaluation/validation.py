@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sparc3_lightning.evaluation.run import Run
@@ -13,7 +12,8 @@ from sparc3_lightning.families import get_family
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.select import Scope, neuron_scores, rank_neurons
 from sparc3_lightning.scores.checks import count_scores
-from sparc3_lightning.scores.combine import Penalty, differential, differential_strength, seed_variation
+from sparc3_lightning.scores.combine import contrasts, differential_strength, seed_variation
+from sparc3_lightning.scores.lazy import LazyScores
 from sparc3_lightning.scores.score_set import ScoreSet
 
 Neuron = tuple[int, int]
@@ -64,7 +64,7 @@ def validation_table(run: Run) -> dict[str, Any]:
         "problems": problems,
         "sets": sets,
         "differential": None if run.differential is None else dict(count_scores(run.differential.scores)),
-        "seed_variation": _seed_variation(run.general, general, behaviour, run.recipe) if is_finite else None,
+        "seed_variation": _seed_variation(run, general, behaviour, run.recipe) if is_finite else None,
         "length_bias": _length_bias([sets[name] for name in run.general], sets[run.behaviour]),
         "differential_strength": {
             "value": _finite(differential_strength(general, behaviour)),
@@ -105,16 +105,16 @@ def _problems(row: dict[str, Any]) -> list[str]:
 
 
 def _seed_variation(
-    names: Sequence[str], general: Sequence[ScoreSet], behaviour: ScoreSet, recipe: Recipe
+    run: Run, general: Sequence[ScoreSet], behaviour: ScoreSet, recipe: Recipe
 ) -> dict[str, Any] | None:
     if len(general) < 2:
         return None
-    k = len(recipe.neurons)
-    top = {name: _top_neurons(score_set, k) for name, score_set in zip(names, general, strict=True)}
-    own = {name: _own_selection(score_set, behaviour, recipe) for name, score_set in zip(names, general, strict=True)}
+    k, made = len(recipe.neurons), _contrasts(run, general, behaviour, recipe)
+    top = {name: _top_neurons(score_set, k) for name, score_set in zip(run.general, general, strict=True)}
+    own = {name: _own_selection(made, place, behaviour, recipe) for place, name in enumerate(run.general)}
     return {
         "num_seeds": len(general),
-        "coefficient_of_variation": _finite(seed_variation(general)),
+        "coefficient_of_variation": _finite(seed_variation(general, made)),
         "k": k,
         "top_overlap": pairwise_overlap(top),
         "selection_overlap": pairwise_overlap(own),
@@ -141,12 +141,23 @@ def _top_neurons(score_set: ScoreSet, k: int) -> set[Neuron]:
     return _first(rank_neurons(score_set, highest_first=True), k)
 
 
-def _own_selection(general: ScoreSet, behaviour: ScoreSet, recipe: Recipe) -> set[Neuron]:
+def _contrasts(run: Run, general: Sequence[ScoreSet], behaviour: ScoreSet, recipe: Recipe) -> LazyScores:
+    """The differential with how its general sets differ: of weights as the run has made it, which is not made again."""
+    made = None if run.differential is None else run.differential.scores
+    if isinstance(made, LazyScores) and all(summary.seeds is not None for summary in made.known.values()):
+        return made
+    weight, penalty = recipe.options.get("general_weight", 1.0), recipe.options.get("general_penalty", "raw")
+    return contrasts(general, behaviour, weight, penalty)
+
+
+def _own_selection(made: LazyScores, place: int, behaviour: ScoreSet, recipe: Recipe) -> set[Neuron]:
     """What would have been selected with this general set alone, with the recipe's options."""
-    options = recipe.options
-    weight, penalty = options.get("general_weight", 1.0), options.get("general_penalty", "raw")
-    rows = {name: _differential_rows(general, behaviour, name, weight, penalty) for name in _neuron_modules(behaviour)}
-    scope: Scope = options.get("scope", "global")
+    rows = {}
+    for name in _neuron_modules(behaviour):
+        seeds = made.summary(name).seeds
+        assert seeds is not None
+        rows[name] = seeds.own_rows[place]
+    scope: Scope = recipe.options.get("scope", "global")
     return _first(rank_neurons(ScoreSet(rows, behaviour.manifest), scope), len(recipe.neurons))
 
 
@@ -158,13 +169,6 @@ def _first(ranking: tuple[Tensor, Tensor, Tensor], k: int) -> set[Neuron]:
 def _neuron_modules(score_set: ScoreSet) -> list[str]:
     family = get_family(score_set.manifest["base_model"]["model_type"])
     return [name for name in score_set.scores if family.layer_of(name) is not None]
-
-
-def _differential_rows(general: ScoreSet, behaviour: ScoreSet, name: str, weight: float, penalty: Penalty) -> Tensor:
-    """The differential of one module at a time, so that weight scores of a large model are not all held twice."""
-    general, behaviour = (ScoreSet({name: which.scores[name]}, which.manifest) for which in (general, behaviour))
-    score = differential([general], behaviour, weight, penalty).scores[name]
-    return score if score.ndim == 1 else score.sum(1, dtype=torch.float64)
 
 
 def _length_bias(general: Sequence[dict[str, Any]], behaviour: dict[str, Any]) -> dict[str, Any]:

@@ -123,7 +123,8 @@ def attribute(
             lengths = torch.tensor([len(sample) for sample in batch])
             ids = pad_sequence(batch, batch_first=True).to(attribution.device)
             target_ids += attribution.step(ids, lengths).tolist()
-        scores = ScoreSet({name: total / len(samples) for name, total in attribution.sums().items()})
+        # In place: no second copy of all of them on the device.
+        scores = ScoreSet({name: total.div_(len(samples)) for name, total in attribution.sums().items()})
     scores.manifest = _manifest(scores, attribution, modules, samples, target_ids)
     return scores
 

@@ -22,21 +22,34 @@ def neuron_scores(scores: ScoreSet) -> dict[int, Tensor]:
     Raises:
         ValueError: The set holds no neuron module, or scores that are not finite.
     """
+    layers: dict[int, Tensor] = {}
+    for layer, name in neuron_modules(scores).items():
+        layers[layer] = scores.summary(name).rows
+        if not layers[layer].isfinite().all():
+            raise ValueError(f"`scores` of {name} must be finite, got NaN or Inf: they have no order.")
+    return layers
+
+
+def neuron_modules(scores: ScoreSet) -> dict[int, str]:
+    """Name of the neuron module of each layer, in order.
+
+    Raises:
+        ValueError: The set holds none.
+    """
     model_type = scores.manifest.get("base_model", {}).get("model_type")
     families = [FAMILIES[model_type]] if model_type in FAMILIES else list(FAMILIES.values())
-    layers: dict[int, Tensor] = {}
-    for name, score in scores.scores.items():
-        layer = _layer_of(families, name)
-        if layer is not None:
-            layers[layer] = score.double() if score.ndim == 1 else score.sum(1, dtype=torch.float64)
-            if not layers[layer].isfinite().all():
-                raise ValueError(f"`scores` of {name} must be finite, got NaN or Inf: they have no order.")
+    layers = {layer: name for name in scores.shapes if (layer := _layer_of(families, name)) is not None}
     if not layers:
         raise ValueError(
             f"`scores` must hold neuron modules such as {families[0].neuron_module(0)!r}, got "
-            f"{list(scores.scores)[:3]}. Score with `model.modules: neurons` or `all`."
+            f"{list(scores.shapes)[:3]}. Score with `model.modules: neurons` or `all`."
         )
     return dict(sorted(layers.items()))
+
+
+def num_neurons_of(scores: ScoreSet) -> int:
+    """Neurons that the set has scores of; nothing is read."""
+    return sum(scores.shapes[name][0] for name in neuron_modules(scores).values())
 
 
 def _layer_of(families: list[Family], name: str) -> int | None:
@@ -85,11 +98,7 @@ def select_neurons(scores: ScoreSet, num_neurons: int = 100, scope: Scope = "glo
     if scope not in SCOPES:
         raise ValueError(f"`scope` must be one of {SCOPES}, got {scope!r}. Set `PruningCallback.init_args.scope`.")
     layer, index, score = rank_neurons(scores, scope)
-    if not 1 <= num_neurons <= len(score):
-        raise ValueError(
-            f"`num_neurons` must be between 1 and {len(score)}, got {num_neurons}. "
-            "Set `PruningCallback.init_args.num_neurons`."
-        )
+    check_num_neurons(num_neurons, len(score))
     chosen = sorted(zip(score[:num_neurons].tolist(), layer.tolist(), index.tolist(), strict=False))
     num_specific = sum(value < 0 for value, _, _ in chosen)
     if num_specific < num_neurons and scores.manifest.get("kind") != "ranking":
@@ -104,6 +113,19 @@ def select_neurons(scores: ScoreSet, num_neurons: int = 100, scope: Scope = "glo
         base_model=dict(scores.manifest.get("base_model", {})),
         options=_options(scores, num_neurons, scope),
     )
+
+
+def check_num_neurons(num_neurons: int, total: int) -> None:
+    """Refuse to select more neurons than there are, or none.
+
+    Raises:
+        ValueError: That.
+    """
+    if not 1 <= num_neurons <= total:
+        raise ValueError(
+            f"`num_neurons` must be between 1 and {total}, got {num_neurons}. "
+            "Set `PruningCallback.init_args.num_neurons`."
+        )
 
 
 def _options(scores: ScoreSet, num_neurons: int, scope: str) -> dict[str, object]:

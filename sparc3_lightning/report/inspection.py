@@ -85,11 +85,12 @@ def recipe_report(path: Path, top: int) -> dict[str, Any]:
 def score_report(path: Path, top: int) -> dict[str, Any]:
     """Manifest, checks, a row for each module, and the `top` neurons of a score directory.
 
-    The sha256 of every file, and that no score is NaN or Inf (or negative, for `abs`), are checked by loading.
+    The sha256 of every file, and that no score is NaN or Inf (or negative, for `abs`), are checked on the way. The
+    scores are read module by module, once.
     """
     from sparc3_lightning.scores.score_set import ScoreSet
 
-    score_set = ScoreSet.load(path)
+    score_set = ScoreSet.open(path)
     return {
         "kind": "scores",
         "path": str(path),
@@ -128,20 +129,20 @@ def _neuron_scores(score_set: "ScoreSet") -> dict[int, Any]:
 
 
 def _module_rows(score_set: "ScoreSet") -> list[dict[str, Any]]:
-    absolute = {name: score.double().abs().sum().item() for name, score in score_set.scores.items()}
-    total = sum(absolute.values())
+    found = {name: score_set.summary(name) for name in sorted(score_set.shapes, key=_natural)}
+    total = sum(summary.absolute for summary in found.values())
     return [
         {
             "module": name,
-            "shape": list(score.shape),
-            "count": score.numel(),
-            "mean": score.double().mean().item(),
-            "min": score.min().item(),
-            "max": score.max().item(),
+            "shape": list(score_set.shapes[name]),
+            "count": summary.num_scores,
+            "mean": summary.total / summary.num_scores,
+            "min": summary.lowest,
+            "max": summary.highest,
             # Of absolute values: signed scores and differentials cancel in a plain sum.
-            "share": absolute[name] / total if total else 0.0,
+            "share": summary.absolute / total if total else 0.0,
         }
-        for name, score in sorted(score_set.scores.items(), key=lambda item: _natural(item[0]))
+        for name, summary in found.items()
     ]
 
 

@@ -1,5 +1,6 @@
 """A run directory as the report reads it: the results files alone, no model and no torch."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,12 @@ class RunFiles:
         return str(self.results["verdict"].get("measure", "mean"))
 
 
-def read_run(run_dir: Path) -> RunFiles:
+def read_run(run_dir: Path, scores: Sequence[Mapping[int, Floats]] | None = None) -> RunFiles:
     """Read a run directory.
+
+    Args:
+        run_dir: Which.
+        scores: Scores of the neurons by layer, of each general set and of the behaviour's; None: read from the files.
 
     Raises:
         FileNotFoundError: It is none, or a file is missing; names the file.
@@ -74,7 +79,7 @@ def read_run(run_dir: Path) -> RunFiles:
         pruned=pruned,
         controls=controls,
         recipe=recipe,
-        neurons=_read_neurons(run_dir / "scores", results["selection"], recipe),
+        neurons=_neurons(run_dir / "scores", results["selection"], recipe, scores),
         provenance=read_json(provenance, "provenance") if provenance.exists() else None,
         config=config.read_text(encoding="utf-8", errors="replace") if config.exists() else None,
     )
@@ -91,8 +96,11 @@ def _prompt_ids(evaluation: dict[str, Any]) -> list[str]:
     return [] if toxicity is None else [row["id"] for row in toxicity["prompts"]]
 
 
-def _read_neurons(directory: Path, selection: dict[str, Any], recipe: Recipe) -> NeuronScores:
-    sets = [_neuron_scores(directory / name) for name in (*selection["general"], selection["behaviour"])]
+def _neurons(
+    directory: Path, selection: dict[str, Any], recipe: Recipe, scores: Sequence[Mapping[int, Floats]] | None
+) -> NeuronScores:
+    names = (*selection["general"], selection["behaviour"])
+    sets = scores if scores is not None else [_neuron_scores(directory / name) for name in names]
     layers = sorted(sets[-1])
     if any(
         {layer: len(rows[layer]) for layer in rows} != {layer: len(sets[-1][layer]) for layer in layers}

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
-import torch
 from torch import Tensor
+
+from sparc3_lightning.scores.lazy import summaries
+from sparc3_lightning.scores.summary import Summary
 
 
 class ScoreCounts(TypedDict):
@@ -18,14 +20,15 @@ class ScoreCounts(TypedDict):
 
 
 def count_scores(scores: Mapping[str, Tensor]) -> ScoreCounts:
-    """Count modules, scores, NaN, Inf and negative scores; each module is read once."""
-    counts = ScoreCounts(num_modules=len(scores), num_scores=0, num_nan=0, num_inf=0, num_negative=0)
-    for score in scores.values():
-        counts["num_scores"] += score.numel()
-        counts["num_nan"] += int(score.isnan().sum().item())
-        counts["num_inf"] += int(score.isinf().sum().item())
-        counts["num_negative"] += int((score < 0).sum().item())
-    return counts
+    """Count modules, scores, NaN, Inf and negative scores; what was read before is not read again."""
+    found = summaries(scores).values()
+    return ScoreCounts(
+        num_modules=len(found),
+        num_scores=sum(summary.num_scores for summary in found),
+        num_nan=sum(summary.num_nan for summary in found),
+        num_inf=sum(summary.num_inf for summary in found),
+        num_negative=sum(summary.num_negative for summary in found),
+    )
 
 
 def check_scores(scores: Mapping[str, Tensor], sign: str | None) -> None:
@@ -38,11 +41,16 @@ def check_scores(scores: Mapping[str, Tensor], sign: str | None) -> None:
     Raises:
         ValueError: NaN or Inf; negative `abs` scores. Names the module.
     """
-    for name, score in scores.items():
-        if not torch.isfinite(score).all():
-            raise ValueError(f"scores of {name} must be finite, got NaN or Inf. Nothing was saved.")
-        if sign == "abs" and (score < 0).any():
-            raise ValueError(f"scores of {name} must not be negative with sign 'abs', got {score.min().item()}.")
+    for name, summary in summaries(scores).items():
+        check_summary(name, summary, sign)
+
+
+def check_summary(name: str, summary: Summary, sign: str | None) -> None:
+    """The same of one module's scores, which were read before."""
+    if summary.num_nan or summary.num_inf:
+        raise ValueError(f"scores of {name} must be finite, got NaN or Inf. Nothing was saved.")
+    if sign == "abs" and summary.num_negative:
+        raise ValueError(f"scores of {name} must not be negative with sign 'abs', got {summary.lowest}.")
 
 
 def check_modules(names: Sequence[str], expected: Sequence[str]) -> None:

@@ -6,9 +6,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sparc3_lightning.scores.lazy import LazyScores
+from sparc3_lightning.scores.lazy import LazyScores, summaries
 from sparc3_lightning.scores.manifest import FORMAT_VERSION, Manifest
 from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scores.summary import SeedSummary, row_blocks
 from sparc3_lightning.version import package_versions
 
 Penalty = Literal["raw", "abs"]
@@ -56,11 +57,9 @@ def mean_scores(sets: Sequence[ScoreSet]) -> dict[str, Tensor]:
 
     Source: the document: the general score is the mean of the scores of its seeds.
     """
-    return {name: _mean_score(sets, name) for name in sets[0].scores}
-
-
-def _mean_score(sets: Sequence[ScoreSet], name: str) -> Tensor:
-    return torch.stack([score_set.scores[name].double() for score_set in sets]).mean(0)
+    return {
+        name: torch.stack([score_set.scores[name].double() for score_set in sets]).mean(0) for name in sets[0].scores
+    }
 
 
 def as_shares(score_set: ScoreSet) -> ScoreSet:
@@ -71,7 +70,7 @@ def as_shares(score_set: ScoreSet) -> ScoreSet:
 
     Units: fraction of the total; the manifest's data says so.
     """
-    total = sum(score.abs().sum(dtype=torch.float64).item() for score in score_set.scores.values())
+    total = sum(summary.absolute for summary in summaries(score_set.scores).values())
     if total == 0:
         raise ValueError(f"scores of {_name(score_set)} must not all be zero to be divided by their total.")
     manifest = Manifest(**score_set.manifest)
@@ -128,24 +127,55 @@ def differential(
             "`general_sets` must hold at least one ScoreSet, got none. Set `PruningCallback.init_args.general`."
         )
     check_compatible([*general_sets, behaviour_set])
-    penalty = PENALTIES[general_penalty]
-
-    def contrast(name: str) -> Tensor:
-        return general_weight * penalty(_mean_score(general_sets, name)) - behaviour_set.scores[name].double()
-
-    is_lazy = isinstance(behaviour_set.scores, LazyScores)
-    scores: Mapping[str, Tensor] = (
-        LazyScores(behaviour_set.shapes, contrast)
-        if is_lazy
-        else {name: contrast(name) for name in behaviour_set.scores}
-    )
+    scores = contrasts(general_sets, behaviour_set, general_weight, general_penalty)
     inputs = {
         "general": [described_set(general_set) for general_set in general_sets],
         "behaviour": described_set(behaviour_set),
         "general_weight": general_weight,
         "general_penalty": general_penalty,
     }
-    return ScoreSet(scores, _manifest(behaviour_set.manifest, inputs))
+    is_lazy = isinstance(behaviour_set.scores, LazyScores)
+    return ScoreSet(scores if is_lazy else dict(scores), _manifest(behaviour_set.manifest, inputs))
+
+
+def contrasts(
+    general_sets: Sequence[ScoreSet], behaviour_set: ScoreSet, general_weight: float, general_penalty: Penalty
+) -> LazyScores:
+    """The scores of `differential`, one module of all sets at a time; summaries say how the general sets differ."""
+    penalty = PENALTIES[general_penalty]
+    shapes = {
+        name: shape for name, shape in behaviour_set.shapes.items() if all(name in g.shapes for g in general_sets)
+    }
+
+    def contrast(name: str) -> tuple[Tensor, SeedSummary]:
+        generals, behaviour = [general.scores[name] for general in general_sets], behaviour_set.scores[name]
+        made, seeds = torch.empty_like(behaviour), []
+        # In blocks of rows: of a whole layer the copies in float64 would be many times its scores.
+        for rows in row_blocks(behaviour.shape):
+            general = torch.stack([scores[rows].double() for scores in generals])
+            mean, minus = general.mean(0), behaviour[rows].double()
+            made[rows] = (general_weight * penalty(mean) - minus).float()
+            own = [(general_weight * penalty(one) - minus).float() for one in general]
+            seeds.append(_seed_summary(general, mean.abs(), own))
+        return made, _joined(seeds)
+
+    return LazyScores(shapes, contrast)
+
+
+def _seed_summary(general: Tensor, mean: Tensor, own: Sequence[Tensor]) -> SeedSummary:
+    """Shape: general (S, ...), mean and each of `own` (...)."""
+    rows = [score if score.ndim == 1 else score.sum(1, dtype=torch.float64).float() for score in own]
+    if len(general) < 2:
+        return SeedSummary(0.0, 0, rows)
+    ratios = (general.flatten(1).std(0) / mean.flatten())[mean.flatten() > 0]
+    return SeedSummary(ratios.sum().item(), ratios.numel(), rows)
+
+
+def _joined(parts: Sequence[SeedSummary]) -> SeedSummary:
+    rows = zip(*(part.own_rows for part in parts), strict=True)
+    return SeedSummary(
+        sum(part.variation for part in parts), sum(part.num_varying for part in parts), [torch.cat(own) for own in rows]
+    )
 
 
 def described_set(score_set: ScoreSet) -> dict[str, Any]:
@@ -180,19 +210,20 @@ def _is_signed(score_set: ScoreSet) -> bool:
     return options is not None and options["sign"] != "abs"
 
 
-def seed_variation(general_sets: Sequence[ScoreSet]) -> float | None:
+def seed_variation(general_sets: Sequence[ScoreSet], made: LazyScores | None = None) -> float | None:
     """Mean coefficient of variation of a score over the seeds, over scores that are not zero.
 
     None for one seed, and for signed scores: they average near 0, which no deviation can be a share of.
+
+    Args:
+        general_sets: Scores of the general reference sets, one a seed.
+        made: Their `contrasts` with a behaviour: what was made of them is not made again.
 
     Units: standard deviation (n - 1) divided by the absolute mean.
     """
     if len(general_sets) < 2 or _is_signed(general_sets[0]):
         return None
-    total, count = 0.0, 0
-    for name in general_sets[0].scores:
-        stacked = torch.stack([general_set.scores[name].double().flatten() for general_set in general_sets])
-        mean = stacked.mean(0).abs()
-        ratios = (stacked.std(0) / mean)[mean > 0]
-        total, count = total + ratios.sum().item(), count + ratios.numel()
-    return total / count if count else None
+    made = contrasts(general_sets, general_sets[0], 1.0, "raw") if made is None else made
+    seeds = [summary.seeds for summary in summaries(made).values() if summary.seeds is not None]
+    count = sum(one.num_varying for one in seeds)
+    return sum(one.variation for one in seeds) / count if count else None

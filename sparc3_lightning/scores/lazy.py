@@ -7,23 +7,51 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sparc3_lightning.scores.summary import SeedSummary, Summary, summarise
+
 
 class LazyScores(Mapping[str, Tensor]):
-    """From module name to float32 scores, made whenever they are asked for and not kept.
+    """From module name to float32 scores, made whenever they are asked for and not kept; their summaries are.
 
     Args:
         shapes: Of each module's scores.
-        get: Makes the scores of one module.
+        get: Makes the scores of one module; of a differential, with how its general sets differ.
+        check: Refuses scores that cannot be right, by name and summary, when they are made first.
+        known: Summaries that are known already.
+
+    Attributes:
+        known: Summaries of the modules that were made so far.
     """
 
-    def __init__(self, shapes: Mapping[str, Sequence[int]], get: Callable[[str], Tensor]) -> None:
+    def __init__(
+        self,
+        shapes: Mapping[str, Sequence[int]],
+        get: Callable[[str], Tensor | tuple[Tensor, SeedSummary]],
+        check: Callable[[str, Summary], None] | None = None,
+        known: Mapping[str, Summary] | None = None,
+    ) -> None:
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
-        self._get = get
+        self.known = dict(known or {})
+        self._get, self._check = get, check
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.shapes:
             raise KeyError(name)
-        return self._get(name).to("cpu", torch.float32)
+        made = self._get(name)
+        score, seeds = made if isinstance(made, tuple) else (made, None)
+        score = score.to("cpu", torch.float32)
+        if name not in self.known:
+            summary = summarise(score, seeds)
+            if self._check is not None:
+                self._check(name, summary)
+            self.known[name] = summary
+        return score
+
+    def summary(self, name: str) -> Summary:
+        """What is known of a module's scores; they are made only if they never were."""
+        if name not in self.known:
+            self[name]
+        return self.known[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)
@@ -33,11 +61,25 @@ class LazyScores(Mapping[str, Tensor]):
 
     def only(self, names: Sequence[str]) -> "LazyScores":
         """The same scores of fewer modules."""
-        return LazyScores({name: self.shapes[name] for name in names}, self._get)
+        fewer = LazyScores({name: self.shapes[name] for name in names}, self._get, self._check)
+        fewer.known = self.known
+        return fewer
 
 
-def stored_scores(directory: Path, files: Sequence[str]) -> LazyScores:
-    """The scores in safetensors files.
+def summaries(scores: Mapping[str, Tensor]) -> dict[str, Summary]:
+    """What there is to know of every module's scores, without making again those that are made when asked for."""
+    if isinstance(scores, LazyScores):
+        return {name: scores.summary(name) for name in scores}
+    return {name: summarise(score) for name, score in scores.items()}
+
+
+def stored_scores(
+    directory: Path,
+    files: Sequence[str],
+    check: Callable[[str, Summary], None] | None = None,
+    known: Mapping[str, Summary] | None = None,
+) -> LazyScores:
+    """The scores in safetensors files; see `LazyScores`.
 
     Raises:
         ValueError: A file is no readable safetensors file; at once, or when its scores are asked for.
@@ -60,7 +102,7 @@ def stored_scores(directory: Path, files: Sequence[str]) -> LazyScores:
             raise _unreadable(paths[name], error) from error
         return tensor
 
-    return LazyScores(shapes, read)
+    return LazyScores(shapes, read, check, known)
 
 
 def _unreadable(path: Path, error: SafetensorError) -> ValueError:

@@ -2,21 +2,23 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sparc3_lightning.files import new_directory
-from sparc3_lightning.scores.checks import check_scores
+from sparc3_lightning.scores.checks import check_scores, check_summary
 from sparc3_lightning.scores.files import ScoreFile, plan_files, write_file, write_index_and_manifest
-from sparc3_lightning.scores.lazy import LazyScores, stored_scores
+from sparc3_lightning.scores.lazy import LazyScores, stored_scores, summaries
 from sparc3_lightning.scores.manifest import Manifest, read_manifest, tensor_files
+from sparc3_lightning.scores.summary import Summary, summarise
 
 
 def total_relevance(scores: Mapping[str, Tensor]) -> float:
     """Sum of all scores: the relevance per sample, in logits."""
-    return sum(score.sum(dtype=torch.float64).item() for score in scores.values())
+    return sum(summary.total for summary in summaries(scores).values())
 
 
 class ScoreSet:
@@ -45,6 +47,11 @@ class ScoreSet:
         if isinstance(self.scores, LazyScores):
             return self.scores.shapes
         return {name: tuple(score.shape) for name, score in self.scores.items()}
+
+    def summary(self, name: str) -> Summary:
+        """What there is to know of a module's scores; lazy ones are made only if they never were."""
+        scores = self.scores
+        return scores.summary(name) if isinstance(scores, LazyScores) else summarise(scores[name])
 
     @property
     def num_scores(self) -> int:
@@ -87,7 +94,7 @@ class ScoreSet:
         files = []
         for number, names in enumerate(groups, start=first):
             scores = {name: self.scores[name] for name in names}
-            check_scores(scores, sign=self._sign)
+            check_scores(self.scores.only(names) if isinstance(self.scores, LazyScores) else scores, self._sign)
             files.append(write_file(directory, number, num, scores))
         return files
 
@@ -107,24 +114,27 @@ class ScoreSet:
         """
         stored = cls.open(directory)
         loaded = cls(dict(stored.scores), stored.manifest)
-        check_scores(loaded.scores, sign=loaded._sign)
         return loaded
 
     @classmethod
-    def open(cls, directory: str | Path, check_files: bool = True) -> "ScoreSet":
-        """Like `load`, for scores larger than memory: each module is read whenever it is asked for.
+    def open(
+        cls, directory: str | Path, check_files: bool = True, known: Mapping[str, Summary] | None = None
+    ) -> "ScoreSet":
+        """Like `load`, for scores larger than memory: each module is read, and checked, whenever it is asked for.
 
         Args:
             directory: A directory that `save` wrote.
             check_files: Compare the files with their sha256.
+            known: What is known of modules that were seen before.
 
         Raises:
             FileNotFoundError: No manifest, or a file that it names is missing.
-            ValueError: Another format version; a truncated or changed file.
+            ValueError: Another format version; a truncated or changed file; later, NaN or Inf.
         """
         directory = Path(directory)
         manifest = read_manifest(directory, check_files)
-        scores = stored_scores(directory, tensor_files(manifest))
+        check = partial(check_summary, sign=cls({}, manifest)._sign)
+        scores = stored_scores(directory, tensor_files(manifest), check, known)
         if not scores:
             raise ValueError(f"{directory} must hold the scores of at least one module, got none.")
         return cls(scores, manifest)

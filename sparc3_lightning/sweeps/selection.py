@@ -37,8 +37,7 @@ def select_cell(
 def _contrast(cell: Cell, scores: MethodScores, general: Sequence[str], behaviour: str, seed: int) -> ScoreSet:
     if cell.method == "random":
         assert scores.ranking is not None
-        shapes = {name: tuple(score.shape) for name, score in scores.ranking.scores.items()}
-        drawn = ScoreSet(random_scores(shapes, seed + cell.draw), scores.ranking.manifest.copy())
+        drawn = ScoreSet(random_scores(scores.ranking.shapes, seed + cell.draw), scores.ranking.manifest.copy())
         drawn.manifest["options"] = scores.ranking.manifest["options"].copy()
         drawn.manifest["options"]["seed"] = seed + cell.draw
         return drawn

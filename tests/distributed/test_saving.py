@@ -1,6 +1,8 @@
 """Weight scores written by all ranks: one directory as one process writes it, or none at all."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,10 +13,10 @@ import torch
 from callbacks import EvaluationCallback, PruningCallback, RelevanceCallback, ScoreWriter
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.distributed.owners import share_out
-from sparc3_lightning.distributed.ranks import rank_and_world_size
+from sparc3_lightning.distributed.ranks import gather_objects, rank_and_world_size
 from sparc3_lightning.distributed.saving import save_together
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.scores.lazy import LazyScores
+from sparc3_lightning.scores.lazy import LazyScores, stored_scores
 from sparc3_lightning.scores.manifest import Manifest, Options
 from sparc3_lightning.scores.score_set import ScoreSet
 from tests.distributed.jobs import Case, make_module, make_trainer, predict
@@ -29,14 +31,38 @@ STRATEGIES = ("replicated", "sharded")
 # The whole chain
 
 
+@contextmanager
+def counted_reading() -> Iterator[list[int]]:
+    """Bytes of the scores that this rank reads."""
+    num_bytes = [0]
+
+    def counted(directory: Path, *args: Any) -> LazyScores:
+        scores = stored_scores(directory, *args)
+        get = scores._get
+
+        def read(name: str) -> Any:
+            score = get(name)
+            num_bytes[0] += score.nbytes  # type: ignore[union-attr]
+            return score
+
+        scores._get = read
+        return scores
+
+    with mock.patch("sparc3_lightning.scores.score_set.stored_scores", counted):
+        yield num_bytes
+
+
 def weight_chain(model: str, directory: str, evaluated: str | None) -> None:
     for strategy in STRATEGIES:
         callbacks = [RelevanceCallback(), ScoreWriter(max_shard_size=3000), PruningCallback(num_neurons=5)]
         if strategy == evaluated:
             callbacks.append(EvaluationCallback(num_control_draws=0))
         trainer = make_trainer(strategy, *callbacks, default_root_dir=f"{directory}/{strategy}")
-        with mock.patch("callbacks.evaluation.write_report"):
+        with mock.patch("callbacks.evaluation.write_report"), counted_reading() as num_bytes:
             module = predict(trainer, make_module(model, Case(strategy, "weight")))
+        if strategy == evaluated:
+            total, sets = sum(gather_objects(num_bytes)), module.run.score_sets.values()
+            assert total == sum(4 * score_set.num_scores for score_set in sets), "each module once, by some rank"
         assert isinstance(module.run.differential, ScoreSet)
         for score_set in (*module.run.score_sets.values(), module.run.differential):
             assert isinstance(score_set.scores, LazyScores), "no rank keeps them"

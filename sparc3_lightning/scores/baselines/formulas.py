@@ -1,7 +1,11 @@
 """The arithmetic of the baselines, without a model."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
+
+from sparc3_lightning.scores.lazy import LazyScores
 
 
 def wanda_scores(weight: Tensor, squared_norm: Tensor, by_neuron: bool) -> Tensor:
@@ -32,15 +36,27 @@ def magnitude_scores(weight: Tensor, by_neuron: bool) -> Tensor:
     return absolute.sum(1) if by_neuron else absolute
 
 
-def random_scores(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
-    """Uniform in [0, 1), the same on every machine for one seed.
+def random_scores(shapes: Mapping[str, tuple[int, ...]], seed: int) -> LazyScores:
+    """Uniform in [0, 1), the same on every machine for one seed; one module is drawn at a time, and not kept.
 
     Args:
-        shapes: Of each module's scores.
+        shapes: Of each module's scores, in the order in which they are drawn.
         seed: Seed of the draw.
     """
-    generator = torch.Generator().manual_seed(seed)
-    return {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
+    generator, places = torch.Generator().manual_seed(seed), {name: place for place, name in enumerate(shapes)}
+    states = [generator.get_state()]  # before the draw of each module, as far as was drawn
+
+    def draw(name: str) -> Tensor:
+        place = places[name]
+        start = min(place, len(states) - 1)
+        generator.set_state(states[start])
+        for number, shape in enumerate(list(shapes.values())[start : place + 1], start):
+            drawn = torch.rand(shape, generator=generator)
+            if number + 1 == len(states):
+                states.append(generator.get_state())
+        return drawn
+
+    return LazyScores(shapes, draw)
 
 
 # Below this share of a neuron's largest value two values are one: a first token that all samples begin with gives

@@ -38,6 +38,8 @@ from sparc3_lightning.scores.score_set import ScoreSet
 
 Batches = Callable[[str], Iterable[Batch]]
 """`batches(description)` gives this rank's batches of a reference set, on the model's device, from the start."""
+Keep = Callable[[str, str, ScoreSet], ScoreSet]
+"""`keep(key, name, scores)` takes what a method has found of a set ("" for a ranking), and gives what to go on with."""
 
 
 class BaselineScorer:
@@ -61,6 +63,7 @@ class BaselineScorer:
         identity: The model's, where it is known already; see `identity.base_model`.
         tokenizer_hash: For the manifests.
         model_dtype: Type that the model computes in, where that is not the type its weights are stored in.
+        keep: Takes each set as soon as it is scored: written, it need not stay in memory. Every rank asks it.
 
     Raises:
         ValueError: An unknown method, sign or option.
@@ -83,6 +86,7 @@ class BaselineScorer:
         identity: dict[str, Any] | None = None,
         tokenizer_hash: str | None = None,
         model_dtype: torch.dtype | None = None,
+        keep: Keep = lambda key, name, scores: scores,
     ) -> None:
         self.model, self.granularity, self.modules, self.target = model, granularity, modules, target
         self.kernel, self.activation_checkpointing = kernel, activation_checkpointing
@@ -97,7 +101,7 @@ class BaselineScorer:
         self.neurons = get_family(model.config.model_type).neuron_modules(model)
         self.identity = identity or base_model(model)
         self.tokenizer_hash, self.model_dtype = tokenizer_hash, model_dtype or model.dtype
-        self.found = {key: MethodScores() for key in self.keys}
+        self.keep, self.found = keep, {key: MethodScores() for key in self.keys}
         self._maxima: dict[str, dict[str, Tensor]] = {}
         self._described: dict[str, dict[str, Any]] = {}
 
@@ -180,13 +184,16 @@ class BaselineScorer:
             seen = [(index, target_id) for index, target_id in pairs if index != PADDING]
             reduced = reduce_scores(attribution, seen, data["num_samples"])
         options = attribution_options(attribution, self.modules)
-        data = {**data, "target_ids": reduced.target_ids}
+        name, data = data["name"], {**data, "target_ids": reduced.target_ids}
         # Only relevance is in logits.
-        self.found[key].sets[data["name"]] = self._score_set(options, data, reduced.scores, reduced.total)
+        self._take(key, name, self._score_set(options, data, reduced.scores, reduced.total))
 
     def _keep(self, key: str, data: dict[str, Any], scores: Mapping[str, Tensor]) -> None:
         raise_together(lambda: check_scores(scores, self.keys[key][1]), ValueError, self.device)
-        self.found[key].sets[data["name"]] = self._score_set(self._options(key), data, scores)
+        self._take(key, data["name"], self._score_set(self._options(key), data, scores))
+
+    def _take(self, key: str, name: str, scores: ScoreSet) -> None:
+        self.found[key].sets[name] = self.keep(key, name, scores)
 
     def _options(self, key: str) -> Options:
         method, sign = self.keys[key]
@@ -217,7 +224,7 @@ class BaselineScorer:
         rankings = {"auroc": self._auroc, "magnitude": self._magnitude, "random": self._random}
         for key, rank in rankings.items():
             if key in self.keys:
-                self.found[key].ranking = rank()
+                self.found[key].ranking = self.keep(key, "", rank())
         return self.found
 
     def _magnitude(self) -> ScoreSet:
@@ -231,7 +238,9 @@ class BaselineScorer:
         options = self._options("random")
         options["seed"] = self.seed
         shapes = score_shapes(self.model, self.names, self.granularity == "neuron")
-        return self._ranking(options, _of_rank_zero(random_scores(shapes, self.seed)))
+        drawn = random_scores(shapes, self.seed)
+        # Of weights each rank draws its own share when it writes them.
+        return self._ranking(options, drawn if self.granularity == "weight" else _of_rank_zero(dict(drawn)))
 
     def _auroc(self) -> ScoreSet:
         assert self.behaviour is not None
