@@ -56,6 +56,8 @@ class CompressionCallback(Callback):
         save: Also save this one as a Hugging Face directory, `compressed_model/`.
     """
 
+    reads = ("evaluation_text",)  # fields of `data`
+
     def __init__(
         self,
         methods: list[str],

@@ -37,6 +37,8 @@ class EvaluationCallback(Callback):
         control_seed: Seed of the first draw; draw i uses seed + i.
     """
 
+    reads = ("evaluation_prompts", "evaluation_text")  # fields of `data`
+
     def __init__(self, num_control_draws: int = 5, control_seed: int = 0) -> None:
         if num_control_draws < 0:
             raise ValueError(

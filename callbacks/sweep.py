@@ -41,6 +41,8 @@ class SweepCallback(Callback):
             logger's versions.
     """
 
+    reads = ("evaluation_prompts", "evaluation_text")  # fields of `data`
+
     def __init__(
         self,
         grids: list[Grid],

@@ -31,6 +31,14 @@ from sparc3_lightning.pruning.apply import apply_recipe, zero_neurons_
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import free_path, save_hf_directory
 
+# Fields of `data` that a stage reads; in `predict` the callbacks' `reads` as well.
+_READS = {
+    "fit": ("train_text", "val_text"),
+    "validate": ("evaluation_text",),
+    "test": ("evaluation_prompts", "evaluation_text"),
+    "predict": ("reference_sets",),
+}
+
 
 class SparC3Module(LightningModule):
     """A causal language model to train, to evaluate, and to attribute.
@@ -151,6 +159,18 @@ class SparC3Module(LightningModule):
         self.log_dir = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         assert self.tokenizer_name is not None
         self.tokenizer = load_tokenizer(self.tokenizer_name, self.tokenizer_revision)
+        self._check_what_is_read(stage)
+
+    def _check_what_is_read(self, stage: str) -> None:
+        """Data sets and the scorer: what is missing shows before the model is loaded."""
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, SparC3DataModule):
+            return  # who asks for it refuses
+        listed = self.trainer.callbacks if stage == "predict" else []  # type: ignore[attr-defined] # set from elsewhere
+        names = [*_READS[stage], *(name for callback in listed for name in getattr(callback, "reads", ()))]
+        from_rank_zero(lambda: data.check(names))
+        if "evaluation_prompts" in names and data.evaluation_prompts is not None:
+            self.evaluator.load_scorer()
 
     def configure_model(self) -> None:
         """Load or build the model once, shard it under FSDP2, apply the recipe where there is one."""

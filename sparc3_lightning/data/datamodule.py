@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from sparc3_lightning.data.samples import (
     TextSet,
     check_at_least,
 )
+from sparc3_lightning.data.sources import Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -114,6 +116,24 @@ class SparC3DataModule(LightningDataModule):
             reserve_tokens=getattr(decoding, "max_new_tokens", 0),
             score_responses=getattr(module, "score_responses", None),
         )
+
+    def check(self, names: Iterable[str]) -> None:
+        """Refuse what cannot be read, before any long work.
+
+        Args:
+            names: What is going to be read: `reference_sets`, `evaluation_prompts`, `evaluation_text`, `train_text` or
+                `val_text`.
+
+        Raises:
+            OSError: A file is missing, or the hub cannot be reached or refuses; says which.
+            ValueError: A source's first row is broken.
+        """
+        named: list[object] = []
+        for name in names:
+            named += self.reference_sets.values() if name == "reference_sets" else [getattr(self, name)]
+        for source in dict.fromkeys(getattr(one, "source", None) for one in named):
+            if isinstance(source, Source):
+                source.check()
 
     @property
     def reference_names(self) -> list[str]:

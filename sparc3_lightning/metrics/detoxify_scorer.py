@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from huggingface_hub import is_offline_mode
 from torch import Tensor, nn
 
 from sparc3_lightning.metrics.scorers import Scorer
@@ -189,6 +190,9 @@ def _download(model_type: str) -> tuple[Any, str]:
     from detoxify.detoxify import MODEL_URLS
 
     url = MODEL_URLS[model_type]
+    file = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
+    if is_offline_mode() and not file.is_file():
+        raise OSError(f"Detoxify's `{model_type}` is not at {file}, and HF_HUB_OFFLINE is set. {_OFFLINE_HELP}")
     try:
         loaded = torch.hub.load_state_dict_from_url(url, map_location="cpu", weights_only=True)
     except OSError as error:

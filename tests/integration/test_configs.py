@@ -52,6 +52,7 @@ COMPOSED = [(base, name) for base, name in product(EXPERIMENTS, VARIANTS) if Pat
 # What a variant changes, and nothing else; a new one must be entered here.
 REFERENCE = "data.reference_sets."
 EVALUATOR = "model.evaluator.init_args."
+C4_FILE = "local/c4/en/c4-train.00000-of-01024.json.gz"
 CHANGES: dict[str, dict[str, Any]] = {
     "llama3_8b/signed.yaml": {"model.sign": "signed"},
     "llama3_8b/disjoint_perplexity.yaml": {f"{EVALUATOR}perplexity_protocols": ["disjoint"]},
@@ -63,6 +64,13 @@ CHANGES: dict[str, dict[str, Any]] = {
         "data.allow_overlap": True,
         f"{REFERENCE}toxic.init_args.part": "all",
         "data.evaluation_prompts.init_args.part": "all",
+    },
+    "llama3_8b/local_files.yaml": {
+        **{f"{REFERENCE}general_seed{seed}.init_args.path": C4_FILE for seed in range(3)},
+        f"{REFERENCE}toxic.init_args.path": "local/rtp/prompts.jsonl",
+        "data.evaluation_prompts.init_args.path": "local/rtp/prompts.jsonl",
+        "data.evaluation_text.init_args.path": "local/wikitext/wikitext-2-raw-v1/test-00000-of-00001.parquet",
+        f"{EVALUATOR}scorer.init_args.checkpoint": "local/detoxify/original",
     },
     "llama3_8b/response_prompts.yaml": {
         f"{REFERENCE}toxic.init_args.select_by": "response",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from detoxify.detoxify import MODEL_URLS
 from transformers import AutoTokenizer
 
 from sparc3_lightning import commands
@@ -121,8 +122,27 @@ def test_every_line_of_a_shell_block_is_known() -> None:
             assert 'eval = ["lm_eval[hf]' in (ROOT / "pyproject.toml").read_text(), words
         elif words[0] in ("hf", "tensorboard", "torchrun"):
             assert (Path(sys.executable).parent / words[0]).exists(), words
+        elif words[0] == "curl":
+            assert words[-1] == MODEL_URLS["original"], words
         else:
             assert words[0] in ("sparc3", "source", "export", "sbatch"), words
+
+
+def test_what_is_fetched_is_what_the_config_without_a_network_reads() -> None:
+    fetched = set()
+    for words in lines("README.md"):
+        if words[0] == "hf" and "--local-dir" in words:
+            names = [word for word in words[3 : words.index("--local-dir")] if "." in word]
+            fetched |= {f"{words[words.index('--local-dir') + 1]}/{name}" for name in names}
+        elif words[0] == "curl":
+            fetched.add(f"{words[words.index('--output-dir') + 1]}/{words[-1].rpartition('/')[2]}")
+    wanted = set(re.findall(r"local/[\w./-]+", (ROOT / "configs/llama3_8b/local_files.yaml").read_text("utf-8")))
+    wanted = {path.rstrip("/.,") for path in wanted} - {"local"}
+    detoxify = {path for path in fetched if path.startswith("local/detoxify/original/")}
+    assert {Path(path).name for path in detoxify} == {
+        "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "toxic_original-c1212f89.ckpt",
+    }  # fmt: skip
+    assert wanted == fetched - detoxify | {"local/detoxify/original"}
 
 
 YAMLS = [block for block in blocks("yaml") if not is_file(block)]

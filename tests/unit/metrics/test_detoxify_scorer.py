@@ -249,6 +249,7 @@ def test_published_models_take_the_same_safe_road(
         asked.append(url)
         return torch.load(directory / "tiny.ckpt", map_location=map_location, weights_only=weights_only)
 
+    monkeypatch.setattr(detoxify_scorer, "is_offline_mode", lambda: False)
     monkeypatch.setattr(detoxify_scorer.torch.hub, "load_state_dict_from_url", download)
     scorer = DetoxifyScorer(model_type, device="cpu")
     torch.testing.assert_close(scorer.score(TEXTS), local(directory).score(TEXTS), atol=0, rtol=0)
@@ -284,6 +285,16 @@ def test_no_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **options: Any) -> None:
         raise urllib.error.URLError("unreachable")
 
+    monkeypatch.setattr(detoxify_scorer, "is_offline_mode", lambda: False)
     monkeypatch.setattr(detoxify_scorer.torch.hub, "load_state_dict_from_url", fail)
     with pytest.raises(OSError, match=r"unreachable.*checkpoint` to a local directory.*TORCH_HOME"):
+        DetoxifyScorer("original").score(TEXTS)
+
+
+def test_offline_no_network_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be waited for."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(detoxify_scorer, "is_offline_mode", lambda: True)
+    missing = tmp_path / "hub" / "checkpoints" / "toxic_original-c1212f89.ckpt"
+    with pytest.raises(OSError, match=rf"`original` is not at {missing}, and HF_HUB_OFFLINE is set.*`DetoxifyScorer"):
         DetoxifyScorer("original").score(TEXTS)
