@@ -91,6 +91,7 @@ class CompressionCallback(Callback):
         self._general(pl_module)
         if not pl_module.data.text_rows:
             raise ValueError("compression is judged by perplexity, which needs a text. Set `data.evaluation_text`.")
+        pl_module.evaluator.check(pl_module.lm, pl_module.tokenizer, pl_module.data.text_rows, None)
         scored = {main_key(pl_module)}
         listed: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it from elsewhere
         for callback in listed[: listed.index(self)]:

@@ -48,7 +48,7 @@ class EvaluationCallback(Callback):
         self.num_control_draws, self.control_seed = num_control_draws, control_seed
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse before hours of attribution what would fail after them: order, paths, columns."""
+        """Refuse before hours of attribution what would fail after them: order, paths, columns, token ids."""
         assert isinstance(pl_module, SparC3Module)
         if pl_module.run.behaviour is None:
             raise ValueError(_ORDER)
@@ -59,8 +59,7 @@ class EvaluationCallback(Callback):
                 "an evaluation needs prompts or a text, got neither. Set `data.evaluation_prompts` or "
                 "`data.evaluation_text`, or leave the evaluation callback out."
             )
-        if prompts:
-            pl_module.evaluator.load_scorer()
+        pl_module.evaluator.check(pl_module.lm, pl_module.tokenizer, rows, prompts)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate before, after and the control; write the results and what shows them."""

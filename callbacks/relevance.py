@@ -12,7 +12,7 @@ from sparc3_lightning.distributed.ranks import check_same_on_every_rank
 from sparc3_lightning.distributed.reduce import reduce_scores
 from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.identity import tokenizer_hash
-from sparc3_lightning.lrp.attribute import attribution_options, check_samples, check_vocabulary
+from sparc3_lightning.lrp.attribute import attribution_options, check_samples
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.scores.manifest import make_manifest
 from sparc3_lightning.scores.score_set import ScoreSet
@@ -49,8 +49,8 @@ class RelevanceCallback(Callback):
                 "the run with `sparc3 predict`, which does."
             )
         for name, samples in pl_module.data.reference_samples.items():
-            check_samples(samples.ids, pl_module.max_length, f"data.reference_sets.{name}")
-            check_vocabulary(samples.ids, pl_module.lm.config.vocab_size, f"data.reference_sets.{name}")
+            limits = (pl_module.max_length, pl_module.vocab_size)
+            check_samples(samples.ids, *limits, f"data.reference_sets.{name}", samples.sample_ids)
         with pl_module.run.timed("weight hash"):
             pl_module.run.base_model = pl_module.identity()
         hashes = {name: samples.token_hash for name, samples in pl_module.data.reference_samples.items()}

@@ -80,8 +80,7 @@ class SweepCallback(Callback):
             raise ValueError(
                 "a sweep needs prompts or a text. Set `data.evaluation_prompts` or `data.evaluation_text`."
             )
-        if data.prompts:
-            pl_module.evaluator.load_scorer()
+        pl_module.evaluator.check(pl_module.lm, pl_module.tokenizer, data.text_rows, data.prompts)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Select every cell, evaluate what is not known, write tables and figures."""

@@ -141,6 +141,11 @@ class SparC3Module(LightningModule):
         """The model's context, in tokens."""
         return context_length(self.lm)
 
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that the model has."""
+        return int(self.lm.config.vocab_size)
+
     def identity(self) -> dict[str, Any]:
         """Which model and tokenizer these are, for manifests and recipes. Every rank must call."""
         assert self.tokenizer_name is not None
@@ -271,6 +276,7 @@ class SparC3Module(LightningModule):
                 "an evaluation needs prompts or a text, got neither. Set `data.evaluation_prompts` or "
                 "`data.evaluation_text`."
             )
+        self.evaluator.check(self.lm, self.tokenizer, data.text_rows, data.prompts)
         evaluation = self.evaluator.evaluate(self.lm, self.tokenizer, data.text_rows, data.prompts, self.progress)
         if self.run.recipe is None:
             self.run.baseline = evaluation

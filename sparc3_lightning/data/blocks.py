@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sparc3_lightning.data.tokens import encode
+from sparc3_lightning.data.tokens import check_vocabulary, encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,22 +26,28 @@ class Block(TypedDict):
 class PackedBlocks(Dataset[Block]):
     """All texts one after the other, cut into blocks of equal length; the tail is dropped.
 
-    Blank rows are left out. Each text carries what the tokenizer adds by itself, and ends in the end-of-text token
-    where there is one.
+    Blank rows are left out. Each text carries what the tokenizer adds by itself, and ends in one end-of-text token
+    where there is such a token.
 
     Args:
         rows: The texts.
         tokenizer: The model's tokenizer.
         block_length: Tokens a block.
+        vocab_size: Rows of the model's embedding; None: token ids are not checked.
 
     Raises:
-        ValueError: The text is shorter than one block.
+        ValueError: The text is shorter than one block, or holds tokens that the model has not.
     """
 
-    def __init__(self, rows: Sequence[str], tokenizer: PreTrainedTokenizerBase, block_length: int) -> None:
+    def __init__(
+        self, rows: Sequence[str], tokenizer: PreTrainedTokenizerBase, block_length: int, vocab_size: int | None = None
+    ) -> None:
         end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
         texts = (encode(tokenizer, row) + end for row in rows if row.strip())
-        ids = torch.tensor(list(chain.from_iterable(texts)), dtype=torch.int64)
+        tokens = list(chain.from_iterable(texts))
+        if vocab_size is not None and tokens:
+            check_vocabulary(tokens, vocab_size, "`train_text`")
+        ids = torch.tensor(tokens, dtype=torch.int64)
         if ids.numel() < block_length:
             raise ValueError(
                 f"`train_text` must hold at least one block of {block_length} tokens, got {ids.numel()}. "

@@ -19,7 +19,7 @@ from sparc3_lightning.data.samples import (
     fingerprint,
 )
 from sparc3_lightning.data.sources import Source
-from sparc3_lightning.data.tokens import encode, starts_with_bos
+from sparc3_lightning.data.tokens import count_control, encode, starts_with_bos, token_counts
 
 T = TypeVar("T")
 
@@ -105,18 +105,21 @@ class C4(ReferenceSet):
                 "Set `init_args.length`."
             )
         bos = self._bos(context)
-        ids, rows = [], []
+        samples, rows, counts = [], [], token_counts()
         for row in shuffled(self._own_documents(), self.seed, self.shuffle_buffer):
             tokens = encode(context.tokenizer, self._text(row), special=False)
-            if len(tokens) >= self.min_tokens:
-                ids.append(torch.tensor(self._crop(tokens, bos, row.index), dtype=torch.int64))
+            begins = bool(bos) and tokens[:1] == bos
+            if len(tokens) - begins >= self.min_tokens:
+                samples.append(self._crop(tokens[begins:], bos, row.index))
                 rows.append(row)
-            if len(ids) == self.num_samples:
+                counts["num_doubled_bos"] += begins
+            if len(samples) == self.num_samples:
                 break
-        self._check_enough(len(ids))
+        self._check_enough(len(samples))
+        counts["num_control_tokens"] = count_control(context.tokenizer, samples)
         return ReferenceSamples(
-            ids=ids,
-            source=self.describe() | {"bos": bool(bos)},
+            ids=[torch.tensor(ids, dtype=torch.int64) for ids in samples],
+            source=self.describe() | counts | {"bos": bool(bos)},
             sample_ids=[f"row-{row.index}" for row in rows],
             fingerprints=[fingerprint(self._text(row)) for row in rows],
         )

@@ -114,6 +114,7 @@ class SparC3DataModule(LightningDataModule):
             tokenizer=module.tokenizer,
             max_length=module.max_length,
             reserve_tokens=getattr(decoding, "max_new_tokens", 0),
+            vocab_size=getattr(module, "vocab_size", None),
             score_responses=getattr(module, "score_responses", None),
         )
 
@@ -193,7 +194,7 @@ class SparC3DataModule(LightningDataModule):
                 f"`block_length` must be at most the model's context of {context.max_length} tokens, got {length}. "
                 "Set `data.block_length`."
             )
-        blocks = PackedBlocks(self.train_text.load_rows(), context.tokenizer, length)
+        blocks = PackedBlocks(self.train_text.load_rows(), context.tokenizer, length, context.vocab_size)
         rank, world_size = self._rank_and_world_size()
         sampler: DistributedSampler[Block] = DistributedSampler(
             blocks, world_size, rank, seed=self.train_seed, drop_last=True

@@ -68,7 +68,7 @@ class DrawnPrompts(ReferenceSet, PromptSet):
         return "prompts"
 
     def load(self, context: LoadContext) -> ReferenceSamples:
-        """Draw and tokenise the prompts, special tokens as the tokenizer adds them.
+        """Draw and tokenise the prompts, special tokens as the tokenizer adds them but an end-of-text token.
 
         Raises:
             OSError: The source cannot be read.
@@ -76,10 +76,11 @@ class DrawnPrompts(ReferenceSet, PromptSet):
         """
         drawn, counts = self._draw(context, {})
         texts = [(candidate.place, candidate.prompt.text) for candidate in drawn]
-        ids, counts["num_truncated"] = encode_samples(context.tokenizer, texts, context.max_length, self.on_too_long)
+        ids, checked = encode_samples(context.tokenizer, texts, context.max_length, self.on_too_long)
+        bos = starts_with_bos(context.tokenizer, ids[0].tolist())
         return ReferenceSamples(
             ids=ids,
-            source=self.describe() | dict(counts) | {"bos": starts_with_bos(context.tokenizer, ids[0].tolist())},
+            source=self.describe() | counts | checked | {"bos": bos},
             sample_ids=[candidate.prompt.id for candidate in drawn],
             fingerprints=[candidate.prompt.fingerprint for candidate in drawn],
         )

@@ -71,12 +71,14 @@ class LoadContext:
         tokenizer: The model's tokenizer; it needs no padding token.
         max_length: Context of the model, in tokens.
         reserve_tokens: Part of the context that prompts leave free for their continuation.
+        vocab_size: Rows of the model's embedding; None where it is not known, and then token ids are not checked.
         score_responses: Continues prompts with the model and scores the continuations, each in [0, 1].
     """
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     reserve_tokens: int = 0
+    vocab_size: int | None = None
     score_responses: Callable[[list[Prompt]], list[float]] | None = None
 
 

@@ -50,18 +50,18 @@ class TextFile(ReferenceSet, TextSet):
         self.on_too_long = on_too_long
 
     def load(self, context: LoadContext) -> ReferenceSamples:
-        """Tokenise the rows, special tokens as the tokenizer adds them.
+        """Tokenise the rows, special tokens as the tokenizer adds them but an end-of-text token.
 
         Raises:
             OSError: The file cannot be read.
             ValueError: A bad row, too few rows, or a text that is too long.
         """
         texts = self._texts()
-        ids, num_truncated = encode_samples(context.tokenizer, texts, context.max_length, self.on_too_long)
+        ids, counts = encode_samples(context.tokenizer, texts, context.max_length, self.on_too_long)
         bos = starts_with_bos(context.tokenizer, ids[0].tolist())
         return ReferenceSamples(
             ids=ids,
-            source=self.describe() | {"num_truncated": num_truncated, "bos": bos},
+            source=self.describe() | counts | {"bos": bos},
             sample_ids=[place.rsplit(", ", 1)[-1].replace(" ", "-") for place, _ in texts],
             fingerprints=[fingerprint(text) for _, text in texts],
         )

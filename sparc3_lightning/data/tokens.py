@@ -1,10 +1,11 @@
-"""Texts to token ids, and texts that are longer than the context."""
+"""Texts to token ids as a model is to read them, what is checked of all ids, and texts longer than the context."""
 
 from __future__ import annotations
 
 import bisect
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -16,17 +17,79 @@ if TYPE_CHECKING:
 OnTooLong = Literal["truncate", "refuse"]
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool = True) -> list[int]:
-    """Tokenise one text without padding or truncation.
+def token_counts() -> Counter[str]:
+    """What `encode` and `count_control` come upon, at zero.
+
+    `num_trailing_eos`: end-of-text tokens that the tokenizer had added, taken off. `num_doubled_bos`: beginning-of-text
+    tokens before another one, taken off. `num_control_tokens`: control tokens inside, made of plain text; they stay.
+    """
+    return Counter(num_trailing_eos=0, num_doubled_bos=0, num_control_tokens=0)
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool = True, counts: Counter[str] | None = None
+) -> list[int]:
+    """Tokenise one text that goes on: without padding, truncation, an added end, or a beginning that comes twice.
 
     Args:
         tokenizer: The model's tokenizer.
         text: The text.
         special: Add what the tokenizer adds by itself, such as a beginning-of-text token.
+        counts: Where given, what was taken off is counted there; see `token_counts`.
     """
+    counts = token_counts() if counts is None else counts
+    ids = _tokenise(tokenizer, text, special)
+    # What is explained, continued or predicted comes after the text, not after its end.
+    if special and ids[-1:] == [tokenizer.eos_token_id] and _adds_eos(tokenizer):
+        ids = ids[:-1]
+        counts["num_trailing_eos"] += 1
+    # A rendered chat prompt begins with the token already.
+    while starts_with_bos(tokenizer, ids) and starts_with_bos(tokenizer, ids[1:]):
+        ids = ids[1:]
+        counts["num_doubled_bos"] += 1
+    return ids
+
+
+def _tokenise(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = True) -> list[int]:
     # verbose=False: the tokenizer would warn of a long text, which is cropped or refused here.
     ids: list[int] = tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
     return ids
+
+
+def _adds_eos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return _tokenise(tokenizer, "a")[-1:] == [tokenizer.eos_token_id]
+
+
+def count_control(tokenizer: PreTrainedTokenizerBase, samples: Iterable[Sequence[int]]) -> int:
+    """Count the control tokens inside samples: plain text such as `<s>` in HTML, or a chat template's.
+
+    Args:
+        tokenizer: The model's tokenizer. Its token for the unknown is none: any text may hold that.
+        samples: Token ids; a beginning-of-text token at their start is as it should be.
+    """
+    added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    unknown = {tokenizer.unk_token_id} - {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    control = (added | set(tokenizer.all_special_ids)) - unknown
+    return sum(token in control for ids in samples for token in ids[starts_with_bos(tokenizer, ids) :])
+
+
+def check_vocabulary(ids: Sequence[int], vocab_size: int, place: str) -> None:
+    """Refuse token ids that the model has no row for; on a GPU they would end the process.
+
+    Args:
+        ids: Token ids of one sample, prompt or text.
+        vocab_size: Rows of the model's embedding.
+        place: What the message calls the sample.
+
+    Raises:
+        ValueError: An id is outside the model's rows.
+    """
+    lowest, highest = min(ids), max(ids)
+    if lowest < 0 or highest >= vocab_size:
+        raise ValueError(
+            f"{place} must hold token ids between 0 and {vocab_size - 1}, got {lowest} to {highest}: they are of "
+            "another model's tokenizer, or of one with more tokens than the model. Set `model.tokenizer`."
+        )
 
 
 def starts_with_bos(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> bool:
@@ -44,8 +107,8 @@ def keep_last(tokenizer: PreTrainedTokenizerBase, ids: list[int], max_tokens: in
 
 def encode_samples(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]], max_tokens: int, on_too_long: OnTooLong
-) -> tuple[list[Tensor], int]:
-    """Tokenise samples for attribution, special tokens as the tokenizer adds them.
+) -> tuple[list[Tensor], Counter[str]]:
+    """Tokenise samples for attribution, special tokens as the tokenizer adds them but an end-of-text token.
 
     Args:
         tokenizer: The model's tokenizer.
@@ -54,22 +117,24 @@ def encode_samples(
         on_too_long: What becomes of a longer one: its last tokens are kept (with a warning that counts), or an error.
 
     Returns:
-        Token ids (T_s,) int64 of each sample, and how many were truncated.
+        Token ids (T_s,) int64 of each sample; and counts: `num_truncated` samples, and those of `token_counts`.
 
     Raises:
         ValueError: A text is too long and is to be refused, or has no tokens.
     """
-    samples, num_truncated = [], 0
+    samples, counts = [], token_counts()
+    counts["num_truncated"] = 0
     for place, text in texts:
-        ids = encode(tokenizer, text)
+        ids = encode(tokenizer, text, counts=counts)
         if not ids:
             raise ValueError(f"{place}: the text has no tokens under this model's tokenizer. Remove it.")
         if len(ids) > max_tokens:
             _refuse(on_too_long, place, len(ids), max_tokens)
-            num_truncated += 1
-        samples.append(torch.tensor(keep_last(tokenizer, ids, max_tokens), dtype=torch.int64))
-    _warn(num_truncated, len(samples), max_tokens)
-    return samples, num_truncated
+            counts["num_truncated"] += 1
+        samples.append(keep_last(tokenizer, ids, max_tokens))
+    _warn(counts["num_truncated"], len(samples), max_tokens)
+    counts["num_control_tokens"] = count_control(tokenizer, samples)
+    return [torch.tensor(ids, dtype=torch.int64) for ids in samples], counts
 
 
 def fit_texts(

@@ -8,12 +8,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.evaluation.comparison import Comparison, PairedChange, PairedTest, compare, compare_with_control
 from sparc3_lightning.evaluation.parallel import Progress, no_progress
-from sparc3_lightning.evaluation.perplexity import measure_perplexity
-from sparc3_lightning.evaluation.planning import Decoding, TextPrompt
+from sparc3_lightning.evaluation.perplexity import cut_text, measure_perplexity
+from sparc3_lightning.evaluation.planning import Decoding, TextPrompt, plan_requests
 from sparc3_lightning.evaluation.records import Evaluation, PerplexityResult, ToxicityResult
 from sparc3_lightning.evaluation.toxicity import measure_toxicity
 from sparc3_lightning.metrics import Scorer
 from sparc3_lightning.metrics.perplexity import PROTOCOLS, PerplexityProtocol, check_protocol
+from sparc3_lightning.models import context_length
 
 ToxicityProtocol = Literal["document", "rtp", "custom"]
 
@@ -94,6 +95,24 @@ class Evaluator:
         perplexity = self.perplexity(model, tokenizer, rows, progress) if rows else {}
         toxicity = self.toxicity(model, tokenizer, prompts, progress) if prompts else None
         return Evaluation(perplexity, toxicity)
+
+    def check(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Sequence[str] | None,
+        prompts: Sequence[TextPrompt] | None,
+    ) -> None:
+        """Refuse before hours of work what `evaluate` would refuse in its course; its arguments are meant.
+
+        Raises:
+            ValueError: no scorer; a prompt or a text that cannot be read, by its name.
+        """
+        if prompts:
+            self.load_scorer()
+            plan_requests(tokenizer, prompts, self.decoding, context_length(model), model.config.vocab_size)
+        for protocol in self.perplexity_protocols if rows else ():
+            cut_text(model, tokenizer, rows or (), protocol, self.window, self.stride)
 
     def compare(self, before: Evaluation, after: Evaluation) -> Comparison:
         """What changed, with paired statistics."""

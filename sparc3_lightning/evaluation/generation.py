@@ -55,10 +55,12 @@ class Generated(NamedTuple):
     Attributes:
         completions: of each prompt, in its order.
         num_truncated: prompts cut to leave room in the context.
+        token_counts: what was found in the prompts' token ids; see `data.tokens.token_counts`.
     """
 
     completions: list[list[Completion]]
     num_truncated: int
+    token_counts: dict[str, int]
 
 
 def generate(
@@ -87,7 +89,7 @@ def generate(
     Raises:
         ValueError: an empty or repeated prompt, no room in the context, or logits that are not finite.
     """
-    plan = plan_requests(tokenizer, prompts, decoding, context_length(model))
+    plan = plan_requests(tokenizer, prompts, decoding, context_length(model), model.config.vocab_size)
     batches = request_batches(plan, batch_size)
     mine: list[Completion] = []
 
@@ -101,7 +103,7 @@ def generate(
         # What fails on one rank is raised on all, which would otherwise wait for it.
         raise_together(partial(work, batch), (ValueError, OSError), model.device)
     arranged = _arrange(gather_objects(mine), len(prompts), decoding.num_completions)
-    return Generated(arranged, plan.num_truncated)
+    return Generated(arranged, plan.num_truncated, plan.token_counts)
 
 
 def _arrange(completions: Sequence[Completion], num_prompts: int, num_completions: int) -> list[list[Completion]]:

@@ -3,11 +3,12 @@
 import inspect
 from collections.abc import Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sparc3_lightning.data.tokens import starts_with_bos
+from sparc3_lightning.data.tokens import check_vocabulary, count_control, encode, starts_with_bos, token_counts
 from sparc3_lightning.distributed.ranks import gather_objects, raise_together, rank_and_world_size
 from sparc3_lightning.evaluation.generation import evaluation_mode
 from sparc3_lightning.evaluation.parallel import Progress, no_progress, share
@@ -15,6 +16,45 @@ from sparc3_lightning.evaluation.records import PerplexityResult
 from sparc3_lightning.metrics import Window, WindowPerplexity, join_rows, window_losses, windows
 from sparc3_lightning.metrics.perplexity import default_stride
 from sparc3_lightning.models import context_length
+
+
+class CutText(NamedTuple):
+    """A text as a protocol reads it.
+
+    Attributes:
+        token_ids: of the whole text.
+        windows: where they are cut.
+        stride: tokens between the starts of two windows.
+        token_counts: what was found in the ids; see `data.tokens.token_counts`.
+    """
+
+    token_ids: list[int]
+    windows: list[Window]
+    stride: int
+    token_counts: dict[str, int]
+
+
+def cut_text(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[str],
+    protocol: str,
+    window: int = 2048,
+    stride: int | None = None,
+) -> CutText:
+    """Tokenise a text and cut it into windows; the arguments are those of `measure_perplexity`.
+
+    Raises:
+        ValueError: a text too short, or with tokens that the model has not.
+    """
+    counts = token_counts()
+    token_ids = encode(tokenizer, join_rows(rows, protocol), counts=counts)
+    counts["num_control_tokens"] = count_control(tokenizer, [token_ids])
+    window = min(window, context_length(model))
+    stride = (default_stride(window) if stride is None else stride) if protocol == "sliding" else window
+    cut = windows(len(token_ids), protocol, window, stride)
+    check_vocabulary(token_ids, model.config.vocab_size, "`evaluation_text`")
+    return CutText(token_ids, cut, stride, dict(counts))
 
 
 def measure_perplexity(
@@ -43,13 +83,9 @@ def measure_perplexity(
         The result, the same on every rank.
 
     Raises:
-        ValueError: a text too short, or a figure that is not finite.
+        ValueError: a text too short or with tokens that the model has not, or a figure that is not finite.
     """
-    window = min(window, context_length(model))
-    stride = default_stride(window) if stride is None else stride
-    text = join_rows(rows, protocol)
-    token_ids: list[int] = tokenizer(text, truncation=False, verbose=False)["input_ids"]
-    cut = windows(len(token_ids), protocol, window, stride)
+    token_ids, cut, stride, counts = cut_text(model, tokenizer, rows, protocol, window, stride)
     metric = WindowPerplexity().to(model.device)
     batches = share(_batches(cut, batch_size), *rank_and_world_size())
     ids = torch.tensor(token_ids)
@@ -72,10 +108,11 @@ def measure_perplexity(
         num_tokens=len(token_ids),
         num_scored=sum(item.num_scored for item in cut),
         num_windows=len(cut),
-        window=window,
-        stride=stride if protocol == "sliding" else window,
+        window=min(window, context_length(model)),
+        stride=stride,
         begins_with_bos=starts_with_bos(tokenizer, token_ids),
         window_losses=_in_order(starts, losses),
+        token_counts=counts,
     )
 
 

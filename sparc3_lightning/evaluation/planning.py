@@ -6,7 +6,7 @@ from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from sparc3_lightning.data.tokens import keep_last
+from sparc3_lightning.data.tokens import check_vocabulary, count_control, encode, keep_last, token_counts
 from sparc3_lightning.distributed.ranks import rank_and_world_size
 from sparc3_lightning.evaluation.noise import noise_key
 from sparc3_lightning.evaluation.parallel import share
@@ -63,10 +63,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be generated, longest prompts first, and how many prompts had to be cut to fit the context."""
+    """What is to be generated, longest prompts first.
+
+    Attributes:
+        requests: One a completion.
+        num_truncated: Prompts that had to be cut to fit the context.
+        token_counts: What was found in the prompts' token ids; see `data.tokens.token_counts`.
+    """
 
     requests: list[Request]
     num_truncated: int
+    token_counts: dict[str, int]
 
 
 # A filler keeps a rank in step with the others; what it generates is thrown away.
@@ -74,15 +81,19 @@ _FILLER = Request(prompt=-1, completion=-1, token_ids=[0], key=0)
 
 
 def plan_requests(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[TextPrompt], decoding: Decoding, max_length: int
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[TextPrompt],
+    decoding: Decoding,
+    max_length: int,
+    vocab_size: int,
 ) -> Plan:
     """Tokenise prompts, make room for the completion, and order by length.
 
     A prompt that leaves no room keeps its end (and its beginning-of-text token): the end is what is continued.
 
     Raises:
-        ValueError: no prompts, a prompt that is empty, an id that comes twice (its noise would), or a context that
-            holds no prompt beside the completion.
+        ValueError: no prompts, a prompt that is empty or holds tokens that the model has not, an id that comes twice
+            (its noise would), or a context that holds no prompt beside the completion.
     """
     room = max_length - decoding.max_new_tokens
     if room < 2:
@@ -92,19 +103,22 @@ def plan_requests(
         )
     if len({prompt.id for prompt in prompts}) != len(prompts) or not prompts:
         raise ValueError(f"`prompts` must be at least one and have ids of their own, got {len(prompts)} prompts.")
-    encoded = tokenizer([prompt.text for prompt in prompts], truncation=False, padding=False, verbose=False)
-    token_ids: list[list[int]] = encoded["input_ids"]
+    counts = token_counts()
+    token_ids = [encode(tokenizer, prompt.text, counts=counts) for prompt in prompts]
     for prompt, ids in zip(prompts, token_ids, strict=True):
         if not prompt.text.strip() or not ids:
             raise ValueError(f"prompt `{prompt.id}` is empty. Remove it from `evaluation_prompts`.")
+        check_vocabulary(ids, vocab_size, f"prompt `{prompt.id}` of `evaluation_prompts`")
+    fitted = [keep_last(tokenizer, ids, room) for ids in token_ids]
+    counts["num_control_tokens"] = count_control(tokenizer, fitted)
     requests = [
-        Request(i, j, keep_last(tokenizer, token_ids[i], room), noise_key(decoding.seed, prompt.id, j))
+        Request(i, j, fitted[i], noise_key(decoding.seed, prompt.id, j))
         for i, prompt in enumerate(prompts)
         for j in range(decoding.num_completions)
     ]
     # Stable, so that equal lengths keep their order; longest first, so that memory runs out at once or never.
     requests.sort(key=lambda request: -len(request.token_ids))
-    return Plan(requests, sum(len(ids) > room for ids in token_ids))
+    return Plan(requests, sum(len(ids) > room for ids in token_ids), dict(counts))
 
 
 def request_batches(plan: Plan, batch_size: int) -> list[list[Request]]:

@@ -1,7 +1,7 @@
 """What an evaluation leaves: plain records that go to JSON and come back."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sparc3_lightning.evaluation.planning import Decoding
@@ -23,6 +23,7 @@ class PerplexityResult:
         stride: tokens between two windows' starts.
         begins_with_bos: whether the tokenizer put a beginning-of-text token before the text.
         window_losses: sum of token losses of each window, in nats, in the text's order: what pairs two models.
+        token_counts: what was found in the text's token ids; see `data.tokens.token_counts`.
     """
 
     protocol: str
@@ -35,6 +36,7 @@ class PerplexityResult:
     stride: int
     begins_with_bos: bool
     window_losses: list[float]
+    token_counts: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class ToxicityResult:
         num_truncated_prompts: prompts cut to leave room in the context.
         num_truncated_texts: completions cut to the scorer's length limit.
         prompts: every prompt with its completions and scores.
+        token_counts: what was found in the prompts' token ids; see `data.tokens.token_counts`.
     """
 
     protocol: str
@@ -87,6 +90,7 @@ class ToxicityResult:
     num_truncated_prompts: int
     num_truncated_texts: int
     prompts: list[PromptResult]
+    token_counts: dict[str, int] = field(default_factory=dict)
 
     @property
     def main_attribute(self) -> str:

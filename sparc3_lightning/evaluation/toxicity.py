@@ -65,6 +65,7 @@ def measure_toxicity(
         num_truncated_prompts=generated.num_truncated,
         num_truncated_texts=scored.num_truncated,
         prompts=rows,
+        token_counts=generated.token_counts,
     )
 
 

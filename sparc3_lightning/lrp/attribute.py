@@ -8,6 +8,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from sparc3_lightning.data.samples import token_hash
+from sparc3_lightning.data.tokens import check_vocabulary
 from sparc3_lightning.identity import base_model
 from sparc3_lightning.lrp.attribution import Attribution, Granularity
 from sparc3_lightning.lrp.dispatch import Kernel
@@ -31,40 +32,38 @@ def attribution_options(attribution: Attribution, modules: str | Sequence[str]) 
     )
 
 
-def check_samples(samples: Sequence[Tensor], max_length: int, argument: str = "samples") -> None:
-    """Refuse what cannot be attributed; `argument` is what the message calls it.
+def check_samples(
+    samples: Sequence[Tensor],
+    max_length: int,
+    vocab_size: int,
+    argument: str = "samples",
+    names: Sequence[str] | None = None,
+) -> None:
+    """Refuse what cannot be attributed.
+
+    Args:
+        samples: Token ids, one 1-D tensor a sample.
+        max_length: The model's context, in tokens.
+        vocab_size: Rows of its embedding.
+        argument: What the message calls the samples.
+        names: What it calls each, beside its number.
 
     Raises:
-        ValueError: No sample; or one that is empty, longer than `max_length`, or no 1-D tensor of integer ids.
+        ValueError: No sample; or one that is empty, longer than the context, no 1-D tensor of integer ids, or that
+            holds ids which the model does not have.
     """
     if not len(samples):
         raise ValueError(f"`{argument}` must hold at least one 1-D tensor of token ids, got none.")
     for position, sample in enumerate(samples):
+        place = f"`{argument}[{position}]`" + ("" if names is None else f" ({names[position]})")
         if not isinstance(sample, Tensor) or sample.ndim != 1 or sample.dtype not in (torch.int64, torch.int32):
-            raise ValueError(
-                f"`{argument}[{position}]` must be a 1-D integer tensor of token ids, got {_describe(sample)}."
-            )
+            raise ValueError(f"{place} must be a 1-D integer tensor of token ids, got {_describe(sample)}.")
         if not 1 <= sample.numel() <= max_length:
             raise ValueError(
-                f"`{argument}[{position}]` must hold 1 to {max_length} tokens (the model's context; with "
-                f"`longrope` its original one, beyond which scores depend on the batch), got {sample.numel()}. Crop or "
-                "drop it."
+                f"{place} must hold 1 to {max_length} tokens (the model's context; with `longrope` its original one, "
+                f"beyond which scores depend on the batch), got {sample.numel()}. Crop or drop it."
             )
-
-
-def check_vocabulary(samples: Sequence[Tensor], vocab_size: int, argument: str = "samples") -> None:
-    """Refuse token ids that the model does not have; on a GPU they would end the process.
-
-    Raises:
-        ValueError: An id is outside the vocabulary.
-    """
-    for position, sample in enumerate(samples):
-        lowest, highest = int(sample.min()), int(sample.max())
-        if lowest < 0 or highest >= vocab_size:
-            raise ValueError(
-                f"`{argument}[{position}]` must hold token ids between 0 and {vocab_size - 1}, got {lowest} to "
-                f"{highest}: it was made with another model's tokenizer."
-            )
+        check_vocabulary(sample.tolist(), vocab_size, place)
 
 
 def _describe(sample: object) -> str:
@@ -104,14 +103,13 @@ def attribute(
     Shape: each score (O,) or (O, I).
     Units: logits per sample.
     Raises:
-        ValueError: Unknown family or option; samples that are empty or longer than the context.
+        ValueError: Unknown family or option; samples that are empty, longer than the context, or of another tokenizer.
         FloatingPointError: Relevance that is not finite; names layer, batch and sample.
     Source: SparC3 (arXiv 2506.13727), Eq. 1, 7, 8; AttnLRP (ICML 2024).
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-    check_samples(samples, context_length(model))
-    check_vocabulary(samples, model.config.vocab_size)
+    check_samples(samples, context_length(model), model.config.vocab_size)
     attribution = Attribution(
         model, granularity=granularity, sign=sign, target=target, modules=modules, variant=variant, kernel=kernel,
         activation_checkpointing=activation_checkpointing,

@@ -77,7 +77,7 @@ def assert_fails_on_both_ranks(model: Path, *args: Any) -> None:
 
 @both
 def test_a_token_of_another_tokenizer(strategy: str, model: Path) -> None:
-    message = rf"data\.reference_sets\.toxic\[6\]` must hold token ids between 0 and {VOCAB - 1}, got 3 to 99"
+    message = rf"data\.reference_sets\.toxic\[6\]` \(6\) must hold token ids between 0 and {VOCAB - 1}, got 3 to 99"
     assert_fails_on_both_ranks(model, strategy, ValueError, message, samples_with_bad_token(99))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from lightning.pytorch.accelerators import CPUAccelerator
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from sparc3_lightning.cli import run
 from sparc3_lightning.messages import short_message
@@ -194,6 +194,38 @@ def test_model_whose_type_is_unknown(type_in: Type, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     shown = type_in("predict", "--config", TINY, "--model.config=null", f"--model.model={tmp_path}")
     refused(shown, 1, "`model_type`", "'gpt2'", "'qwen2'")
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "said"),
+    [
+        ("predict", "reference_sets.toxic", "`data.reference_sets.toxic[0]` (mine-1) must hold token ids"),
+        ("predict", "evaluation_prompts", "prompt `mine-1` of `evaluation_prompts` must hold token ids"),
+        ("predict", "evaluation_text", "`evaluation_text` must hold token ids"),
+        ("test", "evaluation_text", "`evaluation_text` must hold token ids"),
+    ],
+)
+def test_tokenizer_that_is_larger_than_the_model(
+    name: str, option: str, said: str, type_in: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told before any work, by name, where the embedding would end it on every rank without one."""
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "configs/tiny/tokenizer")
+    config = LlamaConfig(**read(ROOT / TINY)["model"]["config"], vocab_size=len(tokenizer))
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    tokenizer.add_tokens(["emoji"])
+    tokenizer.save_pretrained(tmp_path / "model")
+    row = {"id": "mine-1", "prompt": "you emoji fool", "text": "you emoji fool", "prompt_toxicity": 0.95}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the model ran")
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", never)
+    words = ["--model.config=null", "--model.tokenizer=null", f"--model.model={tmp_path / 'model'}"]
+    words += [f"--data.{option}.path={tmp_path / 'mine.jsonl'}"]
+    words += [] if option == "evaluation_text" else [f"--data.{option}.part=all"]
+    shown = type_in(name, "--config", TINY, *words)
+    refused(shown, 1, said, f"between 0 and {len(tokenizer) - 2}, got 0 to {len(tokenizer) - 1}", "`model.tokenizer`")
 
 
 def test_recipe_that_is_not_there(type_in: Type) -> None:

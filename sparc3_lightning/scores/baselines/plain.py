@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.data.sampler import Batch, pad_right, plan_batches
 from sparc3_lightning.data.samples import token_hash
-from sparc3_lightning.lrp.attribute import check_samples, check_vocabulary
+from sparc3_lightning.lrp.attribute import check_samples
 from sparc3_lightning.models import context_length
 from sparc3_lightning.scores.baselines.found import MethodScores
 from sparc3_lightning.scores.baselines.methods import expand_methods
@@ -43,8 +43,7 @@ def score_baselines(
     """
     scorer = BaselineScorer(model, expand_methods(methods, signs), **options)
     for name, samples in reference_sets.items():
-        check_samples(samples, context_length(model), f"reference_sets[{name!r}]")
-        check_vocabulary(samples, model.config.vocab_size, f"reference_sets[{name!r}]")
+        check_samples(samples, context_length(model), model.config.vocab_size, f"reference_sets[{name!r}]")
         data = {
             "token_hash": token_hash(samples),
             "num_samples": len(samples),

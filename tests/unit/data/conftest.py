@@ -11,14 +11,18 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sparc3_lightning.data import LoadContext
 
-BOS = "<s>"
+BOS, EOS = "<s>", "</s>"
 
 
-def byte_tokenizer(adds_bos: bool) -> PreTrainedTokenizerBase:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate([BOS, *alphabet])}, merges=[]))
+def byte_tokenizer(adds_bos: bool, adds_eos: bool = False) -> PreTrainedTokenizerBase:
+    tokens = [BOS, *sorted(pre_tokenizers.ByteLevel.alphabet()), EOS]
+    backend = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
+    if adds_eos:
+        ends = [(BOS, 0), (EOS, tokens.index(EOS))]
+        backend.post_processor = processors.TemplateProcessing(single=f"{BOS} $A {EOS}", special_tokens=ends)
+        return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=BOS, eos_token=EOS)
     if adds_bos:
         backend.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])
         return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=BOS)
@@ -30,6 +34,14 @@ def tokenizer() -> PreTrainedTokenizerBase:
     made = byte_tokenizer(adds_bos=True)
     assert made.pad_token is None
     assert made("ab")["input_ids"][0] == 0
+    return made
+
+
+@pytest.fixture(scope="session")
+def ending_tokenizer() -> PreTrainedTokenizerBase:
+    """Ends each text, as with `add_eos_token`."""
+    made = byte_tokenizer(adds_bos=True, adds_eos=True)
+    assert made("ab")["input_ids"][-1] == made.eos_token_id
     return made
 
 

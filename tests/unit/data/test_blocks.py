@@ -26,3 +26,15 @@ def test_texts_end_in_the_end_of_text_token(bare_tokenizer: PreTrainedTokenizerB
 def test_too_little_text_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(ValueError, match="`train_text` must hold at least one block of 16 tokens, got 4"):
         PackedBlocks(["abc"], tokenizer, 16)
+
+
+def test_one_end_where_the_tokenizer_adds_its_own(ending_tokenizer: PreTrainedTokenizerBase) -> None:
+    blocks = PackedBlocks(["ab", "c"], ending_tokenizer, 7)
+    assert ending_tokenizer.decode(blocks[0]["input_ids"]) == "<s>ab</s><s>c</s>"
+
+
+def test_text_of_a_larger_tokenizer_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    highest = max(encode(tokenizer, "abc"))
+    assert len(PackedBlocks(["abc"], tokenizer, 4, highest + 1)) == 1
+    with pytest.raises(ValueError, match=f"`train_text` must hold token ids between 0 and {highest - 1}"):
+        PackedBlocks(["abc"], tokenizer, 4, highest)

@@ -175,3 +175,16 @@ def test_three_seeds_of_the_real_sample(fixtures: Path) -> None:
     shorter = replace(context, max_length=64)
     with pytest.raises(ValueError, match="context of 64"):
         C4(path, length=128).load(shorter)
+
+
+@pytest.mark.parametrize("crop", ["head", "random"])
+def test_a_document_that_begins_itself_begins_once(write_jsonl: WriteJsonl, context: LoadContext, crop: Any) -> None:
+    rows = write_jsonl({"text": f"<s>{number:03d}a<s>defg"} for number in range(3))
+    samples = C4(rows, num_samples=3, length=9, num_seeds=1, min_tokens=9, crop=crop, add_bos=True).load(context)
+    texts = [context.tokenizer.decode(ids) for ids in samples.ids]
+    if crop == "head":
+        assert sorted(texts) == [f"<s>{number:03d}a<s>def" for number in range(3)]
+        assert samples.source["num_doubled_bos"] == 3
+    assert {text.count("<s>") for text in texts} == {2}
+    assert samples.source["num_control_tokens"] == 3
+    assert samples.source["num_trailing_eos"] == 0

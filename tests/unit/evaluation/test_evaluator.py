@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 
 from sparc3_lightning.evaluation import Decoding, Evaluation, Evaluator, generate
 from sparc3_lightning.metrics import DetoxifyScorer, LexicalScorer, Scorer
-from tests.unit.evaluation.tiny import TextPrompt, make_model
+from tests.unit.evaluation.tiny import VOCABULARY, TextPrompt, make_model, make_prompts, make_rows, make_tokenizer
 
 DECODING = Decoding(max_new_tokens=6, num_completions=2, seed=1)
 
@@ -214,3 +214,56 @@ def test_training_mode_comes_back(tokenizer: Any, rows: Any) -> None:
     model = make_model().train()
     evaluator(scorer=LexicalScorer(["w5"])).perplexity(model, tokenizer, rows)
     assert model.training
+
+
+def test_an_added_end_and_a_second_beginning_change_no_figure(model: LlamaForCausalLM) -> None:
+    """Without the check a completion would follow the text's end, and a text would end in one more token."""
+    plain = evaluator().evaluate(model, make_tokenizer(), make_rows(), make_prompts())
+    assert plain.toxicity is not None
+    none = {"num_trailing_eos": 0, "num_doubled_bos": 0, "num_control_tokens": 0}
+    assert plain.toxicity.token_counts == plain.perplexity["sliding"].token_counts == none
+    rendered = [TextPrompt(prompt.id, f"<s> {prompt.text}") for prompt in make_prompts()]
+    rows = ["<s>", *make_rows()]
+    found = evaluator().evaluate(model, make_tokenizer(adds_eos=True), rows, rendered)
+    assert found.toxicity is not None
+    assert found.toxicity.token_counts == {"num_trailing_eos": 7, "num_doubled_bos": 7, "num_control_tokens": 0}
+    assert [row.completions for row in found.toxicity.prompts] == [row.completions for row in plain.toxicity.prompts]
+    for protocol, result in found.perplexity.items():
+        assert result.token_counts == {"num_trailing_eos": 1, "num_doubled_bos": 1, "num_control_tokens": 0}
+        assert result.window_losses == plain.perplexity[protocol].window_losses
+    assert Evaluation.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_control_tokens_of_plain_text_are_counted(model: LlamaForCausalLM) -> None:
+    prompts = [TextPrompt("html", "w5 <s> w6 </s> w7"), TextPrompt("plain", "w5 unknown")]
+    found = evaluator().evaluate(model, make_tokenizer(), [*make_rows(), "w3 </s> w4"], prompts)
+    assert found.toxicity is not None
+    assert found.toxicity.token_counts["num_control_tokens"] == 2
+    assert found.perplexity["disjoint"].token_counts["num_control_tokens"] == 1
+
+
+def test_tokens_that_the_model_has_not_are_refused_by_name(model: LlamaForCausalLM) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["emoji"])
+    bad, told = f"must hold token ids between 0 and {VOCABULARY - 1}, got 0 to {VOCABULARY}", "Set `model.tokenizer`"
+    prompts, rows = [*make_prompts(), TextPrompt("mine-8", "w3 emoji")], [*make_rows(), "w3 emoji"]
+    for ask in (evaluator().check, evaluator().evaluate):
+        ask(model, tokenizer, make_rows(), make_prompts())
+        with pytest.raises(ValueError, match=f"prompt `mine-8` of `evaluation_prompts` {bad}.*{told}"):
+            ask(model, tokenizer, None, prompts)
+        with pytest.raises(ValueError, match=f"`evaluation_text` {bad}.*{told}"):
+            ask(model, tokenizer, rows, None)
+
+
+@pytest.mark.parametrize(
+    ("rows", "prompts", "message"),
+    [
+        (["w3 w4"], None, "protocol `disjoint` needs a text of at least 16 tokens, got 3"),
+        (None, [TextPrompt("a", "w3"), TextPrompt("a", "w4")], "have ids of their own"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_before_any_work(
+    model: LlamaForCausalLM, rows: Any, prompts: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluator().check(model, make_tokenizer(), rows, prompts)
