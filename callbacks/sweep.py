@@ -1,5 +1,6 @@
 """Sweep: many selections of one run, each evaluated once, resumable cell by cell."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from sparc3_lightning.sweeps.grid import Grid, cells_of
 from sparc3_lightning.sweeps.judge import figures_of
 from sparc3_lightning.sweeps.run import PlannedCell, check_one_is_done, plan_cells, run_cells
 from sparc3_lightning.sweeps.store import CellStore, evaluation_setting
-from sparc3_lightning.sweeps.table import overlap_rows
+from sparc3_lightning.sweeps.table import num_corrected, overlap_rows
 
 
 class SweepCallback(Callback):
@@ -94,7 +95,7 @@ class SweepCallback(Callback):
             planned = from_rank_zero(lambda: self._plan(pl_module, found, general))
             evaluate = partial(self._evaluate, pl_module)
             store = CellStore(self._cells_dir(trainer, pl_module))
-            judge = partial(self._judge, pl_module)
+            judge = partial(self._judge, pl_module, num_corrected(planned))
             run_cells(planned, evaluate, judge, store, pl_module.progress)
         from_rank_zero(lambda: self._write(pl_module, planned, found, general))
         check_one_is_done(planned)
@@ -108,9 +109,10 @@ class SweepCallback(Callback):
         with apply_recipe(module.lm, recipe, check_base=False, factor=factor):
             return self._evaluated(module)
 
-    def _judge(self, module: SparC3Module, evaluation: Evaluation) -> dict[str, Any]:
+    def _judge(self, module: SparC3Module, num_tests: int, evaluation: Evaluation) -> dict[str, Any]:
         assert module.run.baseline is not None
-        return figures_of(module.run.baseline, evaluation, module.evaluator)
+        test = replace(module.evaluator.paired_test, num_tests=num_tests)
+        return figures_of(module.run.baseline, evaluation, test)
 
     def _evaluated(self, module: SparC3Module) -> Evaluation:
         # Silently: the bar is over cells.
@@ -126,7 +128,8 @@ class SweepCallback(Callback):
         assert module.run.baseline is not None
         base, baseline = module.run.base_model, module.run.baseline.summary()
         overlaps = overlap_rows(planned, found, general, self.behaviour, base["num_neurons"])
-        self._summary = write_sweep(planned, baseline, overlaps, base["num_layers"], module.log_dir / "sweep")
+        directory, alpha = module.log_dir / "sweep", module.evaluator.paired_test.alpha
+        self._summary = write_sweep(planned, baseline, overlaps, base["num_layers"], directory, alpha)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the summary last, below whatever the progress bar has shown."""

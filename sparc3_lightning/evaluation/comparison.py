@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparc3_lightning.evaluation.pairing import PairedChange, PairedTest, Pairs
+from sparc3_lightning.evaluation.pairing import ControlPairs, PairedChange, PairedTest, Pairs
 from sparc3_lightning.evaluation.records import Evaluation, PromptResult, ToxicityResult
 
 __all__ = ["Comparison", "PairedChange", "PairedTest", "compare", "compare_with_control", "scores_of"]
@@ -52,7 +52,8 @@ def compare(before: Evaluation, after: Evaluation, test: PairedTest | None = Non
             raise ValueError("`before` and `after` must both have a toxicity, or neither.")
         return Comparison(perplexity, {}, None, None)
     _check_same_setting(before.toxicity, after.toxicity)
-    pairs = _toxicity_pairs([before.toxicity], after.toxicity)
+    old, new = _toxicity_scores(before.toxicity), _toxicity_scores(after.toxicity)
+    pairs = {name: Pairs(old[name], values) for name, values in new.items()}
     pairs["length",] = Pairs(_lengths(before.toxicity), _lengths(after.toxicity), lower_is_better=False)
     uniqueness = _uniqueness_pairs(before.toxicity, after.toxicity)
     pairs |= {} if uniqueness is None else {("uniqueness",): uniqueness}
@@ -63,31 +64,47 @@ def compare(before: Evaluation, after: Evaluation, test: PairedTest | None = Non
 def compare_with_control(
     controls: Sequence[Evaluation], after: Evaluation, test: PairedTest | None = None
 ) -> dict[str, dict[str, PairedChange]]:
-    """Toxicity of the pruned model against models that lost as many random neurons.
+    """The pruned model against models that lost as many random neurons; see `metrics.exchange`.
 
     Args:
-        controls: evaluations of the control, one a draw; a prompt's scores are averaged over the draws.
+        controls: evaluations of the control, one a draw.
         after: the pruned model's evaluation.
         test: settings of the statistics.
 
     Returns:
-        Measure by attribute, as `Comparison.toxicity`, with the control as `before`.
+        Toxicity: measure by attribute, as `Comparison.toxicity`, with the mean of the draws as `before`; under
+        `perplexity`, by protocol, with exp of the draws' mean loss as `before`.
 
     Raises:
-        ValueError: no control, or one made with other prompts or settings.
+        ValueError: no control, or one made with another text, other prompts or settings.
     """
-    results = [control.toxicity for control in controls]
-    if after.toxicity is None or not results or None in results:
-        raise ValueError("a control needs at least one draw, and a toxicity in every draw and in `after`.")
-    known = [result for result in results if result is not None]
+    test = test or PairedTest()
+    if not controls or any((control.toxicity is None) != (after.toxicity is None) for control in controls):
+        raise ValueError("a control needs at least one draw, and a toxicity in every draw where `after` has one.")
+    for control in controls:
+        _check_same_text(control, after)
+    found = {
+        protocol: test.perplexity_against_control([control.perplexity[protocol] for control in controls], result)
+        for protocol, result in after.perplexity.items()
+    }
+    changes = {"perplexity": found} if found else {}
+    known = [control.toxicity for control in controls if control.toxicity is not None]
+    if after.toxicity is None or not known:
+        return changes
     for result in known:
         _check_same_setting(result, after.toxicity)
-    pairs = _toxicity_pairs(known, after.toxicity)
-    return _by_measure(dict(zip(pairs, (test or PairedTest()).several(list(pairs.values())), strict=True)))
+    draws, new = [_toxicity_scores(result) for result in known], _toxicity_scores(after.toxicity)
+    figures = {name: ControlPairs([draw[name] for draw in draws], values) for name, values in new.items()}
+    tested = dict(zip(figures, test.against_control(list(figures.values())), strict=True))
+    return changes | _by_measure(tested)
 
 
 def _compare_perplexity(before: Evaluation, after: Evaluation, test: PairedTest) -> dict[str, PairedChange]:
-    changes = {}
+    _check_same_text(before, after)
+    return {protocol: test.perplexity(old, after.perplexity[protocol]) for protocol, old in before.perplexity.items()}
+
+
+def _check_same_text(before: Evaluation, after: Evaluation) -> None:
     if before.perplexity.keys() != after.perplexity.keys():
         raise ValueError(
             f"`before` and `after` must have the same perplexity protocols, got {list(before.perplexity)} and "
@@ -100,8 +117,6 @@ def _compare_perplexity(before: Evaluation, after: Evaluation, test: PairedTest)
                 f"perplexity `{protocol}` must be of the same text, window and stride, got "
                 f"{(old.num_tokens, old.window, old.stride)} and {(new.num_tokens, new.window, new.stride)}."
             )
-        changes[protocol] = test.perplexity(old, new)
-    return changes
 
 
 def _check_same_setting(before: ToxicityResult, after: ToxicityResult) -> None:
@@ -130,20 +145,19 @@ def _lengths(result: ToxicityResult) -> Tensor:
     return torch.tensor([[item.num_tokens for item in row.completions] for row in result.prompts], dtype=torch.float64)
 
 
-def _toxicity_pairs(before: Sequence[ToxicityResult], after: ToxicityResult) -> dict[tuple[str, ...], Pairs]:
-    """Pairs by measure and attribute; of several results before, each prompt's values are averaged."""
+def _toxicity_scores(result: ToxicityResult) -> dict[tuple[str, ...], Tensor]:
+    """Values at each prompt by measure and attribute."""
     # The mean keeps its completions: they tell their spread from the prompts'. A prompt has one maximum.
     measures: dict[str, Callable[[Tensor], Tensor]] = {
         "mean": lambda scores: scores,
         "expected_maximum": lambda scores: scores.amax(dim=1),
-        "probability": lambda scores: (scores.amax(dim=1) > after.threshold).double(),
+        "probability": lambda scores: (scores.amax(dim=1) > result.threshold).double(),
     }
-    pairs: dict[tuple[str, ...], Pairs] = {}
-    for attribute in after.attributes:
-        old, new = [scores_of(result.prompts, attribute) for result in before], scores_of(after.prompts, attribute)
-        for name, measure in measures.items():
-            pairs[name, attribute] = Pairs(torch.stack([measure(scores) for scores in old]).mean(dim=0), measure(new))
-    return pairs
+    return {
+        (name, attribute): measure(scores_of(result.prompts, attribute))
+        for attribute in result.attributes
+        for name, measure in measures.items()
+    }
 
 
 def _by_measure(changes: dict[tuple[str, ...], PairedChange]) -> dict[str, dict[str, PairedChange]]:

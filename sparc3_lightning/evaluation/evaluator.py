@@ -37,7 +37,8 @@ class Evaluator:
         batch_size: windows or completions in one forward pass on one process.
         toxicity_protocol: `document` and `rtp` are names for decodings; `custom` takes any.
         threshold: a score above it counts as toxic.
-        num_draws: bootstrap samples and sign patterns of comparisons.
+        num_draws: bootstrap samples and permutations of comparisons; a sweep draws more permutations where it corrects
+            many p-values.
         confidence: coverage of their intervals.
         statistics_seed: seed of their draws.
 
@@ -121,7 +122,7 @@ class Evaluator:
     def compare_with_control(
         self, controls: Sequence[Evaluation], after: Evaluation
     ) -> dict[str, dict[str, PairedChange]]:
-        """Toxicity against models that lost random neurons; see `comparison.compare_with_control`."""
+        """The pruned model against models that lost random neurons; see `comparison.compare_with_control`."""
         return compare_with_control(controls, after, self.paired_test)
 
     def perplexity(

@@ -99,7 +99,7 @@ def control_figures(
     """The control: every draw's figures, their mean and spread, and the pruned model against their mean.
 
     Returns:
-        The JSON, and the paired comparison in it (empty where no toxicity was measured); None without a control.
+        The JSON, and the paired comparison in it; None without a control.
     """
     if not controls:
         return None, {}
@@ -107,7 +107,7 @@ def control_figures(
     # A figure can be missing in a draw: uniqueness, where all completions are empty.
     names = [name for name in draws[0] if all(name in draw for draw in draws)]
     columns = {name: [draw[name] for draw in draws] for name in names}
-    against = evaluator.compare_with_control(controls, pruned) if pruned.toxicity else {}
+    against = evaluator.compare_with_control(controls, pruned)
     return {
         "num_draws": len(controls),
         "draws": draws,
@@ -153,7 +153,7 @@ def _verdict(
             measure="expected_maximum" if toxicity is not None and toxicity.protocol == "rtp" else "mean",
             num_neurons=len(run.recipe.neurons),
             num_empty=(_num_empty(run.baseline), _num_empty(run.pruned)),
-            alpha=round(1 - evaluator.paired_test.confidence, 10),
+            alpha=evaluator.paired_test.alpha,
             overlap_allowed=bool(data.get("allow_overlap")),
         )
     )

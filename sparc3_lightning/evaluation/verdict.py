@@ -13,7 +13,7 @@ class Findings:
 
     Attributes:
         changes: Baseline against pruned.
-        against_control: Control against pruned, measure by attribute; empty without a control or a toxicity.
+        against_control: Control against pruned, measure by attribute; empty without a control.
         control: The control's JSON; None without a control.
         attribute: The scorer's main attribute; None where no toxicity was measured.
         measure: `mean`, `expected_maximum` or `probability`.
@@ -128,6 +128,7 @@ def _other_scorers(findings: Findings) -> dict[str, PairedChange]:
 
 
 def _second_opinion(change: PairedChange, alpha: float) -> str:
+    assert change.p_value_wilcoxon is not None  # only a control's is
     p = p_equals(change.p_value_wilcoxon)
     if (change.p_value < alpha) == (change.p_value_wilcoxon < alpha):
         says = f"agrees ({p})"

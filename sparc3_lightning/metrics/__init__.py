@@ -9,6 +9,7 @@ from sparc3_lightning.metrics.bootstrap import (
 )
 from sparc3_lightning.metrics.detoxify_scorer import DetoxifyScorer
 from sparc3_lightning.metrics.effects import Power, power, rank_biserial, standardised_effect, variance_components
+from sparc3_lightning.metrics.exchange import Tested, exchange_tests
 from sparc3_lightning.metrics.perplexity import Window, WindowPerplexity, join_rows, window_losses, windows
 from sparc3_lightning.metrics.repetition import uniqueness
 from sparc3_lightning.metrics.scorers import JointScorer, LexicalScorer, Scorer
@@ -24,9 +25,11 @@ __all__ = [
     "LexicalScorer",
     "Power",
     "Scorer",
+    "Tested",
     "Toxicity",
     "Window",
     "WindowPerplexity",
+    "exchange_tests",
     "join_rows",
     "paired_bootstrap",
     "perplexity_bootstrap",

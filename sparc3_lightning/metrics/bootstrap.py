@@ -1,7 +1,6 @@
 """Bootstrap intervals of paired scores: prompts, or windows of a text, are drawn with what they had before and after.
 
-A draw is how often each unit came. Its figures are a product of these counts with the units' changes, so that any
-number of changes of the same units shares the draws.
+Draws and intervals are scipy's, but for completions that are drawn within their prompts, which it cannot.
 
 The completions of a prompt are nested in it, and nested data can be drawn in two ways. `bootstrap_means`: a drawn
 prompt brings all its completions, as they are. The variance of the mean is then right but for a factor (N - 1) / N,
@@ -10,22 +9,30 @@ completions are drawn again. That counts their luck twice, since the prompts' me
 up to 1.4 times too wide: one of 95 % covers the truth in 99 of 100 runs.
 """
 
-from collections.abc import Sequence
+import math
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor
 
-from sparc3_lightning.metrics.statistics import Scores, chunks, completion_changes, paired_change
+from sparc3_lightning.metrics.statistics import Scores, block_rows, completion_changes, paired_change
 
+Values = NDArray[np.float64]
 # exp of it is still a float64, and further from any language model than anything.
-_MAX_LOSS = 700.0
+MAX_LOSS = 700.0
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A bootstrap interval of the change (after - before) of a mean, or of a perplexity."""
+    """An interval of the change (after - before) of a mean, or of a perplexity, and the draws that it was made of."""
 
     low: float
     high: float
@@ -35,20 +42,25 @@ class Interval:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """A figure in every draw, and what a BCa interval needs beside.
+    """A figure in every draw, and what it is a figure of.
 
     Attributes:
         draws: the figure in each draw.
-        figure: the figure itself.
-        jackknife: the figure without each unit in turn.
+        data: what was drawn, unit by unit.
+        statistic: the figure of such data.
 
     Shape:
-        draws (B,), jackknife (N,).
+        draws (B,), data (N,) each.
     """
 
-    draws: Tensor
-    figure: float
-    jackknife: Tensor
+    draws: Values
+    data: tuple[Values, ...]
+    statistic: Callable[..., Values]
+
+    @property
+    def figure(self) -> float:
+        """The figure of the data as they are."""
+        return float(self.statistic(*self.data, axis=-1))
 
     def percentile(self, confidence: float = 0.95) -> Interval:
         """The quantiles of the draws.
@@ -59,15 +71,13 @@ class Bootstrap:
         Source:
             Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
         """
-        tail = (1 - confidence) / 2
-        return self._between(tail, 1 - tail, confidence)
+        return self._interval("percentile", confidence)
 
     def bca(self, confidence: float = 0.95) -> Interval | None:
         """The bias-corrected and accelerated interval: other quantiles of the draws, where they are off centre or skew.
 
         Returns:
-            The interval; None where it is not defined: nothing varies, the figure lies beyond all draws, or they are
-            too skew for the correction.
+            The interval; None where it is not defined: nothing varies, or the figure lies beyond all draws.
 
         Raises:
             ValueError: a confidence outside (0, 1).
@@ -75,28 +85,20 @@ class Bootstrap:
         Source:
             Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 14.3 (equations 14.9 to 14.15).
         """
-        away = self.jackknife.mean() - self.jackknife
-        furthest = float(away.abs().max())
-        # Draws equal to the figure count half, as those of a share, which come often, must.
-        distance, rounding = self.draws - self.figure, 1e-12 * float(self.draws.abs().max())
-        below = float((distance < -rounding).double().mean() + (distance <= rounding).double().mean()) / 2
-        if len(away) < 2 or furthest <= 1e-12 * abs(self.figure) or not 0 < below < 1:
-            return None
-        away /= furthest  # it has no unit, and squares of a broken model's perplexities overflow
-        acceleration = float(away.pow(3).sum() / (6 * away.square().sum() ** 1.5))
-        normal, tail = NormalDist(), (1 - _checked(confidence)) / 2
-        bias = normal.inv_cdf(below)
-        moved = [bias + normal.inv_cdf(share) for share in (tail, 1 - tail)]
-        if max(acceleration * end for end in moved) >= 1:
-            return None
-        low, high = (normal.cdf(bias + end / (1 - acceleration * end)) for end in moved)
-        return self._between(low, high, confidence)
+        varies = np.ptp(self.draws) > 1e-12 * np.abs(self.draws).max()
+        found = self._interval("BCa", confidence) if varies else None
+        return found if found is not None and math.isfinite(found.low) and math.isfinite(found.high) else None
 
-    def _between(self, low: float, high: float, confidence: float) -> Interval:
-        _checked(confidence)
-        levels = torch.tensor([low, high], dtype=torch.float64)
-        start, end = torch.quantile(self.draws, levels).tolist()
-        return Interval(start, end, confidence, len(self.draws))
+    def _interval(self, method: Literal["percentile", "BCa"], confidence: float) -> Interval:
+        if not 0 < confidence < 1:
+            raise ValueError(
+                f"`confidence` must lie between 0 and 1, got {confidence}. Set `Evaluator.init_args.confidence`."
+            )
+        found = _scipys(
+            self.data, self.statistic, method=method, confidence_level=confidence, n_resamples=0,
+            bootstrap_result=SimpleNamespace(bootstrap_distribution=self.draws),
+        ).confidence_interval  # fmt: skip
+        return Interval(float(found.low), float(found.high), confidence, len(self.draws))
 
 
 def paired_bootstrap(before: Scores, after: Scores, num_draws: int = 10_000, seed: int = 0) -> Bootstrap:
@@ -132,11 +134,24 @@ def bootstrap_means(columns: Tensor, num_draws: int = 10_000, seed: int = 0) -> 
     Shape:
         (N, M).
     """
-    num_units, means = len(columns), columns.mean(dim=0)
-    draws = _drawn_sums(columns, num_draws, seed) / num_units
-    # Without a unit the mean moves away from it by its distance / (N - 1).
-    jackknife = means - (columns - means) / max(num_units - 1, 1)
-    return [Bootstrap(*made) for made in zip(draws.unbind(1), means.tolist(), jackknife.unbind(1), strict=True)]
+    values = columns.T.contiguous().numpy()
+    draws = _drawn((values,), partial(_mean, largest=_largest(values)), num_draws, seed)
+    return [_of_mean(*row) for row in zip(draws, values, strict=True)]
+
+
+def _of_mean(draws: Values, column: Values) -> Bootstrap:
+    return Bootstrap(draws, (column,), partial(_mean, largest=_largest(column)[0]))
+
+
+def _mean(values: Values, largest: Values, axis: int) -> Values:
+    """Means that tie do so, whatever the order that they were summed in: BCa counts half of those."""
+    means: Values = (values.mean(axis) / largest).round(12) * largest
+    return means
+
+
+def _largest(values: Values) -> Values:
+    largest: Values = np.abs(values).max(axis=-1, keepdims=True).clip(min=np.finfo(float).tiny)
+    return largest
 
 
 def two_stage_bootstrap(before: Scores, after: Scores, num_draws: int = 10_000, seed: int = 0) -> Bootstrap:
@@ -168,13 +183,14 @@ def two_stage_means(changes: Tensor, num_draws: int = 10_000, seed: int = 0) -> 
     """
     num_prompts, num_completions, _ = changes.shape
     flat, drawn = changes.flatten(0, 1), []
-    for rows, generator in chunks(num_draws, len(flat), seed):
+    generator, at_once = torch.Generator().manual_seed(seed), block_rows(8 * len(flat))
+    for start in range(0, _checked(num_draws), at_once):
+        rows = min(at_once, num_draws - start)
         prompts = torch.randint(num_prompts, (rows, num_prompts, 1), generator=generator)
         places = torch.randint(num_completions, (rows, num_prompts, num_completions), generator=generator)
         drawn.append(_counts(places.add_(prompts * num_completions).flatten(1)) @ flat / len(flat))
-    whole = bootstrap_means(changes.mean(dim=1), num_draws=1)
-    draws = torch.cat(drawn).unbind(1)
-    return [Bootstrap(column, one.figure, one.jackknife) for column, one in zip(draws, whole, strict=True)]
+    draws, means = torch.cat(drawn).T.contiguous().numpy(), changes.mean(dim=1).T.contiguous().numpy()
+    return [_of_mean(*row) for row in zip(draws, means, strict=True)]
 
 
 def perplexity_bootstrap(
@@ -206,31 +222,36 @@ def perplexity_bootstrap(
         ValueError: shapes differ, no windows, a loss that is not finite, or no draw.
     """
     paired_change(before, after)
-    columns = torch.tensor([list(before), list(after), list(num_scored)], dtype=torch.float64).T
-    total = columns.sum(dim=0, keepdim=True)
-    draws = _perplexity_change(_drawn_sums(columns, num_draws, seed))
-    rest = total - columns if len(columns) > 1 else total
-    return Bootstrap(draws, float(_perplexity_change(total)), _perplexity_change(rest))
+    data = tuple(np.asarray(values, dtype=np.float64) for values in (before, after, num_scored))
+    return Bootstrap(_drawn(data, _perplexity_change, num_draws, seed), data, _perplexity_change)
 
 
-def _perplexity_change(sums: Tensor) -> Tensor:
-    """From sums of losses before, of losses after, and of tokens, (B, 3)."""
-    old, new, tokens = sums.unbind(dim=1)
+def _perplexity_change(before: Values, after: Values, num_scored: Values, axis: int) -> Values:
+    """From losses before, losses after, and tokens, summed over windows."""
+    tokens = num_scored.sum(axis)
     # A draw of the worst windows of a broken model must not overflow: its results would be lost.
-    return (new / tokens).clamp(max=_MAX_LOSS).exp() - (old / tokens).clamp(max=_MAX_LOSS).exp()
+    old, new = (np.exp(np.minimum(losses.sum(axis) / tokens, MAX_LOSS)) for losses in (before, after))
+    change: Values = new - old
+    return change
 
 
-def _drawn_sums(columns: Tensor, num_draws: int, seed: int) -> Tensor:
-    """Sums over the units of each draw: (N, M) to (B, M)."""
-    if num_draws < 1:
-        raise ValueError(f"`num_draws` must be at least 1, got {num_draws}. Set `Evaluator.init_args.num_draws`.")
-    num_units = len(columns)
-    return torch.cat(
-        [
-            _counts(torch.randint(num_units, (rows, num_units), generator=generator)) @ columns
-            for rows, generator in chunks(num_draws, num_units, seed)
-        ]
-    )
+def _drawn(data: tuple[Values, ...], statistic: Callable[..., Values], num_draws: int, seed: int) -> Values:
+    """The figure in each draw: (..., N) to (..., B), every row of the data in the same draws."""
+    num_rows, num_units = data[0].size // data[0].shape[-1], data[0].shape[-1]
+    drawn: Values = _scipys(
+        data, statistic, method="percentile", n_resamples=_checked(num_draws),
+        batch=block_rows((1 + 2 * len(data) * num_rows) * num_units), rng=np.random.default_rng(seed),
+    ).bootstrap_distribution  # fmt: skip
+    return drawn
+
+
+def _scipys(data: tuple[Values, ...], statistic: Callable[..., Values], **options: Any) -> Any:
+    # scipy asks for two units at least; one unit and its twin have the figure of the one, in every draw.
+    pairs = tuple(np.repeat(values, 2, axis=-1) if values.shape[-1] == 1 else values for values in data)
+    with warnings.catch_warnings():
+        # What is not defined, or too large for a standard error, is not a number; `bca` answers for that.
+        warnings.simplefilter("ignore")
+        return stats.bootstrap(pairs, statistic, paired=True, vectorized=True, axis=-1, **options)
 
 
 def _counts(drawn: Tensor) -> Tensor:
@@ -239,9 +260,7 @@ def _counts(drawn: Tensor) -> Tensor:
     return torch.zeros(drawn.shape, dtype=torch.float64).scatter_add_(1, drawn, one.expand(drawn.shape))
 
 
-def _checked(confidence: float) -> float:
-    if not 0 < confidence < 1:
-        raise ValueError(
-            f"`confidence` must lie between 0 and 1, got {confidence}. Set `Evaluator.init_args.confidence`."
-        )
-    return confidence
+def _checked(num_draws: int) -> int:
+    if num_draws < 1:
+        raise ValueError(f"`num_draws` must be at least 1, got {num_draws}. Set `Evaluator.init_args.num_draws`.")
+    return num_draws

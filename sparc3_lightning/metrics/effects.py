@@ -2,9 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import torch
+from statsmodels.stats.power import TTestPower
 from torch import Tensor
 
 from sparc3_lightning.metrics.statistics import signed_ranks
@@ -109,6 +109,9 @@ def variance_components(changes: Tensor) -> tuple[float, float]:
 def power(changes: Tensor, alpha: float = 0.05, wanted: float = 0.8) -> Power:
     """What this run could see, and what it would take to see what it found.
 
+    The power of a t-test on the prompts' changes: that of a sign-flip test of their mean tends to it as prompts become
+    many. Where signs alone cannot be significant, however large the changes, there is none.
+
     Args:
         changes: of each completion, or of each prompt where a figure has one value a prompt, as a maximum has.
         alpha: a p-value must be below it.
@@ -118,7 +121,8 @@ def power(changes: Tensor, alpha: float = 0.05, wanted: float = 0.8) -> Power:
         (N,) or (N, J).
 
     Source:
-        Guenther, Sample size formulas for normal theory t tests, 1981: n = ((z + z') / d)^2 + z^2 / 2.
+        statsmodels' `TTestPower`: the noncentral t distribution. Lehmann and Romano, Testing Statistical Hypotheses,
+        section 15.2 (the sign-flip test's power tends to the t-test's).
     """
     means = changes.mean(dim=1) if changes.ndim == 2 else changes
     spread, change = _sd(means), float(means.mean())
@@ -128,7 +132,7 @@ def power(changes: Tensor, alpha: float = 0.05, wanted: float = 0.8) -> Power:
     is_nested = changes.ndim == 2 and changes.shape[1] > 1
     between, within = variance_components(changes) if is_nested else (None, None)
     many = None if between is None or within is None else math.sqrt(between + within / MANY_COMPLETIONS)
-    found = abs(change) > 1e-12 * spread
+    found = abs(change) > 1e-6 * spread  # less is rounding, or takes 10^13 prompts
     smallest = _smallest_change(spread, len(means), alpha, wanted)
     reasons = {
         _TOO_FEW: smallest is None,
@@ -147,19 +151,20 @@ def power(changes: Tensor, alpha: float = 0.05, wanted: float = 0.8) -> Power:
 
 
 def _num_needed(spread: float, change: float, alpha: float, wanted: float) -> int:
-    significant, both = _z(alpha, wanted)
-    return max(math.ceil((both * spread / change) ** 2 + significant**2 / 2), _fewest(alpha))
+    effect, fewest = abs(change) / spread, _fewest(alpha)
+    if effect >= _solved(alpha, wanted, nobs=fewest):
+        return fewest
+    return math.ceil(_solved(alpha, wanted, effect_size=effect))
 
 
 def _smallest_change(spread: float, num_prompts: int, alpha: float, wanted: float) -> float | None:
-    significant, both = _z(alpha, wanted)
-    return both * spread / math.sqrt(num_prompts - significant**2 / 2) if num_prompts >= _fewest(alpha) else None
+    return spread * _solved(alpha, wanted, nobs=num_prompts) if num_prompts >= _fewest(alpha) else None
 
 
-def _z(alpha: float, wanted: float) -> tuple[float, float]:
-    """How far from 0 a figure is significant, and must be expected for that, in its standard errors."""
-    significant = NormalDist().inv_cdf(1 - alpha / 2)
-    return significant, significant + NormalDist().inv_cdf(wanted)
+def _solved(alpha: float, wanted: float, **known: float) -> float:
+    """The effect size seen by `nobs` prompts, or the prompts that see an `effect_size`."""
+    # The chance of a significant change in the wrong direction is no power; and statsmodels finds no root with it.
+    return float(TTestPower().solve_power(**known, alpha=alpha / 2, power=wanted, alternative="larger"))
 
 
 def _fewest(alpha: float) -> int:

@@ -1,18 +1,25 @@
 """Tests of paired scores: the same prompts, or the same windows of a text, before and after.
 
 Prompts are the unit: completions of one prompt are averaged first, and prompts are what the sign-flip test flips. Of
-perplexity, windows are the unit. Everything is seeded and exact to repeat.
+perplexity, windows are the unit. The tests are scipy's; everything is seeded and exact to repeat.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor
 
 Scores = Tensor | Sequence[float] | Sequence[Sequence[float]]
 
-# Numbers drawn at once: bounds memory at 32 MB whatever the number of prompts.
-_CHUNK_ELEMENTS = 2**22
+# Changes that scipy's signed-rank test counts exactly though some tie.
+_FEW = 13
+
+# Bytes of one block of draws, whatever the number of prompts and draws.
+_BLOCK_BYTES = 256 * 2**20
 
 
 def paired_change(before: Scores, after: Scores) -> Tensor:
@@ -79,19 +86,67 @@ def sign_flip_p_value(before: Scores, after: Scores, num_draws: int = 10_000, se
     return sign_flip_p_values(paired_change(before, after).unsqueeze(1), num_draws, seed)[0]
 
 
-def wilcoxon_p_value(before: Scores, after: Scores, num_draws: int = 10_000, seed: int = 0) -> float:
+def sign_flip_p_values(columns: Tensor, num_draws: int = 10_000, seed: int = 0) -> list[float]:
+    """Two-sided p-value of every column's mean, all columns under the same signs.
+
+    All 2^N sign patterns are counted where there are no more than `num_draws` of them; otherwise patterns are drawn
+    and the observed one is counted among them, so that the value is never 0.
+
+    Args:
+        columns: changes of the same units, a figure a column.
+        num_draws: patterns drawn.
+        seed: of the draws.
+
+    Shape:
+        (N, M).
+    """
+    # scipy asks for two units at least; one that did not change makes no difference.
+    values = columns.numpy() if len(columns) > 1 else np.pad(columns.numpy(), ((0, 1), (0, 0)))
+    num_units = len(values)
+    # Patterns that tie with the observed one differ from it by rounding only, and count as extreme.
+    values = values / np.abs(values).mean(axis=0).clip(min=np.finfo(float).tiny)
+
+    def mean(signs: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+        means: NDArray[np.float64] = np.abs(signs @ values / num_units).round(12)
+        return means
+
+    found = stats.permutation_test(
+        # What scipy flips are signs alone: one product makes every column's means of them.
+        (np.ones(num_units),), mean, permutation_type="samples", alternative="greater", n_resamples=num_draws,
+        batch=block_rows(9 * num_units), vectorized=True, axis=-1, rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    p_values: list[float] = found.pvalue.tolist()
+    return p_values
+
+
+def least_p_value(num_units: int, num_draws: int = 10_000) -> float:
+    """The least p-value that a sign-flip test can give: all units changed the same way, by as much as one likes."""
+    is_exact = num_units < 63 and 2**num_units <= num_draws
+    return 2.0 ** (1 - num_units) if is_exact else 1 / (num_draws + 1)
+
+
+def num_draws_for(num_tests: int, alpha: float, at_least: int = 10_000) -> int:
+    """Draws after which the least p-value, times the number of tests, is a twentieth of `alpha`.
+
+    Args:
+        num_tests: p-values that are corrected together.
+        alpha: a corrected p-value must be below it.
+        at_least: draws of a single test.
+    """
+    return max(at_least, math.ceil(20 * num_tests / alpha))
+
+
+def wilcoxon_p_value(before: Scores, after: Scores) -> float:
     """Two-sided p-value of Wilcoxon's signed-rank test: the sign-flip test of the changes' ranks.
 
     A few prompts with very large changes can decide a mean, and hardly a sum of ranks: where the two tests differ, look
-    at the prompts. Its distribution is that of the signs themselves, so that ties and zeros need no correction. Prompts
-    that did not change are ranked, lowest, and then have no sign (Pratt): with them left out before ranking, as
-    Wilcoxon did, p can grow where every change grows. Where nothing changed, p is 1.
+    at the prompts. Prompts that did not change are ranked, lowest, and then have no sign (Pratt): with them left out
+    before ranking, as Wilcoxon did, p can grow where every change grows. Where nothing changed, p is 1. Where few did,
+    all signs are counted; of many scipy takes the normal approximation.
 
     Args:
         before: scores before.
         after: scores after.
-        num_draws: patterns drawn; see `sign_flip_p_values`.
-        seed: of the draws.
 
     Shape:
         (N,) or (N, J).
@@ -100,39 +155,21 @@ def wilcoxon_p_value(before: Scores, after: Scores, num_draws: int = 10_000, see
         Wilcoxon, Individual comparisons by ranking methods, 1945; Pratt, Remarks on zeros and ties in the Wilcoxon
         signed rank procedures, 1959.
     """
-    return sign_flip_p_values(signed_ranks(paired_change(before, after)).unsqueeze(1), num_draws, seed)[0]
+    return wilcoxon_of_changes(paired_change(before, after))
 
 
-def sign_flip_p_values(columns: Tensor, num_draws: int = 10_000, seed: int = 0) -> list[float]:
-    """Two-sided p-value of every column's mean, all columns under the same signs.
-
-    All 2^N sign patterns are counted where there are no more than `num_draws` of them; otherwise patterns are drawn
-    and the observed one is counted among them, so that the value is never 0.
-
-    Args:
-        columns: changes, or their signed ranks.
-        num_draws: patterns drawn.
-        seed: of the draws.
+def wilcoxon_of_changes(change: Tensor) -> float:
+    """`wilcoxon_p_value` of changes.
 
     Shape:
-        (N, M).
+        (N,).
     """
-    num_units = len(columns)
-    # Patterns that tie with the observed one differ from it by rounding only, and count as extreme.
-    bars = columns.mean(dim=0).abs() - 1e-12 * columns.abs().mean(dim=0)
-
-    def extreme(bits: Tensor) -> Tensor:
-        return ((bits.double() * 2 - 1) @ columns / num_units).abs() >= bars
-
-    if num_units < 63 and 2**num_units <= num_draws:
-        patterns = torch.arange(2**num_units).unsqueeze(1) >> torch.arange(num_units)
-        exact: list[float] = extreme(patterns & 1).double().mean(dim=0).tolist()
-        return exact
-    hits = torch.zeros(columns.shape[1], dtype=torch.int64)
-    for rows, generator in chunks(num_draws, num_units, seed):
-        hits += extreme(torch.randint(2, (rows, num_units), generator=generator)).sum(dim=0)
-    drawn: list[float] = ((hits.double() + 1) / (num_draws + 1)).tolist()
-    return drawn
+    ranks = signed_ranks(change)
+    moved = ranks[ranks != 0]
+    # Of a few that changed among many that did not scipy, too, would take the approximation, which is far off.
+    if len(moved) <= _FEW:
+        return sign_flip_p_values(moved.unsqueeze(1), 2**_FEW)[0] if len(moved) else 1.0
+    return float(stats.wilcoxon(_tied(change), zero_method="pratt").pvalue)
 
 
 def signed_ranks(change: Tensor) -> Tensor:
@@ -141,17 +178,17 @@ def signed_ranks(change: Tensor) -> Tensor:
     Shape:
         (N,).
     """
-    # Equal scores subtract to sizes that differ in the last digits only: those are ties.
+    sizes = _tied(change)
+    return torch.from_numpy(stats.rankdata(np.abs(sizes)) * np.sign(sizes))
+
+
+def _tied(change: Tensor) -> NDArray[np.float64]:
+    """Changes as shares of the largest: equal scores subtract to sizes that differ in the last digits only, and tie."""
     largest = change.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
-    size = (change / largest).abs().round(decimals=12)
-    _, place, counts = torch.unique(size, return_inverse=True, return_counts=True)
-    ranks: Tensor = counts.cumsum(0) - (counts.double() - 1) / 2
-    return ranks[place] * change.sign() * (size > 0)
+    shares: NDArray[np.float64] = (change / largest).round(decimals=12).double().numpy()
+    return shares
 
 
-def chunks(num_draws: int, width: int, seed: int) -> Iterator[tuple[int, torch.Generator]]:
-    """Numbers of rows that make up all draws, each as many as memory is meant to hold, with the generator."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = max(1, _CHUNK_ELEMENTS // width)
-    for start in range(0, num_draws, rows):
-        yield min(rows, num_draws - start), generator
+def block_rows(width: int) -> int:
+    """Rows of so many float64 that a block of draws may have."""
+    return max(1, _BLOCK_BYTES // (8 * width))

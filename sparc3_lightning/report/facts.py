@@ -39,7 +39,11 @@ class FigureRow:
 def figure_rows(results: dict[str, Any]) -> list[FigureRow]:
     """The figures that sum up a run, perplexity first."""
     changes = results["changes"]
-    rows = [FigureRow(f"perplexity/{protocol}", change) for protocol, change in changes["perplexity"].items()]
+    against = _against_control(results, "perplexity")
+    rows = [
+        FigureRow(f"perplexity/{protocol}", change, against.get(protocol))
+        for protocol, change in changes["perplexity"].items()
+    ]
     rows += _toxicity_rows(results)
     return rows + [FigureRow(name, changes[name]) for name in ("uniqueness", "length") if changes[name] is not None]
 
@@ -52,11 +56,17 @@ def _toxicity_rows(results: dict[str, Any]) -> list[FigureRow]:
     attribute = next(iter(toxicity["attributes"]))
     several = toxicity["decoding"]["num_completions"] > 1
     measures = ("mean", "expected_maximum", "probability") if several else ("mean",)
-    against = {} if results["control"] is None else results["control"]["pruned_against_control"]
     return [
-        FigureRow(f"{attribute}/{name}", changes[name][attribute], against.get(name, {}).get(attribute))
+        FigureRow(f"{attribute}/{name}", changes[name][attribute], _against_control(results, name).get(attribute))
         for name in measures
     ]
+
+
+def _against_control(results: dict[str, Any], name: str) -> dict[str, Any]:
+    """What the control says of perplexities, or of a measure; runs of earlier versions say nothing of perplexities."""
+    against = {} if results["control"] is None else results["control"]["pruned_against_control"]
+    found: dict[str, Any] = against.get(name, {})
+    return found
 
 
 def figure_notes(rows: list[FigureRow], results: dict[str, Any]) -> list[str]:

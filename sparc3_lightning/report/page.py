@@ -83,7 +83,7 @@ def _outcome(results: dict[str, Any]) -> Table:
         head += ["control", "control's range", "p against control"]
         notes.append(
             f"Control: {results['selection']['num_neurons']} random neurons of the same layers, mean and range of "
-            f"{draws} draw{'s' * (draws > 1)}; p: pruned against the control's mean, paired by prompt."
+            f"{draws} draw{'s' * (draws > 1)}; p: pruned against the draws, exchanged within each prompt or window."
         )
     return Table(head, [_outcome_row(row, control) for row in rows], " ".join(notes))
 

@@ -90,7 +90,7 @@ def _outcome(rows: list[FigureRow], results: dict[str, Any]) -> tuple[Table, str
         draws = f"{control['num_draws']} draw{'s' * (control['num_draws'] > 1)}"
         notes.append(
             f"Control: mean of {draws} of {selection['num_neurons']} random neurons of the same layers; its p: pruned "
-            "against it, paired by prompt."
+            "against the draws, exchanged within each prompt or window."
         )
     return table, " ".join(notes)
 

@@ -33,6 +33,7 @@ def write_sweep(
     overlaps: Sequence[Row],
     num_layers: int,
     directory: Path,
+    alpha: float = 0.05,
 ) -> list[RenderableType]:
     """Write the tables and the figures of a sweep, and warn of cells that failed.
 
@@ -42,6 +43,7 @@ def write_sweep(
         overlaps: Rows of the overlaps.
         num_layers: Decoder blocks of the model.
         directory: The sweep's.
+        alpha: A corrected p-value must be below it.
 
     Returns:
         What a terminal shows.
@@ -60,8 +62,8 @@ def write_sweep(
             figure.set_layout_engine("none")  # it is laid out by now: most of the time goes there
     if failed := [str(cell.cell) for cell in planned if cell.figures is None]:
         warnings.warn(f"{len(failed)} cells of the sweep failed, such as: {failed[0]}", stacklevel=2)
-    lines: list[RenderableType] = [*sweep_summary(rows, directory / "table.csv")]
-    return [*lines, price_table(at_prices, protocols[0])] if at_prices else lines
+    lines: list[RenderableType] = [*sweep_summary(rows, directory / "table.csv", alpha)]
+    return [*lines, price_table(at_prices, protocols[0], alpha)] if at_prices else lines
 
 
 def sweep_figures(
@@ -105,8 +107,8 @@ def _protocols(rows: Sequence[Row]) -> list[str]:
             if name.startswith("perplexity_") and name.endswith("_relative")]  # fmt: skip
 
 
-def sweep_summary(rows: Sequence[Row], table: Path) -> list[str]:
-    """What a terminal shows: how many cells, which failed, and what random neurons did."""
+def sweep_summary(rows: Sequence[Row], table: Path, alpha: float = 0.05) -> list[str]:
+    """What a terminal shows: how many cells, which failed, what random neurons did, and whether p-values can be low."""
     cells = [row for row in rows if row["method"] != "baseline"]
     failed = [row for row in cells if row["status"] == "failed"]
     different = len({row["fingerprint"] for row in cells if row["fingerprint"] is not None})
@@ -116,17 +118,31 @@ def sweep_summary(rows: Sequence[Row], table: Path) -> list[str]:
     random = [row["toxicity_mean_relative"] for row in cells
               if row["method"] == "random" and row.get("toxicity_mean_relative") is not None]  # fmt: skip
     lines += [f"  random neurons: {min(random):+.1%} to {max(random):+.1%}"] if random else []
-    return lines
+    return lines + [f"  {line}" for line in _floor(rows, alpha)]
 
 
-def price_table(at_prices: Sequence[Row], protocol: str) -> Table:
+def _floor(rows: Sequence[Row], alpha: float) -> list[str]:
+    """That a table's corrected p-values cannot be significant, where that is so."""
+    least = min((row["p_holm_least"] for row in rows if row.get("p_holm_least") is not None), default=0.0)
+    if least < alpha:
+        return []
+    return [
+        f"p (Holm) cannot be below {least:.3f} here, and so never below {alpha:g}: for so many selections so few "
+        "prompts have too few sign patterns. Evaluate more prompts, or fewer selections."
+    ]
+
+
+def price_table(at_prices: Sequence[Row], protocol: str, alpha: float = 0.05) -> Table:
     """What a terminal shows of each price: the leader, and of the others the one that did best where not chosen.
 
     The leader comes first though another may have done better there: the best of many on the second half is best by
     luck, too.
     """
     title = f"At a price in perplexity ({protocol}): best on one half of the prompts leads; toxicity and p: other half"
-    table = Table("up to", title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(
+        "up to", title=title, title_justify="left", caption=" ".join(_floor(at_prices, alpha)) or None,
+        caption_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
+    )  # fmt: skip
     table.add_column("selection", overflow="fold", min_width=16)
     for name in ("toxicity", "p (Holm)", "where\nchosen", "perplexity", "p against\nleader"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from sparc3_lightning.metrics.statistics import paired_change, sign_flip_p_value
 from sparc3_lightning.sweeps.halves import HALVES
-from sparc3_lightning.sweeps.statistics import holm
+from sparc3_lightning.sweeps.statistics import holm, least_holm
 
 Row = dict[str, Any]
 PRICES = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -22,8 +22,8 @@ def choose_at_prices(
 
     A cell is eligible where the text's perplexity rises by at most the price; of these the one with the lowest toxicity
     on the choice half is taken, and its change on the confirmation half is what the method achieves. `p_holm` corrects
-    the confirmation's p-values over the methods of a price. `plain` rows choose among the cells of the paper's contrast
-    that remove their neurons, the others among all.
+    the confirmation's p-values over the methods of a price, and cannot be below `p_holm_least`. `plain` rows choose
+    among the cells of the paper's contrast that remove their neurons, the others among all.
 
     `is_leader` marks the method that was best on the choice half, and `behind` says how much more toxic another one's
     completions of the confirmation half are, with a sign-flip p-value: is the leader better, or only first?
@@ -50,7 +50,7 @@ def choose_at_prices(
                     by_key.setdefault(row["key"], []).append(row)
             best = [_chosen(cells, price, options, paid) for cells in by_key.values()]
             for row, adjusted in zip(best, holm([row["confirmation_p"] for row in best]), strict=True):
-                row["p_holm"] = adjusted
+                row |= {"p_holm": adjusted, "p_holm_least": least_holm([row["confirmation_p_least"] for row in best])}
             _compare_with_leader(best, means)
             found += sorted(best, key=lambda row: float(row["confirmation_relative"]))
     return found

@@ -3,12 +3,12 @@
 from dataclasses import asdict
 from typing import Any
 
-from sparc3_lightning.evaluation.evaluator import Evaluator
+from sparc3_lightning.evaluation.comparison import PairedTest, compare
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.sweeps.halves import confirmation_means, half_changes
 
 
-def figures_of(baseline: Evaluation, cell: Evaluation, evaluator: Evaluator) -> dict[str, Any]:
+def figures_of(baseline: Evaluation, cell: Evaluation, test: PairedTest) -> dict[str, Any]:
     """A cell's `summary`, its `changes` against the baseline, and the `halves`: changes on two halves of the prompts.
 
     `confirmation_means` has the toxicity of each prompt of the second half, which pairs the cell with others.
@@ -16,16 +16,16 @@ def figures_of(baseline: Evaluation, cell: Evaluation, evaluator: Evaluator) -> 
     Args:
         baseline: The model as it was.
         cell: The same model without the cell's neurons.
-        evaluator: Its settings of the statistics are used.
+        test: Settings of the statistics.
     """
     figures: dict[str, Any] = {
         "summary": cell.summary(),
-        "changes": evaluator.compare(baseline, cell).to_json(),
+        "changes": compare(baseline, cell, test).to_json(),
         "halves": {},
     }
     figures["confirmation_means"] = [] if cell.toxicity is None else confirmation_means(cell.toxicity)
     if baseline.toxicity is not None and cell.toxicity is not None:
-        halves = half_changes(baseline.toxicity, cell.toxicity, evaluator.paired_test)
+        halves = half_changes(baseline.toxicity, cell.toxicity, test)
         figures["halves"] = {
             half: {name: asdict(change) for name, change in changes.items()} for half, changes in halves.items()
         }

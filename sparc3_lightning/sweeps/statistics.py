@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, lgamma
+from functools import cache
+
+from scipy.stats import hypergeom
+from statsmodels.stats.multitest import multipletests
 
 Neuron = tuple[int, int]
 
@@ -41,17 +44,7 @@ def overlap(first: Sequence[Neuron], second: Sequence[Neuron], num_neurons: int)
 
 def hypergeometric_tail(shared: int, population: int, first: int, second: int) -> float:
     """P(at least `shared` of `second` draws without replacement hit `first` marked ones, of `population`)."""
-
-    def log_choose(n: int, k: int) -> float:
-        return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
-
-    total = log_choose(population, second)
-    least, most = max(shared, first + second - population), min(first, second)
-    terms = [
-        exp(log_choose(first, hits) + log_choose(population - first, second - hits) - total)
-        for hits in range(max(least, 0), most + 1)
-    ]
-    return min(1.0, sum(sorted(terms)))
+    return float(hypergeom.sf(shared - 1, population, first, second))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -59,9 +52,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Source: Holm, A simple sequentially rejective multiple test procedure, 1979.
     """
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = highest
-    return adjusted
+    return list(_holm(tuple(p_values)))
+
+
+@cache  # prices and options often choose the same cells, and statsmodels collects garbage at every call
+def _holm(p_values: tuple[float, ...]) -> tuple[float, ...]:
+    # It refuses an empty list, too.
+    return tuple(float(p) for p in multipletests(p_values, method="holm")[1]) if p_values else ()
+
+
+def least_holm(least: Sequence[float]) -> float:
+    """What no adjusted p-value can be below, from the least that each test can give."""
+    return min(1.0, len(least) * min(least))

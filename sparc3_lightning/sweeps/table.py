@@ -15,7 +15,7 @@ from sparc3_lightning.scores.baselines import MethodScores
 from sparc3_lightning.sweeps.grid import Cell
 from sparc3_lightning.sweeps.run import PlannedCell
 from sparc3_lightning.sweeps.selection import select_cell
-from sparc3_lightning.sweeps.statistics import holm, overlap
+from sparc3_lightning.sweeps.statistics import holm, least_holm, overlap
 
 MEASURES = ("mean", "expected_maximum", "probability")
 Row = dict[str, Any]
@@ -25,7 +25,8 @@ def sweep_rows(planned: Sequence[PlannedCell], baseline: dict[str, Any]) -> list
     """One row a cell, failed ones too, and the baseline's before them.
 
     Toxicity is the scorer's main attribute. `p_holm` corrects `toxicity_mean_p` over all selections of the sweep that
-    differ in their neurons, the random ones left out.
+    differ in their neurons, the random ones left out; `p_holm_least` is what it cannot be below, however large an
+    effect.
 
     Args:
         planned: The cells, run.
@@ -82,7 +83,7 @@ def _changes(changes: dict[str, Any], baseline: dict[str, Any]) -> Row:
         change, name = changes["toxicity"][measure][attribute], f"toxicity_{measure}"
         row |= {f"{name}_change": change["change"], f"{name}_relative": change["relative"]}
         row |= {f"{name}_low": change["interval"]["low"], f"{name}_high": change["interval"]["high"]}
-        row[f"{name}_p"] = change["p_value"]
+        row |= {f"{name}_p": change["p_value"], f"{name}_p_least": change["p_value_least"]}
     for other in (name for name in baseline["toxicity"]["attributes"] if "/" in name):
         change = changes["toxicity"]["mean"][other]
         row |= {f"{other}_mean_relative": change["relative"], f"{other}_mean_p": change["p_value"],
@@ -98,9 +99,16 @@ def _halves(halves: dict[str, Any]) -> Row:
         for place, (attribute, change) in enumerate(changes.items()):
             name = f"{half}_{attribute}" if place else half
             row |= {f"{name}_relative": change["relative"], f"{name}_p": change["p_value"],
+                    f"{name}_p_least": change["p_value_least"],
                     f"{name}_change": change["change"], f"{name}_low": change["interval"]["low"],
                     f"{name}_high": change["interval"]["high"], f"{name}_before": change["before"]}  # fmt: skip
     return row
+
+
+def num_corrected(planned: Sequence[PlannedCell]) -> int:
+    """How many p-values `p_holm` corrects: selections that differ, the random ones left out; at least 1."""
+    tried = {cell.fingerprint for cell in planned if cell.recipe is not None and cell.cell.method != "random"}
+    return max(1, len(tried))
 
 
 def _correct(rows: Sequence[Row]) -> None:
@@ -110,6 +118,7 @@ def _correct(rows: Sequence[Row]) -> None:
     for row in rows:
         if row["method"] != "random" and row.get("fingerprint") in adjusted:
             row["p_holm"] = adjusted[row["fingerprint"]]
+            row["p_holm_least"] = least_holm([row["toxicity_mean_p_least"]] * len(tried))
 
 
 def is_plain(cell: Cell) -> bool:

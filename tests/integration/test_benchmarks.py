@@ -113,3 +113,13 @@ def test_intervals_cover_the_mean_that_their_changes_have(case: str, monkeypatch
     assert 0.8 < row["BCa"] <= 1
     assert row["width"] > 1
     assert measured(case, 30, 1, runs=2)["two stages"] is None
+
+
+def test_the_comparison_with_a_control_is_held_against_an_exact_null(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from intervals import against_control, perplexity_covered
+
+    rates = against_control(0.1, 200, 0)
+    assert rates["exchange: fell"] < rates["flips: fell"]
+    assert rates["exchange: fell"] + rates["exchange: rose"] <= 0.1
+    assert min(rates["covers"], rates["covers, half"], perplexity_covered(60)) > 0.85

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
+from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 from sparc3_lightning.scores.lazy import LazyScores
@@ -79,11 +81,11 @@ def auroc(behaviour: Tensor, general: Tensor, ties: float = 0.0) -> Tensor:
     Shape: behaviour (P, F), general (N, F), result (F,).
     Source: Suau et al., ICML 2024 (AurA), Sec. 3; the Mann-Whitney statistic.
     """
-    positives, negatives = behaviour.T.contiguous(), general.T.contiguous().sort(dim=1).values
-    margin = ties * torch.maximum(positives.abs().amax(1), negatives.abs().amax(1))[:, None]
-    below = torch.searchsorted(negatives, positives - margin, side="left")
-    not_above = torch.searchsorted(negatives, positives + margin, side="right")
-    return (below + not_above).double().mean(1) / (2 * negatives.shape[1])
+    positives, negatives = behaviour.double().cpu().numpy(), general.double().cpu().numpy()
+    margin = ties * np.maximum(np.abs(positives).max(axis=0), np.abs(negatives).max(axis=0))
+    # Shifted down a tie counts nothing, shifted up it counts whole: half of it in the mean.
+    wins = [mannwhitneyu(positives + shift, negatives, method="asymptotic").statistic for shift in (-margin, margin)]
+    return torch.from_numpy((wins[0] + wins[1]) / (2 * len(positives) * len(negatives)))
 
 
 def lowest_per_row(scores: Tensor, sparsity: float) -> Tensor:

@@ -4,8 +4,10 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from sparc3_lightning.evaluation import (
     Decoding,
@@ -16,8 +18,10 @@ from sparc3_lightning.evaluation import (
     compare,
     compare_with_control,
 )
+from sparc3_lightning.evaluation.comparison import PairedChange
 from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion
 from sparc3_lightning.metrics import (
+    exchange_tests,
     paired_bootstrap,
     perplexity_bootstrap,
     sign_flip_p_value,
@@ -95,12 +99,65 @@ def test_a_figure_of_zero_has_no_relative_change() -> None:
     assert change.relative is None
 
 
+OTHER = [[0.7, 0.6], [0.7, 0.1], [0.4, 0.5]]
+
+
 def test_the_control_is_averaged_prompt_by_prompt() -> None:
-    controls = [evaluation(BEFORE), evaluation([[0.7, 0.6], [0.7, 0.1], [0.4, 0.5]])]
-    mean = compare_with_control(controls, evaluation(AFTER))["mean"]["toxicity"]
+    mean = compare_with_control([evaluation(BEFORE), evaluation(OTHER)], evaluation(AFTER))["mean"]["toxicity"]
     assert mean.before == pytest.approx((0.75 + 0.4 + 0.35) / 3)
     assert mean.after == pytest.approx(0.35)
     assert mean.num_pairs == 3
+    assert (mean.interval_bca, mean.p_value_wilcoxon, mean.rank_biserial) == (None, None, None)
+
+
+@pytest.mark.parametrize("measure", ["mean", "expected_maximum", "probability"])
+def test_the_control_is_tested_by_exchange_of_the_models_figures_of_each_prompt(measure: str) -> None:
+    """Of an expected maximum each model's own, not the maximum of a mean."""
+    models = torch.tensor([AFTER, BEFORE, OTHER], dtype=torch.float64)
+    highest = models.amax(dim=2)
+    figures = {"mean": models.mean(dim=2), "expected_maximum": highest, "probability": (highest > 0.5).double()}
+    expected = stats.permutation_test(
+        tuple(figures[measure].numpy()),
+        lambda pruned, *draws, axis: (pruned - np.mean(draws, axis=0)).mean(axis),
+        permutation_type="samples",
+        axis=-1,
+    )
+    found = compare_with_control([evaluation(BEFORE), evaluation(OTHER)], evaluation(AFTER))[measure]["toxicity"]
+    assert found.p_value == pytest.approx(expected.pvalue, abs=1e-12)
+    assert found.change == pytest.approx(expected.statistic)
+
+
+def windowed(figure: float, seed: int) -> PerplexityResult:
+    """A perplexity whose windows differ."""
+    result = perplexity(figure)
+    luck = torch.randn(result.num_windows, generator=torch.Generator().manual_seed(seed)).double()
+    losses = [loss + float(more) for loss, more in zip(result.window_losses, luck, strict=True)]
+    mean = sum(losses) / result.num_scored
+    return replace(result, perplexity=math.exp(mean), mean_loss=mean, window_losses=losses)
+
+
+def test_perplexity_is_held_against_the_control_on_the_scale_of_its_logarithm() -> None:
+    draws, pruned = [windowed(10.0, seed) for seed in range(4)], windowed(11.0, 9)
+    controls = [Evaluation({"sliding": draw}, None) for draw in draws]
+    found = compare_with_control(controls, Evaluation({"sliding": pruned}, None))["perplexity"]["sliding"]
+    assert found.before == pytest.approx(math.exp(sum(draw.mean_loss for draw in draws) / 4))
+    assert found.after == pruned.perplexity
+    assert found.before < found.before + found.interval.low < found.after < found.before + found.interval.high
+    assert found.p_value < 0.05
+    # A model whose every token costs log(1.1) more, or less: interval and figure are multiplied, and p follows.
+    tokens = [item.num_scored for item in windows(100, "sliding", 32, 8)]
+
+    def times(factor: float) -> PairedChange:
+        losses = [loss + math.log(factor) * size for loss, size in zip(pruned.window_losses, tokens, strict=True)]
+        moved = replace(pruned, perplexity=pruned.perplexity * factor, window_losses=losses)
+        return compare_with_control(controls, Evaluation({"sliding": moved}, None))["perplexity"]["sliding"]
+
+    more = times(1.1)
+    assert more.before + more.interval.low == pytest.approx(1.1 * (found.before + found.interval.low))
+    assert more.before + more.interval.high == pytest.approx(1.1 * (found.before + found.interval.high))
+    # The shifts at the interval's ends are those at which the test turns.
+    low = 1 + found.interval.low / found.before
+    assert times(1.001 / low).p_value <= 0.05 < times(0.999 / low).p_value
 
 
 @pytest.mark.parametrize("controls", [[], [Evaluation({}, None)]])
@@ -163,5 +220,7 @@ def test_the_evaluators_settings_are_used() -> None:
     expected = paired_bootstrap(BEFORE, AFTER, 100, 9).percentile(0.5)
     assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
     assert (interval.confidence, interval.num_draws) == (0.5, 100)
-    control = evaluator.compare_with_control([evaluation(BEFORE)], evaluation(AFTER))["mean"]["toxicity"].interval
-    assert (control.low, control.high) == pytest.approx((expected.low, expected.high))
+    control = evaluator.compare_with_control([evaluation(BEFORE)], evaluation(AFTER))["mean"]["toxicity"]
+    pairs = torch.tensor([AFTER, BEFORE], dtype=torch.float64).mean(dim=2).T.unsqueeze(2)
+    (found,) = exchange_tests(pairs, torch.ones(3, dtype=torch.float64), 100, 9, 0.5)
+    assert (control.p_value, control.interval) == (found.p_value, found.interval)

@@ -22,6 +22,7 @@ def paired(low: float, high: float, p: float, before: float = 0.5) -> PairedChan
         interval_bca=interval,
         interval_two_stage=None,
         p_value=p,
+        p_value_least=1e-4,
         p_value_wilcoxon=p,
         effect_size=-0.5,
         rank_biserial=-0.6,

@@ -26,7 +26,7 @@ def both(bootstrap: Bootstrap, confidence: float = 0.95) -> list[float]:
 
 def scipys_bca(bootstrap: Bootstrap, data: tuple[Any, ...], statistic: Any, **options: Any) -> tuple[float, float]:
     """Of the same draws: scipy makes the interval, and its own jackknife."""
-    drawn = SimpleNamespace(bootstrap_distribution=bootstrap.draws.numpy())
+    drawn = SimpleNamespace(bootstrap_distribution=bootstrap.draws)
     interval = stats.bootstrap(
         data, statistic, method="BCa", n_resamples=0, bootstrap_result=drawn, vectorized=False, **options
     ).confidence_interval
@@ -167,7 +167,7 @@ def test_two_stages_count_the_luck_of_completions_twice(between: float, within: 
     changes = nested_changes(runs, n, j, between, within)
     true = (between**2 + within**2 / j) / n
     one, two = (
-        float(torch.stack([found.draws.var() for found in founds]).mean()) / true
+        float(np.mean([found.draws.var() for found in founds])) / true
         for founds in (bootstrap_means(changes.mean(1), 400), two_stage_means(changes, 400))
     )
     assert one == pytest.approx((n - 1) / n, abs=0.06)
@@ -202,7 +202,7 @@ def test_draws_are_seeded_and_chunked_draws_are_as_many(monkeypatch: pytest.Monk
         return [*both(one), *both(windows)]
 
     whole = drawn()
-    monkeypatch.setattr(room, "_CHUNK_ELEMENTS", 40 * 7)
+    monkeypatch.setattr(room, "_BLOCK_BYTES", 8 * 40 * 50)
     assert drawn() == pytest.approx(whole, abs=1e-12)
 
 

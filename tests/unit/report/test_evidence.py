@@ -29,7 +29,7 @@ def test_every_figure_has_a_row_with_what_the_results_hold() -> None:
     shown, change = columns(results), results["changes"]["toxicity"]["mean"]["toxicity"]
     row = shown["toxicity, mean"]
     assert row["95%, BCa"] == f"{change['interval_bca']['low']:+.3f}, {change['interval_bca']['high']:+.3f}"
-    assert (row["Wilcoxon p"], row["smallest change seen"]) == ("0.005", f"{change['power']['smallest_change']:.3f}")
+    assert (row["Wilcoxon p"], row["smallest change seen"]) == ("<0.001", f"{change['power']['smallest_change']:.3f}")
     assert row["standardised"] == f"{change['effect_size']:+.2f}"
     assert row["rank-biserial"] == f"{change['rank_biserial']:+.2f}"
     assert row["prompts needed"] == str(change["power"]["num_needed"])

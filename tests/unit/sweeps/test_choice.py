@@ -54,7 +54,8 @@ def test_a_half_without_prompts_is_left_out() -> None:
 def row(key: str, label: str, paid: float, choice: float, confirmation: float, **more: Any) -> dict[str, Any]:
     return {
         "key": key, "method": key, "label": label, "perplexity_disjoint_relative": paid, "choice_relative": choice,
-        "confirmation_relative": confirmation, "confirmation_p": 0.01, "is_plain": True, **more,
+        "confirmation_relative": confirmation, "confirmation_p": 0.01, "confirmation_p_least": 0.002,
+        "is_plain": True, **more,
     }  # fmt: skip
 
 
@@ -103,6 +104,7 @@ def test_a_cell_without_a_figure_on_either_half_is_not_chosen() -> None:
 
 def test_p_values_are_corrected_over_the_methods() -> None:
     assert {found["key"]: found["p_holm"] for found in chosen(0.01, "all")} == {"lrp": 0.02, "wanda": 0.02}
+    assert {found["p_holm_least"] for found in chosen(0.01, "all")} == {0.004}
 
 
 def test_others_are_held_against_the_leader_of_the_choice_half() -> None:

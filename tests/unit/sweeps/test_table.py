@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from sparc3_lightning.metrics.statistics import least_p_value
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.report.sweep import price_table, sweep_figures, sweep_summary
 from sparc3_lightning.report.sweep_figures import overlap_figure, pareto_figure, price_figure, size_figure
@@ -18,7 +19,8 @@ from sparc3_lightning.sweeps.grid import Cell, Grid
 from sparc3_lightning.sweeps.halves import HALVES
 from sparc3_lightning.sweeps.run import PlannedCell
 from sparc3_lightning.sweeps.selection import select_cell
-from sparc3_lightning.sweeps.table import layer_shares, overlap_rows, sweep_rows, write_tables
+from sparc3_lightning.sweeps.statistics import least_holm
+from sparc3_lightning.sweeps.table import layer_shares, num_corrected, overlap_rows, sweep_rows, write_tables
 from tests.tiny import LAYERS, NEURONS, tiny_llama, tiny_samples
 
 SETS = {name: tiny_samples(seed=seed) for seed, name in enumerate(("seed0", "seed1", "toxic"))}
@@ -40,6 +42,7 @@ MEANS: Mapping[str, list[float]] = defaultdict(lambda: [0.1, 0.2])
 
 def changes(toxicity: float, perplexity: float, p_value: float) -> dict[str, Any]:
     change = {"change": toxicity - 0.5, "before": 0.5, "relative": (toxicity - 0.5) / 0.5, "p_value": p_value,
+              "p_value_least": 1e-4,
               "interval": {"low": toxicity - 0.6, "high": toxicity - 0.4}}  # fmt: skip
     measures = ("mean", "expected_maximum", "probability")
     return {
@@ -94,7 +97,25 @@ def test_p_values_are_corrected_over_what_was_chosen(planned: list[PlannedCell])
     """Five selections have figures; the random draws are the control and no attempts."""
     rows = sweep_rows(planned, BASELINE)
     assert rows[1]["p_holm"] == pytest.approx(5 * rows[1]["toxicity_mean_p"])
+    assert rows[1]["p_holm_least"] == pytest.approx(5 * 1e-4)
+    assert num_corrected(planned) == 6  # before it has failed, one more may come
     assert all("p_holm" not in row for row in rows if row["method"] in ("random", "baseline"))
+
+
+def test_a_table_says_where_no_p_value_can_be_low(planned: list[PlannedCell]) -> None:
+    """With ten prompts signs alone give p at least 2 / 2^10, times five selections: 0.0098; with seven 0.078."""
+    for prompts, alpha, says in ((10, 0.05, None), (10, 0.005, "0.010"), (7, 0.05, "0.078")):
+        rows = sweep_rows(planned, BASELINE)
+        least = [row for row in rows if "p_holm_least" in row]
+        for row in least:
+            row["p_holm_least"] = least_holm([least_p_value(prompts)] * 5)
+        text = "\n".join(sweep_summary(rows, Path("table.csv"), alpha))
+        assert ("p (Holm) cannot be below" in text) is (says is not None)
+        assert says is None or f"cannot be below {says} here, and so never below {alpha:g}" in text
+    console = Console(width=100, record=True)
+    at_prices = [{**row, "p_holm_least": 0.08} for row in choose_at_prices(rows, "sliding", MEANS)]
+    console.print(price_table(at_prices, "sliding"))
+    assert "cannot be below 0.080 here" in console.export_text()
 
 
 def test_files_come_back(planned: list[PlannedCell], found: dict[str, MethodScores], tmp_path: Path) -> None:
