@@ -130,7 +130,7 @@ def main() -> None:
     result = run(args.rounds, args.threads)
     show(result)
     if args.json:
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

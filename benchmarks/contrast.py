@@ -127,7 +127,7 @@ def main() -> None:
     found = gathered(runs)
     show(found, Console(width=190))
     if target:
-        target.write_text(json.dumps(found, indent=2) + "\n")
+        target.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import rich
-import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.data.demo import Part, Sizes
@@ -30,6 +29,7 @@ from sparc3_lightning.demo.scorer import heldout_auc, train_scorer
 from sparc3_lightning.demo.tokenizers import texts_of
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.planning import Decoding
+from sparc3_lightning.files import load_yaml
 from sparc3_lightning.metrics import DetoxifyScorer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,7 +74,7 @@ def prompts_of(part: Part) -> list[Prompt]:
 
 def decoding() -> Decoding:
     """The main job's."""
-    config = yaml.safe_load(SUPPRESS_CONFIG.read_text("utf-8"))
+    config = load_yaml(SUPPRESS_CONFIG.read_text("utf-8"), str(SUPPRESS_CONFIG))
     return Decoding(**config["model"]["evaluator"]["init_args"]["decoding"])
 
 
@@ -128,7 +128,7 @@ def main() -> None:
         console.print(f"  [{completion.scores['toxicity']:.2f}] {one_line(completion.text)}", markup=False)
     console.print(json.dumps(asdict(figures), indent=2))
     if target:
-        target.write_text(json.dumps(asdict(figures), indent=2) + "\n")
+        target.write_text(json.dumps(asdict(figures), indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def main() -> None:
         rows = run(args.seeds)
     show(rows, Console(width=150))
     if target:
-        target.write_text(json.dumps({"seeds": rows, "summed": summed(rows)}, indent=2) + "\n")
+        target.write_text(json.dumps({"seeds": rows, "summed": summed(rows)}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def _child(rank: int, num_ranks: int, port: int, directory: str) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_num_threads(1)
     found = [asdict(case) | predict(case) for case in cases(num_ranks)]
-    (Path(directory) / f"{rank}.json").write_text(json.dumps(found))
+    (Path(directory) / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -181,7 +181,7 @@ def measure(num_ranks: int) -> list[dict[str, Any]]:
         torch.multiprocessing.start_processes(
             _child, (num_ranks, store.port, directory), nprocs=num_ranks, start_method="forkserver"
         )
-        ranks = [json.loads((Path(directory) / f"{rank}.json").read_text()) for rank in range(num_ranks)]
+        ranks = [json.loads((Path(directory) / f"{rank}.json").read_text("utf-8")) for rank in range(num_ranks)]
     return [_of_all(of_ranks) for of_ranks in zip(*ranks, strict=True)]
 
 
@@ -262,7 +262,9 @@ def main() -> None:
         score_sets = measure_score_sets(Path(directory))
     show_score_sets(score_sets)
     if args.json:
-        args.json.write_text(json.dumps({"predict": results, "score_sets": score_sets}, indent=2) + "\n")
+        args.json.write_text(
+            json.dumps({"predict": results, "score_sets": score_sets}, indent=2) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

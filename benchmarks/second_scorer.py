@@ -41,7 +41,8 @@ def labelled_texts(rows: Path, held_out: bool) -> Iterator[Labelled]:
 
 def write_labelled(texts: Iterable[Labelled], path: Path) -> Path:
     """Write them as the demo's scorer reads them."""
-    path.write_text("".join(json.dumps({"text": text, "toxicity": score}) + "\n" for text, score in texts))
+    lines = (json.dumps({"text": text, "toxicity": score}) + "\n" for text, score in texts)
+    path.write_text("".join(lines), encoding="utf-8")
     return path
 
 

@@ -41,7 +41,7 @@ class Job:
     def plan(self, strategy: str, num_gpus: int) -> dict[str, Any]:
         """As `sparc3 plan` computes it."""
         devices, num_nodes = min(num_gpus, A_NODE), max(1, num_gpus // A_NODE)
-        fields = json.loads((ROOT / "configs" / "shapes" / f"{self.shape}.json").read_text())
+        fields = json.loads((ROOT / "configs" / "shapes" / f"{self.shape}.json").read_text("utf-8"))
         shape = shape_of(fields)
         keys = {
             "trainer.strategy": strategy,

@@ -22,7 +22,7 @@ import callbacks
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.distributed.slurm import check_tasks, slurm_environment
-from sparc3_lightning.files import write_json
+from sparc3_lightning.files import check_yaml, write_json
 from sparc3_lightning.messages import short_message
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.provenance import PROVENANCE_FILE, provenance
@@ -32,6 +32,14 @@ from sparc3_lightning.unfinished import go_on_in_unfinished
 
 class _Parser(LightningArgumentParser):
     """Says what is wrong without a page of options first."""
+
+    def parse_string(self, content: str, path: str | os.PathLike[str] = "", *args: Any, **kwargs: Any) -> Any:
+        """Parse a config; what is no YAML, and a key that comes twice, is named by file and line."""
+        try:
+            check_yaml(content, f"`--config`: {path}" if path else "`--config`")
+        except ValueError as error:
+            self.error(str(error), error)
+        return super().parse_string(content, path, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the message and end with status 2."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from safetensors import SafetensorError
 
 
@@ -148,6 +149,66 @@ def read_json(path: str | Path, what: str = "JSON file") -> Any:
         raise ValueError(f"{path}, line {error.lineno}: no readable {what} ({error.msg}).") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no readable {what}: {error}.") from error
+
+
+def load_yaml(text: str, place: str) -> Any:
+    """Read a YAML text.
+
+    Args:
+        text: The text.
+        place: What the messages call it.
+
+    Raises:
+        ValueError: As `check_yaml`; or a value is none of its type, such as a 13th month.
+    """
+    check_yaml(text, place)
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{place}: no readable YAML ({str(error).splitlines()[0]}).") from error
+
+
+def check_yaml(text: str, place: str) -> None:
+    """Refuse what is no YAML, and a key that comes twice: the second would silently replace the first.
+
+    Args:
+        text: The text.
+        place: What the messages call it.
+
+    Raises:
+        ValueError: It is one of these; names the line.
+    """
+    try:
+        nodes, known = [yaml.compose(text, Loader=yaml.SafeLoader)], set()
+    except yaml.YAMLError as error:
+        mark, problem = (getattr(error, name, None) for name in ("problem_mark", "problem"))
+        line = "" if mark is None else f", line {mark.line + 1}"
+        raise ValueError(f"{place}{line}: no readable YAML ({problem or str(error).splitlines()[0]}).") from error
+    while nodes:
+        node = nodes.pop()
+        if id(node) in known:  # an alias of what was seen
+            continue
+        known.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            _check_keys([key for key, _ in node.value], place)
+            nodes += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+
+
+def _check_keys(keys: list[yaml.Node], place: str) -> None:
+    lines: dict[tuple[str, str], int] = {}
+    for key in keys:
+        # "<<" is no key, and takes in another mapping, any number of times.
+        if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+            continue
+        name, line = (key.tag, key.value), key.start_mark.line + 1
+        if name in lines:
+            raise ValueError(
+                f"{place}, line {line}: the key `{key.value}` comes a second time, after line {lines[name]}; only one "
+                "could count. Remove or rename one."
+            )
+        lines[name] = line
 
 
 def file_sha256(path: Path) -> str:

@@ -1,9 +1,12 @@
 """The `sparc3` entry: picks the command and imports only what it needs, so that `--help` starts at once."""
 
+import io
+import locale
 import os
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -64,6 +67,7 @@ def main(args: Sequence[str] | None = None) -> Any:
             "Windows is not supported: runs lock their directory, and are told to stop, as Linux and macOS do it. Use "
             "WSL (https://learn.microsoft.com/windows/wsl) or a container."
         )
+    _use_utf8()
     typed = args is None
     args = list(sys.argv[1:] if args is None else args)
     command = args[0] if args else "--help"
@@ -85,6 +89,19 @@ def main(args: Sequence[str] | None = None) -> Any:
         print(f"sparc3: error: {_unknown(command)}\n\n{usage()}", file=sys.stderr)
         raise SystemExit(2)
     return None
+
+
+def _use_utf8() -> None:
+    """Read and write files as UTF-8 whatever the locale, those too that jsonargparse and Lightning open."""
+    if locale.getencoding().lower() in ("utf-8", "utf8"):
+        return
+    for name in ("C.UTF-8", "C.utf8", "UTF-8"):  # as PEP 538 does
+        with suppress(locale.Error):
+            locale.setlocale(locale.LC_CTYPE, name)
+            break
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the terminal cannot show ends no run
 
 
 def check_same_checkout() -> None:

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from sparc3_lightning.distributed.state import differences, is_unfinished
+from sparc3_lightning.files import load_yaml
 from sparc3_lightning.run_directory import CONFIG_FILE, lock, unlock
 
 # What a config says of the stages after attribution, of other commands, and of how fast data is read.
@@ -71,7 +71,8 @@ def _why_not(directory: Path, config: Mapping[str, Any]) -> str | None:
     path = directory / CONFIG_FILE
     if not path.is_file():
         return f"{directory} is unfinished, but has no {CONFIG_FILE}"
-    changed = differences(attribution_config(yaml.safe_load(path.read_text())), attribution_config(config))
+    theirs = load_yaml(path.read_text(encoding="utf-8"), str(path))
+    changed = differences(attribution_config(theirs), attribution_config(config))
     return changed and f"{directory} is unfinished, but {changed}"
 
 

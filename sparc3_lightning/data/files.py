@@ -55,7 +55,7 @@ class Row:
         return value
 
     def score(self, column: str) -> float | None:
-        """Give a column that holds a number, or None where it is missing, empty or not a number (NaN).
+        """Give a column that holds a score in [0, 1], or None where it is missing, empty or not a number (NaN).
 
         Raises:
             ValueError: The value is something else.
@@ -67,7 +67,14 @@ class Row:
             number = float(value)
         except (TypeError, ValueError):
             raise ValueError(f"{self.place}: `{column}` must be a number or empty, got {value!r}.") from None
-        return None if math.isnan(number) else number
+        if math.isnan(number):
+            return None
+        if not 0.0 <= number <= 1.0:
+            raise ValueError(
+                f"{self.place}: `{column}` must be between 0 and 1 (or empty), got {value!r}. Scale the scores of the "
+                "file, such as percentages by 1/100, or correct the row."
+            )
+        return number
 
 
 def read_file(path: str, text_column: str = "text") -> Iterator[Row]:
@@ -126,10 +133,17 @@ def _read_jsonl(file: Path, text_column: str) -> Iterator[Row]:
             continue
         if blank is not None:  # editors leave blank lines at the end; one before a row is a row that was lost
             raise ValueError(f"{blank}: each line must hold one JSON object, got a blank line. Remove it.")
+        if index == 0 and line.lstrip().startswith("["):
+            raise ValueError(
+                f"{place}: each line must hold one JSON object, got a JSON array. Write one object a line (jsonl), "
+                "without the array's brackets and commas."
+            )
         try:
             values = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{place}: not valid JSON ({error.msg} at column {error.colno}).") from None
+            raise ValueError(
+                f"{place}: not valid JSON ({error.msg} at column {error.colno}): each line must hold one whole object."
+            ) from None
         if not isinstance(values, dict):
             raise ValueError(f"{place}: each line must hold one JSON object, got {type(values).__name__}.")
         yield Row(values, index, place)

@@ -44,7 +44,12 @@ class DrawnPrompts(ReferenceSet, PromptSet):
         seed: Seed of the draw.
         part: `attribution` and `evaluation` are two disjoint halves of all prompts there are, `all` is both.
         on_too_long: Left-truncate a prompt that does not fit the context (with a warning that counts), or refuse it.
+
+    Attributes:
+        id_column: Column that names a prompt.
     """
+
+    id_column = "id"
 
     def __init__(self, source: Source, num_prompts: int | None, seed: int, part: Part, on_too_long: OnTooLong) -> None:
         check_at_least("num_prompts", num_prompts, 1)
@@ -128,16 +133,30 @@ class DrawnPrompts(ReferenceSet, PromptSet):
 
     def _candidates(self, exclude: Mapping[str, str], counts: Counter[str]) -> Iterator[Candidate]:
         seen: set[str] = set()
+        places: dict[str, str] = {}
         for row in self.source.rows():
             prompt = self.prompt_of(row)
             counts["num_rows"] += 1
             if prompt.fingerprint in seen:
                 counts["num_duplicates"] += 1
-            elif prompt.id in exclude or prompt.fingerprint in exclude:
+                continue
+            if str(row.values.get(self.id_column)) == prompt.id:
+                self._refuse_second(places.get(prompt.id), row, prompt.id)
+                places[prompt.id] = row.place
+            if prompt.id in exclude or prompt.fingerprint in exclude:
                 counts["num_excluded"] += 1
             elif in_part(prompt, self.part):
                 yield Candidate(prompt, row.place)
             seen.add(prompt.fingerprint)
+
+    def _refuse_second(self, first: str | None, row: Row, name: str) -> None:
+        """An id is the key of a prompt's noise and its name in the results."""
+        if first is not None:
+            raise ValueError(
+                f"{row.place}: the id {name!r} in column `{self.id_column}` is also that of {first}, another prompt. "
+                "Give each prompt an id of its own, or set `init_args.id_column` of a PromptFile to a column that does "
+                "(of a column that the file has not, the text is the name)."
+            )
 
 
 class PromptFile(DrawnPrompts):

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import rich
-import yaml
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
@@ -25,7 +24,7 @@ from sparc3_lightning.demo.price import print_price, unknown_words
 from sparc3_lightning.demo.scorer import ScorerTraining, heldout_auc, train_scorer
 from sparc3_lightning.demo.stage import Stage
 from sparc3_lightning.demo.tokenizers import texts_of, train_bpe
-from sparc3_lightning.files import read_json
+from sparc3_lightning.files import load_yaml, read_json
 from sparc3_lightning.main import main as sparc3
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.base_files import write_tokenizer
@@ -64,7 +63,7 @@ class Demo:
 
 def make_corpus(demo: Demo, console: Console) -> bool:
     """Write texts and tokenizer, unless they are there: then True."""
-    context = yaml.safe_load(FIT_CONFIG.read_text("utf-8"))["model"]["config"]["max_position_embeddings"]
+    context = load_yaml(FIT_CONFIG.read_text("utf-8"), str(FIT_CONFIG))["model"]["config"]["max_position_embeddings"]
 
     def make() -> dict[str, Any]:
         with bar("write", "rows", demo.sizes.num_rows, console) as advance:

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from rich.console import Console
 from rich.text import Text
 
-from sparc3_lightning.files import file_sha256, read_json, write_json
+from sparc3_lightning.files import file_sha256, load_yaml, read_json, write_json
 from sparc3_lightning.version import package_versions
 
 _STAMP = "stamp.json"
@@ -91,7 +90,7 @@ def _say(console: Console, line: str) -> None:
 
 def _hash_of(path: Path) -> str:
     if path.suffix == ".yaml":
-        return _digest(json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), sort_keys=True))
+        return _digest(json.dumps(load_yaml(path.read_text(encoding="utf-8"), str(path)), sort_keys=True))
     if path.suffix == ".py":
         return _digest(ast.dump(ast.parse(path.read_text(encoding="utf-8"))))
     if path.is_file():

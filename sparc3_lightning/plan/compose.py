@@ -5,7 +5,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import yaml
+from sparc3_lightning.files import load_yaml
 
 GROUPS = ("seed_everything", "trainer", "model", "data", "ckpt_path")
 # These options are dicts, not classes: a later file replaces them as a whole. In the first, an entry that both have is
@@ -28,17 +28,17 @@ def compose(parts: Sequence[tuple[str, str]]) -> dict[str, Any]:
         if key == "config":
             config = _merge(config, _read(Path(value)), ())
         else:
-            config = _merge(config, _nested(key.split("."), yaml.safe_load(value)), (), is_option=True)
+            config = _merge(config, _nested(key.split("."), load_yaml(value, f"`--{key}`")), (), is_option=True)
     return config
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"), f"`--config`: {path}")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"`--config`: no such file: {path} (from {Path.cwd()}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"`--config`: {path} is no YAML: {str(error).splitlines()[0]}.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`--config`: {path} must be UTF-8 text: {error}.") from error
     if not isinstance(content, dict) or not set(content).intersection(GROUPS):
         found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"`--config`: {path} must be the YAML of a run ({', '.join(GROUPS)}), got {found}.")

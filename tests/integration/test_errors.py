@@ -62,6 +62,32 @@ def test_config_that_is_no_yaml(type_in: Type, tmp_path: Path) -> None:
     refused(type_in("predict", "--config", str(tmp_path / "broken.yaml")), 2, "config", "line 2")
 
 
+@pytest.mark.parametrize("name", ["predict", "plan"])
+def test_key_that_comes_twice(name: str, type_in: Type, tmp_path: Path) -> None:
+    """YAML readers keep the last one without a word: a reference set less."""
+    config = variant(tmp_path / "run.yaml", "    general_seed1:\n", "    general_seed0:\n")
+    lines = Path(config).read_text().splitlines()
+    first, second = (number for number, line in enumerate(lines, 1) if line == "    general_seed0:")
+    shown = type_in(name, "--config", TINY, "--config", config)
+    said = [f"run.yaml, line {second}: the key `general_seed0` comes a second time, after line {first}"]
+    refused(shown, 2 if name == "predict" else 1, "`--config`", *said)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("12, length: 24, seed: 1", "6.0, length: 24, seed: 1", ["num_samples", "'int'", "6.0"]),
+        ("name: tiny,", "name: 2024,", ["trainer.logger", "name", "[str, None]", "2024"]),
+        ("num_draws: 2000", "num_draws: 2000.5", ["num_draws", "'int'", "2000.5"]),
+        ('general: "general_seed*"', "general: 3", ["trainer.callbacks", "general", "[str, list[str]]", "3"]),
+    ],
+)
+def test_value_of_another_type_says_what_was_expected(
+    old: str, new: str, said: list[str], type_in: Type, tmp_path: Path
+) -> None:
+    refused(type_in("predict", "--config", variant(tmp_path / "run.yaml", old, new)), 2, *said, "Got value: ")
+
+
 def test_config_before_the_command(type_in: Type) -> None:
     shown = type_in("--config", TINY, "predict")
     assert shown.status == 2

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from sparc3_lightning import files
 from sparc3_lightning.distributed.sums import write_sums
-from sparc3_lightning.files import fsync, new_directory, read_json, write_json
+from sparc3_lightning.files import fsync, load_yaml, new_directory, read_json, write_json
 from sparc3_lightning.report.drawing import save_figure
 from tests.disk import record
 
@@ -108,3 +108,26 @@ def test_what_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"binary\.json is no readable recipe"):
         read_json(tmp_path / "binary.json", "recipe")
+
+
+def test_yaml_is_read() -> None:
+    text = "a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: [*a, {x: 4}]\n1: one\n'1': text one\n"
+    a = {"x": 1, "y": 2}
+    expected = {"a": a, "b": {"x": 3, "y": 2}, "c": [a, {"x": 4}], 1: "one", "1": "text one"}
+    assert load_yaml(text, "run.yaml") == expected
+    assert load_yaml("", "run.yaml") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb:\n  c: 2\n  d: 3\n  c: 4\n", "run.yaml, line 5: the key `c` comes a second time, after line 3"),
+        ("- {a: 1, 'a': 2}\n", "run.yaml, line 1: the key `a` comes a second time, after line 1"),
+        ("a: [\n", "run.yaml, line 2: no readable YAML"),
+        ("a: 1\n---\nb: 2\n", "run.yaml, line 2: no readable YAML"),
+        ("day: 2024-13-45\n", "run.yaml: no readable YAML .*month"),
+    ],
+)
+def test_yaml_that_says_two_things_or_nothing_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_yaml(text, "run.yaml")

@@ -2,9 +2,11 @@
 
 import ast
 import importlib.metadata
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,47 @@ def test_functions_are_small() -> None:
 
 def test_code_is_ascii() -> None:
     assert [relative(path) for path in code_files() if not path.read_bytes().isascii()] == []
+
+
+def opens_in_the_locale(code: str) -> list[int]:
+    """Lines of calls that read or write text without an encoding: in another locale it would be another."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if not isinstance(node, ast.Call) or any(word.arg == "encoding" for word in node.keywords):
+            continue
+        is_method = isinstance(node.func, ast.Attribute)
+        name = getattr(node.func, "attr", getattr(node.func, "id", None))
+        modes = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+        if (
+            (name == "read_text" and is_method and not node.args)
+            or (name == "write_text" and is_method and len(node.args) < 2)
+            or (name == "open" and (not is_method or not node.args or modes) and "b" not in "".join(map(str, modes)))
+        ):
+            found.append(node.lineno)
+    return found
+
+
+def test_text_is_utf8_whatever_the_locale() -> None:
+    assert opens_in_the_locale("open(x)\nopen(x, 'w')\nx.open('a')\nx.open()\nx.read_text()\nx.write_text(y)") == [
+        *range(1, 7)
+    ]
+    assert opens_in_the_locale("open(x, 'rb')\nx.read_text('utf-8')\nos.open(x, y)\nwrite_text(x, y)") == []
+    places = {"sparc3_lightning", "callbacks", "benchmarks", "docs", "slurm"}
+    files = [path for path in code_files() if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in places]
+    assert [f"{relative(path)}:{line}" for path in files for line in opens_in_the_locale(path.read_text("utf-8"))] == []
+
+
+def test_what_names_no_encoding_is_utf8_too(tmp_path: Path) -> None:
+    """As jsonargparse reads a config, and Lightning writes one, in a locale that knows ASCII alone."""
+    (tmp_path / "run.yaml").write_text("target: \u00dcber", encoding="utf-8")
+    code = "import sys; from sparc3_lightning.main import main; main(['--version']); text = open(sys.argv[1]).read(); "
+    code += "open(sys.argv[1], 'w').write(text * 2); print(text)"
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, str(tmp_path / "run.yaml")]
+    shown = subprocess.run(command, env={**os.environ, **plain}, capture_output=True, check=False)
+    assert shown.returncode == 0, shown.stderr.decode()
+    assert (tmp_path / "run.yaml").read_text("utf-8") == "target: \u00dcber" * 2
+    assert shown.stdout.splitlines()[-1] == b"target: \\xdcber", "a terminal without the letter still shows the line"
 
 
 def test_no_path_of_one_machine() -> None:

@@ -65,7 +65,10 @@ def test_txt_splits_at_newlines_only_and_keeps_blank_lines(tmp_path: Path) -> No
         ("a.jsonl", b'{"text": "x"}\n\n \n{"text": "y"}\n', r"a\.jsonl, line 2: .* got a blank line"),
         ("a.jsonl", b'\n{"text": "x"}\n', r"a\.jsonl, line 1: .* got a blank line"),
         ("a.jsonl", b"\n\n", r"a\.jsonl has no rows"),
-        ("a.jsonl", b'["x"]\n', r"a\.jsonl, line 1: each line must hold one JSON object, got list"),
+        ("a.jsonl", b'["x"]\n', r"a\.jsonl, line 1: each line must hold one JSON object, got a JSON array"),
+        ("a.json", b'[\n  {\n    "text": "x"\n  }\n]\n', r"a\.json, line 1: .* JSON array\. Write one object a line"),
+        ("a.jsonl", b'{"text": "x"}\n["y"]\n', r"a\.jsonl, line 2: each line must hold one JSON object, got list"),
+        ("a.json", b'{\n  "text": "x"\n}\n', r"a\.json, line 1: not valid .*: each line must hold one whole object"),
         ("a.jsonl", b"", r"a\.jsonl has no rows"),
         ("a.txt", b"", r"a\.txt has no rows"),
         ("a.csv", b"id,text\n", r"a\.csv has no rows"),
@@ -138,3 +141,11 @@ def test_score_knows_the_forms_of_a_missing_number(value: Any, score: float | No
 def test_score_refuses_words() -> None:
     with pytest.raises(ValueError, match="line 3: `s` must be a number or empty, got 'high'"):
         Row({"s": "high"}, 2, "a.csv, line 3").score("s")
+
+
+@pytest.mark.parametrize("value", [87.5, -0.01, 1.01, "95", float("inf")])
+def test_score_refuses_what_is_no_share(value: Any) -> None:
+    """Of a file in percent nearly every row would pass "at least 0.9"."""
+    message = f"a\\.csv, line 3: `toxicity` must be between 0 and 1 \\(or empty\\), got {value!r}"
+    with pytest.raises(ValueError, match=message):
+        Row({"toxicity": value}, 2, "a.csv, line 3").score("toxicity")

@@ -50,6 +50,22 @@ def test_parts_are_disjoint_halves_of_all(path: str, context: LoadContext) -> No
     assert min(len(attribution), len(evaluation)) > 15
 
 
+@pytest.mark.parametrize("id_column", ["id", "number"])
+def test_an_id_that_comes_twice_is_refused(write_jsonl: WriteJsonl, context: LoadContext, id_column: str) -> None:
+    rows = [{"prompt": text, id_column: number // 2 + 3} for number, text in enumerate(["a", "b", "c"])]
+    said = rf"rows\.jsonl, line 2: the id '3' in column `{id_column}` is also that of rows\.jsonl, line 1.*id_column"
+    with pytest.raises(ValueError, match=said):
+        PromptFile(write_jsonl(rows), id_column=id_column, num_prompts=1).load_prompts(context)
+    assert sorted(drawn(PromptFile(write_jsonl(rows), id_column="none"), context)) == ["a", "b", "c"]
+
+
+def test_a_row_that_comes_twice_is_one_prompt(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    rows = [("a", "3"), ("b", ""), ("c", None), ("d", None), ("a", "3")]
+    prompts = PromptFile(write_jsonl({"prompt": text, "id": name} for text, name in rows))
+    assert sorted(drawn(prompts, context)) == ["a", "b", "c", "d"]
+    assert prompts.describe()["drawn_from"]["num_duplicates"] == 1
+
+
 @pytest.mark.parametrize("by", ["id", "fingerprint"])
 def test_excluded_prompts_are_not_drawn(path: str, context: LoadContext, by: str) -> None:
     prompts = PromptFile(path).load_prompts(context)

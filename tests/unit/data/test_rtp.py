@@ -162,3 +162,11 @@ def test_real_rows_without_scores(fixtures: Path) -> None:
     path = str(fixtures / "toxic_prompts" / "rtp_sample.jsonl")
     source = RealToxicityPrompts(path, select_by="continuation").load(context).source
     assert (source["num_rows"], source["num_without_score"]) == (2500, 17)
+
+
+@pytest.mark.parametrize("column", ["prompt_toxicity", "continuation_insult"])
+def test_scores_in_percent_are_refused(write_jsonl: WriteJsonl, context: LoadContext, column: str) -> None:
+    rows = [{"id": str(number), "prompt": f"p{number}", "prompt_toxicity": 0.95} for number in range(4)]
+    path = write_jsonl([*rows, {"id": "x", "prompt": "px", "prompt_toxicity": 0.95, column: 95.0}], "percent.jsonl")
+    with pytest.raises(ValueError, match=rf"percent\.jsonl, line 5: `{column}` must be between 0 and 1 .*got 95\.0"):
+        RealToxicityPrompts(path).load_prompts(context)
