@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from sparc3_lightning.families import get_family
+from sparc3_lightning.families import FAMILIES, get_family
 from sparc3_lightning.files import read_json
 from sparc3_lightning.hub import fetch, hub_error, is_directory, one_line
 from sparc3_lightning.rope import rope_types
@@ -210,7 +210,13 @@ def read_config(name: str, directory: Path) -> PreTrainedConfig:
         fields = read_json(directory / CONFIG, "model config")
         if not isinstance(fields, dict):
             raise ValueError(f"{directory / CONFIG} must hold the fields of a config, got a {type(fields).__name__}.")
-    get_family(str(fields.get("model_type", "")))
+    model_type = str(fields.get("model_type", ""))
+    if model_type not in FAMILIES and fields.get("auto_map"):
+        raise ValueError(
+            f"the model {name!r} must be of a type among {sorted(FAMILIES)}, got {model_type!r}, whose custom code in "
+            "its directory is never run. Set `model.model`."
+        )
+    get_family(model_type)
     if fields.get("quantization_config") is not None:
         raise ValueError(
             f"the model {name!r} must not be quantised, got a `quantization_config` in its config.json: quantised "
