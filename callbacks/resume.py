@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -45,16 +46,24 @@ class ResumeCallback(Callback):
         self.early_signals, self._signals = StopSignals(), StopSignals()  # the CLI enters the early ones
         self._saved_at, self._num_unsaved = 0.0, 0
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse an order in which nothing could be saved, and a directory that `resume` does not allow."""
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a directory that `resume` does not allow; let a long choice of prompts stop and go on."""
         assert isinstance(pl_module, SparC3Module)
-        self._relevance = _before(trainer, self)
-        is_there = from_rank_zero(lambda: is_unfinished(pl_module.log_dir))
+        pl_module.stop_signals = self.early_signals
+        pl_module.is_resumable = stage == "predict" and self.resume != "never"
+        if stage != "predict":
+            return
+        log_dir = Path(trainer.log_dir or trainer.default_root_dir)
+        is_there = from_rank_zero(lambda: is_unfinished(log_dir))
         if is_there != {"must": True, "never": False}.get(self.resume, is_there):
             raise ValueError(
-                f"`resume` is {self.resume!r}, and {pl_module.log_dir} holds {'an' if is_there else 'no'} unfinished "
-                "run. Set `ResumeCallback.init_args.resume`."
+                f"`resume` is {self.resume!r}, and {log_dir} holds {'an' if is_there else 'no'} unfinished run. Set "
+                "`ResumeCallback.init_args.resume`."
             )
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse an order in which nothing could be saved."""
+        self._relevance = _before(trainer, self)
         self._signals.__enter__()
         # Lightning notes SIGTERM while data is read, and does nothing.
         self._signals.received = self.early_signals.received or ("SIGTERM" if trainer.received_sigterm else None)
@@ -128,13 +137,14 @@ class ResumeCallback(Callback):
         """Let signals do what they did; say how a run that was told to stop goes on."""
         assert isinstance(pl_module, SparC3Module)
         self._signals.__exit__()
-        if self._signals.received is None or not isinstance(exception, SystemExit):
+        received = self._signals.received or self.early_signals.received
+        if received is None or not isinstance(exception, SystemExit):
             return
         end_children(trainer.strategy.launcher)
         if trainer.is_global_zero:
+            how = "in" if trainer.predicting else "with the responses in"
             print(
-                f"\nstopped by {self._signals.received}: the same command goes on in {pl_module.log_dir} "
-                f"(exit code {EXIT_CODE})",
+                f"\nstopped by {received}: the same command goes on {how} {pl_module.log_dir} (exit code {EXIT_CODE})",
                 file=sys.stderr,
             )
 

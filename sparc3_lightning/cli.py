@@ -142,6 +142,7 @@ class SparC3CLI(LightningCLI):
         """Build model, data and trainer; what one of them refuses is said without the rest of the config."""
         try:
             super().instantiate_classes()
+            self.model.named_runs = [Path(path.absolute).parent for path in self._get(self.config, "config") or []]
         except ValueError as error:
             raise ValueError(short_message(str(error))) from error
         except MisconfigurationException as error:

@@ -1,7 +1,9 @@
 """SparC3Module: a causal language model under Lightning - fit, validate, test, predict (attribution)."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,21 @@ from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.samples import Prompt
 from sparc3_lightning.distributed.fsdp import check_accumulates, data_parallel_mesh, reshard, shard_model
 from sparc3_lightning.distributed.loading import load_sharded_model, shard_built_model
-from sparc3_lightning.distributed.ranks import from_rank_zero, raise_together
+from sparc3_lightning.distributed.ranks import any_rank, from_rank_zero, raise_together
+from sparc3_lightning.distributed.signals import EXIT_CODE, StopSignals
+from sparc3_lightning.distributed.state import mark_unfinished
 from sparc3_lightning.evaluation.evaluator import Evaluator
+from sparc3_lightning.evaluation.responses import PROBES, RESPONSES_FILE, ResponseStore, named_base, score_once
 from sparc3_lightning.evaluation.run import Run
-from sparc3_lightning.identity import base_model, tokenizer_identity
+from sparc3_lightning.identity import base_model, tokenizer_hash, tokenizer_identity
 from sparc3_lightning.lrp.attribution import Attribution, Granularity
 from sparc3_lightning.lrp.dispatch import Kernel
 from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.rules import Variant
+from sparc3_lightning.metrics.scorers import scorer_setting
 from sparc3_lightning.models import DtypeName, build_model, context_length, load_model, load_tokenizer
 from sparc3_lightning.progress import keep_lines_whole, trainer_progress
-from sparc3_lightning.pruning.apply import apply_recipe, zero_neurons_
+from sparc3_lightning.pruning.apply import apply_recipe, check_recipe, zero_neurons_
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import free_path, save_hf_directory
 
@@ -71,6 +77,10 @@ class SparC3Module(LightningModule):
         log_dir: The run's directory, after `setup`.
         run: What the run has found.
         attribution: The attribution in progress, entered and left by the relevance callback.
+        reads: Fields of `data` that the stage reads, its callbacks' `reads` included.
+        named_runs: Directories of the configs that the command names: a run's own holds what its model responded.
+        stop_signals: Notes whether this run is told to stop; set by the resume callback.
+        is_resumable: Whether the same command goes on in the run's directory; set by the resume callback.
     """
 
     model: PreTrainedModel | None
@@ -124,6 +134,14 @@ class SparC3Module(LightningModule):
         self.attribution: Attribution | None = None
         self._compute_dtype: torch.dtype | None = None
         self.run = Run()
+        self.reads: list[str] = []
+        self.named_runs: list[Path] = []
+        self.stop_signals: StopSignals | None = None
+        self.is_resumable = False
+        self._unapplied: Recipe | None = None
+        self._is_pruned = False
+        self._identity: dict[str, Any] | None = None
+        self._responses: ResponseStore | None = None
 
     @property
     def lm(self) -> PreTrainedModel:
@@ -147,10 +165,13 @@ class SparC3Module(LightningModule):
         return int(self.lm.config.vocab_size)
 
     def identity(self) -> dict[str, Any]:
-        """Which model and tokenizer these are, for manifests and recipes. Every rank must call."""
+        """Which model and tokenizer these are, for manifests and recipes; hashed once. Every rank must call."""
         assert self.tokenizer_name is not None
-        tokenizer = tokenizer_identity(self.tokenizer_name, self.tokenizer_revision)
-        return base_model(self.lm, self.model_name, self.revision, tokenizer)
+        if self._identity is None:
+            tokenizer = tokenizer_identity(self.tokenizer_name, self.tokenizer_revision)
+            with self.run.timed("weight hash"):
+                self._identity = base_model(self.lm, self.model_name, self.revision, tokenizer)
+        return self._identity
 
     def setup(self, stage: str) -> None:
         """Load the tokenizer; learn the run's directory."""
@@ -163,6 +184,7 @@ class SparC3Module(LightningModule):
         # wait for ever.
         self.log_dir = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         assert self.tokenizer_name is not None
+        self._identity = self._responses = None
         self.tokenizer = load_tokenizer(self.tokenizer_name, self.tokenizer_revision)
         self._check_what_is_read(stage)
 
@@ -172,13 +194,16 @@ class SparC3Module(LightningModule):
         if not isinstance(data, SparC3DataModule):
             return  # who asks for it refuses
         listed = self.trainer.callbacks if stage == "predict" else []  # type: ignore[attr-defined] # set from elsewhere
-        names = [*_READS[stage], *(name for callback in listed for name in getattr(callback, "reads", ()))]
-        from_rank_zero(lambda: data.check(names))
-        if "evaluation_prompts" in names and data.evaluation_prompts is not None:
+        self.reads = [*_READS[stage], *(name for callback in listed for name in getattr(callback, "reads", ()))]
+        from_rank_zero(lambda: data.check(self.reads))
+        if "evaluation_prompts" in self.reads and data.evaluation_prompts is not None:
             self.evaluator.load_scorer()
 
     def configure_model(self) -> None:
-        """Load or build the model once, shard it under FSDP2, apply the recipe where there is one."""
+        """Load or build the model once, shard it under FSDP2, check the recipe where there is one.
+
+        It is applied when all data is there: the base model chooses the prompts.
+        """
         if self.model is not None:
             return
         if self.recipe_path is not None and self.trainer.predicting:
@@ -189,8 +214,13 @@ class SparC3Module(LightningModule):
             )
         self.model = self._load(data_parallel_mesh(self.trainer.strategy, self.device_mesh))
         if self.recipe_path is not None:
-            self.run.recipe = Recipe.load(self.recipe_path)
-            apply_recipe(self.model, self.run.recipe)
+            self.run.recipe = self._unapplied = Recipe.load(self.recipe_path)
+            check_recipe(self.model, self.run.recipe)
+
+    def _apply_recipe(self) -> None:
+        if self._unapplied is not None:
+            apply_recipe(self.lm, self._unapplied, check_base=False)
+            self._unapplied, self._is_pruned = None, True
 
     def _load(self, mesh: DeviceMesh | None) -> PreTrainedModel:
         options = (self.dtype_name, self.attn_implementation)
@@ -214,6 +244,7 @@ class SparC3Module(LightningModule):
 
     def on_fit_start(self) -> None:
         """Models are loaded in eval mode."""
+        self._apply_recipe()
         self.lm.train()
 
     def on_train_start(self) -> None:
@@ -258,6 +289,14 @@ class SparC3Module(LightningModule):
             print(f"trained model: {directory}")
 
     # validate, test
+
+    def on_validation_start(self) -> None:
+        """Apply the recipe."""
+        self._apply_recipe()
+
+    def on_test_start(self) -> None:
+        """Apply the recipe."""
+        self._apply_recipe()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Perplexity of the evaluation text; the one batch is empty, the evaluator loops over the text itself."""
@@ -336,8 +375,72 @@ class SparC3Module(LightningModule):
         return trainer_progress(self.trainer, items, total, f"{prefix} {description}".strip())
 
     def score_responses(self, prompts: Sequence[Prompt]) -> list[float]:
-        """Scores of the model's own completions, to select prompts by."""
-        return self.evaluator.score_responses(self.lm, self.tokenizer, prompts, self.progress)
+        """Scores of the base model's own completions, to choose prompts by.
+
+        Each is generated once: they are kept in the run's `responses.json`, and found there, in the other runs of the
+        logger's directory, and beside the config, the recipe and the model that the command names.
+
+        Raises:
+            ValueError: The rules are on; or the model is pruned, and its base model's are not all known.
+            SystemExit: The run is told to stop; what was scored before is kept.
+        """
+        if self.attribution is not None or self._is_pruned:
+            raise ValueError(
+                "the base model chooses prompts before the rules are on or a recipe is applied, got asked after that: "
+                "a callback that needs `data.prompts` must say so by `reads`."
+            )
+        with self.stop_signals.alone() if self.stop_signals is not None else nullcontext():
+            self._stop_if_told()
+            scores = score_once(prompts, self._response_store(), self._respond)
+            self._stop_if_told()
+        return scores
+
+    def _respond(self, prompts: Sequence[Prompt]) -> list[float]:
+        found, wanted = self.identity()["weight_hash"], self._base_hash()
+        if found != wanted:
+            raise ValueError(
+                f"the base model (weight hash {wanted[:12]}) chooses prompts by its responses, got a pruned one "
+                f"({found[:12]}), and no responses of the base model. Test the base model with `model.recipe`, or give "
+                "the config of the run that pruned it."
+            )
+
+        def stoppable(items: Iterable[Any], total: int, description: str) -> Iterator[Any]:
+            for item in self.progress(items, total, description, "choose prompts:"):
+                self._stop_if_told()
+                yield item
+
+        scores = self.evaluator.score_responses(self.lm, self.tokenizer, prompts, stoppable)
+        if self.is_resumable:
+            from_rank_zero(lambda: mark_unfinished(self.log_dir))
+        return scores
+
+    def _stop_if_told(self) -> None:
+        if self.stop_signals is not None and any_rank([self.stop_signals.received is not None], self.device)[0]:
+            raise SystemExit(EXIT_CODE)
+
+    def _base_hash(self) -> str:
+        recipe = self.run.recipe.base_model.get("weight_hash") if self.run.recipe is not None else None
+        return str(recipe or named_base(self.model_name) or self.identity()["weight_hash"])
+
+    def _response_store(self) -> ResponseStore:
+        if self._responses is None:
+            made_by = {
+                "model": self._base_hash(),
+                "dtype": str(self.weights_dtype),
+                "attn_implementation": self.attn_implementation,
+                "tokenizer": tokenizer_hash(self.tokenizer),
+                "decoding": asdict(self.evaluator.response_decoding),
+                "scorer": scorer_setting(self.evaluator.load_scorer(), PROBES),
+            }
+            self._responses = ResponseStore(self.log_dir / RESPONSES_FILE, made_by, self._other_responses())
+        return self._responses
+
+    def _other_responses(self) -> list[Path]:
+        named = [Path(name) for name in (self.recipe_path, self.model_name) if name is not None]
+        beside = [*self.named_runs, *named, *(path.parent for path in named)]
+        root = getattr(self.trainer.logger, "root_dir", None)
+        siblings = [] if root is None else sorted(Path(root).glob(f"*/{RESPONSES_FILE}"))
+        return [*siblings, *(directory / RESPONSES_FILE for directory in beside)]
 
 
 def warmup_cosine(step: int, num_warmup: int, num_steps: int) -> float:

@@ -116,6 +116,7 @@ class SparC3DataModule(LightningDataModule):
             reserve_tokens=getattr(decoding, "max_new_tokens", 0),
             vocab_size=getattr(module, "vocab_size", None),
             score_responses=getattr(module, "score_responses", None),
+            is_greedy=getattr(decoding, "temperature", None) == 0,
         )
 
     def check(self, names: Iterable[str]) -> None:
@@ -177,7 +178,10 @@ class SparC3DataModule(LightningDataModule):
         """
         if not self.reference_sets:
             raise ValueError("`reference_sets` must name at least one set to attribute. Set `data.reference_sets`.")
-        return [self._reference_loader(samples) for samples in self.reference_samples.values()]
+        loaders = [self._reference_loader(samples) for samples in self.reference_samples.values()]
+        if "evaluation_prompts" in getattr(getattr(self.trainer, "lightning_module", None), "reads", ()):
+            self._choose_prompts()
+        return loaders
 
     def train_dataloader(self) -> DataLoader[Block]:
         """Give packed blocks in a new random order each epoch.
@@ -208,7 +212,12 @@ class SparC3DataModule(LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[int]:
         """Give one empty batch on every rank: the evaluator loops over text and prompts itself."""
+        self._choose_prompts()
         return _one_batch()
+
+    def _choose_prompts(self) -> None:
+        """Read the prompts now, where the base model may be asked: before the rules are on or a recipe is applied."""
+        assert self.prompts is not None
 
     def _load(self, name: str) -> ReferenceSamples:
         if name not in self._samples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -38,7 +38,7 @@ class RealToxicityPrompts(DrawnPrompts):
     Args:
         path: Local file; None for the hub.
         select_by: Whose score counts: the `prompt`'s (the document), its human `continuation`'s, or the `response`'s,
-            which this run's own model generates and its scorer scores (the paper).
+            which this run's base model generates, with luck of its own, and its scorer scores (the paper).
         threshold: Prompts that score at least this much are taken.
         below: Take those that score less than the threshold instead.
         attribute: Which of Perspective's attributes; responses are always scored by this run's scorer.
@@ -103,6 +103,20 @@ class RealToxicityPrompts(DrawnPrompts):
             counts["num_without_score"] += score is None
             if score is not None and self._takes(score):
                 yield candidate
+
+    def load_prompts(self, context: LoadContext, exclude: Mapping[str, str] = {}) -> list[Prompt]:
+        """Draw the prompts, as `DrawnPrompts` does.
+
+        Raises:
+            ValueError: Also where the responses that choose would be those that are measured.
+        """
+        if self.select_by == "response" and context.is_greedy:
+            raise ValueError(
+                "`select_by: response` of evaluation prompts needs completions that differ by luck, got temperature 0: "
+                "those that choose would be those that are measured. Set `decoding.temperature` of the evaluator above "
+                "0, or `data.evaluation_prompts.init_args.select_by` to prompt or continuation."
+            )
+        return super().load_prompts(context, exclude)
 
     def wanted(self) -> str:
         """Say what is looked for, such as `prompt_toxicity >= 0.9`."""

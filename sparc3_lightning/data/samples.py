@@ -72,7 +72,8 @@ class LoadContext:
         max_length: Context of the model, in tokens.
         reserve_tokens: Part of the context that prompts leave free for their continuation.
         vocab_size: Rows of the model's embedding; None where it is not known, and then token ids are not checked.
-        score_responses: Continues prompts with the model and scores the continuations, each in [0, 1].
+        score_responses: Continues prompts with the base model and scores the continuations, each in [0, 1].
+        is_greedy: Continuations hold no luck: a prompt's is the same whenever it is made.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -80,6 +81,7 @@ class LoadContext:
     reserve_tokens: int = 0
     vocab_size: int | None = None
     score_responses: Callable[[list[Prompt]], list[float]] | None = None
+    is_greedy: bool = False
 
 
 class Described:

@@ -4,8 +4,10 @@
                             sums and the sha256 of each of its files
     resume/<directory>/     the sums, by each rank its own
 
-The directory is new at every save. `state.json` is replaced in one rename when all of its files are on the disk, and
-then the old directory goes: whoever dies at whatever moment leaves one whole state. A finished run has no `resume/`.
+Before there are any sums there may be the file `choosing` alone: `responses.json` beside the folder holds what a long
+choice of prompts has made. The directory of the sums is new at every save. `state.json` is replaced in one rename when all of its files are
+on the disk, and then the old directory goes: whoever dies at whatever moment leaves one whole state. A finished run has
+no `resume/`.
 """
 
 import shutil
@@ -29,12 +31,18 @@ from sparc3_lightning.files import fsync, read_json, write_json
 from sparc3_lightning.lrp.attribution import Attribution
 
 FORMAT_VERSION = 1
-FOLDER, STATE_FILE = "resume", "state.json"
+FOLDER, STATE_FILE, _CHOOSING = "resume", "state.json", "choosing"
 
 
 def is_unfinished(log_dir: Path) -> bool:
     """Whether the run of this directory was interrupted, or is going on."""
-    return (log_dir / FOLDER / STATE_FILE).is_file()
+    return any((log_dir / FOLDER / name).is_file() for name in (STATE_FILE, _CHOOSING))
+
+
+def mark_unfinished(log_dir: Path) -> None:
+    """Let the same command go on in this directory: something is kept there, if no sums yet."""
+    (log_dir / FOLDER).mkdir(parents=True, exist_ok=True)
+    (log_dir / FOLDER / _CHOOSING).touch()
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.evaluation.comparison import Comparison, PairedChange, PairedTest, compare, compare_with_control
+from sparc3_lightning.evaluation.noise import CHOICE_SEED
 from sparc3_lightning.evaluation.parallel import Progress, no_progress
 from sparc3_lightning.evaluation.perplexity import cut_text, measure_perplexity
 from sparc3_lightning.evaluation.planning import Decoding, TextPrompt, plan_requests
@@ -153,8 +154,16 @@ class Evaluator:
         tokenizer: PreTrainedTokenizerBase,
         prompts: Sequence[TextPrompt],
         progress: Progress | None = None,
+        decoding: Decoding | None = None,
     ) -> ToxicityResult:
         """Toxicity, repetition and length of completions; see `evaluate`.
+
+        Args:
+            model: a causal language model.
+            tokenizer: its tokenizer.
+            prompts: the same on every rank.
+            progress: wraps the batches.
+            decoding: other than this evaluator's.
 
         Raises:
             ValueError: no scorer; a prompt that is empty or comes twice; a failed generation or score.
@@ -165,7 +174,7 @@ class Evaluator:
             tokenizer,
             prompts,
             scorer,
-            self.decoding,
+            decoding or self.decoding,
             self.toxicity_protocol,
             self.threshold,
             self.batch_size,
@@ -183,6 +192,11 @@ class Evaluator:
         assert self.scorer.attributes
         return self.scorer
 
+    @property
+    def response_decoding(self) -> Decoding:
+        """How the completions are drawn that prompts are chosen by."""
+        return replace(self.decoding, seed=CHOICE_SEED)
+
     def score_responses(
         self,
         model: PreTrainedModel,
@@ -190,8 +204,12 @@ class Evaluator:
         prompts: Sequence[TextPrompt],
         progress: Progress | None = None,
     ) -> list[float]:
-        """The main attribute of the model's own completion of each prompt, averaged over its completions."""
-        result = self.toxicity(model, tokenizer, prompts, progress)
+        """The main attribute of the model's own completion of each prompt, averaged over its completions.
+
+        They are drawn as `decoding` says, but with luck of their own, whatever its seed: what is chosen by them is
+        measured on others.
+        """
+        result = self.toxicity(model, tokenizer, prompts, progress, self.response_decoding)
         return [
             sum(item.scores[result.main_attribute] for item in row.completions) / len(row.completions)
             for row in result.prompts

@@ -21,6 +21,10 @@ _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
 
 
+CHOICE_SEED = int.from_bytes(hashlib.sha256(b"choice of prompts by responses").digest()[:8], "little", signed=True)
+"""Seed of the completions that prompts are chosen by: no evaluation's, or prompts would be chosen by their outcome."""
+
+
 def noise_key(seed: int, prompt_id: str, completion: int) -> int:
     """The 64-bit key of one completion's noise, as a signed integer.
 

@@ -1,11 +1,16 @@
 """What scores a text: the one interface, a scorer that needs no model, and several scorers as one."""
 
+import hashlib
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+_PLAIN = (str, int, float, bool, type(None))
 
 
 class Scorer(ABC):
@@ -113,3 +118,25 @@ class JointScorer(Scorer):
 
 def _full_name(scorer: Scorer) -> str:
     return f"{scorer.name}/{scorer.attributes[0]}"
+
+
+def scorer_setting(scorer: Scorer, texts: Sequence[str]) -> dict[str, Any]:
+    """Which scorer this is, as JSON: what figures made by it depend on.
+
+    Args:
+        scorer: Its class and options count, and what it says of `texts`: another checkpoint says something else.
+        texts: Some texts; what it would say of others, its options decide too.
+    """
+    # Rounded: where it computes may change the last digits.
+    said = {name: [round(value, 4) for value in values.tolist()] for name, values in scorer.score(texts).items()}
+    return {**_options(scorer), "scores": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}
+
+
+def _options(scorer: Scorer) -> dict[str, Any]:
+    options = {
+        name: value.pattern if isinstance(value, re.Pattern) else value
+        for name, value in vars(scorer).items()
+        if isinstance(value, (*_PLAIN, re.Pattern)) and name != "num_truncated"
+    }
+    joined = scorer.scorers if isinstance(scorer, JointScorer) else []
+    return {"class": type(scorer).__name__, "options": options, "joined": [_options(one) for one in joined]}

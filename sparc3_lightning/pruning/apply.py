@@ -113,11 +113,22 @@ def apply_recipe(model: PreTrainedModel, recipe: Recipe, check_base: bool = True
         raise ValueError(f"`factor` must be at least 0 and below 1, got {factor}.")
     if not isinstance(recipe, Recipe):
         raise ValueError(f"`recipe` must be a Recipe, got {recipe!r}. Read a file with `Recipe.load(path)`.")
+    if check_base:
+        check_recipe(model, recipe)
     _check_range(model, recipe)
-    slices = list(_slices(model, recipe, only_output=factor > 0))
-    if check_base and not _all_zero(slices):
+    return AppliedRecipe(list(_slices(model, recipe, only_output=factor > 0)), factor)
+
+
+@torch.no_grad()
+def check_recipe(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Refuse what `apply_recipe` refuses, and change nothing. Of a sharded model every rank must call.
+
+    Raises:
+        ValueError: Another base model, or neurons that the model does not have.
+    """
+    _check_range(model, recipe)
+    if not _all_zero(list(_slices(model, recipe))):
         check_base_model(model, recipe)
-    return AppliedRecipe(slices, factor)
 
 
 def zero_neurons_(model: PreTrainedModel, recipe: Recipe) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,11 +11,10 @@ from sparc3_lightning.data.samples import Prompt
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.files import read_json, write_json
-from sparc3_lightning.metrics import JointScorer, Scorer
+from sparc3_lightning.metrics.scorers import scorer_setting
 from sparc3_lightning.version import __version__
 
 FORMAT_VERSION = 2
-_PLAIN = (str, int, float, bool, type(None))
 
 
 def evaluation_setting(
@@ -40,28 +38,10 @@ def evaluation_setting(
         "perplexity_protocols": evaluator.perplexity_protocols,
         "window": evaluator.window,
         "stride": evaluator.stride,
-        "scorer": _scorer_setting(evaluator.load_scorer(), prompts) if prompts else None,
+        "scorer": scorer_setting(evaluator.load_scorer(), [prompt.text for prompt in prompts]) if prompts else None,
         "prompts": _hash([[prompt.id, prompt.text] for prompt in prompts]),
         "rows": _hash(list(rows)),
     }
-
-
-def _scorer_setting(scorer: Scorer, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    scores = scorer.score([prompt.text for prompt in prompts])
-    # Rounded: where it computes may change the last digits.
-    said = {name: [round(value, 4) for value in values.tolist()] for name, values in scores.items()}
-    return {**_scorer_options(scorer), "scores": _hash(said)}
-
-
-def _scorer_options(scorer: Scorer) -> dict[str, Any]:
-    """Its class and options: what it would say of completions, its scores of the prompts do not show."""
-    options = {
-        name: value.pattern if isinstance(value, re.Pattern) else value
-        for name, value in vars(scorer).items()
-        if isinstance(value, (*_PLAIN, re.Pattern)) and name != "num_truncated"
-    }
-    joined = scorer.scorers if isinstance(scorer, JointScorer) else []
-    return {"class": type(scorer).__name__, "options": options, "joined": [_scorer_options(one) for one in joined]}
 
 
 def fingerprint(setting: dict[str, Any], neurons: Sequence[tuple[int, int]], factor: float) -> str:

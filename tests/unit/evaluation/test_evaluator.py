@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from sparc3_lightning.evaluation import Decoding, Evaluation, Evaluator, generate
+from sparc3_lightning.evaluation.noise import CHOICE_SEED
 from sparc3_lightning.metrics import DetoxifyScorer, LexicalScorer, Scorer
 from tests.unit.evaluation.tiny import VOCABULARY, TextPrompt, make_model, make_prompts, make_rows, make_tokenizer
 
@@ -140,8 +142,18 @@ def test_truncated_prompts_are_counted(model: LlamaForCausalLM, tokenizer: Any) 
 
 def test_responses_are_scored_for_selection(model: LlamaForCausalLM, tokenizer: Any, prompts: Any) -> None:
     scores = evaluator().score_responses(model, tokenizer, prompts)
-    result = evaluator().toxicity(model, tokenizer, prompts)
+    chosen_by = replace(DECODING, seed=CHOICE_SEED)
+    result = evaluator(decoding=chosen_by).toxicity(model, tokenizer, prompts)
     assert scores == [sum(item.scores["toxicity"] for item in row.completions) / 2 for row in result.prompts]
+    other = evaluator(decoding=replace(DECODING, seed=5))
+    assert other.score_responses(model, tokenizer, prompts) == scores, "another seed measures the same prompts"
+
+
+def test_what_chooses_is_not_what_is_measured(model: LlamaForCausalLM, tokenizer: Any, prompts: Any) -> None:
+    chosen_by = generate(model, tokenizer, prompts, evaluator().response_decoding).completions
+    measured = generate(model, tokenizer, prompts, DECODING).completions
+    both = [(one.text, other.text) for rows in zip(chosen_by, measured, strict=True) for one, other in zip(*rows, strict=True)]
+    assert sum(one != other for one, other in both) > len(both) // 2
 
 
 def test_an_evaluation_survives_json(model: LlamaForCausalLM, tokenizer: Any, rows: Any, prompts: Any) -> None:

@@ -1,0 +1,109 @@
+"""What the base model's responses score, to choose prompts by: generated once, kept chunk by chunk, found again.
+
+    responses.json      what the scores depend on (`made_by`), and the score of each prompt's response (`scores`)
+
+A choice follows from data and scores. So the run that goes on, and `test` of the same model, choose the same prompts.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sparc3_lightning.compression.save import COMPRESSION_FILE
+from sparc3_lightning.data.samples import Prompt, fingerprint
+from sparc3_lightning.distributed.ranks import check_same_on_every_rank, from_rank_zero
+from sparc3_lightning.files import read_json, write_json
+from sparc3_lightning.pruning.recipe import RECIPE_FILE
+
+FORMAT_VERSION = 1
+RESPONSES_FILE = "responses.json"
+PROBES = (
+    "You are a stupid idiot and everybody hates you.",
+    "The weather was fine, and they walked along the river.",
+    "I will find you and hurt you.",
+)
+"""What a scorer says of these tells it from another: see `scorer_setting`."""
+
+
+class ResponseStore:
+    """Scores of responses in a run's directory; what other runs of the same model have generated is taken over.
+
+    Args:
+        path: The run's file.
+        made_by: What the scores depend on but the prompts, as JSON: files that say something else do not count.
+        others: Files of other runs.
+    """
+
+    def __init__(self, path: Path, made_by: Mapping[str, Any], others: Iterable[Path] = ()) -> None:
+        self.path, self.others = path, list(others)
+        self.made_by = {"format_version": FORMAT_VERSION, **made_by}
+
+    @cached_property
+    def _kept(self) -> dict[str, float]:
+        return self._read(self.path)
+
+    @cached_property
+    def _known(self) -> dict[str, float]:
+        return {name: score for other in self.others for name, score in self._read(other).items()} | self._kept
+
+    def find(self, names: Iterable[str]) -> dict[str, float]:
+        """Scores of those of the responses that are known; on rank 0, the only one that reads and writes."""
+        return {name: self._known[name] for name in names if name in self._known}
+
+    def keep(self, scores: Mapping[str, float]) -> None:
+        """Add scores, and replace the file by one that holds them; on rank 0."""
+        self._known.update(scores)
+        if not scores.items() <= self._kept.items():
+            self._kept.update(scores)
+            write_json(self.path, {"made_by": self.made_by, "scores": self._kept})
+
+    def _read(self, path: Path) -> dict[str, float]:
+        """Scores of a file; none where it is missing, damaged, or made by something else."""
+        try:
+            content = read_json(path, "scores of responses")
+            return dict(content["scores"]) if content["made_by"] == self.made_by else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+
+def score_once(
+    prompts: Sequence[Prompt], store: ResponseStore, score: Callable[[list[Prompt]], list[float]]
+) -> list[float]:
+    """Scores of the prompts' responses: those that are known, and the others, which are kept. Every rank must call.
+
+    Args:
+        prompts: The same on every rank.
+        store: Where scores are known and kept.
+        score: Generates and scores responses, on all ranks together.
+
+    Returns:
+        A score a prompt, the same on every rank.
+    """
+    names = [response_name(prompt) for prompt in prompts]
+    check_same_on_every_rank(fingerprint("\n".join(names)), "the prompts to choose from (their hash)")
+    known = from_rank_zero(lambda: store.find(names))
+    missing = [prompt for name, prompt in zip(names, prompts, strict=True) if name not in known]
+    if missing:
+        known |= dict(zip(map(response_name, missing), score(missing), strict=True))
+    from_rank_zero(lambda: store.keep(known))
+    return [known[name] for name in names]
+
+
+def response_name(prompt: Prompt) -> str:
+    """Name of a prompt's response: its id keys the noise, its text is continued."""
+    return f"{prompt.id} {hashlib.sha256(prompt.text.encode()).hexdigest()[:16]}"
+
+
+def named_base(model: str | None) -> str | None:
+    """Hash of the base model's weights that a pruned or a compressed directory names; None where it names none.
+
+    Raises:
+        ValueError: Its file cannot be read.
+    """
+    for name in (RECIPE_FILE, COMPRESSION_FILE):
+        if model is not None and (path := Path(model) / name).is_file():
+            found = read_json(path).get("base_model", {}).get("weight_hash")
+            return None if found is None else str(found)
+    return None
