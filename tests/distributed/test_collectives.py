@@ -79,10 +79,11 @@ def per_batch(module: SparC3Module, case: Case) -> dict[str, tuple[int, int]]:
 
 
 def count(model: str, cases: list[Case], ask_responses: bool) -> None:
+    home = str(Path(model).parent)
     num_batches = NUM_SETS * -(-len(LENGTHS) // (2 * int(os.environ["WORLD_SIZE"])))
     for case in cases:
         batches, module = Batches(), make_module(model, case)
-        trainer = make_trainer(case.strategy, batches, RelevanceCallback())
+        trainer = make_trainer(case.strategy, batches, RelevanceCallback(), default_root_dir=home)
         with Collectives() as everything:
             predict(trainer, module, make_data(2, a=FixedSamples(), b=Responses() if ask_responses else FixedSamples()))
         assert len(batches.seen) == num_batches

@@ -152,7 +152,11 @@ def test_responses_are_scored_for_selection(model: LlamaForCausalLM, tokenizer: 
 def test_what_chooses_is_not_what_is_measured(model: LlamaForCausalLM, tokenizer: Any, prompts: Any) -> None:
     chosen_by = generate(model, tokenizer, prompts, evaluator().response_decoding).completions
     measured = generate(model, tokenizer, prompts, DECODING).completions
-    both = [(one.text, other.text) for rows in zip(chosen_by, measured, strict=True) for one, other in zip(*rows, strict=True)]
+    both = [
+        (one.text, other.text)
+        for rows in zip(chosen_by, measured, strict=True)
+        for one, other in zip(*rows, strict=True)
+    ]
     assert sum(one != other for one, other in both) > len(both) // 2
 
 
