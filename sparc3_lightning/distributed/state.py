@@ -5,9 +5,9 @@
     resume/<directory>/     the sums, by each rank its own
 
 Before there are any sums there may be the file `choosing` alone: `responses.json` beside the folder holds what a long
-choice of prompts has made. The directory of the sums is new at every save. `state.json` is replaced in one rename when all of its files are
-on the disk, and then the old directory goes: whoever dies at whatever moment leaves one whole state. A finished run has
-no `resume/`.
+choice of prompts has made. The directory of the sums is new at every save. `state.json` is replaced in one rename when
+all of its files are on the disk, and then the old directory goes: whoever dies at whatever moment leaves one whole
+state. A finished run has no `resume/`.
 """
 
 import shutil

@@ -34,6 +34,7 @@ _FILES = {
     "pruned_eval.json": "prompts and completions, pruned model",
     "control_eval.json": "prompts and completions, control",
     "pruned_model": "the pruned model",
+    "responses.json": "scores of the responses that prompts were chosen by",
     "config.yaml": "the run's config, with every default",
     "provenance.json": "command, versions, commit, machine",
 }

@@ -10,6 +10,7 @@ from unittest import mock
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 
 from callbacks import PruningCallback, RelevanceCallback, ResumeCallback, ScoreWriter
 from sparc3_lightning.data import RealToxicityPrompts
@@ -32,8 +33,14 @@ def make_data(home: Path) -> SparC3DataModule:
     return SparC3DataModule({"general": FixedSamples(), "toxic": chosen("attribution")}, chosen("evaluation"))
 
 
+class Reads(Callback):
+    """As one that evaluates."""
+
+    reads = ("evaluation_prompts",)
+
+
 def predict(home: Path, name: str, strategy: str) -> Any:
-    listed = (RelevanceCallback(), ScoreWriter(), ResumeCallback(), PruningCallback(num_neurons=12))
+    listed = (RelevanceCallback(), ScoreWriter(), ResumeCallback(), PruningCallback(num_neurons=12), Reads())
     trainer = make_trainer(strategy, *listed, default_root_dir=str(home / name))
     module, data = make_module(str(home / "model")), make_data(home)
     with AT_ONCE:
