@@ -117,7 +117,7 @@ class WeightScores:
         """
         if key == "wanda_sequential":
             # All before the first is applied: the blocks' inputs are those of its own pruned blocks.
-            found = sequential_masks(self.model, self.batches, self.num_samples, partial(mask_of, amount=amount))
+            found = sequential_masks(self.model, self.batches(), self.num_samples, partial(mask_of, amount=amount))
             yield from [(name, mask) for name, _, mask in found]
             return
         score = self._scorer(key)

@@ -130,8 +130,7 @@ class BaselineScorer:
         if any(METHODS[method].needs for method, _ in self.keys.values()):
             self._forward(name, data, batches)
         if "wanda_sequential" in self.keys:
-            again = partial(batches, "wanda_sequential")
-            scores = sequential_wanda(self.model, again, data["num_samples"], self.sparsity)
+            scores = sequential_wanda(self.model, batches("wanda_sequential"), data["num_samples"], self.sparsity)
             self._keep("wanda_sequential", data, _of_rank_zero(scores))
         for key, (method, sign) in self.keys.items():
             if METHODS[method].variant is not None:

@@ -1,7 +1,9 @@
 """Wanda as published for compression: block by block, each block scored on what the pruned blocks before it give."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from transformers import PreTrainedModel
 from sparc3_lightning.data.sampler import Batch
 from sparc3_lightning.distributed.owners import is_sharded, own_rows
 from sparc3_lightning.families import get_family
+from sparc3_lightning.lrp.patch import frozen, replaced_forward
 from sparc3_lightning.scores.baselines.formulas import lowest_per_row, wanda_scores
 from sparc3_lightning.scores.baselines.statistics import ForwardStatistics
 
@@ -28,7 +31,7 @@ def check_whole_rows(model: PreTrainedModel) -> None:
 
 
 def sequential_wanda(
-    model: PreTrainedModel, batches: Callable[[], Iterable[Batch]], num_samples: int, sparsity: float
+    model: PreTrainedModel, batches: Iterable[Batch], num_samples: int, sparsity: float
 ) -> dict[str, Tensor]:
     """Wanda's scores of every linear layer of every block, as its masks at `sparsity` are taken from them.
 
@@ -36,7 +39,7 @@ def sequential_wanda(
 
     Args:
         model: A causal language model of a known family, not sharded.
-        batches: This rank's batches, from the start each time.
+        batches: This rank's batches.
         num_samples: Samples of all ranks.
         sparsity: Share of each row that is removed.
 
@@ -55,7 +58,7 @@ def sequential_wanda(
 @torch.no_grad()
 def sequential_masks(
     model: PreTrainedModel,
-    batches: Callable[[], Iterable[Batch]],
+    batches: Iterable[Batch],
     num_samples: int,
     mask_of: Callable[[Tensor], Tensor],
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -63,12 +66,15 @@ def sequential_masks(
 
     The norm is over all tokens; the published mean over samples differs by one factor, which no row's order sees. While
     it runs the blocks that are done are pruned, and a copy of their linear layers is kept; at its end, also an early
-    one, the model is as it was, bit for bit. Every block costs a forward pass over all samples. lm_head is left out.
+    one, the model is as it was, bit for bit. lm_head is left out.
+
+    Every sample passes each block twice, whatever their number: as it is, for the scores, and pruned, for the next
+    block's inputs. So this rank's hidden states lie on the model's device: samples x tokens x width numbers.
 
     Args:
         model: A causal language model of a known family; of a sharded one (FSDP2) scores and masks are of the rows that
             this rank holds, and every rank must take all of them.
-        batches: This rank's batches, from the start each time.
+        batches: This rank's batches.
         num_samples: Samples of all ranks.
         mask_of: From a layer's scores to the mask of what goes; row by row.
 
@@ -76,13 +82,15 @@ def sequential_masks(
     Source: Sun et al., ICLR 2024 (Wanda), Sec. 3 and Algorithm 1; github locuslab/wanda, lib/prune.py.
     """
     names = {module: name for name, module in model.named_modules()}
+    blocks = get_family(model.config.model_type).block_modules(model)
+    states = [_States(model, blocks, batch) for batch in batches]
     saved: list[tuple[Tensor, Tensor]] = []
     try:
-        for block in get_family(model.config.model_type).block_modules(model):
+        for block in blocks:
             linears = {names[module]: module for module in block.modules() if isinstance(module, nn.Linear)}
             with ForwardStatistics(model, list(linears)) as statistics:
-                for batch in batches():
-                    statistics.step(batch)
+                for state in states:
+                    statistics.watch(state.batch, partial(state.through, block))
                 found = statistics.reduce(num_samples)
             for name, linear in linears.items():
                 weight, _ = own_rows(linear.weight)
@@ -91,6 +99,39 @@ def sequential_masks(
                 saved.append((weight, weight.clone()))
                 weight.masked_fill_(mask, 0.0)
                 yield name, scores, mask
+            if block is not blocks[-1]:
+                with frozen(model):
+                    for state in states:
+                        state.hidden = state.through(block)
     finally:
         for weight, values in saved:
             weight.copy_(values)
+
+
+class _States:
+    """A batch's hidden states at one block, and what else the model gives each block beside them.
+
+    Args:
+        model: The model.
+        blocks: Its decoder blocks, in order.
+        batch: The batch; its states at first are those that the first block gets.
+    """
+
+    def __init__(self, model: PreTrainedModel, blocks: Sequence[nn.Module], batch: Batch) -> None:
+        self.batch = batch
+        self._options: dict[nn.Module, dict[str, Any]] = {}
+        with ExitStack() as stack:
+            stack.enter_context(frozen(model))
+            for block in blocks:
+                stack.enter_context(replaced_forward(block, partial(self._note, block)))
+            # Masks and positions are the model's to make, block by block: it runs with blocks that do nothing.
+            model(input_ids=batch["input_ids"], use_cache=False, logits_to_keep=1)
+
+    def _note(self, block: nn.Module, hidden: Tensor, **options: Any) -> Tensor:
+        self.hidden, self._options[block] = hidden, options
+        return hidden
+
+    def through(self, block: nn.Module) -> Tensor:
+        """What the block makes of the states."""
+        output: Tensor = block(self.hidden, **self._options[block])
+        return output

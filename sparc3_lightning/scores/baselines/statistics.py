@@ -1,6 +1,6 @@
 """Forward statistics of a reference set: input norms, mean activations, highest activations, over real tokens only."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -76,18 +76,28 @@ class ForwardStatistics:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    @torch.no_grad()
     def step(self, batch: Batch) -> None:
         """One forward pass. Padding on the right, and padding samples do not count.
 
         Shape: batch as `data.sampler.Batch`, on the model's device.
         """
+        # No attention mask: with causal attention, padding on the right cannot reach a real token (trap 8). The head
+        # sees every token only where its own inputs count.
+        options = {"use_cache": False, "logits_to_keep": self._logits_to_keep}
+        self.watch(batch, partial(self.model, input_ids=batch["input_ids"], **options))
+
+    @torch.no_grad()
+    def watch(self, batch: Batch, forward: Callable[[], object]) -> None:
+        """Count a forward pass of a batch through those parts of the model whose statistics are collected.
+
+        Args:
+            batch: As in `step`.
+            forward: Makes the pass.
+        """
         ids, is_sample = batch["input_ids"], batch["indices"] != PADDING
         places = torch.arange(ids.shape[1], device=ids.device)
         self._is_real = (places < batch["lengths"].to(ids.device)[:, None]) & is_sample.to(ids.device)[:, None]
-        # No attention mask: with causal attention, padding on the right cannot reach a real token (trap 8). The head
-        # sees every token only where its own inputs count.
-        self.model(input_ids=ids, use_cache=False, logits_to_keep=self._logits_to_keep)
+        forward()
         self._seen += batch["indices"][is_sample].tolist()
         self._found.num_tokens += int(batch["lengths"][is_sample].sum())
 

@@ -113,7 +113,7 @@ def test_an_end_before_the_end_restores_too() -> None:
     from sparc3_lightning.scores.baselines.sequential import sequential_masks as ours
 
     model = tiny_llama()
-    found = ours(model, batches, len(SAMPLES), lambda weights: mask_of(weights, 0.5))
+    found = ours(model, batches(), len(SAMPLES), lambda weights: mask_of(weights, 0.5))
     assert len(list(islice(found, 9))) == 9
     assert not torch.equal(model.model.layers[0].mlp.up_proj.weight, tiny_llama().model.layers[0].mlp.up_proj.weight)
     found.close()
