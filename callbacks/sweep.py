@@ -101,7 +101,11 @@ class SweepCallback(Callback):
         check_one_is_done(planned)
 
     def _plan(self, module: SparC3Module, found: dict[str, MethodScores], general: list[str]) -> list[PlannedCell]:
-        model = {"weight_hash": module.run.base_model["weight_hash"], "dtype": str(module.weights_dtype)}
+        model = {
+            "weight_hash": module.run.base_model["weight_hash"],
+            "dtype": str(module.weights_dtype),
+            "precision": str(module.trainer.precision),
+        }
         setting = evaluation_setting(module.evaluator, module.data.prompts, module.data.text_rows, model)
         return plan_cells(self.cells, found, general, self.behaviour, setting, self.seed)
 

@@ -174,7 +174,7 @@ class SparC3Module(LightningModule):
         return self._identity
 
     def setup(self, stage: str) -> None:
-        """Load the tokenizer; learn the run's directory."""
+        """Load the tokenizer; learn the run's directory, and the precision that the evaluator computes in."""
         if getattr(self.trainer, "fast_dev_run", False) and stage in ("predict", "test"):
             raise ValueError(
                 f"`trainer.fast_dev_run` is for `fit` and `validate`: `{stage}` does all, or nothing. Set it to "
@@ -183,6 +183,8 @@ class SparC3Module(LightningModule):
         # Lightning broadcasts it. Asked once, here, where every rank comes by: one rank that asks alone later would
         # wait for ever.
         self.log_dir = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        # In every command and callback alike: Lightning enters it around validation and test steps only.
+        self.evaluator.precision = self.trainer.precision_plugin.forward_context
         assert self.tokenizer_name is not None
         self._identity = self._responses = None
         self.tokenizer = load_tokenizer(self.tokenizer_name, self.tokenizer_revision)

@@ -1,6 +1,7 @@
 """The evaluator: metrics plus the loops over windows and prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Literal
 
@@ -35,13 +36,19 @@ class Evaluator:
         perplexity_protocols: which perplexities, of `sliding` and `disjoint`.
         window: tokens in a perplexity window, at most the model's context.
         stride: tokens between the starts of `sliding` windows; a quarter of the window unless given.
-        batch_size: windows or completions in one forward pass on one process.
+        batch_size: most windows or completions in one forward pass on one process.
+        max_tokens: most tokens in one, padding and what is to be generated included; a pass of one window or completion
+            may be longer. It lets long windows go a few and short completions many at a time.
         toxicity_protocol: `document` and `rtp` are names for decodings; `custom` takes any.
         threshold: a score above it counts as toxic.
         num_draws: bootstrap samples and permutations of comparisons; a sweep draws more permutations where it corrects
             many p-values.
         confidence: coverage of their intervals.
         statistics_seed: seed of their draws.
+
+    Attributes:
+        precision: gives the context in which every pass through the model runs. The module sets the trainer's
+            (`trainer.precision`), so that each command and callback computes alike; by default there is none.
 
     Raises:
         ValueError: an unknown protocol, or a decoding that is not the named protocol's.
@@ -54,7 +61,8 @@ class Evaluator:
         perplexity_protocols: list[PerplexityProtocol] = PROTOCOLS,
         window: int = 2048,
         stride: int | None = None,
-        batch_size: int = 16,
+        batch_size: int = 256,
+        max_tokens: int = 32_768,
         toxicity_protocol: ToxicityProtocol = "document",
         threshold: float = 0.5,
         num_draws: int = 10_000,
@@ -63,16 +71,17 @@ class Evaluator:
     ) -> None:
         for protocol in perplexity_protocols:
             check_protocol(protocol)
-        if batch_size < 1:
-            raise ValueError(
-                f"`batch_size` must be at least 1, got {batch_size}. Set `Evaluator.init_args.batch_size`."
-            )
+        for option, value in (("batch_size", batch_size), ("max_tokens", max_tokens)):
+            if value < 1:
+                raise ValueError(f"`{option}` must be at least 1, got {value}. Set `Evaluator.init_args.{option}`.")
         self.scorer = scorer
         self.decoding = _decoding(toxicity_protocol, decoding)
         self.perplexity_protocols = list(perplexity_protocols)
-        self.window, self.stride, self.batch_size = window, stride, batch_size
+        self.window, self.stride = window, stride
+        self.batch_size, self.max_tokens = batch_size, max_tokens
         self.toxicity_protocol, self.threshold = toxicity_protocol, threshold
         self.paired_test = PairedTest(num_draws, statistics_seed, confidence)
+        self.precision: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def evaluate(
         self,
@@ -134,19 +143,21 @@ class Evaluator:
         progress: Progress | None = None,
     ) -> dict[str, PerplexityResult]:
         """Perplexity of a text under each protocol; see `evaluate`."""
-        return {
-            protocol: measure_perplexity(
-                model,
-                tokenizer,
-                rows,
-                protocol,
-                self.window,
-                self.stride,
-                self.batch_size,
-                progress or no_progress,
-            )
-            for protocol in self.perplexity_protocols
-        }
+        with self.precision():
+            return {
+                protocol: measure_perplexity(
+                    model,
+                    tokenizer,
+                    rows,
+                    protocol,
+                    self.window,
+                    self.stride,
+                    self.batch_size,
+                    self.max_tokens,
+                    progress or no_progress,
+                )
+                for protocol in self.perplexity_protocols
+            }
 
     def toxicity(
         self,
@@ -169,17 +180,19 @@ class Evaluator:
             ValueError: no scorer; a prompt that is empty or comes twice; a failed generation or score.
         """
         scorer = self.load_scorer()
-        return measure_toxicity(
-            model,
-            tokenizer,
-            prompts,
-            scorer,
-            decoding or self.decoding,
-            self.toxicity_protocol,
-            self.threshold,
-            self.batch_size,
-            progress or no_progress,
-        )
+        with self.precision():
+            return measure_toxicity(
+                model,
+                tokenizer,
+                prompts,
+                scorer,
+                decoding or self.decoding,
+                self.toxicity_protocol,
+                self.threshold,
+                self.batch_size,
+                self.max_tokens,
+                progress or no_progress,
+            )
 
     def load_scorer(self) -> Scorer:
         """The scorer, with what it reads read: a wrong path shows before hours of work.

@@ -68,7 +68,8 @@ def generate(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[TextPrompt],
     decoding: Decoding,
-    batch_size: int = 16,
+    batch_size: int = 256,
+    max_tokens: int = 32_768,
     progress: Progress = no_progress,
     receive: Callable[[list[Completion]], None] | None = None,
 ) -> Generated:
@@ -79,7 +80,8 @@ def generate(
         tokenizer: its tokenizer; a padding token is not needed.
         prompts: the same on every rank.
         decoding: how to decode.
-        batch_size: completions generated at once on one rank.
+        batch_size: most completions generated at once on one rank.
+        max_tokens: most tokens of them, padding and what is to be generated included; one completion may be longer.
         progress: wraps the batches.
         receive: takes each batch of this rank as soon as it is there.
 
@@ -90,7 +92,7 @@ def generate(
         ValueError: an empty or repeated prompt, no room in the context, or logits that are not finite.
     """
     plan = plan_requests(tokenizer, prompts, decoding, context_length(model), model.config.vocab_size)
-    batches = request_batches(plan, batch_size)
+    batches = request_batches(plan, batch_size, max_tokens)
     mine: list[Completion] = []
 
     def work(batch: Sequence[Request]) -> None:

@@ -64,7 +64,8 @@ def measure_perplexity(
     protocol: str,
     window: int = 2048,
     stride: int | None = None,
-    batch_size: int = 16,
+    batch_size: int = 256,
+    max_tokens: int = 32_768,
     progress: Progress = no_progress,
 ) -> PerplexityResult:
     """Perplexity of a text, on all processes together.
@@ -76,7 +77,8 @@ def measure_perplexity(
         protocol: `sliding` or `disjoint`.
         window: tokens in a window, at most the model's context.
         stride: tokens between the starts of `sliding` windows; a quarter of the window unless given.
-        batch_size: windows in one forward pass on one rank.
+        batch_size: most windows in one forward pass on one rank.
+        max_tokens: most tokens in one; one window may be longer.
         progress: wraps the batches.
 
     Returns:
@@ -87,7 +89,8 @@ def measure_perplexity(
     """
     token_ids, cut, stride, counts = cut_text(model, tokenizer, rows, protocol, window, stride)
     metric = WindowPerplexity().to(model.device)
-    batches = share(_batches(cut, batch_size), *rank_and_world_size())
+    rank, world = rank_and_world_size()
+    batches = share(_batches(cut, batch_size, max_tokens, world), rank, world)
     ids = torch.tensor(token_ids)
     starts: list[int] = []
     losses: list[torch.Tensor] = []
@@ -122,10 +125,15 @@ def _in_order(starts: Sequence[int], losses: Sequence[torch.Tensor]) -> list[flo
     return [loss for _, loss in sorted(gather_objects(list(mine)))]
 
 
-def _batches(cut: Sequence[Window], batch_size: int) -> list[list[Window]]:
+def _batches(cut: Sequence[Window], batch_size: int, max_tokens: int, world: int) -> list[list[Window]]:
     """Batches of windows alike in length and scored tokens: no padding, and one slice of the logits fits all."""
-    alike = [list(group) for _, group in groupby(cut, key=lambda item: (item.stop - item.start, item.num_scored))]
-    return [group[start : start + batch_size] for group in alike for start in range(0, len(group), batch_size)]
+    batches = []
+    for (length, _), alike in groupby(cut, key=lambda item: (item.stop - item.start, item.num_scored)):
+        group = list(alike)
+        # No more than an even share: a short text would be one rank's work.
+        num = min(batch_size, max(1, max_tokens // length), -(-len(group) // world))
+        batches += [group[start : start + num] for start in range(0, len(group), num)]
+    return batches
 
 
 def _score_windows(model: PreTrainedModel, ids: torch.Tensor, batch: Sequence[Window]) -> torch.Tensor:

@@ -6,10 +6,10 @@ from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
+from sparc3_lightning.data.sampler import PADDING, plan_batches
 from sparc3_lightning.data.tokens import check_vocabulary, count_control, encode, keep_last, token_counts
 from sparc3_lightning.distributed.ranks import rank_and_world_size
 from sparc3_lightning.evaluation.noise import noise_key
-from sparc3_lightning.evaluation.parallel import share
 
 
 class TextPrompt(Protocol):
@@ -67,11 +67,13 @@ class Plan:
 
     Attributes:
         requests: One a completion.
+        max_new_tokens: Length of each at most.
         num_truncated: Prompts that had to be cut to fit the context.
         token_counts: What was found in the prompts' token ids; see `data.tokens.token_counts`.
     """
 
     requests: list[Request]
+    max_new_tokens: int
     num_truncated: int
     token_counts: dict[str, int]
 
@@ -118,10 +120,18 @@ def plan_requests(
     ]
     # Stable, so that equal lengths keep their order; longest first, so that memory runs out at once or never.
     requests.sort(key=lambda request: -len(request.token_ids))
-    return Plan(requests, sum(len(ids) > room for ids in token_ids), dict(counts))
+    return Plan(requests, decoding.max_new_tokens, sum(len(ids) > room for ids in token_ids), dict(counts))
 
 
-def request_batches(plan: Plan, batch_size: int) -> list[list[Request]]:
-    """This rank's batches; every rank has as many, fillers included."""
-    mine = [request or _FILLER for request in share(plan.requests, *rank_and_world_size())]
-    return [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
+def request_batches(plan: Plan, batch_size: int, max_tokens: int) -> list[list[Request]]:
+    """This rank's batches; every rank has as many, of the same sizes, fillers included.
+
+    Args:
+        plan: what is to be generated.
+        batch_size: most completions in one.
+        max_tokens: most tokens in one, padding and what is to be generated included; one completion may be longer.
+    """
+    lengths = [len(request.token_ids) + plan.max_new_tokens for request in plan.requests]
+    rank, world = rank_and_world_size()
+    batches = plan_batches(lengths, batch_size, max_tokens, rank=rank, world_size=world)
+    return [[_FILLER if index == PADDING else plan.requests[index] for index in batch] for batch in batches]

@@ -20,7 +20,8 @@ def measure_toxicity(
     decoding: Decoding,
     protocol: str = "custom",
     threshold: float = 0.5,
-    batch_size: int = 16,
+    batch_size: int = 256,
+    max_tokens: int = 32_768,
     progress: Progress = no_progress,
 ) -> ToxicityResult:
     """Toxicity, repetition and length of a model's completions, on all processes together.
@@ -33,7 +34,8 @@ def measure_toxicity(
         decoding: how completions are drawn.
         protocol: name that the result bears.
         threshold: a score above it counts as toxic.
-        batch_size: completions generated at once on one rank.
+        batch_size: most completions generated at once on one rank.
+        max_tokens: most tokens of them, padding and what is to be generated included.
         progress: wraps the batches.
 
     Returns:
@@ -47,7 +49,7 @@ def measure_toxicity(
     def score(done: list[Completion]) -> None:
         metric.update([item.text for item in done], [(item.prompt, item.completion) for item in done])
 
-    generated = generate(model, tokenizer, prompts, decoding, batch_size, progress, score)
+    generated = generate(model, tokenizer, prompts, decoding, batch_size, max_tokens, progress, score)
     scored = metric.compute()
     rows = _rows(prompts, generated.completions, scored.scores, scorer.attributes)
     items = [item for row in rows for item in row.completions]

@@ -145,7 +145,7 @@ def estimate(settings: Settings, shape: Shape, rates: Rates, assumed: Assumed) -
     memory = gpu_bytes(settings, shape, attributed, max(item.batch * item.tokens for item in sets))
     attribution = sum(memory.values())
     window = min(settings.window, shape.context or settings.window)
-    evaluation = evaluation_bytes(settings, shape, window, settings.evaluation_batch_size)
+    evaluation = evaluation_bytes(settings, shape, window, settings.windows_a_batch(window))
     total = sum(item.seconds for item in sets)
     phases = {name: sum(item.step[name] * item.seconds / elapsed(item.step) for item in sets) for name in sets[0].step}
     return {
@@ -198,7 +198,7 @@ def _warnings(settings: Settings, rates: Rates, memory: dict[str, float], evalua
     if settings.evaluates and evaluation > rates.memory:
         found.append(
             f"the evaluation does not fit: {evaluation / 1e9:.1f} GB of {rates.memory / 1e9:.0f} GB a GPU. Lower "
-            "`model.evaluator.init_args.batch_size`."
+            "`model.evaluator.init_args.max_tokens`."
         )
     return found
 

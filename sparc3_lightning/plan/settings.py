@@ -52,7 +52,8 @@ class Settings:
         saves_state: It saves a state to resume from.
         evaluates: It evaluates the model, and what it makes of it.
         window: Tokens of a window of the perplexity.
-        evaluation_batch_size: Windows in one forward pass.
+        evaluation_batch_size: Most windows in one forward pass, and
+        evaluation_max_tokens: most tokens.
         warnings: What the run would refuse.
     """
 
@@ -71,7 +72,8 @@ class Settings:
     saves_state: bool = False
     evaluates: bool = False
     window: int = 2048
-    evaluation_batch_size: int = 16
+    evaluation_batch_size: int = 256
+    evaluation_max_tokens: int = 32_768
     checkpoints_activations: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -102,8 +104,12 @@ class Settings:
 
     def samples_a_batch(self, tokens: int, num_samples: int | None = None) -> int:
         """Samples of one batch on one rank, of a set whose samples are `tokens` long."""
-        fit = self.batch_size if self.max_tokens is None else min(self.batch_size, max(1, self.max_tokens // tokens))
+        fit = _that_fit(tokens, self.batch_size, self.max_tokens)
         return fit if num_samples is None else min(fit, math.ceil(num_samples / self.num_ranks))
+
+    def windows_a_batch(self, tokens: int) -> int:
+        """Windows of `tokens` in one forward pass of the evaluation."""
+        return _that_fit(tokens, self.evaluation_batch_size, self.evaluation_max_tokens)
 
 
 def settings_of(
@@ -149,10 +155,16 @@ def settings_of(
         evaluates=not {"EvaluationCallback", "CompressionCallback"}.isdisjoint(callbacks)
         and bool(data.get("evaluation_text")),
         window=int(evaluator.get("window") or 2048),
-        evaluation_batch_size=int(evaluator.get("batch_size") or 16),
+        evaluation_batch_size=int(evaluator.get("batch_size") or 256),
+        evaluation_max_tokens=int(evaluator.get("max_tokens") or 32_768),
         checkpoints_activations=bool(model.get("activation_checkpointing", False)),
         warnings=warnings,
     )
+
+
+def _that_fit(tokens: int, batch_size: int, max_tokens: int | None) -> int:
+    """Rows of `tokens` each that make a batch."""
+    return batch_size if max_tokens is None else min(batch_size, max(1, max_tokens // tokens))
 
 
 def _check(option: str, value: object, known: tuple[str, ...]) -> None:

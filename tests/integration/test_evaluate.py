@@ -59,6 +59,23 @@ def test_test_with_a_recipe_gives_the_pruned_one(predicted: Path, tmp_path: Path
     assert cli.model.run.recipe == Recipe.load(predicted / "pruned_neurons.json")
 
 
+def test_mixed_precision_is_one_in_every_command(predicted: Path, tmp_path: Path) -> None:
+    """`predict`, `test` and `validate` evaluate in the trainer's precision (32-true: the tests above)."""
+    mixed = "--trainer.precision=bf16-mixed"
+    after_scores, alone = (
+        evaluation(log_dir(command(name, TINY, tmp_path / name, *BRIEF, mixed)), "baseline")
+        for name in ("predict", "test")
+    )
+    assert after_scores == alone
+    rounded, exact = alone["perplexity"], evaluation(predicted, "baseline")["perplexity"]
+    for protocol in exact:
+        assert rounded[protocol]["perplexity"] != exact[protocol]["perplexity"]
+        assert rounded[protocol]["perplexity"] == pytest.approx(exact[protocol]["perplexity"], rel=0.01)
+    measured = command("validate", TINY, tmp_path / "validate", mixed).trainer.callback_metrics
+    found = {name: float(measured[f"perplexity/{name}"]) for name in rounded}
+    assert found == pytest.approx({name: result["perplexity"] for name, result in rounded.items()})
+
+
 def test_test_of_the_pruned_directory_gives_the_same(predicted: Path, tmp_path: Path) -> None:
     """What was saved is what was evaluated."""
     source = [f"--model.model={predicted / 'pruned_model'}", "--model.config=null", "--model.tokenizer=null"]

@@ -146,7 +146,7 @@ def test_what_does_not_fit_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     (warning,) = plan(capsys, *sharded, "--num_nodes", "2", "--data.max_tokens=2048", "--gpu=h200")["warnings"]
     assert "data_parallel_size: 16` (devices x num_nodes)" in warning, "the run would refuse it"
     assert "evaluation does not fit" in plan(
-        capsys, *LLAMA, "--devices=1", *SHAPE, "--model.evaluator.init_args.batch_size=64"
+        capsys, *LLAMA, "--devices=1", *SHAPE, "--model.evaluator.init_args.max_tokens=131072"
     )["warnings"][0]  # fmt: skip
 
 

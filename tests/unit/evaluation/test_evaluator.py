@@ -14,7 +14,8 @@ from transformers import LlamaForCausalLM
 
 from sparc3_lightning.evaluation import Decoding, Evaluation, Evaluator, generate
 from sparc3_lightning.evaluation.noise import CHOICE_SEED
-from sparc3_lightning.metrics import DetoxifyScorer, LexicalScorer, Scorer
+from sparc3_lightning.evaluation.perplexity import _batches
+from sparc3_lightning.metrics import DetoxifyScorer, LexicalScorer, Scorer, windows
 from tests.unit.evaluation.tiny import VOCABULARY, TextPrompt, make_model, make_prompts, make_rows, make_tokenizer
 
 DECODING = Decoding(max_new_tokens=6, num_completions=2, seed=1)
@@ -77,6 +78,41 @@ def test_perplexity_is_the_naive_one(model: LlamaForCausalLM, tokenizer: Any, ro
         assert math.exp(sum(result.window_losses) / result.num_scored) == pytest.approx(result.perplexity, rel=1e-12)
     alone = math.log(naive_perplexity(model, full[16:32], 16, 16)) * 15
     assert results["disjoint"].window_losses[1] == pytest.approx(alone, rel=1e-9), "in the text's order"
+
+
+# Completions of prompts of 2 to 8 tokens, two of each, with 6 tokens to come: by prompts of 8 two fit into 40 tokens,
+# by 7 and by 6 three, by 4 four. Of windows of 16 tokens two do.
+@pytest.mark.parametrize(
+    ("max_tokens", "shapes", "completions"),
+    [
+        (1, [(1, 16)] * 42, [(1, width) for width in (8, 8, 7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2)]),
+        (40, [(1, 16), *[(2, 16)] * 20, (1, 16)], [(2, 8), (3, 7), (3, 6), (4, 4), (2, 2)]),
+        (10**6, [(1, 16), (41, 16)], [(14, 8)]),
+    ],
+)
+def test_a_budget_of_tokens_for_long_windows_and_short_completions(
+    model: LlamaForCausalLM, tokenizer: Any, rows: Any, prompts: Any, max_tokens: int, shapes: Any, completions: Any
+) -> None:
+    passes: list[tuple[int, ...]] = []
+    model.register_forward_pre_hook(lambda _m, _a, kw: passes.append(tuple(kw["input_ids"].shape)), with_kwargs=True)
+    tested = evaluator(max_tokens=max_tokens, perplexity_protocols=["sliding"])
+    perplexity = tested.perplexity(model, tokenizer, rows)["sliding"]
+    assert passes[: len(shapes)] == shapes
+    assert {length for _, length in passes[len(shapes) :]} == {13}, "the last window is shorter"
+    passes.clear()
+    toxicity = tested.toxicity(model, tokenizer, prompts)
+    assert [shape for shape in passes if shape[1] > 1] == completions, "the others are one token each"
+    one_by_one = evaluator(batch_size=1)
+    assert toxicity == one_by_one.toxicity(model, tokenizer, prompts), "in float64"
+    expected = one_by_one.perplexity(model, tokenizer, rows)["sliding"].window_losses
+    assert perplexity.window_losses == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("world", "sizes"), [(1, [6, 4]), (2, [5, 5]), (4, [3, 3, 3, 1]), (16, [1] * 10)])
+def test_ranks_share_windows_that_one_pass_would_hold(world: int, sizes: list[int]) -> None:
+    cut = windows(num_tokens=80, protocol="disjoint", window=8)
+    assert [len(batch) for batch in _batches(cut, 100, 50, world)] == sizes
+    assert [len(batch) for batch in _batches(cut, 2, 50, 1)] == [2] * 5
 
 
 def test_the_window_never_exceeds_the_context(model: LlamaForCausalLM, tokenizer: Any, rows: Any) -> None:
@@ -194,8 +230,9 @@ def test_unknown_protocols_are_refused() -> None:
         Evaluator(toxicity_protocol="gehman")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="perplexity_protocols"):
         Evaluator(perplexity_protocols=["wikitext"])  # type: ignore[list-item]
-    with pytest.raises(ValueError, match="batch_size"):
-        Evaluator(batch_size=0)
+    for option in ("batch_size", "max_tokens"):
+        with pytest.raises(ValueError, match=rf"`{option}` must be at least 1, got 0. Set `Evaluator.init_args"):
+            Evaluator(**{option: 0})
 
 
 def test_progress_wraps_every_loop(model: LlamaForCausalLM, tokenizer: Any, rows: Any, prompts: Any) -> None:

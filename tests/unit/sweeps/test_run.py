@@ -198,7 +198,7 @@ def test_fingerprint_knows_the_words_of_a_joined_scorer() -> None:
     assert joint("unheard") != joint("unseen")
 
 
-@pytest.mark.parametrize("option", ["batch_size", "num_draws", "statistics_seed"])
+@pytest.mark.parametrize("option", ["batch_size", "max_tokens", "num_draws", "statistics_seed"])
 def test_what_evaluations_do_not_depend_on_is_no_part_of_it(option: str) -> None:
     assert setting(**{option: 2}) == setting(**{option: 16})
 
