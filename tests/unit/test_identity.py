@@ -1,6 +1,7 @@
 """Hashes and versions."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -147,7 +148,7 @@ def test_a_revision_is_of_one_repository(options: dict[str, Any], wanted: tuple[
     """`v2` of the model says nothing about another repository, where it may not even be."""
     module = SparC3Module(**options)
     with mock.patch("sparc3_lightning.module.load_tokenizer", wraps=load_tokenizer) as loaded:
-        module.trainer = mock.MagicMock(log_dir=None, default_root_dir="logs")
+        module.trainer = SimpleNamespace(log_dir=None, default_root_dir="logs")
         module.setup("predict")
     loaded.assert_called_once_with(*wanted)
     module.model = tiny_llama()
