@@ -11,24 +11,39 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.checkpoint import CONFIG, Checkpoint
-from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.distributed.owners import gather_to_owner
+from sparc3_lightning.distributed.ranks import from_rank_zero, is_rank_zero
 from sparc3_lightning.hub import commit_of, identity_of, local_directory
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
-    # Rounded before it is gathered: half the bytes, and each value is rounded as it would be after.
-    rounded = tensor.detach().to(torch.bfloat16)
-    full = rounded.full_tensor() if isinstance(rounded, DTensor) else rounded
-    flat = full.cpu().contiguous().flatten()
-    return flat.view(torch.uint8).numpy().data
-
-
 def weight_hash(model: PreTrainedModel) -> str:
-    """Sha256 over names, shapes and values of all parameters; sharded ones are gathered, so every rank must call it.
+    """Sha256 over names, shapes and values of all parameters. Every rank must call.
+
+    Rank 0 alone computes it, over one parameter after the other, and tells the others.
 
     Values are hashed as bfloat16, so that one checkpoint has one hash whether it was loaded as float64, float32 or
     bfloat16. (float16 loses the smallest weights: see `checkpoint_hash`.)
     """
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        whole = _on_rank_zero(parameter.detach())
+        if whole is not None:
+            _add(digest, name, whole)
+    return from_rank_zero(digest.hexdigest)
+
+
+def _on_rank_zero(weight: Tensor) -> Tensor | None:
+    """The whole weight there, and nothing elsewhere: gathered where it is a shard, which not all are at all times."""
+    if isinstance(weight, DTensor):
+        # Rounded before it is gathered: half the bytes, and each value is rounded as it would be after.
+        rounded = weight.to(torch.bfloat16)
+        assert isinstance(rounded, DTensor)
+        return gather_to_owner(rounded, owner=0)
+    return weight if is_rank_zero() else None
+
+
+def hash_in_hand(model: PreTrainedModel) -> str:
+    """The `weight_hash` of a model that this rank holds whole, which other ranks' may differ from."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         _add(digest, name, parameter)
@@ -38,6 +53,11 @@ def weight_hash(model: PreTrainedModel) -> str:
 def _add(digest: "hashlib._Hash", name: str, weight: Tensor) -> None:
     digest.update(f"{name}{tuple(weight.shape)}".encode())
     digest.update(_bytes_of(weight))
+
+
+def _bytes_of(weight: Tensor) -> memoryview:
+    flat = weight.detach().to(torch.bfloat16).cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy().data
 
 
 def checkpoint_hash(model: PreTrainedModel, in_hand: str | None = None) -> str:
@@ -93,7 +113,7 @@ def base_model(
     """Which model this is, for manifests and recipes. Every rank must call.
 
     Args:
-        model: The model; sharded parameters are gathered.
+        model: The model, whole or sharded.
         name: Hub id or directory; default: what transformers noted when it loaded the model.
         revision: Commit, branch or tag asked for; what is recorded is the commit that was loaded.
         tokenizer: Which tokenizer the run reads texts with; see `tokenizer_identity`.

@@ -430,6 +430,7 @@ class SparC3Module(LightningModule):
                 "model": self._base_hash(),
                 "dtype": str(self.weights_dtype),
                 "attn_implementation": self.attn_implementation,
+                "precision": str(self.trainer.precision),
                 "tokenizer": tokenizer_hash(self.tokenizer),
                 "decoding": asdict(self.evaluator.response_decoding),
                 "scorer": scorer_setting(self.evaluator.load_scorer(), PROBES),

@@ -20,6 +20,7 @@ from sparc3_lightning.data.samples import (
 )
 from sparc3_lightning.data.sources import Source
 from sparc3_lightning.data.tokens import count_control, encode, starts_with_bos, token_counts
+from sparc3_lightning.distributed.ranks import from_rank_zero
 
 T = TypeVar("T")
 
@@ -93,7 +94,7 @@ class C4(ReferenceSet):
         self.shuffle_buffer = shuffle_buffer
 
     def load(self, context: LoadContext) -> ReferenceSamples:
-        """Draw the seed's documents and crop them.
+        """Draw the seed's documents and crop them, on rank 0 for all. Every rank must call.
 
         Raises:
             OSError: The source cannot be read.
@@ -104,6 +105,9 @@ class C4(ReferenceSet):
                 f"`length` must be at most the model's context of {context.max_length} tokens, got {self.length}. "
                 "Set `init_args.length`."
             )
+        return from_rank_zero(lambda: self._drawn(context))
+
+    def _drawn(self, context: LoadContext) -> ReferenceSamples:
         bos = self._bos(context)
         samples, rows, counts = [], [], token_counts()
         for row in shuffled(self._own_documents(), self.seed, self.shuffle_buffer):

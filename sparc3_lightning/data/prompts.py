@@ -20,6 +20,7 @@ from sparc3_lightning.data.samples import (
 )
 from sparc3_lightning.data.sources import Source
 from sparc3_lightning.data.tokens import OnTooLong, encode_samples, fit_texts, starts_with_bos
+from sparc3_lightning.distributed.ranks import from_rank_zero
 
 Part = Literal["all", "attribution", "evaluation"]
 
@@ -75,6 +76,8 @@ class DrawnPrompts(ReferenceSet, PromptSet):
     def load(self, context: LoadContext) -> ReferenceSamples:
         """Draw and tokenise the prompts, special tokens as the tokenizer adds them but an end-of-text token.
 
+        Every rank must call.
+
         Raises:
             OSError: The source cannot be read.
             ValueError: A bad row, a prompt that is too long, or too few prompts.
@@ -91,7 +94,7 @@ class DrawnPrompts(ReferenceSet, PromptSet):
         )
 
     def load_prompts(self, context: LoadContext, exclude: Mapping[str, str] = {}) -> list[Prompt]:
-        """Draw the prompts and fit them into the context, room for the continuation left.
+        """Draw the prompts and fit them into the context, room for the continuation left. Every rank must call.
 
         Args:
             context: The model they are for.
@@ -115,9 +118,8 @@ class DrawnPrompts(ReferenceSet, PromptSet):
         return super().describe() | self.source.describe() | options | {"on_too_long": self.on_too_long} | drawn
 
     def _draw(self, context: LoadContext, exclude: Mapping[str, str]) -> tuple[list[Candidate], Counter[str]]:
-        counts: Counter[str] = Counter()
-        candidates = list(self._candidates(exclude, counts))
-        candidates.sort(key=lambda candidate: draw_key(self.seed, candidate.prompt.fingerprint))
+        # Rank 0 reads for all; on every rank, since the model may be asked, all choose.
+        candidates, counts = from_rank_zero(lambda: self._read(exclude))
         drawn = []
         for candidate in self.choose(candidates, context, counts):
             drawn.append(candidate)
@@ -130,6 +132,12 @@ class DrawnPrompts(ReferenceSet, PromptSet):
                 "Lower `init_args.num_prompts`, or loosen the selection."
             )
         return drawn, counts
+
+    def _read(self, exclude: Mapping[str, str]) -> tuple[list[Candidate], Counter[str]]:
+        """Give what may be drawn, in the order of the draw, and how many of what was found."""
+        counts: Counter[str] = Counter()
+        candidates = list(self._candidates(exclude, counts))
+        return sorted(candidates, key=lambda candidate: draw_key(self.seed, candidate.prompt.fingerprint)), counts
 
     def _candidates(self, exclude: Mapping[str, str], counts: Counter[str]) -> Iterator[Candidate]:
         seen: set[str] = set()

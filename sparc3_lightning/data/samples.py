@@ -97,7 +97,7 @@ class ReferenceSet(Described, ABC):
 
     @abstractmethod
     def load(self, context: LoadContext) -> ReferenceSamples:
-        """Read, choose and tokenise the samples."""
+        """Read, choose and tokenise the samples. Every rank calls it; what takes long, rank 0 can do for all."""
 
     def may_share(self, prompts: PromptSet) -> bool:
         """Tell whether evaluation prompts could be among these samples; False where that cannot happen."""

@@ -17,6 +17,7 @@ from sparc3_lightning.data.samples import (
 )
 from sparc3_lightning.data.sources import Source
 from sparc3_lightning.data.tokens import OnTooLong, encode_samples, starts_with_bos
+from sparc3_lightning.distributed.ranks import from_rank_zero
 
 
 class TextFile(ReferenceSet, TextSet):
@@ -50,12 +51,17 @@ class TextFile(ReferenceSet, TextSet):
         self.on_too_long = on_too_long
 
     def load(self, context: LoadContext) -> ReferenceSamples:
-        """Tokenise the rows, special tokens as the tokenizer adds them but an end-of-text token.
+        """Tokenise the rows, special tokens as the tokenizer adds them but an end-of-text token. Every rank must call.
+
+        Rank 0 reads for all.
 
         Raises:
             OSError: The file cannot be read.
             ValueError: A bad row, too few rows, or a text that is too long.
         """
+        return from_rank_zero(lambda: self._encoded(context))
+
+    def _encoded(self, context: LoadContext) -> ReferenceSamples:
         texts = self._texts()
         ids, counts = encode_samples(context.tokenizer, texts, context.max_length, self.on_too_long)
         bos = starts_with_bos(context.tokenizer, ids[0].tolist())
@@ -67,8 +73,10 @@ class TextFile(ReferenceSet, TextSet):
         )
 
     def load_rows(self) -> list[str]:
-        """Give the rows in order, blank ones included."""
-        return [row.text(self.text_column, "text_column", allow_blank=True) for row in self._rows()]
+        """Give the rows in order, blank ones included; rank 0 reads for all. Every rank must call."""
+        return from_rank_zero(
+            lambda: [row.text(self.text_column, "text_column", allow_blank=True) for row in self._rows()]
+        )
 
     def _rows(self) -> Iterator[Row]:
         return islice(self.source.rows(), self.skip_rows, None)

@@ -6,6 +6,7 @@ from typing import Any
 
 from sparc3_lightning.data.samples import TextSet
 from sparc3_lightning.data.sources import Source
+from sparc3_lightning.distributed.ranks import from_rank_zero
 
 
 class WikiText2(TextSet):
@@ -39,13 +40,15 @@ class WikiText2(TextSet):
         self.text_column = text_column
 
     def load_rows(self) -> list[str]:
-        """Give all rows in order, blank ones included.
+        """Give all rows in order, blank ones included; rank 0 reads for all. Every rank must call.
 
         Raises:
             OSError: The source cannot be read.
             ValueError: A bad row.
         """
-        return [row.text(self.text_column, "text_column", allow_blank=True) for row in self.source.rows()]
+        return from_rank_zero(
+            lambda: [row.text(self.text_column, "text_column", allow_blank=True) for row in self.source.rows()]
+        )
 
     def describe(self) -> dict[str, Any]:
         """Give where the text comes from, as JSON."""

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.checkpoint import Checkpoint, fetch_checkpoint
 from sparc3_lightning.distributed.ranks import check_same_on_every_rank, from_rank_zero, raise_together
-from sparc3_lightning.identity import weight_hash
+from sparc3_lightning.identity import hash_in_hand
 from sparc3_lightning.models import DtypeName, give_memory, torch_dtype
 
 
@@ -55,6 +55,6 @@ def shard_built_model(model: PreTrainedModel, shard: Callable[[PreTrainedModel],
     Raises:
         ValueError: The ranks' weights differ: their shards would make a model that nobody has.
     """
-    check_same_on_every_rank(weight_hash(model), "the model's weights (their hash)")
+    check_same_on_every_rank(hash_in_hand(model), "the model's weights (their hash)")
     shard(model)
     return model
