@@ -7,6 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
+from lightning.pytorch.plugins import Precision
 
 from sparc3_lightning.identity import base_model, tokenizer_identity, weight_hash
 from sparc3_lightning.models import load_model, load_tokenizer
@@ -148,7 +149,7 @@ def test_a_revision_is_of_one_repository(options: dict[str, Any], wanted: tuple[
     """`v2` of the model says nothing about another repository, where it may not even be."""
     module = SparC3Module(**options)
     with mock.patch("sparc3_lightning.module.load_tokenizer", wraps=load_tokenizer) as loaded:
-        module.trainer = SimpleNamespace(log_dir=None, default_root_dir="logs")
+        module.trainer = SimpleNamespace(log_dir=None, default_root_dir="logs", precision_plugin=Precision())
         module.setup("predict")
     loaded.assert_called_once_with(*wanted)
     module.model = tiny_llama()
