@@ -90,15 +90,23 @@ def count(model: str, cases: list[Case], ask_responses: bool) -> None:
         wanted = per_batch(module, case)
         for batch in batches.seen:
             assert {kind: (number, batch.bytes[kind]) for kind, number in batch.counts.items()} == wanted, case
-        assert_one_sum(everything.counts, len(module.run.expected_modules), num_batches, case)
+        assert_one_sum(everything.counts, module, num_batches, case)
         assert_nothing_left(module)
 
 
-def assert_one_sum(counts: Counter[str], num_modules: int, num_batches: int, case: Case) -> None:
-    """Neurons: one sum a set. Weights: one a module, to the rank that writes it; FSDP2 has summed its own."""
+def assert_one_sum(counts: Counter[str], module: SparC3Module, num_batches: int, case: Case) -> None:
+    """Neurons: one sum a set. Weights: one a module, to the rank that writes it; FSDP2 has summed its own.
+
+    Shards go to rank 0 once, which hashes the model.
+    """
+    num_modules, hashed = len(module.run.expected_modules), len(list(module.lm.parameters()))
     reduce_scatters = (BLOCKS + 1) * num_batches
-    weights = {"replicated": (NUM_SETS * num_modules, 0, 0), "sharded": (0, NUM_SETS * num_modules, reduce_scatters)}
-    wanted = (NUM_SETS, 0, 0) if case.granularity == "neuron" else weights[case.strategy]
+    weights = {
+        "replicated": (NUM_SETS * num_modules, 0, 0),
+        "sharded": (0, NUM_SETS * num_modules + hashed, reduce_scatters),
+    }
+    neurons = (NUM_SETS, hashed if case.strategy == "sharded" else 0, 0)
+    wanted = neurons if case.granularity == "neuron" else weights[case.strategy]
     assert (counts["reduce"], counts["gather"], counts["reduce_scatter"]) == wanted, case
 
 
