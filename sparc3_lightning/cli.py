@@ -36,7 +36,8 @@ class _Parser(LightningArgumentParser):
     def parse_string(self, content: str, path: str | os.PathLike[str] = "", *args: Any, **kwargs: Any) -> Any:
         """Parse a config; what is no YAML, and a key that comes twice, is named by file and line."""
         try:
-            check_yaml(content, f"`--config`: {path}" if path else "`--config`")
+            # jsonargparse stands in the file's directory, and gives its name alone.
+            check_yaml(content, f"`--config`: {Path(path).absolute()}" if path else "`--config`")
         except ValueError as error:
             self.error(str(error), error)
         return super().parse_string(content, path, *args, **kwargs)

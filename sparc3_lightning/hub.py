@@ -10,7 +10,7 @@ from huggingface_hub.errors import HFValidationError, StrictDataclassError
 
 _HELP = (
     "Either accept its licence on its hub page and log in (HF_TOKEN, or `hf auth login`), or copy it to a directory "
-    "and set `model.model` to that directory; without a network, HF_HOME must name a cache that holds it."
+    "and set {key} to that directory; without a network, HF_HOME must name a cache that holds it."
 )
 
 
@@ -49,7 +49,8 @@ def hub_error(what: str, name: str, error: Exception) -> OSError:
                 f"the {what} {name!r} cannot be loaded: no such directory{at}. Set `model.{what}`."
             )
         return OSError(f"the {what} in {name!r} cannot be loaded: {reason(error)} Set `model.{what}`.")
-    return OSError(f"the {what} {name!r} cannot be loaded: {reason(error)} {_HELP}")
+    key = "`model.model`" if what == "model" else "`model.tokenizer` (`model.model`, where that one names both)"
+    return OSError(f"the {what} {name!r} cannot be loaded: {reason(error)} {_HELP.format(key=key)}")
 
 
 def reason(error: Exception) -> str:

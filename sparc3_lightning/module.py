@@ -175,9 +175,10 @@ class SparC3Module(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Load the tokenizer; learn the run's directory, and the precision that the evaluator computes in."""
-        if getattr(self.trainer, "fast_dev_run", False) and stage in ("predict", "test"):
+        command = next((name for name in ("predict", "test") if name == stage), None)  # Lightning's is an enum's
+        if getattr(self.trainer, "fast_dev_run", False) and command is not None:
             raise ValueError(
-                f"`trainer.fast_dev_run` is for `fit` and `validate`: `{stage}` does all, or nothing. Set it to "
+                f"`trainer.fast_dev_run` is for `fit` and `validate`: `{command}` does all, or nothing. Set it to "
                 "false; for a trial lower `num_samples` and `num_prompts`, or take configs/tiny/suppress.yaml."
             )
         # Lightning broadcasts it. Asked once, here, where every rank comes by: one rank that asks alone later would
@@ -198,7 +199,7 @@ class SparC3Module(LightningModule):
         listed = self.trainer.callbacks if stage == "predict" else []  # type: ignore[attr-defined] # set from elsewhere
         self.reads = [*_READS[stage], *(name for callback in listed for name in getattr(callback, "reads", ()))]
         from_rank_zero(lambda: data.check(self.reads))
-        if "evaluation_prompts" in self.reads and data.evaluation_prompts is not None:
+        if data.needs_scorer(self.reads):
             self.evaluator.load_scorer()
 
     def configure_model(self) -> None:

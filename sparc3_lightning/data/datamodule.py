@@ -130,12 +130,24 @@ class SparC3DataModule(LightningDataModule):
             OSError: A file is missing, or the hub cannot be reached or refuses; says which.
             ValueError: A source's first row is broken.
         """
+        for source in dict.fromkeys(getattr(one, "source", None) for one in self._read_by(names)):
+            if isinstance(source, Source):
+                source.check()
+
+    def needs_scorer(self, names: Iterable[str]) -> bool:
+        """Tell whether completions are scored: of evaluation prompts, or to choose prompts by.
+
+        Args:
+            names: What is going to be read, as for `check`.
+        """
+        read = [one for one in self._read_by(names) if one is not None]
+        return self.evaluation_prompts in read or any(getattr(one, "select_by", None) == "response" for one in read)
+
+    def _read_by(self, names: Iterable[str]) -> list[object]:
         named: list[object] = []
         for name in names:
             named += self.reference_sets.values() if name == "reference_sets" else [getattr(self, name)]
-        for source in dict.fromkeys(getattr(one, "source", None) for one in named):
-            if isinstance(source, Source):
-                source.check()
+        return named
 
     @property
     def reference_names(self) -> list[str]:

@@ -1,6 +1,7 @@
 """Toxicity of completions, as a metric over prompts and ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -105,7 +106,8 @@ class Toxicity(Metric):
         """
         scorer = self._scorer
         cut_before = scorer.num_truncated
-        scores = _checked(scorer, texts)
+        with _plain_precision(self.device):
+            scores = _checked(scorer, texts)
         assert isinstance(self.scores, list)
         assert isinstance(self.positions, list)
         self.scores.append(scores.to(self.device))
@@ -151,3 +153,15 @@ def _checked(scorer: Scorer, texts: Sequence[str]) -> Tensor:
             )
         columns.append(column)
     return torch.stack(columns, dim=1)
+
+
+@contextmanager
+def _plain_precision(device: torch.device) -> Iterator[None]:
+    """Whatever the trainer's precision is, a scorer computes in its own: no autocast, no default type of 16 bits."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.promote_types(default, torch.float32))
+    try:
+        with torch.autocast("cpu", enabled=False), torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(default)

@@ -69,7 +69,7 @@ def test_key_that_comes_twice(name: str, type_in: Type, tmp_path: Path) -> None:
     lines = Path(config).read_text().splitlines()
     first, second = (number for number, line in enumerate(lines, 1) if line == "    general_seed0:")
     shown = type_in(name, "--config", TINY, "--config", config)
-    said = [f"run.yaml, line {second}: the key `general_seed0` comes a second time, after line {first}"]
+    said = [f"{config}, line {second}: the key `general_seed0` comes a second time, after line {first}"]
     refused(shown, 2 if name == "predict" else 1, "`--config`", *said)
 
 

@@ -71,6 +71,16 @@ def test_other_commands(command: str, option: str, said: str, type_in: Type) -> 
     refused(type_in(command, "--config", TINY, option), 1, "sparc3: error: ", said)
 
 
+def test_a_scorer_that_chooses_what_is_attributed_is_looked_for_too(type_in: Type) -> None:
+    listed = json.dumps([{"class_path": f"callbacks.{name}"} for name in ("RelevanceCallback", "ScoreWriter")])
+    options = {"path": "configs/tiny/prompts.jsonl", "select_by": "response", "num_prompts": 2}
+    sets = {"toxic": {**PROMPTS, "init_args": options}}
+    scorer = replaced("model.evaluator.init_args.scorer", DETOXIFY)
+    chosen = replaced("data.reference_sets", sets)
+    shown = type_in("predict", "--config", TINY, chosen, scorer, f"--trainer.callbacks={listed}")
+    refused(shown, 1, "sparc3: error: ", "Detoxify's `original`")
+
+
 def test_what_a_command_does_not_read_may_be_missing(type_in: Type) -> None:
     """Only attribution: nobody reads the evaluation's text."""
     listed = json.dumps([{"class_path": f"callbacks.{name}"} for name in ("RelevanceCallback", "ScoreWriter")])

@@ -66,13 +66,16 @@ def test_a_start_that_fails_leaves_a_user_s_files_alone(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("command", ["predict", "test"])
-def test_a_trial_run_writes_nothing(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_run_writes_nothing(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Without its logger the directory would be the working one, and a state left there would stop the next run."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "configs" / "tiny", tmp_path / "configs" / "tiny")
     before = written(tmp_path)
     monkeypatch.setattr(sys, "argv", ["sparc3", command, "--config", TINY, "--trainer.fast_dev_run=1"])
     assert console() == 1
+    assert f"`{command}` does all, or nothing" in capsys.readouterr().err
     assert written(tmp_path) == before
 
 

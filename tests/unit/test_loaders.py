@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sparc3_lightning.distributed.fsdp import shard_model
 from sparc3_lightning.distributed.loading import load_sharded_model
+from sparc3_lightning.hub import hub_error
 from sparc3_lightning.models import load_model, load_tokenizer
 from tests.tiny import tiny_llama
 from tests.tiny_files import tiny_tokenizer
@@ -219,3 +220,10 @@ def test_a_tokenizer_that_is_none_is_refused_in_one_line(content: str, tmp_path:
     with pytest.raises(OSError, match=r"the tokenizer in .* cannot be loaded: .*Set `model\.tokenizer`\.$") as raised:
         load_tokenizer(str(tmp_path))
     assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("what", ["model", "tokenizer"])
+def test_what_cannot_be_fetched_names_the_key_of_its_own(what: str) -> None:
+    said = str(hub_error(what, "organisation/name", ValueError("gated")))
+    assert f"the {what} 'organisation/name' cannot be loaded: gated." in said
+    assert f"set `model.{what}`" in said

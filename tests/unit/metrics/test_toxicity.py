@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import HalfPrecision, MixedPrecision
 from torch import Tensor, nn
 
 from sparc3_lightning.metrics import JointScorer, LexicalScorer, Scorer, Toxicity, summarise
@@ -33,6 +34,23 @@ class Table(Scorer):
         if self.broken == "above":
             scores = scores + 1
         return {"toxicity": scores, "insult": scores / 2}
+
+
+@pytest.mark.parametrize("kind", ["bf16-mixed", "bf16-true"])
+def test_a_scorer_computes_in_its_own_precision(kind: str) -> None:
+    """Whoever wrote it: the evaluator scores inside the trainer's precision."""
+
+    class Matrix(Table):
+        def score(self, texts: Sequence[str]) -> dict[str, Tensor]:
+            product = torch.tensor([[float(text)] for text in texts]) @ torch.eye(1)
+            return {"toxicity": product[:, 0], "insult": product[:, 0] / 2}
+
+    precisions = {"bf16-mixed": MixedPrecision("bf16-mixed", "cpu"), "bf16-true": HalfPrecision("bf16-true")}
+    metric = Toxicity(Matrix())
+    with precisions[kind].forward_context():
+        metric.update(["0.3001"], [(0, 0)])
+    assert metric.compute().scores[0][0] == pytest.approx([0.3001, 0.15005], abs=1e-6)
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_scores_come_in_the_prompts_order() -> None:
