@@ -87,7 +87,9 @@ class BaselineCallback(Callback):
                     "num_tokens": sum(len(ids) for ids in samples.ids),
                     "sample_ids": samples.sample_ids,
                 }
-                scorer.score(name, described, partial(self._batches, trainer, pl_module, name, loaders[name]))
+                # As Lightning runs the predict steps that the other scores come from.
+                with trainer.precision_plugin.predict_step_context():
+                    scorer.score(name, described, partial(self._batches, trainer, pl_module, name, loaders[name]))
             run.method_scores.update(scorer.finish())
 
     def _scorer(self, module: SparC3Module, main: str, keep: Keep) -> BaselineScorer:

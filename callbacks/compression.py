@@ -133,7 +133,8 @@ class CompressionCallback(Callback):
         sets = {main_key(module): run.score_sets} | {key: found.sets for key, found in run.method_scores.items()}
         found = {key: [sets[key][name] for name in general] for key in relevance_keys(self.keys)}
         num_samples = sum(len(module.data.reference_samples[name]) for name in general)
-        return WeightScores(module.lm, found, partial(self._batches, trainer, module), num_samples, self.seed)
+        batches, precision = partial(self._batches, trainer, module), trainer.precision_plugin.predict_step_context
+        return WeightScores(module.lm, found, batches, num_samples, self.seed, precision)
 
     def _batches(self, trainer: Trainer, module: SparC3Module) -> Iterable[Batch]:
         data = module.data

@@ -1,6 +1,7 @@
 """What each method scores weights by, and the masks that come of it, one layer at a time."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -89,6 +90,7 @@ class WeightScores:
         batches: This rank's batches of the general sets.
         num_samples: Samples of all of them, of all ranks.
         seed: Seed of `random`.
+        precision: Gives the context in which passes through the model run, such as the trainer's.
 
     Source: SparC3 (arXiv 2506.13727), Sec. 3: per row, magnitude of the mean relevance.
     """
@@ -100,9 +102,10 @@ class WeightScores:
         batches: Batches,
         num_samples: int,
         seed: int = 0,
+        precision: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.model, self.found, self.batches, self.num_samples = model, found, batches, num_samples
-        self.seed = seed
+        self.seed, self.precision = seed, precision
         self.layers = block_linears(model)
         self._squared_norms: dict[str, Tensor] = {}
 
@@ -117,7 +120,9 @@ class WeightScores:
         """
         if key == "wanda_sequential":
             # All before the first is applied: the blocks' inputs are those of its own pruned blocks.
-            found = sequential_masks(self.model, self.batches(), self.num_samples, partial(mask_of, amount=amount))
+            mask_by = partial(mask_of, amount=amount)
+            with self.precision():
+                found = list(sequential_masks(self.model, self.batches(), self.num_samples, mask_by))
             yield from [(name, mask) for name, _, mask in found]
             return
         score = self._scorer(key)
@@ -156,7 +161,7 @@ class WeightScores:
 
     def _measure(self) -> dict[str, Tensor]:
         reshard(self.model)
-        with ForwardStatistics(self.model, list(self.layers)) as statistics:
+        with self.precision(), ForwardStatistics(self.model, list(self.layers)) as statistics:
             for batch in self.batches():
                 statistics.step(batch)
             return statistics.reduce(self.num_samples).squared_norms

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from callbacks import BaselineCallback, RelevanceCallback
 from sparc3_lightning.data.samples import ReferenceSet
-from tests.distributed.jobs import FixedSamples, make_data, make_module, make_trainer, predict
+from tests.distributed.jobs import Case, FixedSamples, make_data, make_module, make_trainer, predict
 from tests.tiny import tiny_llama
 from tests.tiny_files import tiny_tokenizer
 
@@ -32,6 +33,22 @@ def test_lrp_is_not_scored_twice_and_stands_beside_the_others(model: str, tmp_pa
     assert signed.manifest["tokenizer_hash"] == found["lrp"].sets["toxic"].manifest["tokenizer_hash"]
     assert signed.manifest["data"] == found["lrp"].sets["toxic"].manifest["data"]
     assert "baselines" in module.run.seconds
+
+
+def test_the_trainers_precision_is_that_of_baselines_too(model: str, tmp_path: Path) -> None:
+    def scored(sign: str, precision: str) -> Any:
+        callbacks = [RelevanceCallback(), BaselineCallback(["lrp"], signs=["abs", "signed"])]
+        trainer = make_trainer(
+            "replicated", *callbacks, precision=precision, default_root_dir=str(tmp_path / f"{sign}-{precision}")
+        )
+        return predict(trainer, make_module(model, Case(sign=sign, dtype="float32"))).run.method_scores
+
+    first, second, exact = scored("abs", "bf16-mixed"), scored("signed", "bf16-mixed"), scored("abs", "32-true")
+    for key in ("lrp", "lrp_signed"):
+        for name, one in first[key].sets.items():
+            ours, plain = second[key].sets[name].scores, exact[key].sets[name].scores
+            assert all(torch.equal(score, ours[module]) for module, score in one.scores.items()), (key, name)
+            assert any(not torch.equal(score, plain[module]) for module, score in one.scores.items())
 
 
 def sets(*names: str) -> dict[str, ReferenceSet]:

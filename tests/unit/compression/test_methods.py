@@ -1,7 +1,9 @@
 """Each method's masks against an independent re-implementation: relevance from the equations, Wanda from its paper."""
 
 from collections.abc import Iterable
+from functools import partial
 from itertools import islice
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +48,7 @@ def batches() -> Iterable[Batch]:
     ])  # fmt: skip
 
 
-def scores(model: PreTrainedModel, *signs: str, **options: int) -> WeightScores:
+def scores(model: PreTrainedModel, *signs: str, **options: Any) -> WeightScores:
     found = {
         "lrp" + "_signed" * (sign == "signed"): [
             attribute(model, samples, granularity="weight", modules="all", sign=sign) for samples in SETS.values()
@@ -106,6 +108,16 @@ def test_sequential_wanda_s_masks_are_the_paper_s(sparsity: float) -> None:
     assert not all(same[7:])
     again = tiny_llama(dtype=torch.float64).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("key", ["wanda", "wanda_sequential"])
+def test_the_model_is_passed_in_the_precision_that_is_given(key: str) -> None:
+    model, mixed = tiny_llama(), partial(torch.autocast, "cpu", torch.bfloat16)
+    exact, found = (dict(scores(model, **options).masks(key, 0.5)) for options in ({}, {"precision": mixed}))
+    with mixed():
+        wanted = dict(scores(model).masks(key, 0.5))
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert any(not torch.equal(found[name], exact[name]) for name in exact)
 
 
 def test_an_end_before_the_end_restores_too() -> None:
