@@ -10,6 +10,7 @@ from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.experiment import experiment_results
 from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.families import get_family
 from sparc3_lightning.files import write_json
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import stop_bar
@@ -68,7 +69,8 @@ class EvaluationCallback(Callback):
         assert run.recipe is not None, "the pruning callback comes first"
         save = partial(_save, log_dir)
         # Drawn first: that a layer has too few other neurons shows before hours of evaluation.
-        width, seeds = pl_module.lm.config.intermediate_size, range(self.num_control_draws)
+        config, seeds = pl_module.lm.config, range(self.num_control_draws)
+        width = get_family(config.model_type).num_neurons(config)
         drawn = [control_recipe(run.recipe, width, self.control_seed + draw) for draw in seeds]
         run.baseline = self._evaluate(pl_module, "baseline")
         save("baseline_eval.json", run.baseline.to_json())

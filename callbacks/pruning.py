@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.distributed.saving import save_together, share_summaries
+from sparc3_lightning.families import get_family
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import save_pruned_model
@@ -57,8 +58,7 @@ class PruningCallback(Callback):
         if trainer.is_global_zero:
             samples = pl_module.data.reference_samples
             warn_of_shared_samples({name: samples[name].fingerprints for name in (*run.general, self.behaviour)})
-        total = config.num_hidden_layers * config.intermediate_size
-        check_num_neurons(self.num_neurons, total)
+        check_num_neurons(self.num_neurons, get_family(config.model_type).total_neurons(config))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the differential, select on rank 0, tell every rank, save."""

@@ -13,6 +13,7 @@ from callbacks.baselines import BaselineCallback, main_key
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.families import get_family
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.pruning.apply import apply_recipe
@@ -63,7 +64,8 @@ class SweepCallback(Callback):
         check_scores_are_whole(trainer, pl_module)
         data, config = pl_module.data, pl_module.lm.config
         match_general(data.reference_names, self.general, self.behaviour, "SweepCallback")
-        total, largest = config.num_hidden_layers * config.intermediate_size, max(c.num_neurons for c in self.cells)
+        total = get_family(config.model_type).total_neurons(config)
+        largest = max(c.num_neurons for c in self.cells)
         if largest > total:
             raise ValueError(
                 f"`num_neurons` must be at most {total}, got {largest}. Set `SweepCallback.init_args.grids`."

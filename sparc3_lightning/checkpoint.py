@@ -204,7 +204,7 @@ def read_config(name: str, directory: Path) -> PreTrainedConfig:
 
     Raises:
         OSError: No config.json, one that may not be read, or fields that transformers makes no config of.
-        ValueError: Of no known family, quantised, or of an unknown rotary embedding.
+        ValueError: Of no known family or not covered by it, quantised, or of an unknown rotary embedding.
     """
     with one_line("model", name):
         fields = read_json(directory / CONFIG, "model config")
@@ -225,6 +225,7 @@ def read_config(name: str, directory: Path) -> PreTrainedConfig:
     check_rope(fields, f"{CONFIG} of {name!r}", "model.model")
     with one_line("model", name):
         config: PreTrainedConfig = AutoConfig.from_pretrained(directory, **NO_CODE)
+    get_family(model_type).check_config(config)
     config.name_or_path = name
     return config
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sparc3_lightning.checkpoint import CONFIG, Checkpoint
 from sparc3_lightning.distributed.owners import gather_to_owner
 from sparc3_lightning.distributed.ranks import from_rank_zero, is_rank_zero
+from sparc3_lightning.families import get_family
 from sparc3_lightning.hub import commit_of, identity_of, local_directory
 
 
@@ -121,12 +122,13 @@ def base_model(
     name = name or model.name_or_path
     commit = getattr(model.config, "_commit_hash", None) or (commit_of(name, revision, CONFIG) if name else None)
     identity = identity_of(name, revision, commit) if name else {"id": None, "revision": revision}
+    family = get_family(model.config.model_type)
     return {
         **identity,
         "id": name or f"unnamed {model.config.model_type}",
         "model_type": model.config.model_type,
-        "num_layers": model.config.num_hidden_layers,
-        "num_neurons": model.config.num_hidden_layers * model.config.intermediate_size,
+        "num_layers": family.num_layers(model.config),
+        "num_neurons": family.total_neurons(model.config),
         "weight_hash": checkpoint_hash(model),
         **({} if tokenizer is None else {"tokenizer": dict(tokenizer)}),
     }

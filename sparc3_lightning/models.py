@@ -103,8 +103,9 @@ def build_model(
         )
     check_rope(fields, "`config`", "model.config.rope_parameters")
     try:
+        built = AutoConfig.for_model(family.model_type, **fields)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(family.model_type, **fields),
+            built,
             dtype=torch_dtype(dtype) or torch.float32,
             attn_implementation=attn_implementation,
         )
@@ -112,4 +113,5 @@ def build_model(
         raise ValueError(
             f"`config` must describe a {family.model_type} model: {reason(error)} Set `model.config`."
         ) from error
+    family.check_config(built)
     return model.eval()

@@ -1,15 +1,19 @@
 """Tiny random models and samples, the same on every machine and in every test."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -39,8 +43,9 @@ def _build(model_class: type, config: Any, dtype: torch.dtype, seed: int) -> Any
         model = model_class(config)
         for name, parameter in model.named_parameters():
             # transformers starts norms at one and biases at zero: a test would not see them.
-            if name.endswith("bias") or "norm" in name:
-                nn.init.normal_(parameter, mean=float("norm" in name), std=0.3)
+            is_norm_weight = name.endswith("weight") and ("norm" in name or "ln_" in name)
+            if name.endswith("bias") or is_norm_weight:
+                nn.init.normal_(parameter, mean=float(is_norm_weight), std=0.3)
     return model.to(dtype).eval()
 
 
@@ -59,7 +64,73 @@ def tiny_qwen2(*, dtype: torch.dtype = torch.float32, seed: int = 0, **options: 
     return _build(Qwen2ForCausalLM, Qwen2Config(**{**SHAPE, **window, **options}), dtype, seed)
 
 
-TINY = {"llama": tiny_llama, "mistral": tiny_mistral, "qwen2": tiny_qwen2}
+def tiny_gpt2(*, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any) -> GPT2LMHeadModel:
+    """GPT-2: layers stored as (I, O), one for q, k and v; biases; its own dropout is on in training mode."""
+    shape = {
+        "vocab_size": VOCAB, "n_embd": 16, "n_inner": NEURONS, "n_layer": LAYERS, "n_head": 4, "n_positions": 32,
+        "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.35, "tie_word_embeddings": False,
+    }  # fmt: skip
+    return _build(GPT2LMHeadModel, GPT2Config(**{**shape, **options}), dtype, seed)
+
+
+def tiny_opt(*, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any) -> OPTForCausalLM:
+    """OPT: fc1 and fc2 in the block itself, with biases; ReLU."""
+    shape = {
+        **{name: value for name, value in SHAPE.items() if name not in ("intermediate_size", "num_key_value_heads")},
+        "ffn_dim": NEURONS, "init_std": 0.35, "tie_word_embeddings": False,
+    }  # fmt: skip
+    return _build(OPTForCausalLM, OPTConfig(**{**shape, **options}), dtype, seed)
+
+
+TINY = {"llama": tiny_llama, "mistral": tiny_mistral, "qwen2": tiny_qwen2, "gpt2": tiny_gpt2, "opt": tiny_opt}
+GATED = ["llama", "mistral", "qwen2"]
+
+
+class Parts(NamedTuple):
+    """Where a family's parts are, read off transformers' own models: what the package's tables are compared with."""
+
+    blocks: str
+    attention: str
+    norm: str
+    act: str
+    rows: tuple[str, ...]
+    column: str
+    linears: tuple[str, ...]
+    without_cp_lrp: tuple[str, ...]
+
+
+_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+_LLAMA = Parts(
+    blocks="model.layers", attention="self_attn", norm="model.norm", act="mlp.act_fn",
+    rows=("mlp.up_proj", "mlp.gate_proj"), column="mlp.down_proj",
+    linears=(*_ATTENTION, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+    without_cp_lrp=("self_attn.q_proj", "self_attn.k_proj", "mlp.gate_proj"),
+)  # fmt: skip
+PARTS = {
+    **dict.fromkeys(GATED, _LLAMA),
+    "gpt2": Parts(
+        blocks="transformer.h", attention="attn", norm="transformer.ln_f", act="mlp.act",
+        rows=("mlp.c_fc",), column="mlp.c_proj",
+        linears=("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"), without_cp_lrp=(),
+    ),
+    "opt": Parts(
+        blocks="model.decoder.layers", attention="self_attn", norm="model.decoder.final_layer_norm",
+        act="activation_fn",
+        rows=("fc1",), column="fc2",
+        linears=("self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj", "fc1", "fc2"),
+        without_cp_lrp=("self_attn.q_proj", "self_attn.k_proj"),
+    ),
+}  # fmt: skip
+
+
+def neuron_modules(family: str) -> list[str]:
+    """Full names of the layers whose rows are neurons."""
+    return [f"{PARTS[family].blocks}.{layer}.{PARTS[family].rows[0]}" for layer in range(LAYERS)]
+
+
+def rows_of(family: str, name: str, tensor: Tensor) -> Tensor:
+    """A tensor that lies as the weight of layer `name` does, as (O, I): a view."""
+    return tensor.T if family == "gpt2" and name != "lm_head" else tensor
 
 
 def tiny_samples(lengths: Sequence[int] = (7, 3, 12, 1, 5, 9, 2), seed: int = 0, vocab: int = VOCAB) -> list[Tensor]:

@@ -7,21 +7,29 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sparc3_lightning.distributed.owners import own_rows
+from sparc3_lightning.distributed.owners import is_split_by_columns, own_rows
 from sparc3_lightning.families import get_family
+from sparc3_lightning.families.layers import is_linear, weight_of
 
 
-def block_linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
+def block_linears(model: PreTrainedModel) -> dict[str, nn.Module]:
     """Every linear layer of the decoder blocks by name: all but lm_head.
 
     Raises:
-        ValueError: An unknown family, or a layer that is something else (quantised).
+        ValueError: An unknown family, or a layer that is something else (quantised), or of whose rows this rank holds
+            parts only.
     """
     family = get_family(model.config.model_type)
     family.check_linears(model)
-    prefix = f"{family.blocks}."
-    modules = model.named_modules()
-    return {name: module for name, module in modules if isinstance(module, nn.Linear) and name.startswith(prefix)}
+    layers = {
+        name: layer for name, layer in family.linear_modules(model).items() if name.startswith(f"{family.blocks}.")
+    }
+    if any(is_split_by_columns(weight_of(layer)) for layer in layers.values()):
+        raise ValueError(
+            f"compression needs whole rows of the weights, got a sharded model of type {family.model_type!r}, which "
+            "stores them as (inputs, outputs). Use `configs/trainer/replicated.yaml`."
+        )
+    return layers
 
 
 class AppliedMasks:
@@ -72,7 +80,7 @@ def apply_masks(model: PreTrainedModel, masks: Mapping[str, Tensor] | Iterable[t
     try:
         for name, mask in masks.items() if isinstance(masks, Mapping) else masks:
             layer = _find(model, name)
-            weight, _ = own_rows(layer.weight)
+            weight, _ = own_rows(weight_of(layer))
             if mask.shape != weight.shape or mask.dtype != torch.bool:
                 raise ValueError(
                     f"`masks` of {name} must be bool of shape {tuple(weight.shape)}, got {mask.dtype} of "
@@ -85,11 +93,11 @@ def apply_masks(model: PreTrainedModel, masks: Mapping[str, Tensor] | Iterable[t
     return applied
 
 
-def _find(model: PreTrainedModel, name: str) -> nn.Linear:
+def _find(model: PreTrainedModel, name: str) -> nn.Module:
     try:
         found = model.get_submodule(name)
     except AttributeError:
         found = None
-    if not isinstance(found, nn.Linear):
+    if not isinstance(found, nn.Module) or not is_linear(found):
         raise ValueError(f"`masks` must name linear layers of the model, got {name!r}.")
     return found

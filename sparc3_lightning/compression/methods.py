@@ -14,6 +14,7 @@ from sparc3_lightning.compression.masks import Pattern, mask_of
 from sparc3_lightning.data.sampler import PADDING, Batch
 from sparc3_lightning.distributed.fsdp import reshard
 from sparc3_lightning.distributed.owners import own_rows
+from sparc3_lightning.families.layers import weight_of
 from sparc3_lightning.scores.baselines.formulas import magnitude_scores, random_scores, wanda_scores
 from sparc3_lightning.scores.baselines.methods import METHODS, expand_methods
 from sparc3_lightning.scores.baselines.sequential import sequential_masks
@@ -135,29 +136,29 @@ class WeightScores:
             return dict(self.found[key][0].manifest.get("options", {}))
         return {"method": key} | ({"seed": self.seed} if key == "random" else {})
 
-    def _scorer(self, key: str) -> Callable[[str, nn.Linear], Tensor]:
+    def _scorer(self, key: str) -> Callable[[str, nn.Module], Tensor]:
         if key in self.found:
             return partial(self._relevance, self.found[key])
         if key == "wanda" and not self._squared_norms:
             self._squared_norms = self._measure()
         return {"wanda": self._wanda, "magnitude": self._magnitude, "random": self._random}[key]
 
-    def _relevance(self, sets: Sequence[ScoreSet], name: str, layer: nn.Linear) -> Tensor:
-        weight, rows = own_rows(layer.weight)
+    def _relevance(self, sets: Sequence[ScoreSet], name: str, layer: nn.Module) -> Tensor:
+        weight, rows = own_rows(weight_of(layer))
         parts = [score_set.scores[name][rows].to(weight.device).double() for score_set in sets]
         return torch.stack(parts).mean(0).abs()
 
-    def _wanda(self, name: str, layer: nn.Linear) -> Tensor:
-        return wanda_scores(own_rows(layer.weight)[0], self._squared_norms[name], by_neuron=False)
+    def _wanda(self, name: str, layer: nn.Module) -> Tensor:
+        return wanda_scores(own_rows(weight_of(layer))[0], self._squared_norms[name], by_neuron=False)
 
-    def _magnitude(self, name: str, layer: nn.Linear) -> Tensor:
-        return magnitude_scores(own_rows(layer.weight)[0], by_neuron=False)
+    def _magnitude(self, name: str, layer: nn.Module) -> Tensor:
+        return magnitude_scores(own_rows(weight_of(layer))[0], by_neuron=False)
 
-    def _random(self, name: str, layer: nn.Linear) -> Tensor:
-        weight, rows = own_rows(layer.weight)
+    def _random(self, name: str, layer: nn.Module) -> Tensor:
+        weight, rows = own_rows(weight_of(layer))
         # A draw of its own for each layer: then no rank draws all layers to mask one.
         seed = self.seed * len(self.layers) + list(self.layers).index(name)
-        return random_scores({name: tuple(layer.weight.shape)}, seed)[name][rows].to(weight.device)
+        return random_scores({name: tuple(weight_of(layer).shape)}, seed)[name][rows].to(weight.device)
 
     def _measure(self) -> dict[str, Tensor]:
         reshard(self.model)

@@ -12,6 +12,7 @@ from sparc3_lightning.compression.methods import WeightScores
 from sparc3_lightning.distributed.ranks import is_raised_by_all
 from sparc3_lightning.evaluation.comparison import PairedChange, PairedTest
 from sparc3_lightning.evaluation.records import PerplexityResult
+from sparc3_lightning.families.layers import weight_of
 
 Perplexities = dict[str, PerplexityResult]
 ProgressBar = Callable[[Iterable[Any], int, str], Iterable[Any]]
@@ -93,13 +94,13 @@ def plan_compressions(
     return planned
 
 
-def share_removed(layers: Mapping[str, nn.Linear], amount: float | Pattern) -> float:
+def share_removed(layers: Mapping[str, nn.Module], amount: float | Pattern) -> float:
     """Share of all weights of the layers that goes.
 
     Raises:
         ValueError: Rows that the pattern does not fit, or too short for any weight to go; names the layer.
     """
-    shapes = {name: layer.weight.shape for name, layer in layers.items()}
+    shapes = {name: weight_of(layer).shape for name, layer in layers.items()}
     removed = sum(rows * num_removed(length, amount, name) for name, (rows, length) in shapes.items())
     return removed / sum(rows * length for rows, length in shapes.values())
 

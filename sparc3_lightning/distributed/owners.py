@@ -1,6 +1,7 @@
 """Whole tensors shared out over ranks: each belongs to one rank, so that none must hold them all."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,15 @@ def is_sharded(model: nn.Module) -> bool:
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
+def is_split_by_columns(weight: Tensor) -> bool:
+    """Whether this rank holds columns of a weight: one that is stored as (I, O) is sharded by its inputs.
+
+    Shape: weight (O, I).
+    """
+    placements = weight.placements if isinstance(weight, DTensor) else ()
+    return any(isinstance(placement, Shard) and placement.dim == 1 for placement in placements)
+
+
 def own_rows(weight: Tensor) -> tuple[Tensor, slice]:
     """The rows of a layer's weight that this rank holds, and which they are: all where nothing is sharded.
 
@@ -23,7 +33,7 @@ def own_rows(weight: Tensor) -> tuple[Tensor, slice]:
     data = weight.detach()
     if not isinstance(data, DTensor):
         return data, slice(0, len(data))
-    assert all(placement.dim == 0 for placement in data.placements if isinstance(placement, Shard))
+    assert not is_split_by_columns(data)
     shape, offset = compute_local_shape_and_global_offset(data.shape, data.device_mesh, data.placements)
     return data.to_local(), slice(offset[0], offset[0] + shape[0])
 
@@ -52,10 +62,13 @@ def sum_to_owner(tensor: Tensor, owner: int) -> Tensor | None:
 
 
 def gather_to_owner(tensor: DTensor, owner: int) -> Tensor | None:
-    """The whole of a tensor that is sharded by rows, on its owner's CPU. Every rank must call.
+    """The whole of a tensor that is sharded by rows, or by columns, on its owner's CPU. Every rank must call.
 
     Shape: as `tensor`, (O, ...).
     """
+    if is_split_by_columns(tensor):
+        transposed = gather_to_owner(cast(DTensor, tensor.t()), owner)
+        return None if transposed is None else transposed.t().contiguous()
     rank, world_size = rank_and_world_size()
     num_rows = -(-len(tensor) // world_size)  # of all ranks but the last ones
     mine = tensor.to_local()

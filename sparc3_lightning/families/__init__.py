@@ -1,13 +1,15 @@
 """Supported architectures: one small table each, and the registry that finds them by `model_type`."""
 
 from sparc3_lightning.families.family import Family
+from sparc3_lightning.families.gpt2 import GPT2
 from sparc3_lightning.families.llama import LLAMA
 from sparc3_lightning.families.mistral import MISTRAL
+from sparc3_lightning.families.opt import OPT
 from sparc3_lightning.families.qwen2 import QWEN2
 
 __all__ = ["FAMILIES", "Family", "get_family"]
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA, MISTRAL, QWEN2)}
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, GPT2, OPT)}
 
 
 def get_family(model_type: str) -> Family:

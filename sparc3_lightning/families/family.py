@@ -3,51 +3,85 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def nothing(config: Any) -> str | None:
+    """Refuse no config."""
+    return None
 
 
 @dataclass(frozen=True)
 class Family:
-    """One supported architecture: names of its parts inside a decoder block, and the rule of its norms.
+    """One supported architecture. A name is dotted and counts from inside a decoder block, unless it says otherwise.
 
     Attributes:
         model_type: `config.model_type` of the models it describes.
-        blocks: Name of the list of decoder blocks; these are also the units that FSDP2 shards.
-        attention: Name of the attention module inside a block.
-        mlp: Name of the feed-forward module inside a block.
-        up: Name of the linear layer whose row i is neuron i, inside the feed-forward module.
-        gate: Name of the gate layer, or None where the feed-forward module has no gate.
-        down: Name of the linear layer whose column i reads neuron i.
-        activation: Name of the activation module inside the feed-forward module.
         norm_class: Class name of the norms.
-        norms_per_block: How many of them a decoder block holds; there is one more after the last block.
-        linears_per_block: How many linear layers a decoder block holds; there is one more, lm_head.
-        per_token: Names inside a block that treat every token by itself and end in a residual add: in the last block
-            only the explained token needs them.
-        query: Name inside a block of the linear layer that makes queries: in the last block only the explained token's
-            query is used.
-        cp_lrp_unreached: Names inside a block that get no relevance under CP-LRP (method.md, section 1).
+        norm: Their rule, a key of `lrp.rules.NORM_RULES`.
+        norm_eps: Attribute of a norm that holds its epsilon.
+        blocks: Name of the list of decoder blocks in the model; these are also the units that FSDP2 shards.
+        attention: Name of the attention module.
+        up: Name of the linear layer whose row i is neuron i.
+        gate: Name of the gate layer, or None where there is none.
+        down: Name of the linear layer whose column i reads neuron i.
+        activation: Name of the feed-forward's activation module.
+        norms_per_block: How many norms a decoder block holds; there is one more after the last block.
+        linears: Names of all linear layers; there is one more, lm_head.
+        per_token: Names that treat every token by itself, keep the place of each sample, and end in a residual add: in
+            the last block only the explained token needs them.
+        one_token: Names of linear layers that see every token all the same, though in the last block only the explained
+            one's output has a gradient.
+        cp_lrp_unreached: Names of layers that get no relevance under CP-LRP (method.md, section 1).
+        num_layers: Number of decoder blocks, from a config.
+        num_neurons: Neurons of a layer, from a config.
+        refuses: What a config says that this table does not cover, in words; None: nothing.
     """
 
     model_type: str
     norm_class: str
+    norm: str = "rms_norm"
+    norm_eps: str = "variance_epsilon"
     blocks: str = "model.layers"
     attention: str = "self_attn"
-    mlp: str = "mlp"
-    up: str = "up_proj"
-    gate: str | None = "gate_proj"
-    down: str = "down_proj"
-    activation: str = "act_fn"
+    up: str = "mlp.up_proj"
+    gate: str | None = "mlp.gate_proj"
+    down: str = "mlp.down_proj"
+    activation: str = "mlp.act_fn"
     norms_per_block: int = 2
-    linears_per_block: int = 7
+    linears: tuple[str, ...] = (
+        "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+        "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+    )  # fmt: skip
     per_token: tuple[str, ...] = ("self_attn.o_proj", "mlp")
-    query: str = "self_attn.q_proj"
+    one_token: tuple[str, ...] = ("self_attn.q_proj",)
     cp_lrp_unreached: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "mlp.gate_proj")
+    num_layers: Callable[[Any], int] = attrgetter("num_hidden_layers")
+    num_neurons: Callable[[Any], int] = attrgetter("intermediate_size")
+    refuses: Callable[[Any], str | None] = nothing
+
+    def check_config(self, config: PreTrainedConfig) -> None:
+        """Refuse a model of this type that the table does not describe.
+
+        Raises:
+            ValueError: It is one.
+        """
+        if (found := self.refuses(config)) is not None:
+            raise ValueError(
+                f"a model of type {self.model_type!r} must be one that families/ describes, got one with {found}. Set "
+                "`model.model` (or `model.config`) to another."
+            )
+
+    def total_neurons(self, config: PreTrainedConfig) -> int:
+        """Neurons of all layers."""
+        return self.num_layers(config) * self.num_neurons(config)
 
     def block_modules(self, model: PreTrainedModel) -> list[nn.Module]:
         """The decoder blocks, in order."""
@@ -58,13 +92,13 @@ class Family:
         last = self.block_modules(model)[-1]
         return [*(last.get_submodule(name) for name in self.per_token), model.get_output_embeddings()]
 
-    def last_query(self, model: PreTrainedModel) -> str:
-        """Full name of the last block's query layer."""
-        return f"{self.blocks}.{len(self.block_modules(model)) - 1}.{self.query}"
+    def one_token_layers(self, model: PreTrainedModel) -> list[str]:
+        """Full names of the last block's layers whose output has a gradient at the explained token alone."""
+        return [f"{self.blocks}.{len(self.block_modules(model)) - 1}.{name}" for name in self.one_token]
 
     def neuron_module(self, layer: int) -> str:
         """Full name of the linear layer whose rows are the neurons of `layer`."""
-        return f"{self.blocks}.{layer}.{self.mlp}.{self.up}"
+        return f"{self.blocks}.{layer}.{self.up}"
 
     def neuron_modules(self, model: PreTrainedModel) -> list[str]:
         """Full names of the neuron modules of all layers, in order."""
@@ -72,8 +106,7 @@ class Family:
 
     def layer_of(self, name: str) -> int | None:
         """The layer whose neurons are the rows of module `name`; None where `name` is no neuron module."""
-        pattern = rf"{re.escape(self.blocks)}\.(\d+)\.{re.escape(self.mlp)}\.{re.escape(self.up)}"
-        match = re.fullmatch(pattern, name)
+        match = re.fullmatch(rf"{re.escape(self.blocks)}\.(\d+)\.{re.escape(self.up)}", name)
         return int(match[1]) if match else None
 
     def norms(self, model: PreTrainedModel) -> list[nn.Module]:
@@ -91,20 +124,25 @@ class Family:
             )
         return found
 
+    def linear_modules(self, model: PreTrainedModel) -> dict[str, nn.Module]:
+        """Every linear layer by its full name, in the model's order, a tied lm_head included."""
+        from sparc3_lightning.families.layers import is_linear
+
+        return {name: module for name, module in model.named_modules() if is_linear(module)}
+
     def check_linears(self, model: PreTrainedModel) -> None:
         """Refuse a model in which a linear layer is something else: "all" would leave it out without a word.
 
         Raises:
-            ValueError: Their number is not what the family's table says.
+            ValueError: Its linear layers are not those that the family's table lists.
         """
-        from torch import nn
-
-        found = sum(isinstance(module, nn.Linear) for module in model.modules())
-        expected = self.linears_per_block * len(self.block_modules(model)) + 1
+        found, blocks = set(self.linear_modules(model)), range(len(self.block_modules(model)))
+        expected = {f"{self.blocks}.{layer}.{name}" for layer in blocks for name in self.linears} | {"lm_head"}
         if found != expected:
             raise ValueError(
-                f"`model` of type {self.model_type!r} must have {expected} linear layers, got {found}: some are "
-                "quantised, or were added. Load the plain model (`model.dtype`), or name layers in `model.modules`."
+                f"`model` of type {self.model_type!r} must have {len(expected)} linear layers, got {len(found)}, and "
+                f"{min(found ^ expected)} is in one of the two only: some are quantised, or were added. Load the plain "
+                "model (`model.dtype`), or name layers in `model.modules`."
             )
 
     def unreached(self, variant: str, name: str) -> bool:

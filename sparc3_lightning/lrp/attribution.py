@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from sparc3_lightning.families import get_family
+from sparc3_lightning.families.layers import out_in, weight_of
 from sparc3_lightning.lrp.attention import warn_of_eager_attention
 from sparc3_lightning.lrp.dispatch import Kernel, uses_triton
 from sparc3_lightning.lrp.linear import SIGNS, Sign, Sink, relevance_forward
@@ -68,11 +69,12 @@ class Attribution:
         self._sinks: dict[str, Sink] = {}
         self._stack = ExitStack()
         self._positions: Tensor | None = None
+        self._one_token = set(self.family.one_token_layers(model))
 
     @property
     def reduced_by_fsdp(self) -> bool:
         """Whether FSDP2 sums relevance over ranks, as gradients of sharded weights (method.md, section 5)."""
-        return self.granularity == "weight" and isinstance(self._linear(self.names[0]).weight, DTensor)
+        return self.granularity == "weight" and isinstance(self._layer(self.names[0]).weight, DTensor)
 
     @property
     def device(self) -> torch.device:
@@ -80,9 +82,8 @@ class Attribution:
         device: torch.device = next(self.model.parameters()).device
         return device
 
-    def _linear(self, name: str) -> nn.Linear:
-        module = self.model.get_submodule(name)
-        assert isinstance(module, nn.Linear)
+    def _layer(self, name: str) -> nn.Module:
+        module: nn.Module = self.model.get_submodule(name)
         return module
 
     def __enter__(self) -> Self:
@@ -93,7 +94,7 @@ class Attribution:
         self.num_batches = 0
         with ExitStack() as stack:
             stack.enter_context(attnlrp(self.model, self.variant))
-            weights = {id(self._linear(name).weight) for name in self.names} if self.reduced_by_fsdp else set()
+            weights = {id(self._layer(name).weight) for name in self.names} if self.reduced_by_fsdp else set()
             stack.enter_context(frozen(self.model, but=lambda parameter: id(parameter) in weights))
             for module in self.family.last_token_modules(self.model):
                 stack.enter_context(pre_hook(module, self._keep_last_tokens))
@@ -104,9 +105,9 @@ class Attribution:
             # record it all the same.
             tape = torch.zeros((), device=self.device, requires_grad=True)
             for name in self.names:
-                linear, sink = self._linear(name), self._new_sink(name)
+                layer, sink = self._layer(name), self._new_sink(name)
                 self._sinks[name] = sink
-                stack.enter_context(replaced_forward(linear, relevance_forward(linear, sink, tape)))
+                stack.enter_context(replaced_forward(layer, relevance_forward(layer, sink, tape)))
             self._stack = stack.pop_all()
         return self
 
@@ -116,7 +117,7 @@ class Attribution:
         self._stack.close()
 
     def _new_sink(self, name: str) -> Sink:
-        weight = self._linear(name).weight
+        weight = weight_of(self._layer(name))
         dtype = torch.promote_types(weight.dtype, torch.float32)
         shape = weight.shape if self.granularity == "weight" else weight.shape[:1]
         accumulator = None if self.reduced_by_fsdp else torch.zeros(shape, dtype=dtype, device=self.device)
@@ -156,8 +157,9 @@ class Attribution:
 
     def _pass(self, input_ids: Tensor, lengths: Tensor, weights: Tensor | None) -> Tensor:
         self._positions = (lengths.to(input_ids.device) - 1)[:, None, None]
-        if query := self._sinks.get(self.family.last_query(self.model)):
-            query.positions = self._positions
+        for name, sink in self._sinks.items():
+            sink.num_samples = len(input_ids)
+            sink.positions = self._positions if name in self._one_token else None
         with torch.enable_grad():
             # No attention mask: with causal attention, padding on the right cannot reach a real token (trap 8).
             logits = self.model(input_ids=input_ids, use_cache=False).logits[:, 0]
@@ -190,7 +192,7 @@ class Attribution:
 
     def _replay(self, input_ids: Tensor, lengths: Tensor, indices: Tensor | None) -> str:
         """Find the sample by passing each alone; not where the model is sharded: every rank would have to."""
-        if isinstance(self._linear(self.names[0]).weight, DTensor):
+        if isinstance(self._layer(self.names[0]).weight, DTensor):
             return "unknown (run one process to name it)"
         for index, length in enumerate(lengths.tolist()):
             for sink in self._sinks.values():
@@ -217,12 +219,13 @@ class Attribution:
         return {name: self._sum(name) for name in self.names}
 
     def _sum(self, name: str) -> Tensor:
-        weight, accumulator = self._linear(name).weight, self._sinks[name].accumulator
+        accumulator, layer = self._sinks[name].accumulator, self._layer(name)
         if accumulator is not None:
             return accumulator
+        weight: nn.Parameter = layer.weight  # type: ignore[assignment]
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
-        return weight.grad
+        return out_in(layer, weight.grad)
 
     def parts(self) -> dict[str, Tensor]:
         """This rank's part of each sum: over its own samples, or its shard of the sum over all (`reduced_by_fsdp`)."""
@@ -266,7 +269,7 @@ class Attribution:
     def _clear_gradients(self) -> None:
         if self.reduced_by_fsdp:
             for name in self.names:
-                self._linear(name).weight.grad = None
+                self._layer(name).weight.grad = None
 
 
 def _local(total: Tensor) -> Tensor:

@@ -104,3 +104,37 @@ class RMSNormRule(Function):
         if ctx.needs_input_grad[1]:
             grad_weight = (grad.to(wide) * x * scale).flatten(0, -2).sum(0).to(weight.dtype)
         return grad_x, grad_weight, None, None
+
+
+class LayerNormRule(Function):
+    """LayerNorm: native forward; backward treats the standard deviation as a constant, and keeps the mean subtraction.
+
+    Source: AttnLRP (Achtibat et al., ICML 2024), Eq. 9 applied to normalisation; arXiv 2502.15886.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, native: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Run the module's own forward."""
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        return native(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        """Shape: grad like x (..., D); weight and bias (D,), or none."""
+        x, weight = ctx.saved_tensors
+        wide = torch.promote_types(x.dtype, torch.float32)
+        grad = grad.to(wide)
+        variance, mean = torch.var_mean(x.to(wide), dim=-1, correction=0, keepdim=True)
+        scale = torch.rsqrt(variance + ctx.eps)
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            scaled = (grad if weight is None else grad * weight) * scale
+            grad_x = (scaled - scaled.mean(-1, keepdim=True)).to(x.dtype)
+        if ctx.needs_input_grad[1]:
+            grad_weight = (grad * (x - mean) * scale).flatten(0, -2).sum(0).to(weight.dtype)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.flatten(0, -2).sum(0).to(weight.dtype)
+        return grad_x, grad_weight, grad_bias, None, None

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.nn import functional as F
 
+from sparc3_lightning.families.layers import out_in
 from sparc3_lightning.lrp.dispatch import Kernel, uses_triton
 
 Sign = Literal["abs", "signed"]
 SIGNS: tuple[str, ...] = ("abs", "signed")
+Operation = Callable[[Tensor], Tensor]
 
 # Numbers in one tile of the per-sample product on a CPU, a thread: 1 MB in float32, so that a batch's products stay in
 # the core's cache. A single sample is read and written once: then one large product is quicker than many small ones.
@@ -73,6 +75,7 @@ class Sink:
         nonfinite: Whether a forward output or an output gradient was not finite, one flag each, on the device.
         kernel: What computes relevance, as `uses_triton` takes it.
         positions: The one token of each sample whose output has a gradient, (B, 1, 1); None: any token's may.
+        num_samples: Samples of the batch, B: for layers that see the tokens of all samples in one row, (B * T, I).
         num_backwards: Backward passes seen.
     """
 
@@ -81,6 +84,7 @@ class Sink:
     nonfinite: Tensor
     kernel: Kernel = "auto"
     positions: Tensor | None = None
+    num_samples: int = 1
     num_backwards: int = 0
 
 
@@ -93,38 +97,56 @@ class RelevanceLinear(Function):
     """A linear layer whose backward passes the usual input gradient on and puts relevance into a sink."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, tape: Tensor, sink: Sink) -> Tensor:
-        """Shape: x (B, T, I), weight (O, I), bias (O,); `tape` makes autograd record a layer with frozen inputs."""
-        ctx.save_for_backward(x, weight)
-        ctx.sink = sink
-        y = F.linear(x, weight, bias)
+    def forward(
+        ctx: Any, x: Tensor, stored: Tensor, tape: Tensor, layout: Operation, native: Operation, sink: Sink
+    ) -> Tensor:
+        """Run the layer's own forward.
+
+        Args:
+            ctx: Autograd's.
+            x: Input.
+            stored: The layer's weight as it lies.
+            tape: Makes autograd record a layer with frozen inputs.
+            layout: From `stored` to (O, I), and back.
+            native: The layer's own forward.
+            sink: Where relevance goes.
+
+        Shape: x (B, T, I) or (B * T, I).
+        """
+        ctx.save_for_backward(x, stored)
+        ctx.layout, ctx.sink = layout, sink
+        y = native(x)
         sink.nonfinite[0] |= _is_nonfinite(y)
         return y
 
     @staticmethod
-    def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        """Shape: d (B, T, O)."""
-        x, weight = ctx.saved_tensors
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+        """Shape: d (B, T, O) or (B * T, O)."""
+        x, stored = ctx.saved_tensors
         sink: Sink = ctx.sink
+        weight = ctx.layout(stored)
         sink.num_backwards += 1
         sink.nonfinite[1] |= _is_nonfinite(d)
         # Under autocast x and weight are as stored, and d is what the layer computed in: products are taken in that.
         with torch.autocast(x.device.type, enabled=False):
             grad_x = (d @ weight.to(d.dtype)).to(x.dtype) if ctx.needs_input_grad[0] else None
-            grad_weight = _put(sink, x.to(d.dtype), d, weight)
-        return grad_x, grad_weight, None, None, None
+            grad_weight = _put(sink, x.to(d.dtype), d, stored, ctx.layout)
+        return grad_x, grad_weight, None, None, None, None
 
 
-def _put(sink: Sink, x: Tensor, d: Tensor, weight: Tensor) -> Tensor | None:
+def _put(sink: Sink, x: Tensor, d: Tensor, stored: Tensor, layout: Operation) -> Tensor | None:
     """Add to the accumulator, or return relevance as the weight's gradient where there is none."""
+    weight = layout(stored)
+    if x.ndim == 2:
+        x, d = (tokens.reshape(sink.num_samples, -1, tokens.shape[-1]) for tokens in (x, d))
     if sink.positions is not None:
         x, d = (torch.take_along_dim(tokens, sink.positions, dim=1) for tokens in (x, d))
     add_ = _fused if uses_triton(sink.kernel, d.device, d.dtype) else add_relevance_
     if sink.accumulator is not None:
         add_(sink.accumulator, x, d, weight, sink.sign)
         return None
-    relevance = torch.zeros(weight.shape, dtype=torch.promote_types(weight.dtype, torch.float32), device=x.device)
-    add_(relevance, x, d, weight, sink.sign)
+    relevance = torch.zeros(stored.shape, dtype=torch.promote_types(weight.dtype, torch.float32), device=x.device)
+    add_(layout(relevance), x, d, weight, sink.sign)
     return relevance.to(weight.dtype)
 
 
@@ -134,11 +156,12 @@ def _fused(out: Tensor, x: Tensor, d: Tensor, weight: Tensor, sign: Sign) -> Non
     kernels.add_relevance_(out, x, d, weight, sign)
 
 
-def relevance_forward(linear: nn.Linear, sink: Sink, tape: Tensor) -> Callable[[Tensor], Tensor]:
+def relevance_forward(layer: nn.Module, sink: Sink, tape: Tensor) -> Callable[[Tensor], Tensor]:
     """The forward to put on one linear layer so that its backward fills `sink`."""
+    native, layout = layer.forward, partial(out_in, layer)
 
     def forward(x: Tensor) -> Tensor:
         # Read the weight at call time: under FSDP2 it is the gathered tensor only then.
-        return RelevanceLinear.apply(x, linear.weight, linear.bias, tape, sink)  # type: ignore[no-any-return]
+        return RelevanceLinear.apply(x, layer.weight, tape, layout, native, sink)  # type: ignore[no-any-return]
 
     return forward

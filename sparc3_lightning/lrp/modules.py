@@ -7,18 +7,14 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from sparc3_lightning.families import get_family
+from sparc3_lightning.families.layers import is_linear
 from sparc3_lightning.families.patterns import matching_names
-
-
-def linear_modules(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """Every linear layer by name, a tied lm_head included."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
 
 
 def tied_modules(model: PreTrainedModel) -> list[str]:
     """Linear layers whose weight is also the input embedding's: its gradient would hold the input side too."""
-    embedding = model.get_input_embeddings().weight
-    return [name for name, module in linear_modules(model).items() if module.weight is embedding]
+    embedding, family = model.get_input_embeddings().weight, get_family(model.config.model_type)
+    return [name for name, module in family.linear_modules(model).items() if module.weight is embedding]
 
 
 def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tuple[list[str], list[str]]:
@@ -33,14 +29,14 @@ def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tupl
         ValueError: A pattern matches nothing, or only a tied layer; or a layer has no weight to differentiate, or is
             no linear layer at all where the family has one (quantised).
     """
-    tied = tied_modules(model)
+    tied, family = tied_modules(model), get_family(model.config.model_type)
     if modules == "neurons":
-        chosen = get_family(model.config.model_type).neuron_modules(model)
+        chosen = family.neuron_modules(model)
     elif modules == "all":
-        get_family(model.config.model_type).check_linears(model)
-        chosen = list(linear_modules(model))
+        family.check_linears(model)
+        chosen = list(family.linear_modules(model))
     else:
-        chosen = matching_names(list(linear_modules(model)), [modules] if isinstance(modules, str) else modules)
+        chosen = matching_names(list(family.linear_modules(model)), [modules] if isinstance(modules, str) else modules)
     names = [name for name in chosen if name not in tied]
     if not names:
         raise ValueError(f"`modules` must name a layer that is not tied to the embedding, got {modules!r}. "
@@ -54,7 +50,7 @@ def _check_plain(model: PreTrainedModel, names: Sequence[str]) -> None:
     for name in names:
         module = model.get_submodule(name)
         weight = getattr(module, "weight", None)
-        if not isinstance(module, nn.Linear) or not _is_plain(weight):
+        if not is_linear(module) or not _is_plain(weight):
             raise ValueError(
                 f"layer {name} must be a linear layer with a floating-point weight on a device, got "
                 f"{type(module).__name__} with {_describe(weight)}: quantised or off-loaded layers cannot be "

@@ -40,17 +40,26 @@ def pre_hook(module: nn.Module, hook: Callable[[nn.Module, tuple[Any, ...]], Any
 
 
 @contextmanager
-def frozen(model: nn.Module, but: Callable[[nn.Parameter], bool] = lambda parameter: False) -> Iterator[None]:
-    """Put the model in eval mode and let no parameter ask for a gradient, except those for which `but` is true."""
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model in eval mode, so that nothing is dropped out, and every module back in the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.eval()
-    for parameter, _ in wanted:
-        parameter.requires_grad_(but(parameter))
     try:
         yield
     finally:
-        for parameter, requires_grad in wanted:
-            parameter.requires_grad_(requires_grad)
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def frozen(model: nn.Module, but: Callable[[nn.Parameter], bool] = lambda parameter: False) -> Iterator[None]:
+    """Put the model in eval mode and let no parameter ask for a gradient, except those for which `but` is true."""
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    for parameter, _ in wanted:
+        parameter.requires_grad_(but(parameter))
+    try:
+        with evaluating(model):
+            yield
+    finally:
+        for parameter, requires_grad in wanted:
+            parameter.requires_grad_(requires_grad)

@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.families import Family, get_family
 from sparc3_lightning.lrp.attention import attention_rules
-from sparc3_lightning.lrp.functional import IdentityRule, RMSNormRule, activation_ratio
+from sparc3_lightning.lrp.functional import IdentityRule, LayerNormRule, RMSNormRule, activation_ratio
 from sparc3_lightning.lrp.lxt_rules import divide_gradient, stop_gradient
-from sparc3_lightning.lrp.patch import pre_hook, replaced_forward
+from sparc3_lightning.lrp.patch import evaluating, pre_hook, replaced_forward
 
 Variant = Literal["attnlrp", "cp_lrp", "gradient"]
 VARIANTS: tuple[str, ...] = ("attnlrp", "cp_lrp", "gradient")
@@ -21,9 +21,24 @@ METHOD_OF_VARIANT: dict[str, str] = {"attnlrp": "lrp", "cp_lrp": "cp_lrp", "grad
 _ACTIVE = "_sparc3_rules_active"
 
 
-def _norm_forward(norm: nn.Module) -> Callable[[Tensor], Tensor]:
+def _rms_norm_forward(norm: nn.Module, eps: float) -> Callable[[Tensor], Tensor]:
     native = norm.forward
-    return lambda x: RMSNormRule.apply(x, norm.weight, norm.variance_epsilon, native)
+    return lambda x: RMSNormRule.apply(x, norm.weight, eps, native)
+
+
+def _layer_norm_forward(norm: nn.Module, eps: float) -> Callable[[Tensor], Tensor]:
+    native = norm.forward
+    return lambda x: LayerNormRule.apply(x, norm.weight, norm.bias, eps, native)
+
+
+NORM_RULES: dict[str, Callable[[nn.Module, float], Callable[[Tensor], Tensor]]] = {
+    "rms_norm": _rms_norm_forward,
+    "layer_norm": _layer_norm_forward,
+}
+
+
+def _norm_forward(family: Family, norm: nn.Module) -> Callable[[Tensor], Tensor]:
+    return NORM_RULES[family.norm](norm, getattr(norm, family.norm_eps))
 
 
 def _activation_forward(activation: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -41,14 +56,14 @@ def _halve_product(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return (divide_gradient(args[0], 2), *args[1:])
 
 
-def _enter_mlp_rules(stack: ExitStack, family: Family, mlp: nn.Module, variant: str) -> None:
-    activation, gated = mlp.get_submodule(family.activation), family.gate is not None
+def _enter_mlp_rules(stack: ExitStack, family: Family, block: nn.Module, variant: str) -> None:
+    activation, gated = block.get_submodule(family.activation), family.gate is not None
     if variant == "cp_lrp" and gated:
         stack.enter_context(replaced_forward(activation, _detached_forward(activation)))
         return
     stack.enter_context(replaced_forward(activation, _activation_forward(activation)))
     if gated:
-        stack.enter_context(pre_hook(mlp.get_submodule(family.down), _halve_product))
+        stack.enter_context(pre_hook(block.get_submodule(family.down), _halve_product))
 
 
 def _check_not_active(model: PreTrainedModel) -> None:
@@ -57,10 +72,10 @@ def _check_not_active(model: PreTrainedModel) -> None:
 
 
 def _check_layers(model: PreTrainedModel, family: Family, blocks: list[nn.Module]) -> None:
-    expected = model.config.num_hidden_layers
+    expected = family.num_layers(model.config)
     if len(blocks) != expected:
         raise ValueError(
-            f"`model` must hold {expected} decoder blocks (its config's num_hidden_layers) in {family.blocks}, "
+            f"`model` must hold {expected} decoder blocks (its config says so) in {family.blocks}, "
             f"got {len(blocks)}: the rules would not cover it."
         )
 
@@ -69,8 +84,9 @@ def _check_layers(model: PreTrainedModel, family: Family, blocks: list[nn.Module
 def attnlrp(model: PreTrainedModel, variant: Variant = "attnlrp") -> Iterator[PreTrainedModel]:
     """Make gradients of `model` relevance-carrying, for this model only, until the block ends.
 
-    Inside, outputs are bit-identical to outside; a backward pass from a logit yields, in `W.grad * W`, the relevance of
-    each weight. Everything is undone when the block ends, whatever happens inside.
+    Inside the model is in eval mode, and its outputs are bit-identical to those outside; a backward pass from a logit
+    yields, in `W.grad * W`, the relevance of each weight. Everything is undone when the block ends, whatever happens
+    inside.
 
     Args:
         model: A causal language model of a known family.
@@ -90,15 +106,17 @@ def attnlrp(model: PreTrainedModel, variant: Variant = "attnlrp") -> Iterator[Pr
         raise ValueError(f"`variant` must be one of {VARIANTS}, got {variant!r}. Set `model.variant`.")
     _check_not_active(model)
     family = get_family(model.config.model_type)
+    family.check_config(model.config)
     blocks = family.block_modules(model)
     _check_layers(model, family, blocks)
     norms = family.norms(model)
     with ExitStack() as stack:
+        stack.enter_context(evaluating(model))
         if variant != "gradient":
             for norm in norms:
-                stack.enter_context(replaced_forward(norm, _norm_forward(norm)))
+                stack.enter_context(replaced_forward(norm, _norm_forward(family, norm)))
             for block in blocks:
-                _enter_mlp_rules(stack, family, block.get_submodule(family.mlp), variant)
+                _enter_mlp_rules(stack, family, block, variant)
             attention = [block.get_submodule(family.attention) for block in blocks]
             stack.enter_context(attention_rules(model, attention, variant))
         stack.callback(partial(delattr, model, _ACTIVE))

@@ -80,7 +80,7 @@ class Shape:
     @property
     def block_linears(self) -> dict[str, tuple[int, int]]:
         """Output and input features of each linear layer of a block, by its name inside the block."""
-        q, kv, attention, mlp = self.query_width, self.key_width, self.family.attention, self.family.mlp
+        q, kv, attention = self.query_width, self.key_width, self.family.attention
         shapes = {
             f"{attention}.q_proj": (q, self.width),
             f"{attention}.k_proj": (kv, self.width),
@@ -88,8 +88,8 @@ class Shape:
             f"{attention}.o_proj": (self.width, q),
         }
         up = [name for name in (self.family.gate, self.family.up) if name is not None]
-        shapes |= {f"{mlp}.{name}": (self.neurons, self.width) for name in up}
-        return shapes | {f"{mlp}.{self.family.down}": (self.width, self.neurons)}
+        shapes |= dict.fromkeys(up, (self.neurons, self.width))
+        return shapes | {self.family.down: (self.width, self.neurons)}
 
     @property
     def query_width(self) -> int:
@@ -131,7 +131,7 @@ class Shape:
             for name, (num_out, num_in) in self.block_linears.items():
                 last = layer == self.layers - 1 and name.startswith(self.family.per_token)
                 place = (layer, _STAGES[name.rpartition(".")[2]])
-                one = last or (layer == self.layers - 1 and name == self.family.query)
+                one = last or (layer == self.layers - 1 and name in self.family.one_token)
                 found.append(Linear(f"{self.family.blocks}.{layer}.{name}", num_out, num_in, place, last, one))
         return [*found, Linear(LM_HEAD, self.vocab, self.width, (self.layers, 0), True, True)]
 
@@ -168,6 +168,11 @@ def shape_of(fields: Mapping[str, Any], where: str = "config.json") -> Shape:
         ValueError: An unknown `model_type`, or a field is missing or no positive whole number.
     """
     family = get_family(str(fields.get("model_type", "")))
+    if not {name.rpartition(".")[2] for name in family.linears} <= _STAGES.keys():
+        raise ValueError(
+            f"`model_type` must be one whose blocks the plan's closed forms know, which are built as LLaMA's, got "
+            f"{family.model_type!r} in {where}."
+        )
     # Only LLaMA's config derives it; the others' defaults fit one checkpoint.
     required = _REQUIRED if family.model_type == "llama" else (*_REQUIRED, "num_key_value_heads")
     for name in required:

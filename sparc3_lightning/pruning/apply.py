@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from transformers import PreTrainedModel
 
 from sparc3_lightning.families import get_family
+from sparc3_lightning.families.layers import weight_of
 from sparc3_lightning.identity import checkpoint_hash, weight_hash
 from sparc3_lightning.pruning.recipe import Recipe
 
@@ -51,21 +52,17 @@ def _local_slice(parameter: Tensor, dim: int, indices: Sequence[int]) -> _Slice:
 
 
 def _slices(model: PreTrainedModel, recipe: Recipe, only_output: bool = False) -> Iterator[_Slice]:
-    """What a neuron consists of: row i of up and gate (and their biases), column i of down; or this column alone."""
+    """What a neuron consists of: row i of up and gate (and their biases), column i of down; or this column."""
     family = get_family(model.config.model_type)
     blocks = family.block_modules(model)
     for layer, indices in recipe.per_layer().items():
-        mlp = blocks[layer].get_submodule(family.mlp)
         for part in (family.up, family.gate):
             if part is not None and not only_output:
-                linear = mlp.get_submodule(part)
-                assert isinstance(linear, nn.Linear)
-                yield _local_slice(linear.weight, 0, indices)
-                if linear.bias is not None:
+                linear = blocks[layer].get_submodule(part)
+                yield _local_slice(weight_of(linear), 0, indices)
+                if isinstance(linear.bias, Tensor):
                     yield _local_slice(linear.bias, 0, indices)
-        down = mlp.get_submodule(family.down)
-        assert isinstance(down, nn.Linear)
-        yield _local_slice(down.weight, 1, indices)
+        yield _local_slice(weight_of(blocks[layer].get_submodule(family.down)), 1, indices)
 
 
 class AppliedRecipe:
@@ -146,7 +143,8 @@ def _all_zero(slices: list[_Slice]) -> bool:
 
 
 def _check_range(model: PreTrainedModel, recipe: Recipe) -> None:
-    num_layers, num_neurons = model.config.num_hidden_layers, model.config.intermediate_size
+    family = get_family(model.config.model_type)
+    num_layers, num_neurons = family.num_layers(model.config), family.num_neurons(model.config)
     if not recipe.neurons:
         raise ValueError("`recipe` must name at least one neuron, got none.")
     for layer, index in recipe.neurons:

@@ -29,7 +29,8 @@ the base model's was not checked: `{{ recipe_file }}` holds no hash of its weigh
 
 - Weights are stored as {{ dtype }}. The base model's may be of another type: `sparc3 apply` keeps that, or takes
   `--dtype`.
-- A removed neuron is zeroed: its rows in the up and gate projections and its column in the down projection.
+- A removed neuron is zeroed: its rows in the layers that make it, biases included, and its column in the one that reads
+  it.
 - Shapes are unchanged: it loads like the base model, and it is neither smaller nor faster.
 
 ## How the neurons were found

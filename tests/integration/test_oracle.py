@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from sparc3_lightning import attribute
+from tests.tiny import PARTS, rows_of, tiny_gpt2, tiny_samples
 
 Scores = dict[str, Tensor]
 TEXT = {"stories260K": ("tinystories/stories.jsonl", "text"), "realtext_lm": ("c4_sample/c4.jsonl", "text")}
@@ -110,3 +111,21 @@ def test_absolute_value_after_averaging_is_another_thing(case: tuple[PreTrainedM
     top = right.numel() // 10
     overlap = set(late.topk(top).indices.tolist()) & set(right.topk(top).indices.tolist())
     assert len(overlap) < 0.9 * top
+
+
+@pytest.mark.parametrize("variant", ["attnlrp", "cp_lrp"])
+def test_gpt2(variant: str, tmp_path: Path) -> None:
+    """LXT has GPT-2 too, and not OPT. Its identity rule divides by x + 1e-10."""
+    model, samples = tiny_gpt2(dtype=torch.float64), tiny_samples()
+    model.save_pretrained(tmp_path / "model")
+    torch.save(samples, tmp_path / "ids.pt")
+    script = Path(__file__).parents[1] / "reference" / "lxt_gpt2.py"
+    words = [str(tmp_path / name) for name in ("model", "ids.pt", "scores.pt")]
+    result = subprocess.run([sys.executable, str(script), *words, variant], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    expected = torch.load(tmp_path / "scores.pt", weights_only=True)
+    ours = attribute(model, samples, granularity="weight", modules="all", variant=variant).scores
+    assert len(ours) == len(PARTS["gpt2"].linears) * model.config.n_layer + 1
+    for name, score in ours.items():
+        wanted = rows_of("gpt2", name, expected[f"{name}.weight"])
+        assert (score - wanted).abs().max() <= 1e-6 * wanted.max(), name

@@ -35,7 +35,7 @@ def _unrotate(relevance: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 @dataclass
-class _Layer:
+class Layer:
     name: str
     x: Tensor
     weight: Tensor
@@ -87,10 +87,10 @@ class Reference:
             relevance = self._backward_block(record, relevance)
         return float(relevance.sum())
 
-    def _linear(self, name: str, x: Tensor) -> _Layer:
-        return _Layer(name, x, self.state[f"{name}.weight"], self.state.get(f"{name}.bias"))
+    def _linear(self, name: str, x: Tensor) -> Layer:
+        return Layer(name, x, self.state[f"{name}.weight"], self.state.get(f"{name}.bias"))
 
-    def _linear_back(self, layer: _Layer, relevance: Tensor) -> Tensor:
+    def _linear_back(self, layer: Layer, relevance: Tensor) -> Tensor:
         self.relevance[layer.name] = rules.weight_relevance(layer.x, layer.weight, relevance, layer.bias)
         share = relevance / layer.out
         return layer.x * (share @ layer.weight)  # rules.linear for all tokens at once; tests/unit/lrp compares the two

@@ -131,3 +131,23 @@ ACTIVATIONS: dict[str, Callable[[float], float]] = {
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x / torch.sqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Shape: x (T, D), weight and bias (D,)."""
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + eps) * weight + bias
+
+
+def layer_norm_back(x: Tensor, weight: Tensor, bias: Tensor, eps: float, relevance: Tensor) -> Tensor:
+    """With the standard deviation a constant, LayerNorm is a linear layer: the mean is taken off, then it is scaled.
+
+    Shape: x and relevance (T, D), weight and bias (D,); returns (T, D).
+    """
+    result, width = torch.zeros_like(x), x.shape[1]
+    centre = torch.eye(width, dtype=x.dtype) - 1.0 / width
+    for t in range(x.shape[0]):
+        std = torch.sqrt((centre @ x[t]).square().mean() + eps)
+        matrix = (weight / std)[:, None] * centre
+        result[t] = x[t] * ((relevance[t] / (matrix @ x[t] + bias)) @ matrix)
+    return result

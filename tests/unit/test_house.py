@@ -143,6 +143,46 @@ def test_what_names_no_encoding_is_utf8_too(tmp_path: Path) -> None:
     assert shown.stdout.splitlines()[-1] == b"target: \\xdcber", "a terminal without the letter still shows the line"
 
 
+# What only families/ may know: layers' classes, what configs call their sizes, and where the parts lie.
+ARCHITECTURE = re.compile(
+    r"nn\.Linear|Conv1D|intermediate_size|num_hidden_layers|ffn_dim|n_inner|n_embd|n_layer"
+    r"|model\.layers|transformer\.h\b|decoder\.layers|self_attn|\bmlp\b"
+    r"|\b(up|gate|down|[qkvo]|out)_proj|\bfc[12]\b|\bc_(fc|proj|attn)\b"
+)
+NO_FAMILY = {
+    "sparc3_lightning/demo/scorer.py": "a BERT of the demo's own, which judges texts and is never attributed",
+    "sparc3_lightning/plan/shape.py": "closed forms of LLaMA's blocks, until a plan reads sizes from a model on meta",
+    "sparc3_lightning/plan/measured.py": "the shape that the benchmark of a GPU runs",
+}
+
+
+def names_an_architecture(code: str) -> list[str]:
+    """What is said of an architecture, outside comments and docstrings."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [part for part in body if not _is_docstring(part)]  # type: ignore[attr-defined]
+    return [match[0] for match in ARCHITECTURE.finditer(ast.unparse(tree))]
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def test_only_families_know_an_architecture() -> None:
+    assert names_an_architecture("isinstance(x, nn.Linear)  # up_proj\nconfig.n_layer\nf'{x}.mlp.{y}'") == [
+        "nn.Linear",
+        "n_layer",
+        "mlp",
+    ]
+    files = [path for path in code_files() if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in PACKAGES]
+    others = [path for path in files if "families" not in path.relative_to(ROOT).parts]
+    found = {relative(path): names for path in others if (names := names_an_architecture(path.read_text("utf-8")))}
+    assert {path: names for path, names in found.items() if path not in NO_FAMILY} == {}
+    assert set(NO_FAMILY) <= set(found), "an exception that is none any more"
+
+
 def test_no_path_of_one_machine() -> None:
     texts = [path for path in project_files() if is_code(path) or path.suffix in {".md", ".txt"}]
     assert [relative(path) for path in texts if MACHINE_PATH.search(path.read_text(errors="replace"))] == []

@@ -1,6 +1,7 @@
 """Scorers beside LRP: each gives ScoreSets that combine, select and prune as LRP's do.
 
-A neuron is row i of up_proj with its gate and down partners, whatever scores it; the lowest differential goes first.
+A neuron is row i of its family's `up`, with its gate and down partners, whatever scores it; the lowest differential
+goes first.
 """
 
 from sparc3_lightning.scores.baselines.found import MethodScores

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from sparc3_lightning.data.sampler import Batch
 from sparc3_lightning.distributed.owners import is_sharded, own_rows
 from sparc3_lightning.families import get_family
+from sparc3_lightning.families.layers import is_linear, weight_of
 from sparc3_lightning.lrp.patch import frozen, replaced_forward
 from sparc3_lightning.scores.baselines.formulas import lowest_per_row, wanda_scores
 from sparc3_lightning.scores.baselines.statistics import ForwardStatistics
@@ -87,13 +88,13 @@ def sequential_masks(
     saved: list[tuple[Tensor, Tensor]] = []
     try:
         for block in blocks:
-            linears = {names[module]: module for module in block.modules() if isinstance(module, nn.Linear)}
+            linears = {names[module]: module for module in block.modules() if is_linear(module)}
             with ForwardStatistics(model, list(linears)) as statistics:
                 for state in states:
                     statistics.watch(state.batch, partial(state.through, block))
                 found = statistics.reduce(num_samples)
             for name, linear in linears.items():
-                weight, _ = own_rows(linear.weight)
+                weight, _ = own_rows(weight_of(linear))
                 scores = wanda_scores(weight, found.squared_norms[name], by_neuron=False)
                 mask = mask_of(scores)
                 saved.append((weight, weight.clone()))
@@ -119,7 +120,7 @@ class _States:
 
     def __init__(self, model: PreTrainedModel, blocks: Sequence[nn.Module], batch: Batch) -> None:
         self.batch = batch
-        self._options: dict[nn.Module, dict[str, Any]] = {}
+        self._beside: dict[nn.Module, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         with ExitStack() as stack:
             stack.enter_context(frozen(model))
             for block in blocks:
@@ -127,11 +128,12 @@ class _States:
             # Masks and positions are the model's to make, block by block: it runs with blocks that do nothing.
             model(input_ids=batch["input_ids"], use_cache=False, logits_to_keep=1)
 
-    def _note(self, block: nn.Module, hidden: Tensor, **options: Any) -> Tensor:
-        self.hidden, self._options[block] = hidden, options
+    def _note(self, block: nn.Module, hidden: Tensor, *rest: Any, **options: Any) -> Tensor:
+        self.hidden, self._beside[block] = hidden, (rest, options)
         return hidden
 
     def through(self, block: nn.Module) -> Tensor:
         """What the block makes of the states."""
-        output: Tensor = block(self.hidden, **self._options[block])
+        rest, options = self._beside[block]
+        output: Tensor = block(self.hidden, *rest, **options)
         return output

@@ -39,7 +39,7 @@ class SetStatistics:
 class ForwardStatistics:
     """Collects statistics of a model's plain forward passes, inside a `with` block.
 
-    A neuron's activation is act(gate) * up, the input of `down`: what pruning it takes away.
+    A neuron's activation is the input of `down`, such as act(gate) * up: what pruning it takes away.
 
     Args:
         model: A causal language model of a known family, whole, replicated or sharded (FSDP2).
@@ -68,7 +68,7 @@ class ForwardStatistics:
                 stack.enter_context(pre_hook(self.model.get_submodule(name), partial(self._on_input, name)))
             blocks = self.family.block_modules(self.model) if self.activations or self.maxima else []
             for layer, block in enumerate(blocks):
-                down = block.get_submodule(self.family.mlp).get_submodule(self.family.down)
+                down = block.get_submodule(self.family.down)
                 stack.enter_context(pre_hook(down, partial(self._on_neurons, self.family.neuron_module(layer))))
             self._stack = stack.pop_all()
         return self
@@ -113,7 +113,8 @@ class ForwardStatistics:
             self._batches.setdefault(name, []).append(highest[self._is_real.any(1)].cpu())
 
     def _real(self, x: Tensor, fill: float) -> Tensor:
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        # A family's block may put the tokens of all samples in one row.
+        x = x.reshape(*self._is_real.shape, -1).to(torch.promote_types(x.dtype, torch.float32))
         return torch.where(self._is_real[..., None], x, fill)
 
     def reduce(self, num_samples: int) -> SetStatistics:

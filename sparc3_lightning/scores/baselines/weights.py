@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from sparc3_lightning.distributed.fsdp import reshard
 from sparc3_lightning.distributed.owners import gather_to_owner, share_out
 from sparc3_lightning.distributed.ranks import rank_and_world_size
+from sparc3_lightning.families.layers import weight_of
 
 
 def scores_of_weights(
@@ -29,7 +30,7 @@ def scores_of_weights(
     owners = dict.fromkeys(names, 0) if by_neuron else share_out(sizes, num_ranks)
     scores: dict[str, Tensor] = {}
     for name in names:
-        weight = _weight(model, name)
+        weight = weight_of(model.get_submodule(name))
         full = gather_to_owner(weight, owners[name]) if isinstance(weight, DTensor) else weight
         if rank == owners[name]:
             assert full is not None
@@ -39,10 +40,4 @@ def scores_of_weights(
 
 def score_shapes(model: PreTrainedModel, names: Sequence[str], by_neuron: bool) -> dict[str, tuple[int, ...]]:
     """Shape of each layer's scores: (O,) or (O, I)."""
-    return {name: tuple(_weight(model, name).shape[: 1 if by_neuron else 2]) for name in names}
-
-
-def _weight(model: PreTrainedModel, name: str) -> Tensor:
-    module = model.get_submodule(name)
-    assert isinstance(module, nn.Linear)
-    return module.weight.detach()
+    return {name: tuple(weight_of(model.get_submodule(name)).shape[: 1 if by_neuron else 2]) for name in names}

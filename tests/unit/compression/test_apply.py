@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.compression import apply_masks, mask_of
 from sparc3_lightning.compression.apply import block_linears
-from tests.tiny import TINY, tiny_llama
+from tests.tiny import TINY, neuron_modules, rows_of, tiny_llama
 
 NAME = "model.layers.0.mlp.up_proj"
 
@@ -23,7 +23,9 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def masks(model: PreTrainedModel, sparsity: float = 0.5) -> dict[str, Tensor]:
-    return {name: mask_of(layer.weight.abs(), sparsity) for name, layer in block_linears(model).items()}
+    family = model.config.model_type
+    weights = {name: rows_of(family, name, layer.weight) for name, layer in block_linears(model).items()}
+    return {name: mask_of(weight.abs(), sparsity) for name, weight in weights.items()}
 
 
 @pytest.mark.parametrize("family", sorted(TINY))
@@ -31,13 +33,13 @@ def masks(model: PreTrainedModel, sparsity: float = 0.5) -> dict[str, Tensor]:
 def test_zeroed_and_restored(family: str, dtype: torch.dtype) -> None:
     model = TINY[family](dtype=dtype)
     with torch.no_grad():
-        model.get_submodule(NAME).weight[0, :2] = -0.0  # its sign comes back too
+        model.get_submodule(neuron_modules(family)[0]).weight[0, :2] = -0.0  # its sign comes back too
     before, what = bits(model), masks(model)
     with apply_masks(model, what):
         for name, layer in block_linears(model).items():
-            assert not layer.weight[what[name]].any()
-            kept = before[f"{name}.weight"].view(dtype)
-            assert torch.equal(layer.weight[~what[name]], kept[~what[name]])
+            weight, kept = (rows_of(family, name, w) for w in (layer.weight, before[f"{name}.weight"].view(dtype)))
+            assert not weight[what[name]].any()
+            assert torch.equal(weight[~what[name]], kept[~what[name]])
         assert torch.equal(model.lm_head.weight.view(torch.uint8), before["lm_head.weight"])
         assert not same(bits(model), before)
     assert same(bits(model), before)

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from sparc3_lightning.evaluation import Decoding, generate
 from sparc3_lightning.evaluation.generation import Completion
 from sparc3_lightning.evaluation.noise import gumbel_noise, noise_key
-from tests.unit.evaluation.tiny import TextPrompt, make_model
+from tests.tiny import TINY
+from tests.unit.evaluation.tiny import VOCABULARY, TextPrompt, make_model
 
 
 def completed(*args: Any, **options: Any) -> list[list[Completion]]:
@@ -71,6 +72,15 @@ def test_completions_are_the_slow_ones_in_every_batch_shape(
     assert [[(item.prompt, item.completion) for item in row] for row in completions] == [
         [(i, j) for j in range(decoding.num_completions)] for i in range(len(prompts))
     ]
+
+
+@pytest.mark.parametrize("family", sorted(TINY))
+def test_left_padding_moves_no_position(family: str, tokenizer: Any, prompts: list[TextPrompt]) -> None:
+    """Learned positions too count from a prompt's first token, not from its padding's."""
+    model: PreTrainedModel = TINY[family](dtype=torch.float64, vocab_size=VOCABULARY, eos_token_id=1)
+    assert ids_of(completed(model, tokenizer, prompts, GREEDY, batch_size=64)) == slow(
+        model, tokenizer, prompts, GREEDY
+    )
 
 
 def test_completions_differ_where_noise_does(model: LlamaForCausalLM, tokenizer: Any, prompts: Any) -> None:

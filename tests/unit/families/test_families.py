@@ -6,9 +6,13 @@ import re
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig
 
+from sparc3_lightning import attnlrp
 from sparc3_lightning.families import FAMILIES, get_family
-from tests.tiny import LAYERS, NEURONS, TINY, tiny_llama
+from sparc3_lightning.families.layers import out_in, weight_of
+from sparc3_lightning.models import build_model
+from tests.tiny import LAYERS, NEURONS, PARTS, TINY, neuron_modules, tiny_gpt2, tiny_llama, tiny_opt
 
 
 def test_every_family_has_a_tiny_model() -> None:
@@ -24,23 +28,61 @@ def test_table_describes_the_model(name: str) -> None:
     assert len(blocks) == LAYERS
     assert len(family.norms(model)) == 2 * LAYERS + 1
     family.check_linears(model)
+    assert (family.num_layers(model.config), family.num_neurons(model.config)) == (LAYERS, NEURONS)
+    parts = PARTS[name]
     for block in blocks:
-        mlp = block.get_submodule(family.mlp)
-        up, down = mlp.get_submodule(family.up), mlp.get_submodule(family.down)
-        assert up.weight.shape == (NEURONS, 16)
-        assert down.weight.shape == (16, NEURONS)
-        assert family.gate is not None
-        assert mlp.get_submodule(family.gate).weight.shape == (NEURONS, 16)
-        assert not list(mlp.get_submodule(family.activation).parameters())
-        assert hasattr(block.get_submodule(family.attention), "q_proj")
+        assert [n for n, m in block.named_modules() if type(m).__name__ in ("Linear", "Conv1D")] == [*parts.linears]
+        for row in parts.rows:
+            assert weight_of(block.get_submodule(row)).shape == (NEURONS, 16)
+        assert weight_of(block.get_submodule(parts.column)).shape == (16, NEURONS)
+        assert block.get_submodule(parts.act) is block.get_submodule(family.activation)
+        assert hasattr(block.get_submodule(family.attention), "is_causal")
+    rows = (family.up,) if family.gate is None else (family.up, family.gate)
+    assert (rows, family.down) == (parts.rows, parts.column)
+    assert sorted(family.linears) == sorted(parts.linears)
 
 
 @pytest.mark.parametrize("name", sorted(TINY))
 def test_neuron_modules(name: str) -> None:
     model, family = TINY[name](), get_family(name)
-    names = family.neuron_modules(model)
-    assert [family.layer_of(module) for module in names] == list(range(LAYERS))
-    assert all(isinstance(model.get_submodule(module), nn.Linear) for module in names)
+    assert family.neuron_modules(model) == neuron_modules(name)
+    assert [family.layer_of(module) for module in neuron_modules(name)] == list(range(LAYERS))
+
+
+def test_a_stored_weight_as_rows_is_a_view() -> None:
+    layer = tiny_gpt2().transformer.h[0].mlp.c_fc
+    assert layer.weight.shape == (16, NEURONS)
+    weight_of(layer)[3] = 7.0
+    assert (layer.weight[:, 3] == 7.0).all()
+    assert torch.equal(out_in(layer, weight_of(layer)), layer.weight)
+
+
+def test_neurons_of_gpt2_without_a_number_of_their_own() -> None:
+    assert get_family("gpt2").num_neurons(tiny_gpt2(n_inner=None).config) == 64
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"model_type": "opt", "do_layer_norm_before": False}, "norms after its layers .*OPT-350M"),
+        ({"model_type": "opt", "word_embed_proj_dim": 8}, "projected embeddings"),
+        ({"model_type": "opt", "_remove_final_layer_norm": True}, "no last norm"),
+        ({"model_type": "gpt2", "add_cross_attention": True}, "cross attention"),
+        ({"model_type": "gpt2", "reorder_and_upcast_attn": True}, "reorder_and_upcast_attn"),
+    ],
+)
+def test_what_a_table_does_not_cover_is_refused_by_name(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=rf"a model of type '{fields['model_type']}' .*{said}.*Set `model\.model`"):
+        build_model(fields, vocab_size=48)
+    rest = {name: value for name, value in fields.items() if name != "model_type"}
+    build = {"opt": tiny_opt, "gpt2": tiny_gpt2}[str(fields["model_type"])]
+    with pytest.raises(ValueError, match=said), attnlrp(build(**rest)):
+        pass
+
+
+def test_a_usual_config_is_covered() -> None:
+    for name in sorted(FAMILIES):
+        get_family(name).check_config(AutoConfig.for_model(name))
 
 
 @pytest.mark.parametrize(

@@ -111,9 +111,11 @@ def test_bad_options_are_refused(options: dict[str, object], message: str) -> No
 def test_unknown_model_type() -> None:
     # Trap 10: an unknown architecture is an error that lists the known ones, never plain gradients.
     model = tiny_llama()
-    model.config.model_type = "gpt_neox"
+    model.config.model_type = "bert"
     for call in (lambda: attribute(model, SAMPLES), lambda: attnlrp(model).__enter__()):
-        with pytest.raises(ValueError, match=r"must be one of \['llama', 'mistral', 'qwen2'.*got 'gpt_neox'"):
+        with pytest.raises(
+            ValueError, match=r"must be one of \['gpt2', 'llama', 'mistral', 'opt', 'qwen2'.*got 'bert'"
+        ):
             call()
 
 

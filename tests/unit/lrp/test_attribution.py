@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning import attnlrp, attribute
 from sparc3_lightning.lrp.attribution import Attribution
-from tests.tiny import TINY, gradients, tiny_llama, tiny_qwen2, tiny_samples
+from tests.tiny import PARTS, TINY, gradients, rows_of, tiny_llama, tiny_qwen2, tiny_samples
 
 SAMPLES = tiny_samples()
 
@@ -45,7 +45,7 @@ def test_every_batch_size_equals_the_loop_over_samples(family: str, batch_size: 
     model = TINY[family](dtype=torch.float64)
     expected = loop(model, SAMPLES, sign)
     for name, total in sums(model, SAMPLES, batch_size, sign=sign).items():
-        wanted = expected[f"{name}.weight"]
+        wanted = rows_of(family, name, expected[f"{name}.weight"])
         assert total.dtype == torch.float64
         assert (total - wanted).abs().max() <= 1e-9 * wanted.abs().max(), name
 
@@ -97,10 +97,11 @@ def test_score_is_the_mean_over_samples() -> None:
         assert (score - mean).abs().max() <= 1e-5 * mean.max()
 
 
-@pytest.mark.parametrize("modules", ["all", "neurons", "*.1.mlp.down_proj", "lm_head", "*.0.self_attn.q_proj"])
-def test_choice_of_modules_does_not_change_scores(modules: str) -> None:
+@pytest.mark.parametrize("modules", ["all", "neurons", "*.1.{column}", "lm_head", "*.0.{linears[0]}"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+def test_choice_of_modules_does_not_change_scores(family: str, modules: str) -> None:
     """Below the first attributed layer autograd records nothing, and gradients still arrive everywhere above."""
-    model = tiny_llama()
+    model, modules = TINY[family](), modules.format(**PARTS[family]._asdict())
     everything = attribute(model, SAMPLES, modules="all").scores
     for name, score in attribute(model, SAMPLES, modules=modules).scores.items():
         assert torch.equal(score, everything[name]), name

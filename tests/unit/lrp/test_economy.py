@@ -15,7 +15,7 @@ from sparc3_lightning import attribute
 from sparc3_lightning.lrp import linear as linear_room
 from sparc3_lightning.lrp.attention import warn_of_eager_attention
 from sparc3_lightning.lrp.attribution import Attribution
-from tests.tiny import LAYERS, TINY, VOCAB, tiny_llama, tiny_samples
+from tests.tiny import LAYERS, PARTS, TINY, VOCAB, tiny_llama, tiny_samples
 
 SAMPLES = tiny_samples()
 IDS, LENGTHS = pad_sequence(SAMPLES, batch_first=True), torch.tensor([len(sample) for sample in SAMPLES])
@@ -100,12 +100,13 @@ def test_activation_checkpointing_changes_no_score(family: str, granularity: str
     model = TINY[family]()
     options: dict[str, Any] = {"granularity": granularity, "modules": "all", "batch_size": 3}
     plain = attribute(model, SAMPLES, **options)
-    act_fn = model.model.layers[0].mlp.act_fn
-    with mock.patch.object(act_fn, "forward", wraps=act_fn.forward) as act:
+    blocks, act = model.get_submodule(PARTS[family].blocks), PARTS[family].act
+    act_fn = blocks[0].get_submodule(act)
+    with mock.patch.object(act_fn, "forward", wraps=act_fn.forward) as calls:
         checkpointed = attribute(model, SAMPLES, activation_checkpointing=True, **options)
-    assert act.call_count == 2 * 3, "each of three batches runs a block again in the backward pass"
+    assert calls.call_count == 2 * 3, "each of three batches runs a block again in the backward pass"
     assert all(torch.equal(score, plain.scores[name]) for name, score in checkpointed.scores.items())
-    assert all("forward" not in vars(block) for block in model.model.layers)
+    assert all("forward" not in vars(block) for block in blocks)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

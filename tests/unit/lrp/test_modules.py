@@ -6,19 +6,19 @@ from torch import nn
 
 from sparc3_lightning import attribute
 from sparc3_lightning.lrp.modules import select_modules, tied_modules
-from tests.tiny import LAYERS, TINY, tiny_llama, tiny_samples
+from tests.tiny import LAYERS, PARTS, TINY, neuron_modules, tiny_llama, tiny_samples
 
 
 @pytest.mark.parametrize("family", sorted(TINY))
 def test_all_and_neurons(family: str) -> None:
     names, left_out = select_modules(TINY[family](), "all")
-    assert len(names) == 7 * LAYERS + 1
-    assert names[-1] == "lm_head"
+    parts = PARTS[family]
+    assert names == [
+        *(f"{parts.blocks}.{layer}.{name}" for layer in range(LAYERS) for name in parts.linears),
+        "lm_head",
+    ]
     assert left_out == []
-    assert select_modules(TINY[family](), "neurons") == (
-        [f"model.layers.{layer}.mlp.up_proj" for layer in range(LAYERS)],
-        [],
-    )
+    assert select_modules(TINY[family](), "neurons") == (neuron_modules(family), [])
 
 
 @pytest.mark.parametrize(
@@ -40,12 +40,13 @@ def test_patterns_that_match_nothing_are_refused(patterns: str | list[str]) -> N
         select_modules(tiny_llama(), patterns)
 
 
-def test_tied_head_is_left_out_and_named() -> None:
-    model = tiny_llama(tie_word_embeddings=True)
+@pytest.mark.parametrize("family", sorted(TINY))
+def test_tied_head_is_left_out_and_named(family: str) -> None:
+    model = TINY[family](tie_word_embeddings=True)
     assert tied_modules(model) == ["lm_head"]
     names, left_out = select_modules(model, "all")
     assert left_out == ["lm_head"]
-    assert len(names) == 7 * LAYERS
+    assert len(names) == len(PARTS[family].linears) * LAYERS
     scores = attribute(model, tiny_samples(), modules="all")
     assert list(scores.scores) == names
     assert scores.manifest["left_out"] == ["lm_head"]

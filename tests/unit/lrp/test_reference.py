@@ -7,8 +7,9 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.lrp.attribution import Attribution
 from tests.reference import rules
+from tests.reference.absolute import AbsoluteReference
 from tests.reference.llama import Reference
-from tests.tiny import TINY, tiny_llama, tiny_qwen2, tiny_samples
+from tests.tiny import GATED, PARTS, TINY, tiny_gpt2, tiny_llama, tiny_qwen2, tiny_samples
 
 
 @pytest.fixture(autouse=True)
@@ -18,8 +19,8 @@ def exact_norms(monkeypatch: pytest.MonkeyPatch) -> None:
     def forward(self: nn.Module, x: Tensor) -> Tensor:
         return self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon))
 
-    for build in TINY.values():
-        monkeypatch.setattr(type(build().model.norm), "forward", forward)
+    for family in GATED:
+        monkeypatch.setattr(type(TINY[family]().model.norm), "forward", forward)
 
 
 def summed(model: PreTrainedModel, samples: list[Tensor], batch_size: int, **options: object) -> dict[str, Tensor]:
@@ -34,8 +35,10 @@ def summed(model: PreTrainedModel, samples: list[Tensor], batch_size: int, **opt
 def expected(model: PreTrainedModel, samples: list[Tensor], variant: str, sign: str) -> dict[str, Tensor]:
     total: dict[str, Tensor] = {}
     for sample in samples:
-        reference = Reference(model.config, model.state_dict(), variant)
+        kind = Reference if model.config.model_type in GATED else AbsoluteReference
+        reference = kind(model.config, model.state_dict(), variant)
         reference.run(sample)
+        torch.testing.assert_close(reference.logits, model(input_ids=sample[None]).logits[0], rtol=1e-9, atol=1e-9)
         for name, relevance in reference.relevance.items():
             part = relevance.abs() if sign == "abs" else relevance
             total[name] = total.get(name, torch.zeros_like(part)) + part
@@ -49,12 +52,13 @@ def test_relevance_of_every_weight(family: str, variant: str, sign: str) -> None
     model, samples = TINY[family](dtype=torch.float64), tiny_samples()
     ours = summed(model, samples, batch_size=3, variant=variant, sign=sign)
     reference = expected(model, samples, variant, sign)
-    assert len(ours) == 7 * model.config.num_hidden_layers + 1
+    assert len(ours) == len(PARTS[family].linears) * model.config.num_hidden_layers + 1
     for name, score in ours.items():
         if name in reference:
             assert (score - reference[name]).abs().max() <= 1e-9 * reference[name].abs().max(), name
-        else:  # q, k and gate under CP-LRP
+        else:
             assert variant == "cp_lrp"
+            assert name.endswith(PARTS[family].without_cp_lrp)
             assert not score.any(), name
 
 
@@ -84,6 +88,26 @@ def test_cp_lrp_conserves_and_attnlrp_does_not() -> None:
     assert reference.run(sample) == pytest.approx(reference.logits[-1].max().item(), rel=1e-9)
     reference = Reference(model.config, model.state_dict(), "attnlrp")
     assert reference.run(sample) != pytest.approx(reference.logits[-1].max().item(), rel=1e-3)
+
+
+def test_gpt2_gives_queries_and_keys_nothing_under_cp_lrp() -> None:
+    """They are made together with the values: their rows are exact zeros, and no other is."""
+    model = tiny_gpt2(dtype=torch.float64)
+    score = summed(model, tiny_samples(), 7, variant="cp_lrp")["transformer.h.0.attn.c_attn"]
+    assert score.shape == (48, 16)
+    assert not score[:32].any()
+    assert score[32:].sum(1).all()
+
+
+def test_layer_norm_rule_one_token_at_a_time() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias, relevance = torch.randn(4, 5, generator=generator).double()
+    centre = torch.eye(5).double() - 0.2
+    matrix = (weight / torch.sqrt(x.var(correction=0) + 1e-5))[:, None] * centre
+    assert torch.allclose(matrix @ x + bias, rules.layer_norm(x[None], weight, bias, 1e-5)[0], rtol=1e-12)
+    by_hand = rules.linear(x, matrix, relevance, bias)
+    ours = rules.layer_norm_back(x[None], weight, bias, 1e-5, relevance[None])[0]
+    assert torch.allclose(by_hand, ours, rtol=1e-12)
 
 
 def test_linear_rule_one_token_at_a_time() -> None:

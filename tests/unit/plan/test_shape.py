@@ -13,7 +13,7 @@ from sparc3_lightning.lrp.modules import select_modules
 from sparc3_lightning.plan.measured import LLAMA_3_8B
 from sparc3_lightning.plan.shape import Linear, Shape, shape_of
 from tests.runs import ROOT
-from tests.tiny import SHAPE, TINY
+from tests.tiny import GATED, SHAPE, TINY, tiny_gpt2, tiny_opt
 
 SHAPES = sorted((ROOT / "configs" / "shapes").glob("*.json"))
 VARIANTS: list[dict[str, Any]] = [
@@ -78,7 +78,7 @@ def test_fixtures(name: str, fixtures: Path) -> None:
     check(shape_of(fields), on_meta({key: fields[key] for key in fields if key not in ("dtype", "architectures")}))
 
 
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("family", GATED)
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("modules", ["neurons", "all", "*.down_proj", ["re:.*layers.1.*_proj", "*.0.*q_proj"]])
 def test_same_layers_as_an_attribution(family: str, tied: bool, modules: str | list[str]) -> None:
@@ -90,7 +90,9 @@ def test_same_layers_as_an_attribution(family: str, tied: bool, modules: str | l
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gpt2"}, "model_type"),
+        ({"model_type": "bert"}, "model_type"),
+        (tiny_gpt2().config.to_dict(), "`model_type` must be one whose blocks .*LLaMA's, got 'gpt2' in here"),
+        (tiny_opt().config.to_dict(), "LLaMA's, got 'opt' in here"),
         ({"hidden_size": None}, "`hidden_size` must be a whole number above 0 in here, got None"),
         ({"vocab_size": 0}, "vocab_size"),
         ({"model_type": "qwen2", "num_key_value_heads": None}, "num_key_value_heads"),

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from sparc3_lightning import Recipe, apply_recipe
 from sparc3_lightning.identity import base_model
 from sparc3_lightning.pruning.apply import zero_neurons_
-from tests.tiny import LAYERS, NEURONS, TINY, tiny_llama, tiny_samples
+from tests.tiny import LAYERS, NEURONS, PARTS, TINY, rows_of, tiny_llama, tiny_samples
 
 NEURONS_GONE = [(1, 3), (0, 0), (1, 23), (1, 4)]
 (SAMPLE,) = tiny_samples((9,))
@@ -31,14 +31,15 @@ def recipe_of(model: PreTrainedModel, neurons: list[tuple[int, int]] = NEURONS_G
 
 
 def expected(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Rows of up and gate, their biases, and columns of down."""
-    state = weights(model)
+    """Rows of the layers that make neurons, their biases, and columns of the one that reads them."""
+    state, family = weights(model), model.config.model_type
     for layer, index in NEURONS_GONE:
-        for part in ("up_proj", "gate_proj"):
-            state[f"model.layers.{layer}.mlp.{part}.weight"][index] = 0
-            if (name := f"model.layers.{layer}.mlp.{part}.bias") in state:
+        block = f"{PARTS[family].blocks}.{layer}"
+        for part in PARTS[family].rows:
+            rows_of(family, part, state[f"{block}.{part}.weight"])[index] = 0
+            if (name := f"{block}.{part}.bias") in state:
                 state[name][index] = 0
-        state[f"model.layers.{layer}.mlp.down_proj.weight"][:, index] = 0
+        rows_of(family, PARTS[family].column, state[f"{block}.{PARTS[family].column}.weight"])[:, index] = 0
     return state
 
 
@@ -56,22 +57,64 @@ def test_for_good(build: Callable[..., PreTrainedModel], dtype: torch.dtype) -> 
 
 
 @torch.no_grad()
-def test_pruned_neurons_emit_nothing() -> None:
-    model = biased_llama()
+@pytest.mark.parametrize("build", [biased_llama, TINY["gpt2"], TINY["opt"]])
+def test_pruned_neurons_emit_nothing(build: Callable[..., PreTrainedModel]) -> None:
+    """Biases included: ReLU(0 + bias) must not stay."""
+    model = build()
+    parts, seen = PARTS[model.config.model_type], {}
+    for layer, index in NEURONS_GONE:
+        model.get_submodule(f"{parts.blocks}.{layer}.{parts.rows[0]}").bias[index] += 9.0
+    for layer, block in enumerate(model.get_submodule(parts.blocks)):
+        hook = lambda m, args, layer=layer: seen.update({layer: args[0]})  # noqa: E731
+        block.get_submodule(parts.column).register_forward_pre_hook(hook)
+
+    def silent() -> set[tuple[int, int]]:
+        model(input_ids=SAMPLE[None])
+        return {(layer, i) for layer in seen for i in range(NEURONS) if not seen[layer][..., i].any()}
+
+    before = silent()  # one that ReLU silences for this sample may be there
+    assert not before & set(NEURONS_GONE)
     apply_recipe(model, recipe_of(model))
-    seen: dict[int, Tensor] = {}
-    for layer, block in enumerate(model.model.layers):
-        block.mlp.down_proj.register_forward_pre_hook(lambda m, args, layer=layer: seen.update({layer: args[0]}))
-    model(input_ids=SAMPLE[None])
-    silent = {(layer, i) for layer in seen for i in range(NEURONS) if not seen[layer][..., i].any()}
-    assert silent == set(NEURONS_GONE)
+    assert silent() & set(NEURONS_GONE) == set(NEURONS_GONE)
+    assert len(silent()) < LAYERS * NEURONS
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_restore_bit_for_bit(dtype: torch.dtype) -> None:
-    model = biased_llama(dtype=dtype)
+@torch.no_grad()
+@pytest.mark.parametrize("build", TINY.values())
+def test_pruning_takes_the_neurons_contributions_exactly(build: Callable[..., PreTrainedModel]) -> None:
+    """As if what the neurons emit were zero, and nothing else: the second layer's, whose input the first leaves."""
+    model = build(dtype=torch.float64)
+    gone = [index for layer, index in NEURONS_GONE if layer == 1]
+    parts = PARTS[model.config.model_type]
+    down = model.get_submodule(f"{parts.blocks}.1.{parts.column}")
+
+    def silence(module: object, args: tuple[Tensor]) -> tuple[Tensor]:
+        return (args[0].index_fill(-1, torch.tensor(gone), 0.0),)
+
+    plain = model(input_ids=SAMPLE[None]).logits
+    handle = down.register_forward_pre_hook(silence)
+    wanted = model(input_ids=SAMPLE[None]).logits
+    handle.remove()
+    with apply_recipe(model, recipe_of(model, [(1, index) for index in gone])):
+        torch.testing.assert_close(model(input_ids=SAMPLE[None]).logits, wanted, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(wanted, plain, rtol=1e-6)
+    assert torch.equal(model(input_ids=SAMPLE[None]).logits, plain)
+
+
+@pytest.mark.parametrize(
+    ("build", "dtype"),
+    [
+        *((biased_llama, dtype) for dtype in (torch.float32, torch.bfloat16, torch.float64)),
+        (TINY["gpt2"], torch.bfloat16),
+        (TINY["opt"], torch.bfloat16),
+    ],
+)
+def test_restore_bit_for_bit(build: Callable[..., PreTrainedModel], dtype: torch.dtype) -> None:
+    model = build(dtype=dtype)
+    parts = PARTS[model.config.model_type]
+    up = model.get_submodule(f"{parts.blocks}.1.{parts.rows[0]}").weight
     with torch.no_grad():
-        model.model.layers[1].mlp.up_proj.weight[3, :4] = torch.tensor([-0.0, torch.inf, 1e-40, torch.nan])
+        rows_of(model.config.model_type, parts.rows[0], up)[3, :4] = torch.tensor([-0.0, torch.inf, 1e-40, torch.nan])
     before = weights(model)
     with torch.no_grad():
         outputs = model(input_ids=SAMPLE[None]).logits
@@ -159,16 +202,18 @@ def test_empty_recipe() -> None:
         apply_recipe(tiny_llama(), Recipe([]))
 
 
-def test_zeroing_again_after_an_optimizer_step() -> None:
-    model = tiny_llama()
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+def test_zeroing_again_after_an_optimizer_step(family: str) -> None:
+    model = TINY[family]()
+    up = model.get_submodule(f"{PARTS[family].blocks}.1.{PARTS[family].rows[0]}")
     recipe = recipe_of(model)
     apply_recipe(model, recipe)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
     model(input_ids=SAMPLE[None], labels=SAMPLE[None]).loss.backward()
     with torch.no_grad():
-        model.model.layers[1].mlp.up_proj.weight.grad[3] += 1.0  # type: ignore[index]
+        rows_of(family, PARTS[family].rows[0], up.weight.grad)[3] += 1.0
     optimizer.step()
-    assert model.model.layers[1].mlp.up_proj.weight[3].any()
+    assert rows_of(family, PARTS[family].rows[0], up.weight)[3].any()
     others = expected(model)
     zero_neurons_(model, recipe)
     assert same_bits(weights(model), others)

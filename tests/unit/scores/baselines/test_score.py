@@ -14,7 +14,7 @@ from sparc3_lightning.pruning.select import neuron_scores, select_neurons
 from sparc3_lightning.scores.baselines import METHODS, score_baselines
 from sparc3_lightning.scores.combine import differential
 from sparc3_lightning.scores.score_set import ScoreSet
-from tests.tiny import LAYERS, NEURONS, TINY, gradients, tiny_llama, tiny_samples
+from tests.tiny import LAYERS, NEURONS, PARTS, TINY, gradients, neuron_modules, rows_of, tiny_llama, tiny_samples
 
 GENERAL, TOXIC = tiny_samples(seed=0), tiny_samples((4, 11, 2), seed=1)
 SETS = {"general": GENERAL, "toxic": TOXIC}
@@ -27,7 +27,8 @@ def inputs_alone(model: PreTrainedModel, sample: Tensor, modules: list[str]) -> 
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
-        return lambda module, args: found.__setitem__(name, args[0][0].detach().double())
+        # Of one sample alone: (1, T, I), or (T, I) where a block puts all tokens in one row.
+        return lambda module, args: found.__setitem__(name, args[0].detach().double().flatten(0, -2))
 
     handles = [model.get_submodule(name).register_forward_pre_hook(keep(name)) for name in modules]
     with torch.no_grad():
@@ -46,7 +47,12 @@ def close(found: Tensor, wanted: Tensor, tolerance: float = 1e-6) -> None:
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
 def test_wanda_sees_every_real_token_and_no_other(family: str, batch_size: int) -> None:
     model = TINY[family](dtype=torch.float64)
-    names = [*UP, "model.layers.1.self_attn.q_proj", "model.layers.1.mlp.down_proj", "lm_head"]
+    parts = PARTS[family]
+    names = [
+        *neuron_modules(family),
+        *(f"{parts.blocks}.1.{name}" for name in (parts.linears[0], parts.column)),
+        "lm_head",
+    ]
     found = score_baselines(
         model, SETS, ["wanda", "wanda_mean"], batch_size=batch_size, granularity="weight", modules=names
     )
@@ -54,7 +60,7 @@ def test_wanda_sees_every_real_token_and_no_other(family: str, batch_size: int) 
         inputs = [inputs_alone(model, sample, names) for sample in samples]
         for name in names:
             every = torch.cat([part[name] for part in inputs])
-            weight = model.get_submodule(name).weight.detach()
+            weight = rows_of(family, name, model.get_submodule(name).weight.detach())
             wanted = weight.abs() * every.square().sum(0).sqrt()
             close(found["wanda"].sets[set_name].scores[name], wanted)
             close(found["wanda_mean"].sets[set_name].scores[name], wanted / len(samples) ** 0.5)
@@ -89,14 +95,14 @@ def test_wanda_grows_by_the_square_root_of_n(times: int) -> None:
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
-def test_activation_and_auroc_of_neurons(batch_size: int) -> None:
-    model = tiny_llama(dtype=torch.float64)
+@pytest.mark.parametrize(("family", "batch_size"), [("llama", 1), ("llama", 4), ("gpt2", 4), ("opt", 4)])
+def test_activation_and_auroc_of_neurons(family: str, batch_size: int) -> None:
+    model = TINY[family](dtype=torch.float64)
     found = score_baselines(model, SETS, ["activation", "auroc"], batch_size=batch_size, modules="all", **ROLES)
     ranking = found["auroc"].ranking
     assert ranking is not None
-    for layer, name in enumerate(UP):
-        down = f"model.layers.{layer}.mlp.down_proj"
+    for layer, name in enumerate(neuron_modules(family)):
+        down = f"{PARTS[family].blocks}.{layer}.{PARTS[family].column}"
         each = {
             set_name: [inputs_alone(model, sample, [down])[down] for sample in samples]
             for set_name, samples in SETS.items()

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from sparc3_lightning.data.sampler import Batch, pad_right, plan_batches
@@ -13,7 +13,7 @@ from sparc3_lightning.families import get_family
 from sparc3_lightning.scores.baselines.formulas import lowest_per_row, wanda_scores
 from sparc3_lightning.scores.baselines.sequential import sequential_masks
 from sparc3_lightning.scores.baselines.statistics import ForwardStatistics
-from tests.tiny import TINY, tiny_samples
+from tests.tiny import PARTS, TINY, rows_of, tiny_samples
 
 SAMPLES = tiny_samples()
 BATCHES: list[Batch] = [pad_right(SAMPLES, part) for part in plan_batches([len(ids) for ids in SAMPLES], 2)]
@@ -25,17 +25,18 @@ Found = list[tuple[str, Tensor, Tensor]]
 def by_full_passes(model: PreTrainedModel) -> Found:
     """A pass through the whole model for each block, pruned as far as it is by then; the model stays pruned."""
     found: Found = []
-    for number, block in enumerate(get_family(model.config.model_type).block_modules(model)):
-        linears = {name: part for name, part in block.named_modules() if isinstance(part, nn.Linear)}
-        prefix = f"model.layers.{number}."
+    family = model.config.model_type
+    for number, block in enumerate(get_family(family).block_modules(model)):
+        linears = {name: rows_of(family, name, block.get_submodule(name).weight) for name in PARTS[family].linears}
+        prefix = f"{PARTS[family].blocks}.{number}."
         with ForwardStatistics(model, [prefix + name for name in linears]) as statistics:
             for batch in BATCHES:
                 statistics.step(batch)
             norms = statistics.reduce(len(SAMPLES)).squared_norms
-        for name, linear in linears.items():
-            scores = wanda_scores(linear.weight, norms[prefix + name], by_neuron=False)
+        for name, weight in linears.items():
+            scores = wanda_scores(weight, norms[prefix + name], by_neuron=False)
             found.append((prefix + name, scores, HALF(scores)))
-            linear.weight.masked_fill_(HALF(scores), 0.0)
+            weight.masked_fill_(HALF(scores), 0.0)
     return found
 
 
@@ -49,7 +50,7 @@ def test_masks_are_those_of_full_passes_for_two_of_each_block(family: str, atten
     blocks = get_family(family).block_modules(model)
     for number, block in enumerate(blocks):
         # Blocks that do nothing make no call of what is in them.
-        block.self_attn.register_forward_hook(lambda *_, n=number: calls.update([n]))
+        block.get_submodule(PARTS[family].attention).register_forward_hook(lambda *_, n=number: calls.update([n]))
     found = list(sequential_masks(model, BATCHES, len(SAMPLES), HALF))
     assert [name for name, _, _ in found] == [name for name, _, _ in wanted]
     for (name, scores, mask), (_, full_scores, full_mask) in zip(found, wanted, strict=True):
