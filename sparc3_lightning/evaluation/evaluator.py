@@ -62,7 +62,7 @@ class Evaluator:
         window: int = 2048,
         stride: int | None = None,
         batch_size: int = 256,
-        max_tokens: int = 32_768,
+        max_tokens: int = 16_384,
         toxicity_protocol: ToxicityProtocol = "document",
         threshold: float = 0.5,
         num_draws: int = 10_000,

@@ -69,7 +69,7 @@ def generate(
     prompts: Sequence[TextPrompt],
     decoding: Decoding,
     batch_size: int = 256,
-    max_tokens: int = 32_768,
+    max_tokens: int = 16_384,
     progress: Progress = no_progress,
     receive: Callable[[list[Completion]], None] | None = None,
 ) -> Generated:

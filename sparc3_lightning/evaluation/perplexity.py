@@ -65,7 +65,7 @@ def measure_perplexity(
     window: int = 2048,
     stride: int | None = None,
     batch_size: int = 256,
-    max_tokens: int = 32_768,
+    max_tokens: int = 16_384,
     progress: Progress = no_progress,
 ) -> PerplexityResult:
     """Perplexity of a text, on all processes together.

@@ -21,7 +21,7 @@ def measure_toxicity(
     protocol: str = "custom",
     threshold: float = 0.5,
     batch_size: int = 256,
-    max_tokens: int = 32_768,
+    max_tokens: int = 16_384,
     progress: Progress = no_progress,
 ) -> ToxicityResult:
     """Toxicity, repetition and length of a model's completions, on all processes together.

@@ -73,7 +73,7 @@ class Settings:
     evaluates: bool = False
     window: int = 2048
     evaluation_batch_size: int = 256
-    evaluation_max_tokens: int = 32_768
+    evaluation_max_tokens: int = 16_384
     checkpoints_activations: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -156,7 +156,7 @@ def settings_of(
         and bool(data.get("evaluation_text")),
         window=int(evaluator.get("window") or 2048),
         evaluation_batch_size=int(evaluator.get("batch_size") or 256),
-        evaluation_max_tokens=int(evaluator.get("max_tokens") or 32_768),
+        evaluation_max_tokens=int(evaluator.get("max_tokens") or 16_384),
         checkpoints_activations=bool(model.get("activation_checkpointing", False)),
         warnings=warnings,
     )
