@@ -54,7 +54,7 @@ launch=("$PYTHON" -m torch.distributed.run --nnodes "$NNODES" --nproc-per-node "
 if [[ -n $dry_run ]]; then
   # The whole config as the run would read it, its errors those of the run; what it needs is told on stderr.
   "$PYTHON" "${run[@]}" --print_config >/dev/null
-  "$PYTHON" -m sparc3_lightning plan "$@" --num_nodes "$NNODES" --devices "$NPROC" >&2 || true
+  "$PYTHON" -m sparc3_lightning plan "$@" --num_nodes "$NNODES" --devices "$NPROC" >&2 || echo "No estimate, for the reason above; the config is good." >&2
   printf '%q ' "${launch[@]}" "${run[@]}"
   echo
   exit

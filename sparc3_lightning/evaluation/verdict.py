@@ -159,11 +159,12 @@ def _control_sentence(control: PairedChange | None, findings: Findings) -> list[
     draws = [draw[f"{findings.attribute}/{findings.measure}"] for draw in findings.control["draws"]]
     as_low = sum(draw <= control.after for draw in draws)
     counted = f"{len(draws)} draw{'s' * (len(draws) > 1)}"
+    alone = "" if as_low else f"chance alone puts them below all draws with probability {1 / (len(draws) + 1):.2f}: "
     return [
         f"Against the control ({counted} of {findings.num_neurons} random neurons in the same layers, each prompt's "
         f"score averaged over the draws) it {_movement(control, findings.alpha)}: {_figures(control)}; "
-        f"{as_low} of {len(draws)} draws came as low as the selected neurons (chance alone puts them below all draws "
-        f"with probability {1 / (len(draws) + 1):.2f}: the p-value is for the draws made)."
+        f"{as_low} of {len(draws)} draws came as low as the selected neurons ({alone}the p-value is for the draws "
+        "made)."
     ]
 
 

@@ -175,4 +175,6 @@ def count_cell(value: int | None) -> str:
 
 
 def _strength(strength: dict[str, Any]) -> str:
+    if strength["value"] is None:
+        return "Differential strength: none, since sums of signed scores cancel."
     return f"Differential strength: {percent(strength['value'])} over {strength['scope']}. {strength['meaning']}"

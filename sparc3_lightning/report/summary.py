@@ -73,9 +73,9 @@ def print_verdict(verdict: dict[str, Any], console: Console) -> None:
 
 def _print_table(console: Console, table: Table, note: str) -> None:
     if Measurement.get(console, console.options.update(max_width=10_000), table).maximum > console.width:
-        table.padding = (0, 0, 0, 0)  # rather closer columns than cut figures
+        table.padding, table.show_edge = (0, 0, 0, 0), False  # rather closer columns than cut figures
     console.print(table)
-    console.print(Padding(Text(note, "dim"), (0, 0, 1, 1)))
+    console.print(Padding(Text(note, "dim"), (int(not table.show_edge), 0, 1, 1)))
 
 
 def _outcome(rows: list[FigureRow], results: dict[str, Any]) -> tuple[Table, str]:

@@ -110,9 +110,9 @@ def test_draws_as_low_as_the_selected_neurons_are_counted() -> None:
     draws = [{"toxicity/mean": value} for value in (0.30, 0.36, 0.5)]
     control = {"mean": {}, "draws": draws}
     sentence = verdict(findings())["toxicity"][-1]
-    assert "0 of 1 draws came as low" in sentence
+    assert "0 of 1 draws came as low as the selected neurons (chance alone puts them below all" in sentence
     said = verdict(replace(findings(), control=control))["toxicity"][-1]
-    assert "1 of 3 draws came as low as the selected neurons" in said
+    assert "1 of 3 draws came as low as the selected neurons (the p-value is for the draws made)" in said
 
 
 def test_nothing_to_warn_of() -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from sparc3_lightning.evaluation import Evaluation, Evaluator
 from sparc3_lightning.evaluation.experiment import experiment_results
 from sparc3_lightning.evaluation.run import Run
+from sparc3_lightning.report.facts import set_table
 from sparc3_lightning.report.summary import print_summary
 from tests.unit.evaluation.fake_run import make_evaluation, make_run
 
@@ -106,3 +107,21 @@ def test_without_perplexity() -> None:
         Evaluation({}, made.toxicity) for made in (run.baseline, run.pruned, *run.controls) if made is not None
     )
     assert "perplexity" not in shown(results_of(run))
+
+
+def test_a_perplexity_s_name_is_whole_beside_the_control_s_p_value() -> None:
+    before = [[0.9 - 0.001 * i] for i in range(128)]
+    run = make_run()
+    run.baseline = make_evaluation(before, perplexity=16.26, length=30)
+    run.pruned = make_evaluation([[0.5 * score for score in row] for row in before], perplexity=16.87)
+    run.controls = [make_evaluation(before, perplexity=16.25)]
+    # Draws enough for "<0.001", the widest that a p-value is printed.
+    text = shown(experiment_results(run, Evaluator(num_draws=5_000), {}))
+    assert text.count("<0.001") >= 4
+    assert "\nperplexity, sliding  " in text.replace("\n ", "\n")
+
+
+def test_sums_of_signed_scores_have_no_differential_strength() -> None:
+    validation = results_of(make_run())["validation"]
+    validation["differential_strength"]["value"] = None
+    assert set_table(validation).note == "Differential strength: none, since sums of signed scores cancel."
