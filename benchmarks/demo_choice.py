@@ -21,8 +21,8 @@ import rich
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.data.demo import Part, Sizes
-from sparc3_lightning.data.files import read_file
 from sparc3_lightning.data.samples import Prompt
+from sparc3_lightning.data.sources import read_file
 from sparc3_lightning.demo.__main__ import CORPUS, FIT, SUPPRESS_CONFIG, Demo, fit_model, make_corpus
 from sparc3_lightning.demo.completions import one_line
 from sparc3_lightning.demo.scorer import heldout_auc, train_scorer

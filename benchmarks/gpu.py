@@ -30,7 +30,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from work import Work, attribution_work, product_work
 
-from sparc3_lightning.data.sampler import Batch, pad_right, plan_batches
+from sparc3_lightning.data.batches import Batch, pad_right, plan_batches
 from sparc3_lightning.lrp.attribution import Attribution
 from sparc3_lightning.lrp.linear import add_relevance_
 

@@ -16,7 +16,7 @@ from zlib import crc32
 import torch
 from torchmetrics.functional.classification import binary_auroc
 
-from sparc3_lightning.data.files import read_file
+from sparc3_lightning.data.sources import read_file
 from sparc3_lightning.demo.scorer import ScorerTraining, train_scorer
 from sparc3_lightning.metrics import DetoxifyScorer
 

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from sparc3_lightning.data.sampler import Batch
+from sparc3_lightning.data.batches import Batch
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.distributed.saving import save_together
 from sparc3_lightning.identity import tokenizer_hash

@@ -27,7 +27,7 @@ from sparc3_lightning.compression.run import (
 )
 from sparc3_lightning.compression.save import save_compressed_model
 from sparc3_lightning.compression.table import compression_rows, write_results
-from sparc3_lightning.data.sampler import Batch
+from sparc3_lightning.data.batches import Batch
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.lrp.linear import SIGNS
 from sparc3_lightning.module import SparC3Module

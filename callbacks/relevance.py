@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from sparc3_lightning.data.sampler import PADDING
+from sparc3_lightning.data.batches import PADDING
 from sparc3_lightning.distributed.ranks import check_same_on_every_rank
 from sparc3_lightning.distributed.reduce import reduce_scores
 from sparc3_lightning.evaluation.run import Run

@@ -346,7 +346,7 @@ class SparC3Module(LightningModule):
         Returns:
             The explained token ids; none of a batch that was done before the run was interrupted.
 
-        Shape: batch as `data.sampler.Batch`; result (B,).
+        Shape: batch as `data.batches.Batch`; result (B,).
         """
         if self.run.is_done(batch_idx, dataloader_idx):
             return batch["indices"].new_empty(0)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.compression.apply import block_linears
 from sparc3_lightning.compression.masks import Pattern, mask_of
-from sparc3_lightning.data.sampler import PADDING, Batch
+from sparc3_lightning.data.batches import PADDING, Batch
 from sparc3_lightning.distributed.fsdp import reshard
 from sparc3_lightning.distributed.owners import own_rows
 from sparc3_lightning.families.layers import weight_of

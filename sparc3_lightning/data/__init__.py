@@ -1,9 +1,8 @@
 """Where samples, prompts and text come from. The data module is in `sparc3_lightning.data.datamodule`."""
 
+from sparc3_lightning.data.batches import Batch, BatchDataset, pad_right, plan_batches
 from sparc3_lightning.data.c4 import C4
-from sparc3_lightning.data.prompts import PromptFile
-from sparc3_lightning.data.rtp import RealToxicityPrompts
-from sparc3_lightning.data.sampler import Batch, BatchDataset, pad_right, plan_batches
+from sparc3_lightning.data.prompts import PromptFile, RealToxicityPrompts
 from sparc3_lightning.data.samples import (
     LoadContext,
     Prompt,
@@ -13,8 +12,7 @@ from sparc3_lightning.data.samples import (
     TextSet,
     token_hash,
 )
-from sparc3_lightning.data.text import TextFile
-from sparc3_lightning.data.wikitext import WikiText2
+from sparc3_lightning.data.text import TextFile, WikiText2
 
 __all__ = [
     "C4",

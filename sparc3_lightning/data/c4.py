@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from sparc3_lightning.data.files import Row
 from sparc3_lightning.data.samples import (
     LoadContext,
     PromptSet,
@@ -18,7 +17,7 @@ from sparc3_lightning.data.samples import (
     check_at_least,
     fingerprint,
 )
-from sparc3_lightning.data.sources import Source
+from sparc3_lightning.data.sources import Row, Source
 from sparc3_lightning.data.tokens import count_control, encode, starts_with_bos, token_counts
 from sparc3_lightning.distributed.ranks import from_rank_zero
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from sparc3_lightning.data.blocks import Block, PackedBlocks
-from sparc3_lightning.data.sampler import Batch, BatchDataset, plan_batches
+from sparc3_lightning.data.batches import Batch, BatchDataset, Block, PackedBlocks, plan_batches
 from sparc3_lightning.data.samples import (
     LoadContext,
     Prompt,

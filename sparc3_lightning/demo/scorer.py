@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from sparc3_lightning.data.files import read_file
+from sparc3_lightning.data.sources import read_file
 from sparc3_lightning.demo.bar import bar
 from sparc3_lightning.demo.tokenizers import train_wordpiece
 from sparc3_lightning.files import new_directory

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from sparc3_lightning.data.files import read_file
+from sparc3_lightning.data.sources import read_file
 
 
 def texts_of(path: Path) -> list[str]:

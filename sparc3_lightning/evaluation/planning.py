@@ -6,7 +6,7 @@ from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from sparc3_lightning.data.sampler import PADDING, plan_batches
+from sparc3_lightning.data.batches import PADDING, plan_batches
 from sparc3_lightning.data.tokens import check_vocabulary, count_control, encode, keep_last, token_counts
 from sparc3_lightning.distributed.ranks import rank_and_world_size
 from sparc3_lightning.evaluation.noise import noise_key

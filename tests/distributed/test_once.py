@@ -13,9 +13,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from sparc3_lightning import identity
 from sparc3_lightning.data import C4, PromptFile, RealToxicityPrompts, TextFile, WikiText2
 from sparc3_lightning.data import c4 as c4_module
-from sparc3_lightning.data.files import Row
 from sparc3_lightning.data.samples import LoadContext, Prompt
-from sparc3_lightning.data.sources import Source
+from sparc3_lightning.data.sources import Row, Source
 from sparc3_lightning.distributed.fsdp import shard_model
 from sparc3_lightning.distributed.ranks import gather_objects
 from tests.launch import run_distributed

@@ -23,7 +23,7 @@ from tests.launch import run_distributed
 from tests.tiny_files import save_tiny_model
 
 score_responses = Evaluator.score_responses
-AT_ONCE = mock.patch("sparc3_lightning.data.rtp._RESPONSES_AT_ONCE", 8)
+AT_ONCE = mock.patch("sparc3_lightning.data.prompts._RESPONSES_AT_ONCE", 8)
 
 
 def make_data(home: Path) -> SparC3DataModule:

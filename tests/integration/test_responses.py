@@ -22,7 +22,7 @@ from tests.runs import BRIEF, QUIET, ROOT, TINY, command, log_dir, read
 
 pytestmark = QUIET
 
-THRESHOLD, AT_ONCE = 0.9, "sparc3_lightning.data.rtp._RESPONSES_AT_ONCE"
+THRESHOLD, AT_ONCE = 0.9, "sparc3_lightning.data.prompts._RESPONSES_AT_ONCE"
 GENERATE = "sparc3_lightning.evaluation.generation.complete"
 score_responses = Evaluator.score_responses
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sparc3_lightning.data.sampler import Batch, pad_right, plan_batches
+from sparc3_lightning.data.batches import Batch, pad_right, plan_batches
 from sparc3_lightning.data.samples import token_hash
 from sparc3_lightning.lrp.attribute import check_samples
 from sparc3_lightning.models import context_length

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sparc3_lightning.data.sampler import PADDING, Batch
+from sparc3_lightning.data.batches import PADDING, Batch
 from sparc3_lightning.distributed.fsdp import check_accumulates, reshard
 from sparc3_lightning.distributed.ranks import is_rank_zero, raise_together
 from sparc3_lightning.distributed.reduce import reduce_scores

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sparc3_lightning.data.sampler import Batch
+from sparc3_lightning.data.batches import Batch
 from sparc3_lightning.distributed.owners import is_sharded, own_rows
 from sparc3_lightning.families import get_family
 from sparc3_lightning.families.layers import is_linear, weight_of

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sparc3_lightning.data.sampler import PADDING, Batch
+from sparc3_lightning.data.batches import PADDING, Batch
 from sparc3_lightning.distributed.ranks import gather_objects, world_size
 from sparc3_lightning.distributed.reduce import check_every_sample
 from sparc3_lightning.families import get_family
@@ -79,7 +79,7 @@ class ForwardStatistics:
     def step(self, batch: Batch) -> None:
         """One forward pass. Padding on the right, and padding samples do not count.
 
-        Shape: batch as `data.sampler.Batch`, on the model's device.
+        Shape: batch as `data.batches.Batch`, on the model's device.
         """
         # No attention mask: with causal attention, padding on the right cannot reach a real token (trap 8). The head
         # sees every token only where its own inputs count.

@@ -18,7 +18,7 @@ from sparc3_lightning.compression.methods import (
     compression_keys,
     joined,
 )
-from sparc3_lightning.data.sampler import PADDING, Batch, pad_right, plan_batches
+from sparc3_lightning.data.batches import PADDING, Batch, pad_right, plan_batches
 from sparc3_lightning.lrp.attribute import attribute
 from tests.reference.compression import relevance_group_mask, relevance_row_mask
 from tests.reference.llama import Reference

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sparc3_lightning.data.sampler import Batch, pad_right, plan_batches
+from sparc3_lightning.data.batches import Batch, pad_right, plan_batches
 from sparc3_lightning.families import get_family
 from sparc3_lightning.scores.baselines.formulas import lowest_per_row, wanda_scores
 from sparc3_lightning.scores.baselines.sequential import sequential_masks
