@@ -17,16 +17,7 @@ from sparc3_lightning.compression.methods import (
     joined,
     relevance_keys,
 )
-from sparc3_lightning.compression.run import (
-    Compression,
-    Perplexities,
-    check_one_is_done,
-    plan_compressions,
-    run_compressions,
-    share_removed,
-)
 from sparc3_lightning.compression.save import save_compressed_model
-from sparc3_lightning.compression.table import compression_rows, write_results
 from sparc3_lightning.data.batches import Batch
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.lrp.linear import SIGNS
@@ -36,6 +27,15 @@ from sparc3_lightning.pruning.save import free_path
 from sparc3_lightning.pruning.sets import match_general
 from sparc3_lightning.report.compression import print_compression, write_compression
 from sparc3_lightning.scores.combine import described_set
+from sparc3_lightning.trials.compress import (
+    Compression,
+    Perplexities,
+    check_one_is_done,
+    plan_compressions,
+    run_compressions,
+    share_removed,
+)
+from sparc3_lightning.trials.compress_table import compression_rows, write_results
 
 
 class CompressionCallback(Callback):

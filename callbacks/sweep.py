@@ -21,11 +21,11 @@ from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.sets import match_general
 from sparc3_lightning.report.sweep import write_sweep
 from sparc3_lightning.scores.baselines import MethodScores
-from sparc3_lightning.sweeps.grid import Grid, cells_of
-from sparc3_lightning.sweeps.judge import figures_of
-from sparc3_lightning.sweeps.run import PlannedCell, check_one_is_done, plan_cells, run_cells
-from sparc3_lightning.sweeps.store import CellStore, evaluation_setting
-from sparc3_lightning.sweeps.table import num_corrected, overlap_rows
+from sparc3_lightning.trials.judge import figures_of
+from sparc3_lightning.trials.store import CellStore, evaluation_setting
+from sparc3_lightning.trials.sweep import Grid, cells_of
+from sparc3_lightning.trials.sweep_table import num_corrected, overlap_rows
+from sparc3_lightning.trials.trial import PlannedCell, check_one_is_done, plan_cells, run_cells
 
 
 class SweepCallback(Callback):

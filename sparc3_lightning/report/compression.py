@@ -11,10 +11,10 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from sparc3_lightning.compression.table import protocols_of
 from sparc3_lightning.report.compression_figures import against_figure, perplexity_figure
 from sparc3_lightning.report.drawing import FORMATS, save_figure
-from sparc3_lightning.sweeps.table import write_table
+from sparc3_lightning.trials.compress_table import protocols_of
+from sparc3_lightning.trials.sweep_table import write_table
 from sparc3_lightning.words import MISSING, number, signed
 
 Row = Mapping[str, Any]

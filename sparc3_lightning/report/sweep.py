@@ -19,9 +19,9 @@ from sparc3_lightning.report.sweep_figures import (
     seeds_figure,
     size_figure,
 )
-from sparc3_lightning.sweeps.choice import choose_at_prices
-from sparc3_lightning.sweeps.run import PlannedCell
-from sparc3_lightning.sweeps.table import layer_shares, sweep_rows, write_tables
+from sparc3_lightning.trials.choice import choose_at_prices
+from sparc3_lightning.trials.sweep_table import layer_shares, sweep_rows, write_tables
+from sparc3_lightning.trials.trial import PlannedCell
 from sparc3_lightning.words import p_value, percent
 
 Row = Mapping[str, Any]

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from callbacks import CompressionCallback, RelevanceCallback, ScoreWriter
-from sparc3_lightning.compression.run import Compression
+from sparc3_lightning.trials.compress import Compression
 from tests.distributed.jobs import Case, SameWeights, make_module, make_trainer, predict
 from tests.launch import run_distributed
 from tests.tiny_files import same_weights, save_tiny_model

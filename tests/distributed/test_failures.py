@@ -25,7 +25,7 @@ from sparc3_lightning.distributed.ranks import (
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.metrics import LexicalScorer
 from sparc3_lightning.module import SparC3Module
-from sparc3_lightning.sweeps.grid import Grid
+from sparc3_lightning.trials.sweep import Grid
 from tests.distributed.jobs import Case, FixedSamples, FixedText, make_data, make_module, make_trainer, predict
 from tests.launch import run_distributed
 from tests.tiny import SHAPE, VOCAB, tiny_samples

@@ -10,9 +10,9 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from callbacks import CompressionCallback, RelevanceCallback
-from sparc3_lightning.compression.run import Compression
 from sparc3_lightning.data import TextFile
 from sparc3_lightning.evaluation.evaluator import Evaluator
+from sparc3_lightning.trials.compress import Compression
 from tests.distributed.jobs import SameWeights, make_data, make_module, make_trainer, predict
 from tests.runs import QUIET, ROOT, board, command, log_dir, read
 from tests.tiny_files import save_tiny_model

@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from sparc3_lightning.compression import Pattern
 from sparc3_lightning.compression.methods import WeightScores
-from sparc3_lightning.compression.run import Compression
 from sparc3_lightning.compression.save import save_compressed_model
 from sparc3_lightning.identity import base_model
+from sparc3_lightning.pruning.masks import Pattern
 from sparc3_lightning.pruning.save import save_pruned_model
+from sparc3_lightning.trials.compress import Compression
 from tests.tiny import tiny_llama
 from tests.tiny_files import recipe_of, tiny_tokenizer
 

@@ -11,7 +11,7 @@ import pytest
 from callbacks import BaselineCallback, SweepCallback
 from sparc3_lightning.cli import run
 from sparc3_lightning.evaluation.evaluator import Evaluator
-from sparc3_lightning.sweeps.grid import Grid
+from sparc3_lightning.trials.sweep import Grid
 from tests.distributed.jobs import make_data, make_module, make_trainer, predict
 from tests.runs import BRIEF, QUIET, ROOT, TINY, command, log_dir
 from tests.tiny_files import save_tiny_model

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sparc3_lightning.compression import apply_masks, mask_of
-from sparc3_lightning.compression.apply import block_linears
+from sparc3_lightning.compression.apply import apply_masks, block_linears
+from sparc3_lightning.pruning.masks import mask_of
 from tests.tiny import TINY, neuron_modules, rows_of, tiny_llama
 
 NAME = "model.layers.0.mlp.up_proj"

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sparc3_lightning.compression.masks import Pattern
 from sparc3_lightning.compression.methods import (
     COMPRESSION_METHODS,
     WeightScores,
@@ -20,6 +19,7 @@ from sparc3_lightning.compression.methods import (
 )
 from sparc3_lightning.data.batches import PADDING, Batch, pad_right, plan_batches
 from sparc3_lightning.lrp.attribute import attribute
+from sparc3_lightning.pruning.masks import Pattern
 from tests.reference.compression import relevance_group_mask, relevance_row_mask
 from tests.reference.llama import Reference
 from tests.reference.wanda import sequential_masks
@@ -121,7 +121,7 @@ def test_the_model_is_passed_in_the_precision_that_is_given(key: str) -> None:
 
 
 def test_an_end_before_the_end_restores_too() -> None:
-    from sparc3_lightning.compression import mask_of
+    from sparc3_lightning.pruning.masks import mask_of
     from sparc3_lightning.scores.baselines.sequential import sequential_masks as ours
 
     model = tiny_llama()

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sparc3_lightning.compression import Pattern, lowest_per_group, lowest_per_row, mask_of
-from sparc3_lightning.compression.masks import check_sparsity, num_removed
+from sparc3_lightning.pruning.masks import Pattern, check_sparsity, lowest_per_group, mask_of, num_removed
+from sparc3_lightning.scores.baselines.formulas import lowest_per_row
 from tests.reference.compression import group_mask, row_mask
 
 SCORES = torch.rand(7, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -5,9 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sparc3_lightning.compression.run import Compressed, Perplexities, changes, compare_methods
 from sparc3_lightning.evaluation.comparison import PairedChange, PairedTest
 from sparc3_lightning.files import write_json
+from sparc3_lightning.trials.compress import Compressed, Perplexities, changes, compare_methods
 from sparc3_lightning.version import package_versions
 
 FORMAT_VERSION = 1

@@ -12,10 +12,10 @@ from sparc3_lightning.evaluation.experiment import neurons_per_layer
 from sparc3_lightning.files import write_bytes, write_text
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.scores.baselines import MethodScores
-from sparc3_lightning.sweeps.grid import Cell
-from sparc3_lightning.sweeps.run import PlannedCell
-from sparc3_lightning.sweeps.selection import select_cell
-from sparc3_lightning.sweeps.statistics import holm, least_holm, overlap
+from sparc3_lightning.trials.selection import select_cell
+from sparc3_lightning.trials.statistics import holm, least_holm, overlap
+from sparc3_lightning.trials.sweep import Cell
+from sparc3_lightning.trials.trial import PlannedCell
 
 MEASURES = ("mean", "expected_maximum", "probability")
 Row = dict[str, Any]

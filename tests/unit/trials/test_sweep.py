@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sparc3_lightning.sweeps.grid import Cell, Grid, cells_of
+from sparc3_lightning.trials.sweep import Cell, Grid, cells_of
 
 
 def test_every_combination_once() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from sparc3_lightning.evaluation.comparison import PairedTest, compare
 from sparc3_lightning.evaluation.records import Evaluation
-from sparc3_lightning.sweeps.halves import confirmation_means, half_changes
+from sparc3_lightning.trials.halves import confirmation_means, half_changes
 
 
 def figures_of(baseline: Evaluation, cell: Evaluation, test: PairedTest) -> dict[str, Any]:

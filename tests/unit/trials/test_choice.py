@@ -8,8 +8,8 @@ from sparc3_lightning.evaluation.comparison import PairedTest
 from sparc3_lightning.evaluation.planning import Decoding
 from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion, ToxicityResult
 from sparc3_lightning.metrics import AttributeSummary
-from sparc3_lightning.sweeps.choice import choose_at_prices
-from sparc3_lightning.sweeps.halves import confirmation_means, half_changes, half_of
+from sparc3_lightning.trials.choice import choose_at_prices
+from sparc3_lightning.trials.halves import confirmation_means, half_changes, half_of
 
 SUMMARY = AttributeSummary(0.5, 0.0, 0.5, 0.5, 0.5, 0.0)
 

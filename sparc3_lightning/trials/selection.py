@@ -8,7 +8,7 @@ from sparc3_lightning.pruning.select import select_neurons
 from sparc3_lightning.scores.baselines import MethodScores
 from sparc3_lightning.scores.baselines.formulas import random_scores
 from sparc3_lightning.scores.score_set import ScoreSet
-from sparc3_lightning.sweeps.grid import Cell
+from sparc3_lightning.trials.sweep import Cell
 
 
 def select_cell(

@@ -13,10 +13,10 @@ from sparc3_lightning.evaluation.records import PerplexityResult
 from sparc3_lightning.metrics import JointScorer, LexicalScorer, Scorer
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.scores.baselines import MethodScores, score_baselines
-from sparc3_lightning.sweeps.grid import Cell, Grid
-from sparc3_lightning.sweeps.run import PlannedCell, plan_cells, run_cells
-from sparc3_lightning.sweeps.selection import select_cell
-from sparc3_lightning.sweeps.store import CellStore, evaluation_setting, fingerprint
+from sparc3_lightning.trials.selection import select_cell
+from sparc3_lightning.trials.store import CellStore, evaluation_setting, fingerprint
+from sparc3_lightning.trials.sweep import Cell, Grid
+from sparc3_lightning.trials.trial import PlannedCell, plan_cells, run_cells
 from tests.tiny import tiny_llama, tiny_samples
 
 SETTING = {"model": "tiny"}

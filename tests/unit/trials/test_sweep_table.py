@@ -14,13 +14,13 @@ from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.report.sweep import price_table, sweep_figures, sweep_summary
 from sparc3_lightning.report.sweep_figures import overlap_figure, pareto_figure, price_figure, size_figure
 from sparc3_lightning.scores.baselines import MethodScores, score_baselines
-from sparc3_lightning.sweeps.choice import choose_at_prices
-from sparc3_lightning.sweeps.grid import Cell, Grid
-from sparc3_lightning.sweeps.halves import HALVES
-from sparc3_lightning.sweeps.run import PlannedCell
-from sparc3_lightning.sweeps.selection import select_cell
-from sparc3_lightning.sweeps.statistics import least_holm
-from sparc3_lightning.sweeps.table import layer_shares, num_corrected, overlap_rows, sweep_rows, write_tables
+from sparc3_lightning.trials.choice import choose_at_prices
+from sparc3_lightning.trials.halves import HALVES
+from sparc3_lightning.trials.selection import select_cell
+from sparc3_lightning.trials.statistics import least_holm
+from sparc3_lightning.trials.sweep import Cell, Grid
+from sparc3_lightning.trials.sweep_table import layer_shares, num_corrected, overlap_rows, sweep_rows, write_tables
+from sparc3_lightning.trials.trial import PlannedCell
 from tests.tiny import LAYERS, NEURONS, tiny_llama, tiny_samples
 
 SETS = {name: tiny_samples(seed=seed) for seed, name in enumerate(("seed0", "seed1", "toxic"))}

@@ -1,0 +1,1 @@
+"""Trials: an intervention applied, measured, undone; each once, kept, and found again."""
