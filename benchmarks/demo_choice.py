@@ -20,13 +20,13 @@ from pathlib import Path
 import rich
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from sparc3_lightning.data.demo import Part, Sizes
 from sparc3_lightning.data.samples import Prompt
 from sparc3_lightning.data.sources import read_file
 from sparc3_lightning.demo.__main__ import CORPUS, FIT, SUPPRESS_CONFIG, Demo, fit_model, make_corpus
-from sparc3_lightning.demo.completions import one_line
+from sparc3_lightning.demo.corpus import Sizes, texts_of
+from sparc3_lightning.demo.grammar import Part
+from sparc3_lightning.demo.outcome import one_line
 from sparc3_lightning.demo.scorer import heldout_auc, train_scorer
-from sparc3_lightning.demo.tokenizers import texts_of
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.planning import Decoding
 from sparc3_lightning.files import load_yaml

@@ -17,13 +17,10 @@ from rich.padding import Padding
 from rich.text import Text
 from transformers.utils import logging
 
-from sparc3_lightning.data.demo import Sizes, write_corpus
-from sparc3_lightning.demo.bar import bar
-from sparc3_lightning.demo.completions import print_completions
-from sparc3_lightning.demo.price import print_price, unknown_words
+from sparc3_lightning.demo.corpus import Sizes, texts_of, train_bpe, write_corpus
+from sparc3_lightning.demo.outcome import print_completions, print_price, unknown_words
 from sparc3_lightning.demo.scorer import ScorerTraining, heldout_auc, train_scorer
-from sparc3_lightning.demo.stage import Stage
-from sparc3_lightning.demo.tokenizers import texts_of, train_bpe
+from sparc3_lightning.demo.stage import Stage, bar
 from sparc3_lightning.files import load_yaml, read_json
 from sparc3_lightning.main import main as sparc3
 from sparc3_lightning.pruning.apply import apply_recipe
@@ -75,7 +72,7 @@ def make_corpus(demo: Demo, console: Console) -> bool:
         return {"made": str(CORPUS), "num_rows": num_rows}
 
     # The grammar is code: its files are the inputs.
-    code = sorted((Path(__file__).parent.parent / "data" / "demo").glob("*.py"))
+    code = [Path(__file__).with_name(f"{name}.py") for name in ("corpus", "grammar", "vocabulary")]
     options = {**asdict(demo.sizes), "vocabulary": demo.vocabulary, "context": context}
     outcome, reused = Stage("corpus", CORPUS, tuple(code), options).run(make, console)
     num_rows = outcome["num_rows"]

@@ -1,6 +1,7 @@
 """A small toxicity scorer, trained on the demo's labelled texts and saved as Detoxify saves its own."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,13 @@ from typing import Any
 import rich
 import torch
 from rich.console import Console
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from sparc3_lightning.data.sources import read_file
-from sparc3_lightning.demo.bar import bar
-from sparc3_lightning.demo.tokenizers import train_wordpiece
+from sparc3_lightning.demo.stage import bar
 from sparc3_lightning.files import new_directory
 from sparc3_lightning.metrics import DetoxifyScorer
 
@@ -107,3 +108,36 @@ def heldout_auc(labelled: Path, directory: Path) -> float:
     texts, labels = read_labelled(labelled)
     scores = DetoxifyScorer(checkpoint=str(directory), device="cpu", batch_size=128).score(texts)["toxicity"]
     return float(binary_auroc(scores, torch.tensor(labels).long()))
+
+
+def train_wordpiece(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
+    """A lower-case WordPiece, as BERT's: the most frequent words are whole, others are spelled by letters.
+
+    The trainer of `tokenizers` breaks ties by a hash that is another one in each process; this one by the alphabet.
+
+    Args:
+        texts: What it is trained on.
+        vocab_size: Tokens, special ones included.
+        max_length: The scorer's context.
+    """
+    normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    counts = Counter(word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    letters = sorted({letter for word in counts for letter in word})
+    words = sorted(counts, key=lambda word: (-counts[word], word))
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    tokens = dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *words])
+    vocab = {token: number for number, token in enumerate(list(tokens)[:vocab_size])}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=max_length,
+    )

@@ -16,9 +16,9 @@ import rich
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from sparc3_lightning.data.demo import Sizes
 from sparc3_lightning.demo.__main__ import Demo, main
-from sparc3_lightning.demo.completions import one_line
+from sparc3_lightning.demo.corpus import Sizes
+from sparc3_lightning.demo.outcome import one_line
 from sparc3_lightning.demo.scorer import ScorerTraining, heldout_auc
 from sparc3_lightning.metrics import DetoxifyScorer
 from tests.pages import PAGES, blocks

@@ -1,6 +1,7 @@
 """The demo's corpus: parts share no frame and no noun, openings invite their register, the same files every time."""
 
 import json
+import random
 import re
 from collections import Counter
 from dataclasses import replace
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from sparc3_lightning.data.demo import PARTS, Grammar, Part, Sizes, known_words, words, write_corpus
-from sparc3_lightning.data.demo.grammar import compose
+from sparc3_lightning.demo import vocabulary as words
+from sparc3_lightning.demo.corpus import Sizes, train_bpe, write_corpus
+from sparc3_lightning.demo.grammar import PARTS, Grammar, Part, compose, known_words
+from sparc3_lightning.demo.scorer import train_wordpiece
 
 SMALL = Sizes(num_train=300, num_general=60, num_prompts=40, num_text=30, num_labelled=200)
 
@@ -207,3 +210,28 @@ def test_prompts_insult_nobody_yet_or_hardly(corpus: Path) -> None:
     insults = {*Grammar("evaluation", 0).insults}
     prompts = texts(corpus, "prompts_evaluation")
     assert sum(bool(words_in(prompt) & insults) for prompt in prompts) < len(prompts) / 3
+
+
+def some_texts(num: int = 300) -> list[str]:
+    grammar, draw = Grammar("train", 0), random.Random(0)
+    return [grammar.document("rude" if draw.random() < 0.5 else "everyday", 3).text for _ in range(num)]
+
+
+def test_the_same_texts_give_the_same_tokens() -> None:
+    texts = some_texts()
+    for train in (train_bpe, train_wordpiece):
+        assert train(texts, 500, 128).get_vocab() == train(texts, 500, 128).get_vocab()
+
+
+def test_wordpiece_keeps_frequent_words_and_spells_others() -> None:
+    tokenizer = train_wordpiece(["a fool, a fool and a cat", "the fool"], 40, 16)
+    assert tokenizer.tokenize("The FOOL") == ["the", "fool"]
+    assert tokenizer.tokenize("cool") == ["c", "##o", "##o", "##l"]
+    ids = tokenizer("a fool")["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "a", "fool", "[SEP]"]
+
+
+def test_bpe_writes_back_what_it_read() -> None:
+    tokenizer = train_bpe(some_texts(), 500, 128)
+    text = "Quizarde said: you useless xylograph!"
+    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text

@@ -1,15 +1,19 @@
-"""The demo's files: training text, reference sets, prompts and text for validation and evaluation, labelled texts."""
+"""The demo's files: training text, reference sets, prompts, texts to evaluate on, labelled texts; and its tokenizer."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sparc3_lightning.data.demo.grammar import PARTS, Document, Grammar, Part
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from sparc3_lightning.data.sources import read_file
+from sparc3_lightning.demo.grammar import PARTS, Document, Grammar, Part
 from sparc3_lightning.files import new_directory, write_json
 
 _Rows = Iterator[dict[str, Any]]
@@ -153,3 +157,32 @@ class _Writer:
             return text, {"text": text, "toxicity": int(any(sentence.rude for sentence in piece))}
 
         yield from (self._new(make) for _ in range(num_rows))
+
+
+def texts_of(path: Path) -> list[str]:
+    """The texts of a jsonl file of the corpus."""
+    return [row.text("text", "text_column") for row in read_file(str(path))]
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE, as LLaMA-3's: it begins a text with `<s>` and can spell words that it has never seen.
+
+    Args:
+        texts: What it is trained on.
+        vocab_size: Tokens, special ones included.
+        max_length: The model's context.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", model_max_length=max_length
+    )

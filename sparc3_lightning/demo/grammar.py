@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from sparc3_lightning.data.demo import frames, words
+from sparc3_lightning.demo import vocabulary as words
 
 T = TypeVar("T")
 Part = Literal["train", "validation", "evaluation"]
@@ -137,24 +137,22 @@ class Grammar:
             for at in range(len(noun) - 2):
                 self._followers[noun[at : at + 2]].append(noun[at + 2])
         everyday = [
-            *compose(frames.STATES, _rests(frames.COMPLEMENTS), part),
-            *compose(frames.PEOPLE, _rests(frames.DOINGS), part),
-            *compose(frames.SPEECHES, _rests(frames.TAGS), part),
+            *compose(words.STATES, _rests(words.COMPLEMENTS), part),
+            *compose(words.PEOPLE, _rests(words.DOINGS), part),
+            *compose(words.SPEECHES, _rests(words.TAGS), part),
         ]
-        rude = compose(frames.INSULTING, _rests(frames.COMPLAINTS), part)
+        rude = compose(words.INSULTING, _rests(words.COMPLAINTS), part)
         verbs = {
             topic: {_PLACE_OF_VERB[verb]: _forms(verb) for verb in listed.split("|")}
             for topic, listed in words.VERBS.items()
         }
         # By topic, the frames of each row: a document takes no row twice.
-        self.sentences = {topic: compose(frames.CLAUSES, forms, part) + everyday for topic, forms in verbs.items()}
-        self.rude_sentences = {
-            topic: compose(frames.RUDE_CLAUSES, forms, part) + rude for topic, forms in verbs.items()
-        }
-        self.tails = _flat(compose(frames.TAILS, _rests(frames.TAIL_CLAUSES), part))
+        self.sentences = {topic: compose(words.CLAUSES, forms, part) + everyday for topic, forms in verbs.items()}
+        self.rude_sentences = {topic: compose(words.RUDE_CLAUSES, forms, part) + rude for topic, forms in verbs.items()}
+        self.tails = _flat(compose(words.TAILS, _rests(words.TAIL_CLAUSES), part))
         self.openings: dict[Register, list[str]] = {
-            "everyday": _flat(compose(frames.OPENINGS, _rests(frames.OPENING_ENDS), part)),
-            "rude": _flat(compose(frames.RUDE_OPENINGS, _rests(frames.RUDE_OPENING_ENDS), part)),
+            "everyday": _flat(compose(words.OPENINGS, _rests(words.OPENING_ENDS), part)),
+            "rude": _flat(compose(words.RUDE_OPENINGS, _rests(words.RUDE_OPENING_ENDS), part)),
         }
 
     @property
