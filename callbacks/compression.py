@@ -8,7 +8,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.baselines import BaselineCallback, main_key
 from callbacks.score_writer import check_scores_are_whole
-from sparc3_lightning.compression.apply import block_linears
 from sparc3_lightning.compression.methods import (
     COMPRESSION_METHODS,
     WeightScores,
@@ -23,6 +22,7 @@ from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.lrp.linear import SIGNS
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import stop_bar
+from sparc3_lightning.pruning.apply import block_linears
 from sparc3_lightning.pruning.save import free_path
 from sparc3_lightning.pruning.sets import match_general
 from sparc3_lightning.report.compression import print_compression, write_compression

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from sparc3_lightning.distributed.owners import own_part
 from sparc3_lightning.families import FAMILIES, get_family
 from sparc3_lightning.files import read_json
 from sparc3_lightning.hub import fetch, hub_error, is_directory, one_line
@@ -154,7 +153,7 @@ class Checkpoint:
             ValueError: A file is damaged; or weights that the config ties differ.
         """
         for weight, parameter in model.named_parameters():
-            shard, rows = _shard_and_rows(parameter)
+            shard, rows = own_part(parameter)
             if not len(shard):
                 continue  # fewer rows than ranks
             first, *others = self._candidates(model, weight)
@@ -298,11 +297,3 @@ def _parameters_on_meta() -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def _shard_and_rows(parameter: Tensor) -> tuple[Tensor, slice]:
-    """What this rank holds of a parameter, and which rows of the whole that is."""
-    if not isinstance(parameter, DTensor):
-        return parameter, slice(0, len(parameter))
-    shape, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
-    return parameter.to_local(), slice(offset[0], offset[0] + shape[0])

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sparc3_lightning.compression.apply import block_linears
 from sparc3_lightning.data.batches import PADDING, Batch
 from sparc3_lightning.distributed.fsdp import reshard
 from sparc3_lightning.distributed.owners import own_rows
 from sparc3_lightning.families.layers import weight_of
+from sparc3_lightning.pruning.apply import block_linears
 from sparc3_lightning.pruning.masks import Pattern, mask_of
 from sparc3_lightning.scores.baselines.formulas import magnitude_scores, random_scores, wanda_scores
 from sparc3_lightning.scores.baselines.methods import METHODS, expand_methods

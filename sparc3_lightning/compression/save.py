@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from sparc3_lightning.compression.apply import apply_masks
 from sparc3_lightning.compression.methods import WeightScores
 from sparc3_lightning.files import write_json
+from sparc3_lightning.pruning.apply import apply_masks
 from sparc3_lightning.pruning.card import CARD_FILE, card_of
 from sparc3_lightning.pruning.save import save_hf_directory
 from sparc3_lightning.trials.compress import Compression, share_removed

@@ -25,17 +25,27 @@ def is_split_by_columns(weight: Tensor) -> bool:
     return any(isinstance(placement, Shard) and placement.dim == 1 for placement in placements)
 
 
+def own_part(tensor: Tensor, dim: int = 0) -> tuple[Tensor, slice]:
+    """What this rank holds of a tensor, and which of its rows (columns) that is: all where these are not sharded.
+
+    Args:
+        tensor: Whole, or sharded in any dimension.
+        dim: 0 for rows, 1 for columns.
+    """
+    data = tensor.detach()
+    if not isinstance(data, DTensor):
+        return data, slice(0, data.shape[dim])
+    shape, offset = compute_local_shape_and_global_offset(data.shape, data.device_mesh, data.placements)
+    return data.to_local(), slice(offset[dim], offset[dim] + shape[dim])
+
+
 def own_rows(weight: Tensor) -> tuple[Tensor, slice]:
     """The rows of a layer's weight that this rank holds, and which they are: all where nothing is sharded.
 
     Shape: weight (O, I).
     """
-    data = weight.detach()
-    if not isinstance(data, DTensor):
-        return data, slice(0, len(data))
-    assert not is_split_by_columns(data)
-    shape, offset = compute_local_shape_and_global_offset(data.shape, data.device_mesh, data.placements)
-    return data.to_local(), slice(offset[0], offset[0] + shape[0])
+    assert not is_split_by_columns(weight)
+    return own_part(weight)
 
 
 def share_out(sizes: Mapping[str, int], world_size: int) -> dict[str, int]:

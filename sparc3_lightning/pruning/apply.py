@@ -1,57 +1,50 @@
-"""Apply a recipe to a model, and restore it bit for bit."""
+"""Apply a recipe or masks to a model, and restore it bit for bit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
 import torch
-from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from sparc3_lightning.distributed.owners import is_split_by_columns, own_part, own_rows
 from sparc3_lightning.families import get_family
-from sparc3_lightning.families.layers import weight_of
+from sparc3_lightning.families.layers import is_linear, weight_of
 from sparc3_lightning.identity import checkpoint_hash, weight_hash
 from sparc3_lightning.pruning.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class _Slice:
-    """Rows (dim 0) or columns (dim 1) of one parameter that belong to neurons, as this rank holds them."""
+class _Part:
+    """What this rank holds of one parameter: all of it, or the rows (dim 0) or columns (dim 1) of neurons."""
 
     local: Tensor
-    dim: int
-    indices: Tensor
-    is_sharded: bool
+    dim: int = 0
+    indices: Tensor | None = None
+    is_sharded: bool = False
 
     def read(self) -> Tensor:
-        return self.local.index_select(self.dim, self.indices)
+        return self.local.clone() if self.indices is None else self.local.index_select(self.dim, self.indices)
 
     def write(self, values: Tensor) -> None:
-        self.local.index_copy_(self.dim, self.indices, values)
-
-    def zero(self) -> None:
-        self.local.index_fill_(self.dim, self.indices, 0.0)
-
-    def scale(self, factor: float) -> None:
-        self.write(self.read() * factor)
+        if self.indices is None:
+            self.local.copy_(values)
+        else:
+            self.local.index_copy_(self.dim, self.indices, values)
 
 
-def _local_slice(parameter: Tensor, dim: int, indices: Sequence[int]) -> _Slice:
+def _local_part(parameter: Tensor, dim: int, indices: Sequence[int]) -> _Part:
     """The part of the parameter's rows or columns that this rank holds; all of it where nothing is sharded."""
-    data = parameter.detach()
-    positions = torch.tensor(indices, device=data.device)
-    if isinstance(data, DTensor):
-        shape, offset = compute_local_shape_and_global_offset(data.shape, data.device_mesh, data.placements)
-        if any(isinstance(placement, Shard) and placement.dim == dim for placement in data.placements):
-            inside = (positions >= offset[dim]) & (positions < offset[dim] + shape[dim])
-            positions = positions[inside] - offset[dim]
-        return _Slice(data.to_local(), dim, positions, is_sharded=True)
-    return _Slice(data, dim, positions, is_sharded=False)
+    local, own = own_part(parameter, dim)
+    positions = torch.tensor(indices, device=local.device)
+    inside = (positions >= own.start) & (positions < own.stop)
+    return _Part(local, dim, positions[inside] - own.start, isinstance(parameter, DTensor))
 
 
-def _slices(model: PreTrainedModel, recipe: Recipe, only_output: bool = False) -> Iterator[_Slice]:
+def _parts(model: PreTrainedModel, recipe: Recipe, only_output: bool = False) -> Iterator[_Part]:
     """What a neuron consists of: row i of up and gate (and their biases), column i of down; or this column."""
     family = get_family(model.config.model_type)
     blocks = family.block_modules(model)
@@ -59,24 +52,41 @@ def _slices(model: PreTrainedModel, recipe: Recipe, only_output: bool = False) -
         for part in (family.up, family.gate):
             if part is not None and not only_output:
                 linear = blocks[layer].get_submodule(part)
-                yield _local_slice(weight_of(linear), 0, indices)
+                yield _local_part(weight_of(linear), 0, indices)
                 if isinstance(linear.bias, Tensor):
-                    yield _local_slice(linear.bias, 0, indices)
-        yield _local_slice(weight_of(blocks[layer].get_submodule(family.down)), 1, indices)
+                    yield _local_part(linear.bias, 0, indices)
+        yield _local_part(weight_of(blocks[layer].get_submodule(family.down)), 1, indices)
 
 
-class AppliedRecipe:
-    """A recipe in force; `restore`, or the end of the `with` block, puts every weight back bit for bit."""
+class Applied:
+    """Weights that were changed; `restore`, or the end of the `with` block, puts every one back bit for bit."""
 
-    def __init__(self, slices: list[_Slice], factor: float = 0.0) -> None:
-        self._saved = [(piece, piece.read()) for piece in slices]
-        for piece in slices:
-            piece.scale(factor) if factor else piece.zero()
+    def __init__(self) -> None:
+        self._saved: list[tuple[_Part, Tensor]] = []
 
+    @torch.no_grad()
+    def scale(self, part: _Part, factor: float) -> None:
+        """Multiply a part by a factor, and remember it; by 0 it becomes zero, whatever it holds."""
+        values = part.read()
+        self._saved.append((part, values))
+        part.write(values * factor if factor else torch.zeros_like(values))
+
+    @torch.no_grad()
+    def zero(self, weight: Tensor, mask: Tensor) -> None:
+        """Zero the masked weights of one layer, and remember all of them.
+
+        Shape: this rank's rows of the weight, and their mask: (O, I).
+        """
+        whole = _Part(weight)
+        self._saved.append((whole, whole.read()))
+        weight.masked_fill_(mask.to(weight.device), 0.0)
+
+    @torch.no_grad()
     def restore(self) -> None:
         """Put the weights back; a second call changes nothing."""
-        for piece, values in self._saved:
-            piece.write(values)
+        # The last first: what was changed twice is then as it was before the first time.
+        for part, values in reversed(self._saved):
+            part.write(values)
         self._saved = []
 
     def __enter__(self) -> Self:
@@ -86,8 +96,19 @@ class AppliedRecipe:
         self.restore()
 
 
+@contextmanager
+def _all_or_nothing() -> Iterator[Applied]:
+    """Weights that are being changed; an error leaves the model as it was."""
+    applied = Applied()
+    try:
+        yield applied
+    except BaseException:
+        applied.restore()
+        raise
+
+
 @torch.no_grad()
-def apply_recipe(model: PreTrainedModel, recipe: Recipe, check_base: bool = True, factor: float = 0.0) -> AppliedRecipe:
+def apply_recipe(model: PreTrainedModel, recipe: Recipe, check_base: bool = True, factor: float = 0.0) -> Applied:
     """Zero the recipe's neurons, or dampen them: at once and for good, or until the end of a `with` block.
 
     Args:
@@ -113,7 +134,69 @@ def apply_recipe(model: PreTrainedModel, recipe: Recipe, check_base: bool = True
     if check_base:
         check_recipe(model, recipe)
     _check_range(model, recipe)
-    return AppliedRecipe(list(_slices(model, recipe, only_output=factor > 0)), factor)
+    with _all_or_nothing() as applied:
+        for part in _parts(model, recipe, only_output=factor > 0):
+            applied.scale(part, factor)
+    return applied
+
+
+def apply_masks(model: PreTrainedModel, masks: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> Applied:
+    """Zero the masked weights: at once and for good, or until the end of a `with` block.
+
+    Meanwhile a copy of the masked layers is kept on the model's device. An error leaves the model as it was.
+
+    Args:
+        model: A causal language model; sharded (FSDP2) ones too.
+        masks: What goes, by the linear layer's name; of a sharded model in this rank's rows. Pairs are taken one by
+            one, so that a generator never holds more than one mask.
+
+    Returns:
+        A context manager that restores; ignore it to compress for good.
+
+    Shape: each mask (O, I) bool.
+    Raises:
+        ValueError: A name that is no linear layer, or a mask of another shape.
+    """
+    with _all_or_nothing() as applied:
+        for name, mask in masks.items() if isinstance(masks, Mapping) else masks:
+            weight, _ = own_rows(weight_of(_find(model, name)))
+            if mask.shape != weight.shape or mask.dtype != torch.bool:
+                raise ValueError(
+                    f"`masks` of {name} must be bool of shape {tuple(weight.shape)}, got {mask.dtype} of "
+                    f"{tuple(mask.shape)}."
+                )
+            applied.zero(weight, mask)
+    return applied
+
+
+def _find(model: PreTrainedModel, name: str) -> nn.Module:
+    try:
+        found = model.get_submodule(name)
+    except AttributeError:
+        found = None
+    if not isinstance(found, nn.Module) or not is_linear(found):
+        raise ValueError(f"`masks` must name linear layers of the model, got {name!r}.")
+    return found
+
+
+def block_linears(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """Every linear layer of the decoder blocks by name: all but lm_head.
+
+    Raises:
+        ValueError: An unknown family, or a layer that is something else (quantised), or of whose rows this rank holds
+            parts only.
+    """
+    family = get_family(model.config.model_type)
+    family.check_linears(model)
+    layers = {
+        name: layer for name, layer in family.linear_modules(model).items() if name.startswith(f"{family.blocks}.")
+    }
+    if any(is_split_by_columns(weight_of(layer)) for layer in layers.values()):
+        raise ValueError(
+            f"compression needs whole rows of the weights, got a sharded model of type {family.model_type!r}, which "
+            "stores them as (inputs, outputs). Use `configs/trainer/replicated.yaml`."
+        )
+    return layers
 
 
 @torch.no_grad()
@@ -124,20 +207,20 @@ def check_recipe(model: PreTrainedModel, recipe: Recipe) -> None:
         ValueError: Another base model, or neurons that the model does not have.
     """
     _check_range(model, recipe)
-    if not _all_zero(list(_slices(model, recipe))):
+    if not _all_zero(list(_parts(model, recipe))):
         check_base_model(model, recipe)
 
 
 def zero_neurons_(model: PreTrainedModel, recipe: Recipe) -> None:
     """Zero the recipe's neurons again, after an optimizer step of recovery tuning."""
     with torch.no_grad():
-        for piece in _slices(model, recipe):
-            piece.zero()
+        for part in _parts(model, recipe):
+            Applied().scale(part, 0.0)
 
 
-def _all_zero(slices: list[_Slice]) -> bool:
-    nonzero = torch.stack([piece.read().count_nonzero() for piece in slices]).sum()
-    if slices[0].is_sharded:
+def _all_zero(parts: list[_Part]) -> bool:
+    nonzero = torch.stack([part.read().count_nonzero() for part in parts]).sum()
+    if parts[0].is_sharded:
         torch.distributed.all_reduce(nonzero)
     return not nonzero.item()
 
@@ -168,7 +251,7 @@ def check_base_model(model: PreTrainedModel, recipe: Recipe) -> None:
         return
     found = weight_hash(model)
     if expected not in (found, checkpoint_hash(model, found)):
-        pruned = " It lacks these neurons already." if _all_zero(list(_slices(model, recipe))) else ""
+        pruned = " It lacks these neurons already." if _all_zero(list(_parts(model, recipe))) else ""
         raise ValueError(
             f"`recipe` belongs to {recipe.base_model.get('id')} (weight hash {expected[:12]}), got a model with weight "
             f"hash {found[:12]}: {model.name_or_path or 'unnamed'}.{pruned} Load the base model, or pass "

@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import nn
 
-from sparc3_lightning.compression.apply import apply_masks
 from sparc3_lightning.compression.methods import WeightScores
 from sparc3_lightning.distributed.ranks import is_raised_by_all
 from sparc3_lightning.evaluation.comparison import PairedChange, PairedTest
 from sparc3_lightning.evaluation.records import PerplexityResult
 from sparc3_lightning.families.layers import weight_of
+from sparc3_lightning.pruning.apply import apply_masks
 from sparc3_lightning.pruning.masks import Pattern, check_sparsity, num_removed
 
 Perplexities = dict[str, PerplexityResult]

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from callbacks import RelevanceCallback
-from sparc3_lightning.compression.apply import block_linears
-from sparc3_lightning.pruning.apply import apply_recipe
+from sparc3_lightning.pruning.apply import apply_recipe, block_linears
 from sparc3_lightning.pruning.recipe import Recipe
 from tests.distributed.jobs import LENGTHS, Case, local_weights, make_module, make_trainer, predict, reduced_scores
 from tests.distributed.test_invariance import TOLERANCE, alone, largest_difference

@@ -1,6 +1,6 @@
-"""A recipe applied to shards is the recipe applied to the whole; and restored, bit for bit."""
+"""A recipe, or masks, applied to shards is what is applied to the whole; and restored, bit for bit."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -9,13 +9,17 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from sparc3_lightning.distributed.fsdp import shard_model
+from sparc3_lightning.distributed.owners import own_rows
+from sparc3_lightning.families.layers import weight_of
 from sparc3_lightning.identity import base_model
-from sparc3_lightning.pruning.apply import apply_recipe
+from sparc3_lightning.pruning.apply import apply_masks, apply_recipe, block_linears
 from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.scores.baselines.formulas import lowest_per_row
 from tests.launch import run_distributed
 from tests.tiny import tiny_llama
 
 WIDTHS = (24, 21, 9)  # over four ranks: 6 each; 6, 6, 6, 3; and 3, 3, 3, none
+UP = "model.layers.0.mlp.up_proj.weight"
 
 
 def whole_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -59,6 +63,25 @@ def apply_and_restore(widths: Sequence[int]) -> None:
             assert torch.equal(model(ids).logits, logits)
 
 
+def halved(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """Masks of this rank's rows, one by one, as compression makes them."""
+    for name, layer in block_linears(model).items():
+        rows, _ = own_rows(weight_of(layer))
+        yield name, lowest_per_row(rows.abs(), 0.5)
+
+
+def mask_and_restore(widths: Sequence[int]) -> None:
+    torch.distributed.init_process_group("gloo")
+    for width in widths:
+        whole, model = tiny_llama(intermediate_size=width), sharded(width)
+        dense = whole_weights(whole)
+        with apply_masks(model, halved(model)):
+            apply_masks(whole, halved(whole))
+            assert_same(whole_weights(model), whole_weights(whole))
+            assert not torch.equal(whole_weights(model)[UP], dense[UP])
+        assert_same(whole_weights(model), dense)
+
+
 def refuse_another_base() -> None:
     torch.distributed.init_process_group("gloo")
     recipe = Recipe([(0, 0)], [-1.0], base_model(tiny_llama(seed=1)), {})
@@ -72,6 +95,11 @@ def refuse_another_base() -> None:
 @pytest.mark.parametrize("world", [2, 4])
 def test_shards_even_uneven_and_empty(world: int) -> None:
     run_distributed(apply_and_restore, world, WIDTHS)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_masks_of_shards(world: int) -> None:
+    run_distributed(mask_and_restore, world, WIDTHS)
 
 
 def test_shards_of_another_model_are_refused_on_every_rank() -> None:

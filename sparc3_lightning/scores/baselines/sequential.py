@@ -14,6 +14,7 @@ from sparc3_lightning.distributed.owners import is_sharded, own_rows
 from sparc3_lightning.families import get_family
 from sparc3_lightning.families.layers import is_linear, weight_of
 from sparc3_lightning.lrp.patch import frozen, replaced_forward
+from sparc3_lightning.pruning.apply import Applied
 from sparc3_lightning.scores.baselines.formulas import lowest_per_row, wanda_scores
 from sparc3_lightning.scores.baselines.statistics import ForwardStatistics
 
@@ -85,8 +86,7 @@ def sequential_masks(
     names = {module: name for name, module in model.named_modules()}
     blocks = get_family(model.config.model_type).block_modules(model)
     states = [_States(model, blocks, batch) for batch in batches]
-    saved: list[tuple[Tensor, Tensor]] = []
-    try:
+    with Applied() as pruned:
         for block in blocks:
             linears = {names[module]: module for module in block.modules() if is_linear(module)}
             with ForwardStatistics(model, list(linears)) as statistics:
@@ -97,16 +97,12 @@ def sequential_masks(
                 weight, _ = own_rows(weight_of(linear))
                 scores = wanda_scores(weight, found.squared_norms[name], by_neuron=False)
                 mask = mask_of(scores)
-                saved.append((weight, weight.clone()))
-                weight.masked_fill_(mask, 0.0)
+                pruned.zero(weight, mask)
                 yield name, scores, mask
             if block is not blocks[-1]:
                 with frozen(model):
                     for state in states:
                         state.hidden = state.through(block)
-    finally:
-        for weight, values in saved:
-            weight.copy_(values)
 
 
 class _States:

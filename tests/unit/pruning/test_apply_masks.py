@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sparc3_lightning.compression.apply import apply_masks, block_linears
+from sparc3_lightning.pruning.apply import apply_masks, block_linears
 from sparc3_lightning.pruning.masks import mask_of
 from tests.tiny import TINY, neuron_modules, rows_of, tiny_llama
 
