@@ -26,8 +26,8 @@ from sparc3_lightning.data.samples import LoadContext, ReferenceSamples, Referen
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.report import run_files, write
-from sparc3_lightning.scores import files, lazy, manifest, summary
-from sparc3_lightning.scores.baselines import score_baselines
+from sparc3_lightning.scoring import files, lazy, manifest, summary
+from sparc3_lightning.scoring.baselines import score_baselines
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY: dict[str, Any] = {

@@ -15,11 +15,11 @@ from sparc3_lightning.distributed.saving import save_together
 from sparc3_lightning.identity import tokenizer_hash
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.sets import match_general
-from sparc3_lightning.scores.baselines import BaselineScorer, MethodScores
-from sparc3_lightning.scores.baselines.methods import expand_methods, key_of_variant
-from sparc3_lightning.scores.baselines.score import Keep
-from sparc3_lightning.scores.baselines.sequential import check_whole_rows
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.baselines import BaselineScorer, MethodScores
+from sparc3_lightning.scoring.baselines.methods import expand_methods, key_of_variant
+from sparc3_lightning.scoring.baselines.score import Keep
+from sparc3_lightning.scoring.baselines.sequential import check_whole_rows
+from sparc3_lightning.scoring.score_set import ScoreSet
 
 _ORDER = "`trainer.callbacks` must list `callbacks.RelevanceCallback` before `callbacks.BaselineCallback`."
 
@@ -30,7 +30,7 @@ class BaselineCallback(Callback):
     List it after the relevance callback. What a method found is in `module.run.method_scores`, LRP's own scores too.
 
     Args:
-        methods: Names in `scores.baselines.METHODS`; what the relevance callback scored is not scored again.
+        methods: Names in `scoring.baselines.METHODS`; what the relevance callback scored is not scored again.
         signs: "abs", "signed" or both, of the gradient-based methods (`lrp`, `cp_lrp`, `gradient`).
         general: Names of the general reference sets, or patterns; for `auroc`.
         behaviour: Name of the behaviour's reference set; for `auroc`.

@@ -26,7 +26,7 @@ from sparc3_lightning.pruning.apply import block_linears
 from sparc3_lightning.pruning.save import free_path
 from sparc3_lightning.pruning.sets import match_general
 from sparc3_lightning.report.compression import print_compression, write_compression
-from sparc3_lightning.scores.combine import described_set
+from sparc3_lightning.scoring.combine import described_set
 from sparc3_lightning.trials.compress import (
     Compression,
     Perplexities,

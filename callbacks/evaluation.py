@@ -20,7 +20,7 @@ from sparc3_lightning.report.results import RESULTS_FILE
 from sparc3_lightning.report.score_figures import Floats
 from sparc3_lightning.report.summary import print_places, print_summary
 from sparc3_lightning.report.write import write_report
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.score_set import ScoreSet
 
 _ORDER = (
     "an evaluation needs neurons to remove: `trainer.callbacks` must list `callbacks.PruningCallback` before "

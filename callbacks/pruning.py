@@ -13,8 +13,8 @@ from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import save_pruned_model
 from sparc3_lightning.pruning.select import SCOPES, Scope, check_num_neurons, select_neurons
 from sparc3_lightning.pruning.sets import match_general, warn_of_shared_samples
-from sparc3_lightning.scores.combine import Penalty, check_general, differential
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.combine import Penalty, check_general, differential
+from sparc3_lightning.scoring.score_set import ScoreSet
 
 
 class PruningCallback(Callback):

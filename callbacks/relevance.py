@@ -14,8 +14,8 @@ from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.identity import tokenizer_hash
 from sparc3_lightning.lrp.attribute import attribution_options, check_samples
 from sparc3_lightning.module import SparC3Module
-from sparc3_lightning.scores.manifest import make_manifest
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.manifest import make_manifest
+from sparc3_lightning.scoring.score_set import ScoreSet
 
 
 class RelevanceCallback(Callback):

@@ -20,7 +20,7 @@ from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.sets import match_general
 from sparc3_lightning.report.sweep import write_sweep
-from sparc3_lightning.scores.baselines import MethodScores
+from sparc3_lightning.scoring.baselines import MethodScores
 from sparc3_lightning.trials.judge import figures_of
 from sparc3_lightning.trials.store import CellStore, evaluation_setting
 from sparc3_lightning.trials.sweep import Grid, cells_of

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from sparc3_lightning.pruning.apply import apply_recipe
     from sparc3_lightning.pruning.recipe import Recipe
     from sparc3_lightning.pruning.select import select_neurons
-    from sparc3_lightning.scores.combine import differential
-    from sparc3_lightning.scores.score_set import ScoreSet
+    from sparc3_lightning.scoring.combine import differential
+    from sparc3_lightning.scoring.score_set import ScoreSet
 
 __all__ = [
     "Recipe",
@@ -32,11 +32,11 @@ __all__ = [
 
 _HOMES = {
     "Recipe": "pruning.recipe",
-    "ScoreSet": "scores.score_set",
+    "ScoreSet": "scoring.score_set",
     "apply_recipe": "pruning.apply",
     "attnlrp": "lrp.rules",
     "attribute": "lrp.attribute",
-    "differential": "scores.combine",
+    "differential": "scoring.combine",
     "select_neurons": "pruning.select",
 }
 

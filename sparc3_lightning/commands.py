@@ -13,7 +13,7 @@ from sparc3_lightning.plan.options import add_plan_options, spell_keys
 
 if TYPE_CHECKING:
     from sparc3_lightning.pruning.recipe import Recipe
-    from sparc3_lightning.scores.score_set import ScoreSet
+    from sparc3_lightning.scoring.score_set import ScoreSet
 
 # Where the library's errors say which config key to change: here it is an option.
 _OPTION_OF = {
@@ -152,7 +152,7 @@ def _select(options: argparse.Namespace) -> None:
     """Take the differential of score directories and write the recipe: the neurons that serve the behaviour most."""
     from sparc3_lightning.pruning.recipe import RECIPE_FILE
     from sparc3_lightning.pruning.select import check_num_neurons, num_neurons_of, select_neurons
-    from sparc3_lightning.scores.combine import differential
+    from sparc3_lightning.scoring.combine import differential
 
     output = options.output / RECIPE_FILE if options.output.is_dir() else options.output
     _refuse_existing(output, "--output")
@@ -170,7 +170,7 @@ def _select(options: argparse.Namespace) -> None:
 
 def _load_scores(path: Path) -> "ScoreSet":
     """A score set, read module by module; one made in plain Python has no name yet, and gets its directory's."""
-    from sparc3_lightning.scores.score_set import ScoreSet
+    from sparc3_lightning.scoring.score_set import ScoreSet
 
     score_set = ScoreSet.open(path)
     score_set.manifest["data"] = {"name": path.resolve().name, **score_set.manifest.get("data", {})}

@@ -15,11 +15,11 @@ from sparc3_lightning.distributed.owners import own_rows
 from sparc3_lightning.families.layers import weight_of
 from sparc3_lightning.pruning.apply import block_linears
 from sparc3_lightning.pruning.masks import Pattern, mask_of
-from sparc3_lightning.scores.baselines.formulas import magnitude_scores, random_scores, wanda_scores
-from sparc3_lightning.scores.baselines.methods import METHODS, expand_methods
-from sparc3_lightning.scores.baselines.sequential import sequential_masks
-from sparc3_lightning.scores.baselines.statistics import ForwardStatistics
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.baselines.formulas import magnitude_scores, random_scores, wanda_scores
+from sparc3_lightning.scoring.baselines.methods import METHODS, expand_methods
+from sparc3_lightning.scoring.baselines.sequential import sequential_masks
+from sparc3_lightning.scoring.baselines.statistics import ForwardStatistics
+from sparc3_lightning.scoring.score_set import ScoreSet
 
 Batches = Callable[[], Iterable[Batch]]
 """Gives this rank's batches of all general sets, on the model's device, from the start."""

@@ -9,8 +9,8 @@ import torch
 
 from sparc3_lightning.distributed.ranks import from_rank_zero, is_rank_zero, raise_together
 from sparc3_lightning.distributed.state import differences
-from sparc3_lightning.scores.manifest import read_manifest
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.manifest import read_manifest
+from sparc3_lightning.scoring.score_set import ScoreSet
 
 
 def read_finished(log_dir: Path, fingerprint: Mapping[str, Any], device: torch.device) -> dict[str, ScoreSet]:

@@ -10,8 +10,8 @@ from torch.distributed.tensor import DTensor
 from sparc3_lightning.distributed.owners import gather_to_owner, share_out, sum_to_owner
 from sparc3_lightning.distributed.ranks import gather_objects, raise_together, world_size
 from sparc3_lightning.lrp.attribution import Attribution
-from sparc3_lightning.scores.checks import check_modules, check_scores
-from sparc3_lightning.scores.score_set import total_relevance
+from sparc3_lightning.scoring.checks import check_modules, check_scores
+from sparc3_lightning.scoring.score_set import total_relevance
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from sparc3_lightning.distributed.ranks import (
     rank_and_world_size,
 )
 from sparc3_lightning.files import new_directory
-from sparc3_lightning.scores.files import ScoreFile, plan_files, write_index_and_manifest
-from sparc3_lightning.scores.lazy import LazyScores
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.files import ScoreFile, plan_files, write_index_and_manifest
+from sparc3_lightning.scoring.lazy import LazyScores
+from sparc3_lightning.scoring.score_set import ScoreSet
 
 
 def save_together(

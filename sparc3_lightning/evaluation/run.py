@@ -8,8 +8,8 @@ from typing import Any
 
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.scores.baselines import MethodScores
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.baselines import MethodScores
+from sparc3_lightning.scoring.score_set import ScoreSet
 
 
 @dataclass

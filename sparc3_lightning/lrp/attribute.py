@@ -16,8 +16,8 @@ from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.rules import METHOD_OF_VARIANT, Variant
 from sparc3_lightning.lrp.targets import Target
 from sparc3_lightning.models import context_length
-from sparc3_lightning.scores.manifest import Manifest, Options, make_manifest
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.manifest import Manifest, Options, make_manifest
+from sparc3_lightning.scoring.score_set import ScoreSet
 
 
 def attribution_options(attribution: Attribution, modules: str | Sequence[str]) -> Options:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sparc3_lightning.families import FAMILIES, Family
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.score_set import ScoreSet
 
 Scope = Literal["global", "layer"]
 SCOPES: tuple[str, ...] = ("global", "layer")

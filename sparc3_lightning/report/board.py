@@ -9,7 +9,7 @@ from sparc3_lightning.evaluation.experiment import throughput
 from sparc3_lightning.evaluation.records import Evaluation, PromptResult
 from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.pruning.select import neuron_scores
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.words import spaced
 
 

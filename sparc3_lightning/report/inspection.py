@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 from sparc3_lightning.files import read_json
 from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe
 from sparc3_lightning.report.results import RESULTS_FILE, read_results
-from sparc3_lightning.scores.manifest import MANIFEST_FILE
+from sparc3_lightning.scoring.manifest import MANIFEST_FILE
 
 _SHOWN = f"`inspect` shows run directories, their {RESULTS_FILE}, score directories and recipes."
 
 if TYPE_CHECKING:
-    from sparc3_lightning.scores.score_set import ScoreSet
+    from sparc3_lightning.scoring.score_set import ScoreSet
 
 
 def inspect_path(path: Path, top: int) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def score_report(path: Path, top: int) -> dict[str, Any]:
     The sha256 of every file, and that no score is NaN or Inf (or negative, for `abs`), are checked on the way. The
     scores are read module by module, once.
     """
-    from sparc3_lightning.scores.score_set import ScoreSet
+    from sparc3_lightning.scoring.score_set import ScoreSet
 
     score_set = ScoreSet.open(path)
     return {
@@ -107,7 +107,7 @@ def is_differential(manifest: dict[str, Any]) -> bool:
 
 
 def _checks(score_set: "ScoreSet") -> dict[str, Any]:
-    from sparc3_lightning.scores.checks import count_scores
+    from sparc3_lightning.scoring.checks import count_scores
 
     return {
         "num_files": len(score_set.manifest["files"]),

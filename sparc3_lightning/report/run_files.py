@@ -14,7 +14,7 @@ from sparc3_lightning.files import read_json
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.report.results import read_results
 from sparc3_lightning.report.score_figures import Floats, NeuronScores
-from sparc3_lightning.scores.manifest import MANIFEST_FILE, Manifest, read_manifest, tensor_files
+from sparc3_lightning.scoring.manifest import MANIFEST_FILE, Manifest, read_manifest, tensor_files
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.select import select_neurons
-from sparc3_lightning.scores.baselines import MethodScores
-from sparc3_lightning.scores.baselines.formulas import random_scores
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.baselines import MethodScores
+from sparc3_lightning.scoring.baselines.formulas import random_scores
+from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.trials.sweep import Cell
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from sparc3_lightning.lrp.linear import SIGNS
 from sparc3_lightning.pruning.select import SCOPES, Scope
-from sparc3_lightning.scores.baselines.methods import METHODS, method_key, sign_of
-from sparc3_lightning.scores.combine import PENALTIES, Penalty, check_general
+from sparc3_lightning.scoring.baselines.methods import METHODS, method_key, sign_of
+from sparc3_lightning.scoring.combine import PENALTIES, Penalty, check_general
 
 
 @dataclass(frozen=True)

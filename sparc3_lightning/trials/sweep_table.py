@@ -11,7 +11,7 @@ import pandas as pd
 from sparc3_lightning.evaluation.experiment import neurons_per_layer
 from sparc3_lightning.files import write_bytes, write_text
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.scores.baselines import MethodScores
+from sparc3_lightning.scoring.baselines import MethodScores
 from sparc3_lightning.trials.selection import select_cell
 from sparc3_lightning.trials.statistics import holm, least_holm, overlap
 from sparc3_lightning.trials.sweep import Cell

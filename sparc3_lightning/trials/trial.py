@@ -7,7 +7,7 @@ from typing import Any
 from sparc3_lightning.distributed.ranks import from_rank_zero, is_raised_by_all
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.scores.baselines import MethodScores
+from sparc3_lightning.scoring.baselines import MethodScores
 from sparc3_lightning.trials.selection import select_cell
 from sparc3_lightning.trials.store import CellStore, fingerprint
 from sparc3_lightning.trials.sweep import Cell

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from sparc3_lightning.lrp.attribute import attribute
 from sparc3_lightning.lrp.attribution import Attribution
 from sparc3_lightning.pruning.select import select_neurons
-from sparc3_lightning.scores.combine import differential
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.combine import differential
+from sparc3_lightning.scoring.score_set import ScoreSet
 from tests.distributed.jobs import CASES, LENGTHS, Case, predict_cases
 from tests.launch import run_distributed
 from tests.tiny import tiny_llama, tiny_samples

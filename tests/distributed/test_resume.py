@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from callbacks import RelevanceCallback, ResumeCallback, ScoreWriter
 from sparc3_lightning.distributed import state
 from sparc3_lightning.distributed.ranks import any_rank, rank_and_world_size
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.score_set import ScoreSet
 from tests.distributed.jobs import Case, make_data, make_module, make_trainer, predict
 from tests.launch import run_distributed
 from tests.tiny_files import save_tiny_model

@@ -16,9 +16,9 @@ from sparc3_lightning.distributed.owners import share_out
 from sparc3_lightning.distributed.ranks import gather_objects, rank_and_world_size
 from sparc3_lightning.distributed.saving import save_together
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.scores.lazy import LazyScores, stored_scores
-from sparc3_lightning.scores.manifest import Manifest, Options
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.lazy import LazyScores, stored_scores
+from sparc3_lightning.scoring.manifest import Manifest, Options
+from sparc3_lightning.scoring.score_set import ScoreSet
 from tests.distributed.jobs import Case, make_module, make_trainer, predict
 from tests.launch import run_distributed
 from tests.tiny import tiny_llama
@@ -48,7 +48,7 @@ def counted_reading() -> Iterator[list[int]]:
         scores._get = read
         return scores
 
-    with mock.patch("sparc3_lightning.scores.score_set.stored_scores", counted):
+    with mock.patch("sparc3_lightning.scoring.score_set.stored_scores", counted):
         yield num_bytes
 
 
@@ -168,7 +168,7 @@ def failures(directory: str) -> None:
 
     # On the last rank only.
     fails(ValueError, r"on rank 1: scores of rank1\.a must be finite", float("nan") if rank else 1.0)
-    full = mock.patch("sparc3_lightning.scores.files.save_file", side_effect=OSError("disk full"))
+    full = mock.patch("sparc3_lightning.scoring.files.save_file", side_effect=OSError("disk full"))
     with full if rank else mock.MagicMock():
         fails(OSError, "on rank 1: disk full")
     # On rank 0 only.

@@ -18,8 +18,8 @@ from sparc3_lightning.models import DtypeName
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.select import SCOPES, select_neurons
-from sparc3_lightning.scores.combine import PENALTIES, differential
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.combine import PENALTIES, differential
+from sparc3_lightning.scoring.score_set import ScoreSet
 from tests.tiny import LAYERS, NEURONS
 from tests.tiny_files import Files, refused, same_weights, save_tiny_model, tiny_tokenizer, typed
 

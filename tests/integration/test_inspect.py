@@ -11,7 +11,7 @@ import torch
 from sparc3_lightning.main import main
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.select import rank_neurons
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.score_set import ScoreSet
 from tests.tiny import LAYERS, NEURONS
 from tests.tiny_files import Files, refused, typed
 

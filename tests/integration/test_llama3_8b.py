@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sparc3_lightning.lrp.modules import select_modules
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.score_set import ScoreSet
 from tests.runs import ROOT, read
 
 MODULES = read(ROOT / "configs" / "llama3_8b" / "suppress.yaml")["model"]["modules"]

@@ -71,7 +71,7 @@ def test_refused_before_any_work(model: str, callbacks: Any, names: tuple[str, .
 
 
 def test_a_sharded_model_is_refused_before_any_work(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparc3_lightning.scores.baselines.sequential.is_sharded", lambda model: True)
+    monkeypatch.setattr("sparc3_lightning.scoring.baselines.sequential.is_sharded", lambda model: True)
     monkeypatch.setattr(RelevanceCallback, "on_predict_batch_end", None)  # no batch is run
     callbacks = [RelevanceCallback(), BaselineCallback(["wanda_sequential"])]
     with pytest.raises(ValueError, match="'wanda_sequential' needs each layer's whole rows, got a sharded model"):

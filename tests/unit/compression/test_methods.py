@@ -122,7 +122,7 @@ def test_the_model_is_passed_in_the_precision_that_is_given(key: str) -> None:
 
 def test_an_end_before_the_end_restores_too() -> None:
     from sparc3_lightning.pruning.masks import mask_of
-    from sparc3_lightning.scores.baselines.sequential import sequential_masks as ours
+    from sparc3_lightning.scoring.baselines.sequential import sequential_masks as ours
 
     model = tiny_llama()
     found = ours(model, batches(), len(SAMPLES), lambda weights: mask_of(weights, 0.5))

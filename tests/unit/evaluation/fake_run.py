@@ -10,9 +10,9 @@ from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion
 from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.metrics import summarise, windows
 from sparc3_lightning.pruning.select import select_neurons
-from sparc3_lightning.scores.combine import differential
-from sparc3_lightning.scores.manifest import make_manifest
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.combine import differential
+from sparc3_lightning.scoring.manifest import make_manifest
+from sparc3_lightning.scoring.score_set import ScoreSet
 
 LAYERS, NEURONS = 4, 20
 BASE = {

@@ -10,8 +10,8 @@ from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.evaluation.validation import pairwise_overlap, validation_table
 from sparc3_lightning.files import write_json
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.scores.combine import differential
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.combine import differential
+from sparc3_lightning.scoring.score_set import ScoreSet
 from tests.unit.evaluation.fake_run import LAYERS, NEURONS, make_run, make_set, module
 
 

@@ -7,7 +7,7 @@ import torch
 
 from sparc3_lightning import Recipe, ScoreSet, select_neurons
 from sparc3_lightning.pruning.select import control_recipe, rank_neurons
-from sparc3_lightning.scores.manifest import Manifest
+from sparc3_lightning.scoring.manifest import Manifest
 
 
 def scores(*layers: list[float], **manifest: object) -> ScoreSet:

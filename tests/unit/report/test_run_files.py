@@ -10,8 +10,8 @@ import torch
 from sparc3_lightning.files import read_json, write_json
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.report.run_files import read_run
-from sparc3_lightning.scores.combine import mean_scores
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.combine import mean_scores
+from sparc3_lightning.scoring.score_set import ScoreSet
 from tests.unit.evaluation.fake_run import LAYERS, NEURONS, make_run, module
 from tests.unit.report.conftest import write_run
 

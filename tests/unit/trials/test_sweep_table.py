@@ -13,7 +13,7 @@ from sparc3_lightning.metrics.statistics import least_p_value
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.report.sweep import price_table, sweep_figures, sweep_summary
 from sparc3_lightning.report.sweep_figures import overlap_figure, pareto_figure, price_figure, size_figure
-from sparc3_lightning.scores.baselines import MethodScores, score_baselines
+from sparc3_lightning.scoring.baselines import MethodScores, score_baselines
 from sparc3_lightning.trials.choice import choose_at_prices
 from sparc3_lightning.trials.halves import HALVES
 from sparc3_lightning.trials.selection import select_cell

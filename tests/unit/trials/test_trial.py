@@ -12,7 +12,7 @@ from sparc3_lightning.evaluation import Decoding, Evaluation, Evaluator
 from sparc3_lightning.evaluation.records import PerplexityResult
 from sparc3_lightning.metrics import JointScorer, LexicalScorer, Scorer
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.scores.baselines import MethodScores, score_baselines
+from sparc3_lightning.scoring.baselines import MethodScores, score_baselines
 from sparc3_lightning.trials.selection import select_cell
 from sparc3_lightning.trials.store import CellStore, evaluation_setting, fingerprint
 from sparc3_lightning.trials.sweep import Cell, Grid

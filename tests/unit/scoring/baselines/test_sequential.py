@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.data.batches import Batch, pad_right, plan_batches
 from sparc3_lightning.families import get_family
-from sparc3_lightning.scores.baselines.formulas import lowest_per_row, wanda_scores
-from sparc3_lightning.scores.baselines.sequential import sequential_masks
-from sparc3_lightning.scores.baselines.statistics import ForwardStatistics
+from sparc3_lightning.scoring.baselines.formulas import lowest_per_row, wanda_scores
+from sparc3_lightning.scoring.baselines.sequential import sequential_masks
+from sparc3_lightning.scoring.baselines.statistics import ForwardStatistics
 from tests.tiny import PARTS, TINY, rows_of, tiny_samples
 
 SAMPLES = tiny_samples()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparc3_lightning.scores.baselines.formulas import (
+from sparc3_lightning.scoring.baselines.formulas import (
     auroc,
     lowest_per_row,
     magnitude_scores,

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import mannwhitneyu
 from torch import Tensor
 
-from sparc3_lightning.scores.lazy import LazyScores
+from sparc3_lightning.scoring.lazy import LazyScores
 
 
 def wanda_scores(weight: Tensor, squared_norm: Tensor, by_neuron: bool) -> Tensor:

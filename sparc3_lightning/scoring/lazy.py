@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sparc3_lightning.scores.summary import SeedSummary, Summary, summarise
+from sparc3_lightning.scoring.summary import SeedSummary, Summary, summarise
 
 
 class LazyScores(Mapping[str, Tensor]):

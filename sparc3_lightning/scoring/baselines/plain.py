@@ -12,9 +12,9 @@ from sparc3_lightning.data.batches import Batch, pad_right, plan_batches
 from sparc3_lightning.data.samples import token_hash
 from sparc3_lightning.lrp.attribute import check_samples
 from sparc3_lightning.models import context_length
-from sparc3_lightning.scores.baselines.found import MethodScores
-from sparc3_lightning.scores.baselines.methods import expand_methods
-from sparc3_lightning.scores.baselines.score import BaselineScorer
+from sparc3_lightning.scoring.baselines.found import MethodScores
+from sparc3_lightning.scoring.baselines.methods import expand_methods
+from sparc3_lightning.scoring.baselines.score import BaselineScorer
 
 
 def score_baselines(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparc3_lightning.scores.checks import check_modules, count_scores
+from sparc3_lightning.scoring.checks import check_modules, count_scores
 
 NAN, INF = float("nan"), float("inf")
 

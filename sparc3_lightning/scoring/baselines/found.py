@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sparc3_lightning.scores.combine import Penalty, as_shares, differential
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.combine import Penalty, as_shares, differential
+from sparc3_lightning.scoring.score_set import ScoreSet
 
 
 @dataclass

@@ -15,7 +15,7 @@ class Options(TypedDict):
     """How scores were computed.
 
     Attributes:
-        method: What scored, by its name in `scores.baselines.METHODS`: `lrp`, `wanda`, ...; the one word for it in
+        method: What scored, by its name in `scoring.baselines.METHODS`: `lrp`, `wanda`, ...; the one word for it in
             manifests, recipes, configs and tables.
         sign: "abs" (no score is negative) or "signed".
         granularity: "neuron" or "weight".

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sparc3_lightning.files import file_sha256, fsync, write_json
-from sparc3_lightning.scores.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest
+from sparc3_lightning.scoring.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest
 
 INDEX_FILE = "scores.safetensors.index.json"
 

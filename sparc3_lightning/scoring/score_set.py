@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from sparc3_lightning.files import new_directory
-from sparc3_lightning.scores.checks import check_scores, check_summary
-from sparc3_lightning.scores.files import ScoreFile, plan_files, write_file, write_index_and_manifest
-from sparc3_lightning.scores.lazy import LazyScores, stored_scores, summaries
-from sparc3_lightning.scores.manifest import Manifest, read_manifest, tensor_files
-from sparc3_lightning.scores.summary import Summary, summarise
+from sparc3_lightning.scoring.checks import check_scores, check_summary
+from sparc3_lightning.scoring.files import ScoreFile, plan_files, write_file, write_index_and_manifest
+from sparc3_lightning.scoring.lazy import LazyScores, stored_scores, summaries
+from sparc3_lightning.scoring.manifest import Manifest, read_manifest, tensor_files
+from sparc3_lightning.scoring.summary import Summary, summarise
 
 
 def total_relevance(scores: Mapping[str, Tensor]) -> float:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sparc3_lightning import ScoreSet, attribute
-from sparc3_lightning.scores import files as room
-from sparc3_lightning.scores.manifest import Manifest
+from sparc3_lightning.scoring import files as room
+from sparc3_lightning.scoring.manifest import Manifest
 from tests.tiny import tiny_llama, tiny_samples
 
 ABS = Manifest(

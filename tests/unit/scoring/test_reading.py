@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from sparc3_lightning import ScoreSet, differential
-from sparc3_lightning.scores import summary as room
-from sparc3_lightning.scores.baselines.formulas import random_scores
-from sparc3_lightning.scores.checks import count_scores
-from sparc3_lightning.scores.combine import as_shares, seed_variation
-from sparc3_lightning.scores.lazy import LazyScores
+from sparc3_lightning.scoring import summary as room
+from sparc3_lightning.scoring.baselines.formulas import random_scores
+from sparc3_lightning.scoring.checks import count_scores
+from sparc3_lightning.scoring.combine import as_shares, seed_variation
+from sparc3_lightning.scoring.lazy import LazyScores
 from tests.runs import ROOT
 
 NUM_SETS = 4
@@ -125,7 +125,7 @@ def some_values(score_set: ScoreSet) -> list[torch.Tensor]:
 
 def test_scores_that_are_not_finite_are_refused_when_they_are_read(tmp_path: Path) -> None:
     """The file is whole, its scores are not: whoever wrote them did not check."""
-    with mock.patch("sparc3_lightning.scores.score_set.check_scores"):
+    with mock.patch("sparc3_lightning.scoring.score_set.check_scores"):
         ScoreSet({"a": torch.tensor([1.0, float("nan")])}).save(tmp_path / "set")
     stored = ScoreSet.open(tmp_path / "set")
     with pytest.raises(ValueError, match="scores of a must be finite"):

@@ -15,8 +15,8 @@ from sparc3_lightning.families import get_family
 from sparc3_lightning.families.layers import is_linear, weight_of
 from sparc3_lightning.lrp.patch import frozen, replaced_forward
 from sparc3_lightning.pruning.apply import Applied
-from sparc3_lightning.scores.baselines.formulas import lowest_per_row, wanda_scores
-from sparc3_lightning.scores.baselines.statistics import ForwardStatistics
+from sparc3_lightning.scoring.baselines.formulas import lowest_per_row, wanda_scores
+from sparc3_lightning.scoring.baselines.statistics import ForwardStatistics
 
 
 def check_whole_rows(model: PreTrainedModel) -> None:

@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.lrp.attribute import attribute
 from sparc3_lightning.pruning.select import neuron_scores, select_neurons
-from sparc3_lightning.scores.baselines import METHODS, score_baselines
-from sparc3_lightning.scores.combine import differential
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.baselines import METHODS, score_baselines
+from sparc3_lightning.scoring.combine import differential
+from sparc3_lightning.scoring.score_set import ScoreSet
 from tests.tiny import LAYERS, NEURONS, PARTS, TINY, gradients, neuron_modules, rows_of, tiny_llama, tiny_samples
 
 GENERAL, TOXIC = tiny_samples(seed=0), tiny_samples((4, 11, 2), seed=1)

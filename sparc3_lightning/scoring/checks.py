@@ -5,8 +5,8 @@ from typing import TypedDict
 
 from torch import Tensor
 
-from sparc3_lightning.scores.lazy import summaries
-from sparc3_lightning.scores.summary import Summary
+from sparc3_lightning.scoring.lazy import summaries
+from sparc3_lightning.scoring.summary import Summary
 
 
 class ScoreCounts(TypedDict):

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sparc3_lightning import ScoreSet, differential
-from sparc3_lightning.scores.combine import as_shares, differential_strength, mean_scores, seed_variation
-from sparc3_lightning.scores.manifest import Manifest
+from sparc3_lightning.scoring.combine import as_shares, differential_strength, mean_scores, seed_variation
+from sparc3_lightning.scoring.manifest import Manifest
 
 UP = "model.layers.0.mlp.up_proj"
 

@@ -19,7 +19,7 @@ from sparc3_lightning.lrp.attribution import Attribution, Granularity
 from sparc3_lightning.lrp.dispatch import Kernel
 from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.modules import select_modules
-from sparc3_lightning.scores.baselines.formulas import (
+from sparc3_lightning.scoring.baselines.formulas import (
     TIES,
     TIES_OF_HALVES,
     auroc,
@@ -27,14 +27,14 @@ from sparc3_lightning.scores.baselines.formulas import (
     random_scores,
     wanda_scores,
 )
-from sparc3_lightning.scores.baselines.found import MethodScores
-from sparc3_lightning.scores.baselines.methods import METHODS
-from sparc3_lightning.scores.baselines.sequential import sequential_wanda
-from sparc3_lightning.scores.baselines.statistics import ForwardStatistics, SetStatistics
-from sparc3_lightning.scores.baselines.weights import score_shapes, scores_of_weights
-from sparc3_lightning.scores.checks import check_scores
-from sparc3_lightning.scores.manifest import Options, make_manifest
-from sparc3_lightning.scores.score_set import ScoreSet
+from sparc3_lightning.scoring.baselines.found import MethodScores
+from sparc3_lightning.scoring.baselines.methods import METHODS
+from sparc3_lightning.scoring.baselines.sequential import sequential_wanda
+from sparc3_lightning.scoring.baselines.statistics import ForwardStatistics, SetStatistics
+from sparc3_lightning.scoring.baselines.weights import score_shapes, scores_of_weights
+from sparc3_lightning.scoring.checks import check_scores
+from sparc3_lightning.scoring.manifest import Options, make_manifest
+from sparc3_lightning.scoring.score_set import ScoreSet
 
 Batches = Callable[[str], Iterable[Batch]]
 """`batches(description)` gives this rank's batches of a reference set, on the model's device, from the start."""
