@@ -1,21 +1,18 @@
-"""Generation with paired noise, the evaluator, comparisons and results."""
+"""Generation with paired noise, the evaluator, measures' columns."""
 
-from sparc3_lightning.evaluation.comparison import Comparison, PairedChange, compare, compare_with_control
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.generation import Completion, generate
+from sparc3_lightning.evaluation.measure import Column
 from sparc3_lightning.evaluation.planning import Decoding
 from sparc3_lightning.evaluation.records import Evaluation, PerplexityResult, ToxicityResult
 
 __all__ = [
-    "Comparison",
+    "Column",
     "Completion",
     "Decoding",
     "Evaluation",
     "Evaluator",
-    "PairedChange",
     "PerplexityResult",
     "ToxicityResult",
-    "compare",
-    "compare_with_control",
     "generate",
 ]

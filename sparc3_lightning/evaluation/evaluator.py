@@ -7,7 +7,6 @@ from typing import Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sparc3_lightning.evaluation.comparison import Comparison, PairedChange, PairedTest, compare, compare_with_control
 from sparc3_lightning.evaluation.noise import CHOICE_SEED
 from sparc3_lightning.evaluation.parallel import Progress, no_progress
 from sparc3_lightning.evaluation.perplexity import cut_text, measure_perplexity
@@ -17,6 +16,7 @@ from sparc3_lightning.evaluation.toxicity import measure_toxicity
 from sparc3_lightning.metrics import Scorer
 from sparc3_lightning.metrics.perplexity import PROTOCOLS, PerplexityProtocol, check_protocol
 from sparc3_lightning.models import context_length
+from sparc3_lightning.statistics.signs import PairedTest
 
 ToxicityProtocol = Literal["document", "rtp", "custom"]
 
@@ -124,16 +124,6 @@ class Evaluator:
             plan_requests(tokenizer, prompts, self.decoding, context_length(model), model.config.vocab_size)
         for protocol in self.perplexity_protocols if rows else ():
             cut_text(model, tokenizer, rows or (), protocol, self.window, self.stride)
-
-    def compare(self, before: Evaluation, after: Evaluation) -> Comparison:
-        """What changed, with paired statistics."""
-        return compare(before, after, self.paired_test)
-
-    def compare_with_control(
-        self, controls: Sequence[Evaluation], after: Evaluation
-    ) -> dict[str, dict[str, PairedChange]]:
-        """The pruned model against models that lost random neurons; see `comparison.compare_with_control`."""
-        return compare_with_control(controls, after, self.paired_test)
 
     def perplexity(
         self,

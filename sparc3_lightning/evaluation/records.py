@@ -1,11 +1,19 @@
 """What an evaluation leaves: plain records that go to JSON and come back."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from sparc3_lightning.data.samples import fingerprint
+from sparc3_lightning.evaluation.measure import Column, Role
 from sparc3_lightning.evaluation.planning import Decoding
-from sparc3_lightning.metrics import AttributeSummary
+from sparc3_lightning.metrics import AttributeSummary, windows
+from sparc3_lightning.words import spoken
 
 
 @dataclass(frozen=True)
@@ -123,12 +131,30 @@ class Evaluation:
             del summary["toxicity"]["prompts"]
         return summary
 
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        """Every measure by its name: what comparison, tables, figures and loggers go by."""
+        columns = [perplexity_column(result) for result in self.perplexity.values()]
+        columns += [] if self.toxicity is None else completion_columns(self.toxicity)
+        return {column.name: column for column in columns}
+
+    @property
+    def behaviour_column(self) -> str | None:
+        """Name of the column that decides; None where no behaviour was measured."""
+        return next(iter(self._of_role("behaviour")), None)
+
+    @property
+    def price_columns(self) -> list[str]:
+        """Names of the columns that say what a change cost."""
+        return self._of_role("price")
+
+    def _of_role(self, role: Role) -> list[str]:
+        return [name for name, column in self.columns.items() if column.role == role]
+
     def scalars(self) -> dict[str, float]:
         """Its figures under flat names, for a logger."""
-        figures = {f"perplexity/{name}": result.perplexity for name, result in self.perplexity.items()}
-        if self.toxicity is not None:
-            figures |= _toxicity_scalars(self.toxicity)
-        return figures
+        figures = {name: column.figure for name, column in self.columns.items()}
+        return {name: figure for name, figure in figures.items() if figure is not None}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "Evaluation":
@@ -140,14 +166,84 @@ class Evaluation:
         )
 
 
-def _toxicity_scalars(result: ToxicityResult) -> dict[str, float]:
-    figures = {f"{name}/mean": summary.mean for name, summary in result.attributes.items()}
-    main = result.attributes[result.main_attribute]
-    figures[f"{result.main_attribute}/expected_maximum"] = main.expected_maximum
-    figures[f"{result.main_attribute}/probability"] = main.probability
-    if result.uniqueness is not None:
-        figures["uniqueness"] = result.uniqueness
-    return figures | {"length": result.length}
+def perplexity_column(result: PerplexityResult) -> Column:
+    """A text's losses, window by window."""
+    cut = windows(result.num_tokens, result.protocol, result.window, result.stride)
+    return Column(
+        name=f"perplexity/{result.protocol}",
+        unit="perplexity",
+        better="lower",
+        rows="window",
+        aggregate="exp_mean",
+        ids=[str(window.start) for window in cut],
+        values=torch.tensor(result.window_losses, dtype=torch.float64),
+        weights=torch.tensor([window.num_scored for window in cut], dtype=torch.float64),
+        role="price",
+        label=f"Perplexity ({result.protocol})",
+        digits=2,
+        setting={key: getattr(result, key) for key in ("protocol", "num_tokens", "window", "stride")},
+    )
+
+
+def completion_columns(result: ToxicityResult) -> list[Column]:
+    """What the scorer says of the completions, their repetition and their length, prompt by prompt."""
+    setting = {"protocol": result.protocol, "decoding": asdict(result.decoding)}
+    setting["texts"] = fingerprint("\n".join(row.text for row in result.prompts))
+    column = partial(Column, rows="prompt", aggregate="mean", ids=[row.id for row in result.prompts])
+    return [
+        *_score_columns(result, partial(column, better="lower", setting=setting)),
+        column(
+            name="uniqueness",
+            unit="different / all tokens",
+            better="higher",
+            values=_values(result, lambda item: math.nan if item.uniqueness is None else item.uniqueness),
+            role="sanity",
+            label="Repetition: the share of different tokens in a completion",
+            warning="Completions repeat themselves significantly more than before",
+            setting=setting,
+        ),
+        column(
+            name="length",
+            unit="tokens",
+            better="higher",
+            values=_values(result, lambda item: float(item.num_tokens)),
+            role="sanity",
+            label="Length: tokens in a completion",
+            digits=1,
+            warning="Completions are significantly shorter than before",
+            setting=setting,
+        ),
+    ]
+
+
+def _score_columns(result: ToxicityResult, column: "partial[Column]") -> Iterator[Column]:
+    """Mean, expected maximum and probability of each of the scorer's attributes; see `metrics.summarise`."""
+    setting = {**column.keywords["setting"], "scorer": result.scorer, "threshold": result.threshold}
+    # With several completions a prompt, the published figure is the worst of them.
+    decides = "expected_maximum" if result.protocol == "rtp" else "mean"
+    for attribute in result.attributes:
+        scores = _values(result, lambda item, name=attribute: item.scores[name])
+        highest = scores.amax(dim=1)
+        # The mean keeps its completions: they tell their spread from the prompts'. A prompt has one maximum.
+        measures = {"mean": scores, "expected_maximum": highest, "probability": (highest > result.threshold).double()}
+        for measure, values in measures.items():
+            role: Role = "detail"
+            if measure == decides and attribute in result.main_attributes:
+                role = "behaviour" if attribute == result.main_attribute else "opinion"
+            elif attribute == result.main_attribute and scores.shape[1] > 1:
+                role = "beside"
+            yield column(
+                name=f"{attribute}/{measure}",
+                unit="share of prompts" if measure == "probability" else "score, 0 to 1",
+                values=values,
+                role=role,
+                label=f"{spoken(attribute).capitalize()} ({spoken(measure)})",
+                setting=setting,
+            )
+
+
+def _values(result: ToxicityResult, of: Callable[[ScoredCompletion], float]) -> Tensor:
+    return torch.tensor([[of(item) for item in row.completions] for row in result.prompts], dtype=torch.float64)
 
 
 def _toxicity_from_json(data: Mapping[str, Any]) -> ToxicityResult:

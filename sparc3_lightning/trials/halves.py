@@ -7,8 +7,10 @@ free of that luck.
 import hashlib
 from typing import Literal
 
-from sparc3_lightning.evaluation.comparison import PairedChange, PairedTest, scores_of
-from sparc3_lightning.evaluation.records import ToxicityResult
+from sparc3_lightning.evaluation.measure import Column
+from sparc3_lightning.evaluation.records import ToxicityResult, completion_columns
+from sparc3_lightning.statistics.compare import Change, compare_columns
+from sparc3_lightning.statistics.signs import PairedTest
 
 Half = Literal["choice", "confirmation"]
 HALVES: tuple[Half, Half] = ("choice", "confirmation")
@@ -20,9 +22,7 @@ def half_of(prompt_id: str) -> Half:
     return HALVES[hashlib.sha256(f"half/{prompt_id}".encode()).digest()[0] % 2]
 
 
-def half_changes(
-    before: ToxicityResult, after: ToxicityResult, test: PairedTest
-) -> dict[Half, dict[str, PairedChange]]:
+def half_changes(before: ToxicityResult, after: ToxicityResult, test: PairedTest) -> dict[Half, dict[str, Change]]:
     """Change of mean toxicity on either half, for the main attribute of every scorer.
 
     Args:
@@ -33,16 +33,24 @@ def half_changes(
     Returns:
         By half; a half without a prompt is left out.
     """
-    halves: dict[Half, dict[str, PairedChange]] = {}
+    halves: dict[Half, dict[str, Change]] = {}
     for half in HALVES:
-        pairs = [pair for pair in zip(before.prompts, after.prompts, strict=True) if half_of(pair[0].id) == half]
-        if pairs:
-            old, new = zip(*pairs, strict=True)
-            halves[half] = {name: test(scores_of(old, name), scores_of(new, name)) for name in before.main_attributes}
+        old, new = (_means(result, half) for result in (before, after))
+        found = compare_columns(old, new, test)
+        if found:
+            halves[half] = {name: found[f"{name}/mean"] for name in before.main_attributes}
     return halves
+
+
+def _means(result: ToxicityResult, half: Half) -> dict[str, Column]:
+    """Columns of the means of all main attributes, on one half of the prompts."""
+    names = [f"{name}/mean" for name in result.main_attributes]
+    columns = {column.name: column for column in completion_columns(result)}
+    places = [place for place, row in enumerate(result.prompts) if half_of(row.id) == half]
+    return {name: columns[name].take(places) for name in names}
 
 
 def confirmation_means(result: ToxicityResult) -> list[float]:
     """Mean toxicity of each prompt of the confirmation half, by the main attribute: what pairs two cells."""
-    prompts = [row for row in result.prompts if half_of(row.id) == "confirmation"]
-    return scores_of(prompts, result.main_attribute).mean(dim=1).tolist() if prompts else []
+    found: list[float] = _means(result, "confirmation")[f"{result.main_attribute}/mean"].by_row.tolist()
+    return found

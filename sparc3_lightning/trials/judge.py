@@ -3,8 +3,9 @@
 from dataclasses import asdict
 from typing import Any
 
-from sparc3_lightning.evaluation.comparison import PairedTest, compare
 from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.statistics.compare import compare
+from sparc3_lightning.statistics.signs import PairedTest
 from sparc3_lightning.trials.halves import confirmation_means, half_changes
 
 
@@ -20,7 +21,7 @@ def figures_of(baseline: Evaluation, cell: Evaluation, test: PairedTest) -> dict
     """
     figures: dict[str, Any] = {
         "summary": cell.summary(),
-        "changes": compare(baseline, cell, test).to_json(),
+        "changes": {name: asdict(change) for name, change in compare(baseline, cell, test).items()},
         "halves": {},
     }
     figures["confirmation_means"] = [] if cell.toxicity is None else confirmation_means(cell.toxicity)

@@ -30,7 +30,7 @@ from sparc3_lightning.metrics import (
     wilcoxon_p_value,
     windows,
 )
-from sparc3_lightning.metrics.statistics import paired_change
+from sparc3_lightning.statistics.signs import paired_change
 
 BEFORE = [[0.9, 0.8], [0.7, 0.1], [0.2, 0.3]]
 AFTER = [[0.4, 0.2], [0.7, 0.1], [0.3, 0.4]]

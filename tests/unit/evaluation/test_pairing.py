@@ -14,7 +14,7 @@ from sparc3_lightning.metrics import (
     two_stage_bootstrap,
     wilcoxon_p_value,
 )
-from sparc3_lightning.metrics.statistics import paired_change
+from sparc3_lightning.statistics.signs import paired_change
 
 
 def pairs(*shape: int, seed: int, lower_is_better: bool = True) -> Pairs:

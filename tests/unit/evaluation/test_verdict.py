@@ -7,7 +7,7 @@ import pytest
 
 from sparc3_lightning.evaluation.comparison import Comparison, PairedChange
 from sparc3_lightning.evaluation.verdict import Findings, fell, rose, verdict
-from sparc3_lightning.metrics import Interval, Power
+from sparc3_lightning.statistics import Interval, Power
 
 
 def paired(low: float, high: float, p: float, before: float = 0.5) -> PairedChange:

@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from sparc3_lightning.metrics import exchange_tests, sign_flip_p_value
-from sparc3_lightning.metrics import statistics as room
+from sparc3_lightning.statistics import exchange_tests, sign_flip_p_value
+from sparc3_lightning.statistics import signs as room
 
 
 def models(num_units: int, num_draws: int, num_figures: int = 2) -> Tensor:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparc3_lightning.metrics import power, rank_biserial, standardised_effect, variance_components
-from sparc3_lightning.metrics.statistics import sign_flip_p_values
-from tests.unit.metrics.pairs import nested_changes, pair
+from sparc3_lightning.statistics import power, rank_biserial, standardised_effect, variance_components
+from sparc3_lightning.statistics.signs import sign_flip_p_values
+from tests.unit.statistics.pairs import nested_changes, pair
 
 
 def seen(changes: Tensor) -> float:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from scipy import stats
 
-from sparc3_lightning.metrics import Bootstrap, Interval, paired_bootstrap, perplexity_bootstrap, two_stage_bootstrap
-from sparc3_lightning.metrics import statistics as room
-from sparc3_lightning.metrics.bootstrap import bootstrap_means, two_stage_means
-from tests.unit.metrics.pairs import nested_changes, pair
+from sparc3_lightning.statistics import Bootstrap, Interval, paired_bootstrap, perplexity_bootstrap, two_stage_bootstrap
+from sparc3_lightning.statistics import signs as room
+from sparc3_lightning.statistics.intervals import bootstrap_means, two_stage_means
+from tests.unit.statistics.pairs import nested_changes, pair
 
 
 def ends(interval: Interval | None) -> tuple[float, float]:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from sparc3_lightning.metrics.bootstrap import Interval
-from sparc3_lightning.metrics.statistics import block_rows
+from sparc3_lightning.statistics.intervals import Interval
+from sparc3_lightning.statistics.signs import block_rows
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from scipy import stats
 
-from sparc3_lightning.metrics import paired_bootstrap, share_improved, sign_flip_p_value, wilcoxon_p_value
-from sparc3_lightning.metrics import statistics as room
-from sparc3_lightning.metrics.statistics import sign_flip_p_values, signed_ranks
-from tests.unit.metrics.pairs import pair
+from sparc3_lightning.statistics import paired_bootstrap, share_improved, sign_flip_p_value, wilcoxon_p_value
+from sparc3_lightning.statistics import signs as room
+from sparc3_lightning.statistics.signs import sign_flip_p_values, signed_ranks
+from tests.unit.statistics.pairs import pair
 
 
 @pytest.mark.parametrize("n", [1, 5, 9])

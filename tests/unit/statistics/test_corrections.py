@@ -5,7 +5,7 @@ from math import comb
 
 import pytest
 
-from sparc3_lightning.trials.statistics import holm, hypergeometric_tail, overlap
+from sparc3_lightning.statistics.corrections import holm, hypergeometric_tail, overlap
 
 
 @pytest.mark.parametrize(("population", "first", "second"), [(8, 3, 4), (8, 5, 6), (7, 7, 2), (6, 2, 2)])

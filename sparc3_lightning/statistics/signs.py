@@ -6,6 +6,7 @@ perplexity, windows are the unit. The tests are scipy's; everything is seeded an
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,6 +21,36 @@ _FEW = 13
 
 # Bytes of one block of draws, whatever the number of prompts and draws.
 _BLOCK_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Settings of the paired statistics.
+
+    Attributes:
+        num_draws: Bootstrap samples, and sign patterns or exchanges of one test.
+        seed: Of the draws.
+        confidence: Coverage of the intervals.
+        wanted_power: The power that counts as enough.
+        num_tests: P-values that are corrected together; of many, more patterns are drawn.
+    """
+
+    num_draws: int = 10_000
+    seed: int = 0
+    confidence: float = 0.95
+    wanted_power: float = 0.8
+    num_tests: int = 1
+
+    @property
+    def alpha(self) -> float:
+        """A p-value must be below it."""
+        return round(1 - self.confidence, 10)
+
+    @property
+    def num_patterns(self) -> int:
+        """Sign patterns drawn."""
+        several = self.num_tests > 1
+        return num_draws_for(self.num_tests, self.alpha, self.num_draws) if several else self.num_draws
 
 
 def paired_change(before: Scores, after: Scores) -> Tensor:

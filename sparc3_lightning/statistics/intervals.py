@@ -23,11 +23,10 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from sparc3_lightning.metrics.statistics import Scores, block_rows, completion_changes, paired_change
+from sparc3_lightning.metrics.perplexity import MAX_LOSS
+from sparc3_lightning.statistics.signs import Scores, block_rows, completion_changes, paired_change
 
 Values = NDArray[np.float64]
-# exp of it is still a float64, and further from any language model than anything.
-MAX_LOSS = 700.0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,140 @@
+"""What a measure gives: a column of numbers, which pairs with the same column of another model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sparc3_lightning.metrics.perplexity import exp_mean
+from sparc3_lightning.words import spoken
+
+Better = Literal["lower", "higher"]
+Rows = Literal["prompt", "window", "word"]
+Aggregate = Literal["mean", "exp_mean"]
+Role = Literal["behaviour", "opinion", "price", "sanity", "beside", "detail"]
+"""What a column is evidence of.
+
+`behaviour` decides the verdict; `opinion` is another scorer's word on it; `price` is what the change cost; `sanity` says
+whether the model still works as it did; `beside` is shown with no part in the verdict; `detail` stands in the files only.
+"""
+SHOWN: tuple[Role, ...] = ("price", "behaviour", "beside", "sanity")
+"""Roles of the columns that tables and figures show, in their order."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One measure of one model, row by row.
+
+    Attributes:
+        name: Flat, such as `toxicity/mean`: the same in files, tables, figures and loggers.
+        unit: Of the figure, for an axis.
+        better: Which way is better.
+        rows: What a row is; rows are the units of all statistics.
+        aggregate: How rows make the figure: their mean, or exp of the values' sum over the weights' sum.
+        ids: Of the rows.
+        values: A value a row, or one for each of its completions; NaN where there is none.
+        weights: Of `exp_mean`: how many items (tokens) each value is a sum over.
+        role: What it is evidence of.
+        label: What it is, as a sentence begins with it; the name in words unless given.
+        digits: Decimals that a sentence gives.
+        warning: Of a `sanity` column: what to know where it got significantly worse.
+        setting: All that the values depend on but the model; columns pair only where it is equal.
+
+    Shape:
+        values (N,) or (N, J), weights (N,).
+    """
+
+    name: str
+    unit: str
+    better: Better
+    rows: Rows
+    aggregate: Aggregate
+    ids: Sequence[str]
+    values: Tensor
+    weights: Tensor | None = None
+    role: Role = "beside"
+    label: str = ""
+    digits: int = 3
+    warning: str = ""
+    setting: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """A column that is none is its measure's fault."""
+        assert len(self.ids) == len(self.values), f"{self.name}: {len(self.ids)} ids, {len(self.values)} values"
+        assert (self.aggregate == "exp_mean") == (self.weights is not None), self.name
+        object.__setattr__(self, "values", self.values.detach().cpu().double())
+
+    @property
+    def spoken(self) -> str:
+        """What it is, as a sentence begins with it."""
+        return self.label or spoken(self.name).capitalize()
+
+    @property
+    def figure(self) -> float | None:
+        """The one number that all rows make; None where no row has a value."""
+        if self.weights is not None:
+            return exp_mean(float(self.values.sum()), float(self.weights.sum()))
+        known = self.values if self.is_complete else self.values[~self.values.isnan()]
+        return float(known.mean()) if known.numel() else None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every value is there."""
+        return not bool(self.values.isnan().any())
+
+    @property
+    def by_row(self) -> Tensor:
+        """One value a row: the mean of those it has; NaN where it has none.
+
+        Shape:
+            (N,).
+        """
+        return self.values if self.values.ndim == 1 else row_means(self.values)
+
+    def take(self, places: Sequence[int]) -> "Column":
+        """The column of these rows alone."""
+        weights = None if self.weights is None else self.weights[[*places]]
+        ids = [self.ids[place] for place in places]
+        return replace(self, ids=ids, values=self.values[[*places]], weights=weights)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, as JSON values: None where a value is missing."""
+        return {
+            **{name: value for name, value in vars(self).items() if name not in ("ids", "values", "weights")},
+            "ids": list(self.ids),
+            "values": _without_nan(self.values.tolist()),
+            "weights": None if self.weights is None else self.weights.tolist(),
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> "Column":
+        """Read back what `to_json` gave."""
+        weights = data["weights"]
+        return Column(
+            **{
+                **data,
+                "values": torch.tensor(_with_nan(data["values"]), dtype=torch.float64),
+                "weights": None if weights is None else torch.tensor(weights, dtype=torch.float64),
+            }
+        )
+
+
+def row_means(values: Tensor) -> Tensor:
+    """Mean of the values that each row has; NaN where it has none.
+
+    Shape:
+        (N, J) in, (N,) out.
+    """
+    return values.nanmean(dim=1) if bool(values.isnan().any()) else values.mean(dim=1)
+
+
+def _without_nan(values: Any) -> Any:
+    if isinstance(values, list):
+        return [_without_nan(value) for value in values]
+    return None if values != values else values
+
+
+def _with_nan(values: Any) -> Any:
+    return [_with_nan(value) for value in values] if isinstance(values, list) else float("nan" if values is None else values)
