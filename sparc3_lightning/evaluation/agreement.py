@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.regression import pearson_corrcoef, spearman_corrcoef
 
-from sparc3_lightning.evaluation.comparison import scores_of
-from sparc3_lightning.evaluation.records import ToxicityResult
+from sparc3_lightning.evaluation.records import ToxicityResult, scores_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def agreements(before: ToxicityResult, after: ToxicityResult) -> list[Agreement]
 
 
 def _agreement(before: ToxicityResult, after: ToxicityResult, first: str, second: str) -> Agreement:
-    old, new = ([scores_of(result.prompts, name) for name in (first, second)] for result in (before, after))
+    old, new = ([scores_of(result, name) for name in (first, second)] for result in (before, after))
     ours, theirs = (torch.cat([old[i].flatten(), new[i].flatten()]) for i in (0, 1))
     changes = [(new[i] - old[i]).mean(dim=1) for i in (0, 1)]
     both = (changes[0] != 0) & (changes[1] != 0)

@@ -6,14 +6,14 @@ from statistics import mean, stdev
 from typing import Any
 
 from sparc3_lightning.evaluation.agreement import agreements
-from sparc3_lightning.evaluation.comparison import Comparison, PairedChange
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.evaluation.validation import validation_table
-from sparc3_lightning.evaluation.verdict import Findings, verdict
+from sparc3_lightning.evaluation.verdict import Comparison, Findings, verdict
 from sparc3_lightning.evaluation.words import notable_words
 from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.statistics.compare import Change, compare, compare_with_control
 from sparc3_lightning.version import RESULTS_FORMAT, package_versions
 
 
@@ -31,7 +31,7 @@ def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> 
     assert run.recipe is not None
     assert run.baseline is not None
     assert run.pruned is not None
-    changes = evaluator.compare(run.baseline, run.pruned)
+    changes = compare(run.baseline, run.pruned, evaluator.paired_test)
     control, against = control_figures(run.controls, run.pruned, evaluator)
     manifest = run.score_sets[run.behaviour or next(iter(run.score_sets))].manifest
     return {
@@ -41,7 +41,7 @@ def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> 
         "selection": _selection(run),
         "baseline": run.baseline.summary(),
         "pruned": run.pruned.summary(),
-        "changes": changes.to_json(),
+        "changes": nested(changes),
         "control": control,
         **_second_looks(run),
         "verdict": _verdict(run, changes, against, control, evaluator, data),
@@ -95,7 +95,7 @@ def _reference_sets(run: Run) -> dict[str, Any]:
 
 def control_figures(
     controls: Sequence[Evaluation], pruned: Evaluation, evaluator: Evaluator
-) -> tuple[dict[str, Any] | None, dict[str, dict[str, PairedChange]]]:
+) -> tuple[dict[str, Any] | None, dict[str, Change]]:
     """The control: every draw's figures, their mean and spread, and the pruned model against their mean.
 
     Returns:
@@ -107,7 +107,7 @@ def control_figures(
     # A figure can be missing in a draw: uniqueness, where all completions are empty.
     names = [name for name in draws[0] if all(name in draw for draw in draws)]
     columns = {name: [draw[name] for draw in draws] for name in names}
-    against = evaluator.compare_with_control(controls, pruned)
+    against = compare_with_control(controls, pruned, evaluator.paired_test)
     return {
         "num_draws": len(controls),
         "draws": draws,
@@ -115,10 +115,38 @@ def control_figures(
         "sd": {name: stdev(values) if len(values) > 1 else None for name, values in columns.items()},
         "lowest": {name: min(values) for name, values in columns.items()},
         "highest": {name: max(values) for name, values in columns.items()},
-        "pruned_against_control": {
-            measure: {name: asdict(change) for name, change in changes.items()} for measure, changes in against.items()
-        },
+        "pruned_against_control": _flat_toxicity(nested(against)),
     }, against
+
+
+def nested(changes: dict[str, Change]) -> dict[str, Any]:
+    """Changes as JSON, by what they are of."""
+    found = _by_kind(changes)
+    found["perplexity"] = {name: asdict(change) for name, change in found["perplexity"].items()}
+    found["toxicity"] = {
+        name: {attribute: asdict(change) for attribute, change in of.items()} for name, of in found["toxicity"].items()
+    }
+    for name in ("uniqueness", "length"):
+        found[name] = None if found[name] is None else asdict(found[name])
+    return found
+
+
+def _by_kind(changes: dict[str, Change]) -> dict[str, Any]:
+    found: dict[str, Any] = {"perplexity": {}, "toxicity": {}, "uniqueness": None, "length": None}
+    for name, change in changes.items():
+        kind, _, measure = name.rpartition("/")
+        if not kind:
+            found[name] = change
+        elif kind == "perplexity":
+            found[kind][measure] = change
+        else:
+            found["toxicity"].setdefault(measure, {})[kind] = change
+    return found
+
+
+def _flat_toxicity(found: dict[str, Any]) -> dict[str, Any]:
+    perplexity = {"perplexity": found["perplexity"]} if found["perplexity"] else {}
+    return {**perplexity, **found["toxicity"]}
 
 
 def throughput(run: Run) -> dict[str, dict[str, float | None]]:
@@ -133,8 +161,8 @@ def throughput(run: Run) -> dict[str, dict[str, float | None]]:
 
 def _verdict(
     run: Run,
-    changes: Comparison,
-    against: dict[str, dict[str, PairedChange]],
+    changes: dict[str, Change],
+    against: dict[str, Change],
     control: dict[str, Any] | None,
     evaluator: Evaluator,
     data: dict[str, Any],
@@ -145,8 +173,8 @@ def _verdict(
     toxicity = run.baseline.toxicity
     return verdict(
         Findings(
-            changes=changes,
-            against_control=against,
+            changes=Comparison(**_by_kind(changes)),
+            against_control=_flat_toxicity(_by_kind(against)),
             control=control,
             attribute=None if toxicity is None else toxicity.main_attribute,
             # With several completions a prompt, the published figure is the worst of them.

@@ -1,5 +1,6 @@
 """What a measure gives: a column of numbers, which pairs with the same column of another model."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -16,8 +17,8 @@ Aggregate = Literal["mean", "exp_mean"]
 Role = Literal["behaviour", "opinion", "price", "sanity", "beside", "detail"]
 """What a column is evidence of.
 
-`behaviour` decides the verdict; `opinion` is another scorer's word on it; `price` is what the change cost; `sanity` says
-whether the model still works as it did; `beside` is shown with no part in the verdict; `detail` stands in the files only.
+`behaviour` decides the verdict; `opinion` is another scorer's word on it; `price` is what the change cost; `sanity`
+says whether the model still works as it did; `beside` is shown with no part in the verdict; `detail` stands in files.
 """
 SHOWN: tuple[Role, ...] = ("price", "behaviour", "beside", "sanity")
 """Roles of the columns that tables and figures show, in their order."""
@@ -137,4 +138,6 @@ def _without_nan(values: Any) -> Any:
 
 
 def _with_nan(values: Any) -> Any:
-    return [_with_nan(value) for value in values] if isinstance(values, list) else float("nan" if values is None else values)
+    if isinstance(values, list):
+        return [_with_nan(value) for value in values]
+    return math.nan if values is None else values

@@ -1,5 +1,7 @@
 """What an evaluation leaves: plain records that go to JSON and come back."""
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparc3_lightning.data.samples import fingerprint
 from sparc3_lightning.evaluation.measure import Column, Role
 from sparc3_lightning.evaluation.planning import Decoding
 from sparc3_lightning.metrics import AttributeSummary, windows
@@ -188,7 +189,8 @@ def perplexity_column(result: PerplexityResult) -> Column:
 def completion_columns(result: ToxicityResult) -> list[Column]:
     """What the scorer says of the completions, their repetition and their length, prompt by prompt."""
     setting = {"protocol": result.protocol, "decoding": asdict(result.decoding)}
-    setting["texts"] = fingerprint("\n".join(row.text for row in result.prompts))
+    texts = json.dumps([row.text for row in result.prompts])  # ASCII, whatever a text holds
+    setting["texts"] = hashlib.sha256(texts.encode()).hexdigest()
     column = partial(Column, rows="prompt", aggregate="mean", ids=[row.id for row in result.prompts])
     return [
         *_score_columns(result, partial(column, better="lower", setting=setting)),
@@ -222,7 +224,7 @@ def _score_columns(result: ToxicityResult, column: "partial[Column]") -> Iterato
     # With several completions a prompt, the published figure is the worst of them.
     decides = "expected_maximum" if result.protocol == "rtp" else "mean"
     for attribute in result.attributes:
-        scores = _values(result, lambda item, name=attribute: item.scores[name])
+        scores = scores_of(result, attribute)
         highest = scores.amax(dim=1)
         # The mean keeps its completions: they tell their spread from the prompts'. A prompt has one maximum.
         measures = {"mean": scores, "expected_maximum": highest, "probability": (highest > result.threshold).double()}
@@ -242,8 +244,18 @@ def _score_columns(result: ToxicityResult, column: "partial[Column]") -> Iterato
             )
 
 
+def scores_of(result: ToxicityResult, attribute: str) -> Tensor:
+    """One attribute of every completion.
+
+    Shape:
+        (N, J): N prompts, J completions each.
+    """
+    return _values(result, lambda item: item.scores[attribute])
+
+
 def _values(result: ToxicityResult, of: Callable[[ScoredCompletion], float]) -> Tensor:
-    return torch.tensor([[of(item) for item in row.completions] for row in result.prompts], dtype=torch.float64)
+    values = [[of(item) for item in row.completions] for row in result.prompts]
+    return torch.tensor(values, dtype=torch.float64).reshape(len(values), len(values[0]) if values else 1)
 
 
 def _toxicity_from_json(data: Mapping[str, Any]) -> ToxicityResult:

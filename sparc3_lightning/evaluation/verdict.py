@@ -3,8 +3,18 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sparc3_lightning.evaluation.comparison import Comparison, PairedChange
+from sparc3_lightning.statistics.compare import Change
 from sparc3_lightning.words import p_equals, percent, spoken
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Changes by what they are of: perplexity by protocol, toxicity measure by attribute."""
+
+    perplexity: dict[str, Change]
+    toxicity: dict[str, dict[str, Change]]
+    uniqueness: Change | None
+    length: Change | None
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,7 @@ class Findings:
     """
 
     changes: Comparison
-    against_control: dict[str, dict[str, PairedChange]]
+    against_control: dict[str, dict[str, Change]]
     control: dict[str, Any] | None
     attribute: str | None
     measure: str
@@ -34,12 +44,12 @@ class Findings:
     overlap_allowed: bool
 
 
-def fell(change: PairedChange, alpha: float) -> bool:
+def fell(change: Change, alpha: float) -> bool:
     """Whether a figure fell significantly: interval below 0 and p-value below `alpha`."""
     return change.interval.high < 0 and change.p_value < alpha
 
 
-def rose(change: PairedChange, alpha: float) -> bool:
+def rose(change: Change, alpha: float) -> bool:
     """Whether a figure rose significantly."""
     return change.interval.low > 0 and change.p_value < alpha
 
@@ -71,15 +81,15 @@ def verdict(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _toxicity_change(changes: dict[str, dict[str, PairedChange]], findings: Findings) -> PairedChange | None:
+def _toxicity_change(changes: dict[str, dict[str, Change]], findings: Findings) -> Change | None:
     return changes[findings.measure][findings.attribute] if changes and findings.attribute else None
 
 
-def _fell(change: PairedChange | None, alpha: float) -> bool | None:
+def _fell(change: Change | None, alpha: float) -> bool | None:
     return None if change is None else fell(change, alpha)
 
 
-def _headline(answers: dict[str, Any], baseline: PairedChange | None, findings: Findings) -> str:
+def _headline(answers: dict[str, Any], baseline: Change | None, findings: Findings) -> str:
     removed = f"Removing these {findings.num_neurons} neurons"
     price = _price(answers["perplexity_change"])
     if baseline is None:
@@ -100,7 +110,7 @@ def _price(perplexity: dict[str, float | None]) -> str:
     return f" (perplexity {', '.join(known)})" if known else ""
 
 
-def _toxicity_sentences(baseline: PairedChange | None, control: PairedChange | None, findings: Findings) -> list[str]:
+def _toxicity_sentences(baseline: Change | None, control: Change | None, findings: Findings) -> list[str]:
     if baseline is None:
         return []
     return [
@@ -114,20 +124,20 @@ def _toxicity_sentences(baseline: PairedChange | None, control: PairedChange | N
     ]
 
 
-def _baseline_sentence(change: PairedChange, findings: Findings) -> str:
+def _baseline_sentence(change: Change, findings: Findings) -> str:
     return (
         f"{_name(findings)} {_movement(change, findings.alpha)} against the baseline: {_figures(change)}; "
         f"{change.share_improved:.0%} of {change.num_pairs} prompts improved, {change.share_worsened:.0%} got worse."
     )
 
 
-def _other_scorers(findings: Findings) -> dict[str, PairedChange]:
+def _other_scorers(findings: Findings) -> dict[str, Change]:
     """What every further scorer's main attribute says: a `JointScorer` names it with a slash."""
     changes = findings.changes.toxicity.get(findings.measure, {})
     return {name: change for name, change in changes.items() if "/" in name}
 
 
-def _second_opinion(change: PairedChange, alpha: float) -> str:
+def _second_opinion(change: Change, alpha: float) -> str:
     assert change.p_value_wilcoxon is not None  # only a control's is
     p = p_equals(change.p_value_wilcoxon)
     if (change.p_value < alpha) == (change.p_value_wilcoxon < alpha):
@@ -143,7 +153,7 @@ def _second_opinion(change: PairedChange, alpha: float) -> str:
     return f"Second opinion: Wilcoxon's signed-rank test {says}.{effect}{needed}"
 
 
-def _needed(change: PairedChange) -> str:
+def _needed(change: Change) -> str:
     """How many prompts see the change that was found; empty where that is not known."""
     if change.power is None or change.power.num_needed is None:
         return ""
@@ -153,7 +163,7 @@ def _needed(change: PairedChange) -> str:
     return f" To see it with {wanted} takes about {change.power.num_needed:,} prompts with as many completions{beside}."
 
 
-def _control_sentence(control: PairedChange | None, findings: Findings) -> list[str]:
+def _control_sentence(control: Change | None, findings: Findings) -> list[str]:
     if control is None or findings.control is None:
         return []
     draws = [draw[f"{findings.attribute}/{findings.measure}"] for draw in findings.control["draws"]]
@@ -168,9 +178,7 @@ def _control_sentence(control: PairedChange | None, findings: Findings) -> list[
     ]
 
 
-def _caveats(
-    answers: dict[str, Any], baseline: PairedChange, control: PairedChange | None, findings: Findings
-) -> list[str]:
+def _caveats(answers: dict[str, Any], baseline: Change, control: Change | None, findings: Findings) -> list[str]:
     """What a reader must know before believing the headline."""
     known = _power_caveat(baseline, "baseline", findings.alpha)
     if answers["toxicity_fell"]:
@@ -200,7 +208,7 @@ def _caveats(
     return known
 
 
-def _power_caveat(change: PairedChange | None, against: str, alpha: float) -> list[str]:
+def _power_caveat(change: Change | None, against: str, alpha: float) -> list[str]:
     """What a result that is not significant does not rule out."""
     if change is None or change.power is None or fell(change, alpha) or rose(change, alpha):
         return []
@@ -233,7 +241,7 @@ def _perplexity_caveats(findings: Findings) -> list[str]:
 def _perplexity_sentences(findings: Findings) -> list[str]:
     means = {} if findings.control is None else findings.control["mean"]
 
-    def sentence(protocol: str, change: PairedChange) -> str:
+    def sentence(protocol: str, change: Change) -> str:
         control = means.get(f"perplexity/{protocol}")
         beside = (
             "" if control is None else f"; the control's mean is {control:.2f} ({_relative(change.before, control)})"
@@ -259,13 +267,13 @@ def _name(findings: Findings) -> str:
     return f"{attribute} ({spoken(findings.measure)})"
 
 
-def _movement(change: PairedChange, alpha: float) -> str:
+def _movement(change: Change, alpha: float) -> str:
     if fell(change, alpha):
         return "fell significantly"
     return "rose significantly" if rose(change, alpha) else "did not change significantly"
 
 
-def _figures(change: PairedChange, digits: int = 3) -> str:
+def _figures(change: Change, digits: int = 3) -> str:
     interval = change.interval
     return (
         f"{change.before:.{digits}f} -> {change.after:.{digits}f} ({_relative(change.before, change.after)}), "

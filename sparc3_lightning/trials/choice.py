@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sparc3_lightning.statistics.corrections import holm, least_holm
 from sparc3_lightning.statistics.signs import paired_change, sign_flip_p_value
 from sparc3_lightning.trials.halves import HALVES
-from sparc3_lightning.statistics.corrections import holm, least_holm
 
 Row = dict[str, Any]
 PRICES = (0.01, 0.02, 0.05, 0.1, 0.2)

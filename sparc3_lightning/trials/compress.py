@@ -8,11 +8,12 @@ from torch import nn
 
 from sparc3_lightning.compression.methods import WeightScores
 from sparc3_lightning.distributed.ranks import is_raised_by_all
-from sparc3_lightning.evaluation.comparison import PairedChange, PairedTest
-from sparc3_lightning.evaluation.records import PerplexityResult
+from sparc3_lightning.evaluation.records import PerplexityResult, perplexity_column
 from sparc3_lightning.families.layers import weight_of
 from sparc3_lightning.pruning.apply import apply_masks
 from sparc3_lightning.pruning.masks import Pattern, check_sparsity, num_removed
+from sparc3_lightning.statistics.compare import Change, compare_columns
+from sparc3_lightning.statistics.signs import PairedTest
 
 Perplexities = dict[str, PerplexityResult]
 ProgressBar = Callable[[Iterable[Any], int, str], Iterable[Any]]
@@ -145,14 +146,15 @@ def check_one_is_done(compressed: Sequence[Compressed]) -> None:
         )
 
 
-def changes(before: Perplexities | None, after: Perplexities | None, test: PairedTest) -> dict[str, PairedChange]:
+def changes(before: Perplexities | None, after: Perplexities | None, test: PairedTest) -> dict[str, Change]:
     """By protocol, what changed between two models, paired by the text's windows; nothing where one has failed."""
     if before is None or after is None:
         return {}
-    return {protocol: test.perplexity(before[protocol], result) for protocol, result in after.items()}
+    old, new = ({name: perplexity_column(side[name]) for name in after} for side in (before, after))
+    return compare_columns(old, new, test)
 
 
-def compare_methods(compressed: Sequence[Compressed], against: str, test: PairedTest) -> list[dict[str, PairedChange]]:
+def compare_methods(compressed: Sequence[Compressed], against: str, test: PairedTest) -> list[dict[str, Change]]:
     """Each compressed model against the one that method `against` compressed as much; nothing for its own.
 
     Args:

@@ -5,8 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sparc3_lightning.evaluation.comparison import PairedChange, PairedTest
 from sparc3_lightning.files import write_json
+from sparc3_lightning.statistics.compare import Change
+from sparc3_lightning.statistics.signs import PairedTest
 from sparc3_lightning.trials.compress import Compressed, Perplexities, changes, compare_methods
 from sparc3_lightning.version import package_versions
 
@@ -46,12 +47,12 @@ def _figures(perplexity: Mapping[str, Any]) -> Row:
     return {f"perplexity_{protocol}": result.perplexity for protocol, result in perplexity.items()}
 
 
-def _relative(name: str, change: PairedChange) -> Row:
+def _relative(name: str, change: Change) -> Row:
     low, high = change.interval.low / change.before, change.interval.high / change.before
     return {name: change.relative, f"{name}_low": low, f"{name}_high": high, f"{name}_p": change.p_value}
 
 
-def _difference(name: str, change: PairedChange) -> Row:
+def _difference(name: str, change: Change) -> Row:
     low, high = change.interval.low, change.interval.high
     return {name: change.change, f"{name}_low": low, f"{name}_high": high, f"{name}_p": change.p_value}
 

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+from sparc3_lightning.evaluation.experiment import nested
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.statistics.compare import compare
 from sparc3_lightning.statistics.signs import PairedTest
@@ -21,7 +22,7 @@ def figures_of(baseline: Evaluation, cell: Evaluation, test: PairedTest) -> dict
     """
     figures: dict[str, Any] = {
         "summary": cell.summary(),
-        "changes": {name: asdict(change) for name, change in compare(baseline, cell, test).items()},
+        "changes": nested(compare(baseline, cell, test)),
         "halves": {},
     }
     figures["confirmation_means"] = [] if cell.toxicity is None else confirmation_means(cell.toxicity)

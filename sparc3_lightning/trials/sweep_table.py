@@ -12,8 +12,8 @@ from sparc3_lightning.evaluation.experiment import neurons_per_layer
 from sparc3_lightning.files import write_bytes, write_text
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.scoring.baselines import MethodScores
-from sparc3_lightning.trials.selection import select_cell
 from sparc3_lightning.statistics.corrections import holm, least_holm, overlap
+from sparc3_lightning.trials.selection import select_cell
 from sparc3_lightning.trials.sweep import Cell
 from sparc3_lightning.trials.trial import PlannedCell
 

@@ -88,8 +88,10 @@ def make_evaluation(
 def make_perplexity(protocol: str, figure: float) -> PerplexityResult:
     """Every window's loss is the mean's but for a ripple, the same in every model."""
     loss, cut = math.log(figure), windows(1000, protocol, 128, 32)
-    losses = [item.num_scored * (loss + 0.01 * (-1) ** place) for place, item in enumerate(cut)]
     num_scored, stride = sum(item.num_scored for item in cut), 32 if protocol == "sliding" else 128
+    ripple = [0.01 * (-1) ** place for place, _ in enumerate(cut)]
+    mean = sum(one * item.num_scored for one, item in zip(ripple, cut, strict=True)) / num_scored
+    losses = [item.num_scored * (loss + one - mean) for one, item in zip(ripple, cut, strict=True)]
     return PerplexityResult(protocol, figure, loss, 1000, num_scored, len(cut), 128, stride, True, losses)
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from sparc3_lightning.evaluation import Evaluation, Evaluator
-from sparc3_lightning.evaluation.experiment import experiment_results
+from sparc3_lightning.evaluation.experiment import experiment_results, nested
 from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.files import read_json, write_json
+from sparc3_lightning.statistics.compare import compare, compare_with_control
 from tests.unit.evaluation.fake_run import make_evaluation, make_run
 
 DATA = {"evaluation_prompts": {"class": "Made"}, "evaluation_text": None, "allow_overlap": False}
@@ -53,7 +54,7 @@ def test_changes_are_the_evaluators() -> None:
     assert run.baseline is not None
     assert run.pruned is not None
     results = results_of(run)
-    expected = Evaluator(num_draws=500).compare(run.baseline, run.pruned).to_json()
+    expected = nested(compare(run.baseline, run.pruned, Evaluator(num_draws=500).paired_test))
     assert results["changes"] == expected
     assert results["changes"]["perplexity"]["disjoint"]["relative"] == pytest.approx(0.05)
 
@@ -67,9 +68,9 @@ def test_control_has_every_draw_their_mean_and_spread() -> None:
     assert control["mean"]["toxicity/mean"] == pytest.approx(0.49)
     assert control["sd"]["toxicity/mean"] == pytest.approx(0.01 * 2**0.5)
     assert (control["lowest"]["toxicity/mean"], control["highest"]["toxicity/mean"]) == (min(draws), max(draws))
-    assert control["mean"]["perplexity/sliding"] == 10.1
+    assert control["mean"]["perplexity/sliding"] == pytest.approx(10.1)
     against = control["pruned_against_control"]["mean"]["toxicity"]
-    paired = Evaluator(num_draws=500).compare_with_control(run.controls, run.pruned)["mean"]["toxicity"]
+    paired = compare_with_control(run.controls, run.pruned, Evaluator(num_draws=500).paired_test)["toxicity/mean"]
     assert (against["before"], against["after"], against["p_value"]) == (paired.before, paired.after, paired.p_value)
     assert against["before"] == pytest.approx(0.49)
 
@@ -95,13 +96,15 @@ def test_without_toxicity() -> None:
     results = results_of(run)
     assert results["verdict"]["toxicity_fell"] is None
     assert list(results["control"]["pruned_against_control"]) == ["perplexity"]
-    assert results["control"]["mean"] == {"perplexity/sliding": 10.1, "perplexity/disjoint": 10.1}
+    assert results["control"]["mean"] == pytest.approx({"perplexity/sliding": 10.1, "perplexity/disjoint": 10.1})
 
 
 def test_a_figure_that_one_draw_lacks_is_left_out_of_the_mean() -> None:
     run = make_run()
     assert run.controls[1].toxicity is not None
-    run.controls[1] = replace(run.controls[1], toxicity=replace(run.controls[1].toxicity, uniqueness=None))
+    rows = [replace(row, completions=[replace(item, uniqueness=None) for item in row.completions])
+            for row in run.controls[1].toxicity.prompts]  # fmt: skip
+    run.controls[1] = replace(run.controls[1], toxicity=replace(run.controls[1].toxicity, prompts=rows))
     control = results_of(run)["control"]
     assert "uniqueness" not in control["mean"]
     assert "length" in control["mean"]

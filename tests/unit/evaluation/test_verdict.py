@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from sparc3_lightning.evaluation.comparison import Comparison, PairedChange
-from sparc3_lightning.evaluation.verdict import Findings, fell, rose, verdict
+from sparc3_lightning.evaluation.verdict import Comparison, Findings, fell, rose, verdict
 from sparc3_lightning.statistics import Interval, Power
+from sparc3_lightning.statistics.compare import Change
 
 
-def paired(low: float, high: float, p: float, before: float = 0.5) -> PairedChange:
+def paired(low: float, high: float, p: float, before: float = 0.5) -> Change:
     change = (low + high) / 2
     interval = Interval(low, high, 0.95, 1000)
-    return PairedChange(
+    return Change(
         before=before,
         after=before + change,
         change=change,
@@ -38,8 +38,8 @@ FELL, SAME, ROSE = paired(-0.2, -0.1, 0.001), paired(-0.1, 0.1, 0.9), paired(0.1
 PRICE = paired(0.1, 0.3, 0.001, before=10.0)
 
 
-def findings(baseline: PairedChange | None = FELL, control: PairedChange | None = FELL, **changed: Any) -> Findings:
-    def toxicity(change: PairedChange | None) -> dict[str, dict[str, PairedChange]]:
+def findings(baseline: Change | None = FELL, control: Change | None = FELL, **changed: Any) -> Findings:
+    def toxicity(change: Change | None) -> dict[str, dict[str, Change]]:
         return {} if change is None else {"mean": {"toxicity": change}}
 
     return replace(
@@ -68,7 +68,7 @@ def findings(baseline: PairedChange | None = FELL, control: PairedChange | None 
         (ROSE, False),
     ],
 )
-def test_a_fall_needs_both_the_interval_and_the_p_value(change: PairedChange, expected: bool) -> None:
+def test_a_fall_needs_both_the_interval_and_the_p_value(change: Change, expected: bool) -> None:
     assert fell(change, 0.05) is expected
     mirrored = replace(change, interval=Interval(-change.interval.high, -change.interval.low, 0.95, 1000))
     assert rose(mirrored, 0.05) is expected
@@ -86,7 +86,7 @@ def test_a_fall_needs_both_the_interval_and_the_p_value(change: PairedChange, ex
         (None, None, "no toxicity was measured"),
     ],
 )
-def test_headline(baseline: PairedChange | None, control: PairedChange | None, headline: str) -> None:
+def test_headline(baseline: Change | None, control: Change | None, headline: str) -> None:
     said = verdict(findings(baseline, control))
     assert said["headline"].startswith("Removing these 100 neurons")
     assert headline in said["headline"]
@@ -209,7 +209,7 @@ def test_power_that_is_not_known_says_why() -> None:
     ]
 
 
-def two_scorers(second: PairedChange) -> dict[str, Any]:
+def two_scorers(second: Change) -> dict[str, Any]:
     changes = Comparison(
         {"sliding": PRICE}, {"mean": {"toxicity": FELL, "insult": SAME, "other/toxicity": second}}, SAME, SAME
     )

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from sparc3_lightning.evaluation.comparison import PairedTest
 from sparc3_lightning.evaluation.planning import Decoding
 from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion, ToxicityResult
 from sparc3_lightning.metrics import AttributeSummary
+from sparc3_lightning.statistics.signs import PairedTest
 from sparc3_lightning.trials.choice import choose_at_prices
 from sparc3_lightning.trials.halves import confirmation_means, half_changes, half_of
 
@@ -17,7 +17,11 @@ SUMMARY = AttributeSummary(0.5, 0.0, 0.5, 0.5, 0.5, 0.0)
 def result(scores: dict[str, float]) -> ToxicityResult:
     """One completion a prompt; the second scorer says half of what the first does."""
     prompts = [
-        PromptResult(name, name, [ScoredCompletion("text", 1, 1.0, {"toxicity": score, "other/insult": score / 2})])
+        PromptResult(
+            name,
+            name,
+            [ScoredCompletion("text", 1, 1.0, {"toxicity": score, "severe_toxicity": 0.0, "other/insult": score / 2})],
+        )
         for name, score in scores.items()
     ]
     attributes = {"toxicity": SUMMARY, "severe_toxicity": SUMMARY, "other/insult": SUMMARY}

@@ -9,15 +9,15 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from sparc3_lightning.statistics.signs import least_p_value
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.report.sweep import price_table, sweep_figures, sweep_summary
 from sparc3_lightning.report.sweep_figures import overlap_figure, pareto_figure, price_figure, size_figure
 from sparc3_lightning.scoring.baselines import MethodScores, score_baselines
+from sparc3_lightning.statistics.corrections import least_holm
+from sparc3_lightning.statistics.signs import least_p_value
 from sparc3_lightning.trials.choice import choose_at_prices
 from sparc3_lightning.trials.halves import HALVES
 from sparc3_lightning.trials.selection import select_cell
-from sparc3_lightning.statistics.corrections import least_holm
 from sparc3_lightning.trials.sweep import Cell, Grid
 from sparc3_lightning.trials.sweep_table import layer_shares, num_corrected, overlap_rows, sweep_rows, write_tables
 from sparc3_lightning.trials.trial import PlannedCell

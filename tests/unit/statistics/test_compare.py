@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -15,22 +15,24 @@ from sparc3_lightning.evaluation import (
     Evaluator,
     PerplexityResult,
     ToxicityResult,
-    compare,
-    compare_with_control,
 )
-from sparc3_lightning.evaluation.comparison import PairedChange
+from sparc3_lightning.evaluation.measure import Better, Column
 from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion
-from sparc3_lightning.metrics import (
+from sparc3_lightning.metrics import summarise, windows
+from sparc3_lightning.statistics import (
     exchange_tests,
     paired_bootstrap,
     perplexity_bootstrap,
+    power,
+    rank_biserial,
+    share_improved,
     sign_flip_p_value,
     standardised_effect,
-    summarise,
+    two_stage_bootstrap,
     wilcoxon_p_value,
-    windows,
 )
-from sparc3_lightning.statistics.signs import paired_change
+from sparc3_lightning.statistics.compare import Change, compare, compare_columns, compare_with_control
+from sparc3_lightning.statistics.signs import PairedTest, paired_change
 
 BEFORE = [[0.9, 0.8], [0.7, 0.1], [0.2, 0.3]]
 AFTER = [[0.4, 0.2], [0.7, 0.1], [0.3, 0.4]]
@@ -61,9 +63,9 @@ def evaluation(scores: list[list[float]], figure: float = 10.0, empty: int | Non
 
 def test_changes_and_their_statistics() -> None:
     comparison = compare(evaluation(BEFORE), evaluation(AFTER, figure=11.0))
-    assert comparison.perplexity["sliding"].change == pytest.approx(1.0)
-    assert comparison.perplexity["sliding"].relative == pytest.approx(0.1)
-    mean = comparison.toxicity["mean"]["toxicity"]
+    assert comparison["perplexity/sliding"].change == pytest.approx(1.0)
+    assert comparison["perplexity/sliding"].relative == pytest.approx(0.1)
+    mean = comparison["toxicity/mean"]
     assert (mean.before, mean.after) == pytest.approx((0.5, 0.35))
     assert mean.change == pytest.approx(-0.15)
     interval = paired_bootstrap(BEFORE, AFTER).percentile()
@@ -74,28 +76,28 @@ def test_changes_and_their_statistics() -> None:
     assert mean.power is not None
     assert mean.power.sd_within is not None
     assert mean.interval_two_stage is not None
-    worst = comparison.toxicity["expected_maximum"]["toxicity"]
+    worst = comparison["toxicity/expected_maximum"]
     assert (worst.before, worst.after) == pytest.approx((1.9 / 3, 1.5 / 3))
     assert worst.power is not None  # over prompts: a prompt has one maximum
     assert (worst.power.sd_within, worst.power.num_needed_with_25, worst.interval_two_stage) == (None, None, None)
-    chance = comparison.toxicity["probability"]["toxicity"]
+    chance = comparison["toxicity/probability"]
     assert (chance.before, chance.after) == pytest.approx((2 / 3, 1 / 3))
-    assert comparison.length is not None
-    assert comparison.length.change == 0.0
-    json.dumps(comparison.to_json(), allow_nan=False)
+    assert "length" in comparison
+    assert comparison["length"].change == 0.0
+    json.dumps([asdict(change) for change in comparison.values()], allow_nan=False)
 
 
 def test_uniqueness_pairs_only_what_both_sides_have() -> None:
     comparison = compare(evaluation(BEFORE, empty=0), evaluation(AFTER, empty=1))
-    assert comparison.uniqueness is not None
-    assert comparison.uniqueness.num_pairs == 1
-    assert comparison.uniqueness.before == pytest.approx(0.525)
-    assert comparison.uniqueness.share_improved == 1.0
+    assert "uniqueness" in comparison
+    assert comparison["uniqueness"].num_pairs == 1
+    assert comparison["uniqueness"].before == pytest.approx(0.525)
+    assert comparison["uniqueness"].share_improved == 1.0
 
 
 def test_a_figure_of_zero_has_no_relative_change() -> None:
     zero = [[0.0, 0.0]] * 3
-    change = compare(evaluation(zero), evaluation(AFTER)).toxicity["mean"]["toxicity"]
+    change = compare(evaluation(zero), evaluation(AFTER))["toxicity/mean"]
     assert change.relative is None
 
 
@@ -103,7 +105,7 @@ OTHER = [[0.7, 0.6], [0.7, 0.1], [0.4, 0.5]]
 
 
 def test_the_control_is_averaged_prompt_by_prompt() -> None:
-    mean = compare_with_control([evaluation(BEFORE), evaluation(OTHER)], evaluation(AFTER))["mean"]["toxicity"]
+    mean = compare_with_control([evaluation(BEFORE), evaluation(OTHER)], evaluation(AFTER))["toxicity/mean"]
     assert mean.before == pytest.approx((0.75 + 0.4 + 0.35) / 3)
     assert mean.after == pytest.approx(0.35)
     assert mean.num_pairs == 3
@@ -122,7 +124,7 @@ def test_the_control_is_tested_by_exchange_of_the_models_figures_of_each_prompt(
         permutation_type="samples",
         axis=-1,
     )
-    found = compare_with_control([evaluation(BEFORE), evaluation(OTHER)], evaluation(AFTER))[measure]["toxicity"]
+    found = compare_with_control([evaluation(BEFORE), evaluation(OTHER)], evaluation(AFTER))[f"toxicity/{measure}"]
     assert found.p_value == pytest.approx(expected.pvalue, abs=1e-12)
     assert found.change == pytest.approx(expected.statistic)
 
@@ -139,18 +141,18 @@ def windowed(figure: float, seed: int) -> PerplexityResult:
 def test_perplexity_is_held_against_the_control_on_the_scale_of_its_logarithm() -> None:
     draws, pruned = [windowed(10.0, seed) for seed in range(4)], windowed(11.0, 9)
     controls = [Evaluation({"sliding": draw}, None) for draw in draws]
-    found = compare_with_control(controls, Evaluation({"sliding": pruned}, None))["perplexity"]["sliding"]
+    found = compare_with_control(controls, Evaluation({"sliding": pruned}, None))["perplexity/sliding"]
     assert found.before == pytest.approx(math.exp(sum(draw.mean_loss for draw in draws) / 4))
-    assert found.after == pruned.perplexity
+    assert found.after == pytest.approx(pruned.perplexity)
     assert found.before < found.before + found.interval.low < found.after < found.before + found.interval.high
     assert found.p_value < 0.05
     # A model whose every token costs log(1.1) more, or less: interval and figure are multiplied, and p follows.
     tokens = [item.num_scored for item in windows(100, "sliding", 32, 8)]
 
-    def times(factor: float) -> PairedChange:
+    def times(factor: float) -> Change:
         losses = [loss + math.log(factor) * size for loss, size in zip(pruned.window_losses, tokens, strict=True)]
         moved = replace(pruned, perplexity=pruned.perplexity * factor, window_losses=losses)
-        return compare_with_control(controls, Evaluation({"sliding": moved}, None))["perplexity"]["sliding"]
+        return compare_with_control(controls, Evaluation({"sliding": moved}, None))["perplexity/sliding"]
 
     more = times(1.1)
     assert more.before + more.interval.low == pytest.approx(1.1 * (found.before + found.interval.low))
@@ -162,7 +164,7 @@ def test_perplexity_is_held_against_the_control_on_the_scale_of_its_logarithm() 
 
 @pytest.mark.parametrize("controls", [[], [Evaluation({}, None)]])
 def test_a_control_without_toxicity_is_refused(controls: list[Evaluation]) -> None:
-    with pytest.raises(ValueError, match="at least one draw"):
+    with pytest.raises(ValueError, match=r"at least one draw|same columns"):
         compare_with_control(controls, evaluation(AFTER))
 
 
@@ -183,11 +185,11 @@ def test_only_like_is_compared_with_like(changes: dict[str, object], name: str) 
 
 def test_perplexities_of_different_texts_are_not_compared() -> None:
     before, after = evaluation(BEFORE), evaluation(AFTER)
-    with pytest.raises(ValueError, match="same text"):
+    with pytest.raises(ValueError, match="same num tokens"):
         compare(before, replace(after, perplexity={"sliding": perplexity(10.0, num_tokens=101)}))
-    with pytest.raises(ValueError, match="same perplexity protocols"):
+    with pytest.raises(ValueError, match="same columns"):
         compare(before, replace(after, perplexity={}))
-    with pytest.raises(ValueError, match="both have a toxicity"):
+    with pytest.raises(ValueError, match="same columns"):
         compare(before, replace(after, toxicity=None))
 
 
@@ -196,7 +198,7 @@ def test_perplexity_is_paired_window_by_window() -> None:
     num_scored = [item.num_scored for item in windows(100, "sliding", 32, 8)]
     uneven = [loss + 0.1 * place for place, loss in enumerate(after.window_losses)]
     after = replace(after, window_losses=[before.window_losses[0] - 1, *uneven[1:]])
-    change = compare(Evaluation({"sliding": before}, None), Evaluation({"sliding": after}, None)).perplexity["sliding"]
+    change = compare(Evaluation({"sliding": before}, None), Evaluation({"sliding": after}, None))["perplexity/sliding"]
     bootstrap = perplexity_bootstrap(before.window_losses, after.window_losses, num_scored)
     assert (change.interval, change.interval_bca) == (bootstrap.percentile(), bootstrap.bca())
     assert change.p_value_wilcoxon == wilcoxon_p_value(before.window_losses, after.window_losses)
@@ -210,17 +212,104 @@ def test_perplexity_is_paired_window_by_window() -> None:
 def test_perplexity_alone_can_be_compared() -> None:
     before, after = evaluation(BEFORE), evaluation(AFTER, figure=12.0)
     comparison = compare(replace(before, toxicity=None), replace(after, toxicity=None))
-    assert comparison.perplexity["sliding"].after == 12.0
-    assert comparison.toxicity == {}
+    assert comparison["perplexity/sliding"].after == pytest.approx(12.0)
+    assert list(comparison) == ["perplexity/sliding"]
 
 
 def test_the_evaluators_settings_are_used() -> None:
     evaluator = Evaluator(num_draws=100, confidence=0.5, statistics_seed=9)
-    interval = evaluator.compare(evaluation(BEFORE), evaluation(AFTER)).toxicity["mean"]["toxicity"].interval
+    interval = compare(evaluation(BEFORE), evaluation(AFTER), evaluator.paired_test)["toxicity/mean"].interval
     expected = paired_bootstrap(BEFORE, AFTER, 100, 9).percentile(0.5)
     assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
     assert (interval.confidence, interval.num_draws) == (0.5, 100)
-    control = evaluator.compare_with_control([evaluation(BEFORE)], evaluation(AFTER))["mean"]["toxicity"]
+    control = compare_with_control([evaluation(BEFORE)], evaluation(AFTER), evaluator.paired_test)["toxicity/mean"]
     pairs = torch.tensor([AFTER, BEFORE], dtype=torch.float64).mean(dim=2).T.unsqueeze(2)
     (found,) = exchange_tests(pairs, torch.ones(3, dtype=torch.float64), 100, 9, 0.5)
     assert (control.p_value, control.interval) == (found.p_value, found.interval)
+
+
+def column(name: str, values: torch.Tensor, better: Better = "lower") -> Column:
+    return Column(name, "score", better, "prompt", "mean", [str(i) for i in range(len(values))], values)
+
+
+def pairs(*shape: int, seed: int, better: Better = "lower") -> tuple[Column, Column]:
+    generator = torch.Generator().manual_seed(seed)
+    before = torch.rand(shape, generator=generator, dtype=torch.float64).round(decimals=1)
+    after = (before * 0.9).round(decimals=1)
+    return column(f"figure {seed}", before, better), column(f"figure {seed}", after, better)
+
+
+FIGURES = [
+    pairs(30, 4, seed=0), pairs(20, seed=1), pairs(30, 4, seed=2, better="higher"), pairs(30, seed=3),
+    pairs(30, 2, seed=4), pairs(20, 1, seed=5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", range(len(FIGURES)))
+def test_each_figure_has_its_own_statistics(place: int) -> None:
+    test = PairedTest(num_draws=300, seed=7, confidence=0.9, wanted_power=0.7)
+    sides: list[dict[str, Column]] = [{pair[side].name: pair[side] for pair in FIGURES} for side in (0, 1)]
+    found = compare_columns(*sides, test)[f"figure {place}"]
+    before, after = (side.values for side in FIGURES[place])
+    bootstrap, change = paired_bootstrap(before, after, 300, 7), paired_change(before, after)
+    assert (found.before, found.after) == (float(before.mean()), float(after.mean()))
+    assert (found.interval.low, found.interval.high) == pytest.approx(
+        (bootstrap.percentile(0.9).low, bootstrap.percentile(0.9).high), abs=1e-12
+    )
+    bca = bootstrap.bca(0.9)
+    assert found.interval_bca is not None
+    assert bca is not None
+    assert (found.interval_bca.low, found.interval_bca.high) == pytest.approx((bca.low, bca.high), abs=1e-12)
+    assert found.p_value == sign_flip_p_value(before, after, 300, 7)
+    assert found.p_value_wilcoxon == wilcoxon_p_value(before, after)
+    assert found.effect_size == pytest.approx(standardised_effect(change))
+    assert found.rank_biserial == pytest.approx(rank_biserial(change))
+    assert found.power == power(after - before, alpha=0.1, wanted=0.7)
+    lower = FIGURES[place][0].better == "lower"
+    assert found.share_improved == share_improved(before, after, lower)
+    assert found.share_worsened == share_improved(before, after, not lower)
+    assert found.num_pairs == len(before)
+    if before.ndim == 1 or before.shape[1] == 1:
+        assert found.interval_two_stage is None
+    else:
+        two = two_stage_bootstrap(before, after, 300, 7).percentile(0.9)
+        assert found.interval_two_stage is not None
+        assert (found.interval_two_stage.low, found.interval_two_stage.high) == pytest.approx((two.low, two.high))
+
+
+def test_of_many_tests_more_signs_are_drawn_for_each() -> None:
+    """All 93 prompts fell: p is the least that there is, and 500 times it is still far below 0.05."""
+    before = torch.rand(93, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    old, new = ({"figure": column("figure", values)} for values in (before, before - 0.1))
+    one, many = (compare_columns(old, new, PairedTest(num_draws=1000, num_tests=tests))["figure"] for tests in (1, 500))
+    assert one.p_value == one.p_value_least == pytest.approx(1 / 1001)
+    assert many.p_value == many.p_value_least == pytest.approx(1 / 200_001)
+    assert (many.interval, many.interval.num_draws) == (one.interval, 1000)
+
+
+def test_a_value_that_one_side_lacks_leaves_its_row_out() -> None:
+    nan = float("nan")
+    before = column("figure", torch.tensor([[0.5, nan], [nan, nan], [0.2, 0.4]]))
+    after = column("figure", torch.tensor([[0.3, 0.5], [0.1, 0.1], [0.1, nan]]))
+    found = compare_columns({"figure": before}, {"figure": after})["figure"]
+    assert (found.before, found.after, found.num_pairs) == (pytest.approx(0.4), pytest.approx(0.25), 2)
+    assert found.interval_two_stage is None
+    assert before.figure == pytest.approx(1.1 / 3)
+    none = {"figure": column("figure", torch.full((3, 2), nan))}
+    assert compare_columns(none, {"figure": after}) == {}
+    assert none["figure"].figure is None
+
+
+def test_columns_pair_by_their_rows() -> None:
+    values = torch.rand(4)
+    other = replace(column("figure", values), ids=["0", "1", "2", "other"])
+    with pytest.raises(ValueError, match="`figure` can be paired only with the same prompts"):
+        compare_columns({"figure": column("figure", values)}, {"figure": other})
+    assert compare_columns({}, {}) == {}
+
+
+def test_a_column_goes_to_json_and_back() -> None:
+    made = column("figure", torch.tensor([[0.5, float("nan")], [0.25, 1.0]]), "higher")
+    back = Column.from_json(json.loads(json.dumps(made.to_json(), allow_nan=False)))
+    assert back.values.equal(made.values.nan_to_num(-1)) or back.values.isnan().equal(made.values.isnan())
+    assert (back.name, back.better, back.ids, back.figure) == (made.name, made.better, made.ids, made.figure)
