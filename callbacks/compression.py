@@ -25,7 +25,8 @@ from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.pruning.apply import block_linears
 from sparc3_lightning.pruning.save import free_path
 from sparc3_lightning.pruning.sets import match_general
-from sparc3_lightning.report.compression import print_compression, write_compression
+from sparc3_lightning.report.terminal import print_compression
+from sparc3_lightning.report.trial_figures import write_compression
 from sparc3_lightning.scoring.combine import described_set
 from sparc3_lightning.trials.compress import (
     Compression,

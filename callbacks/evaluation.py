@@ -15,12 +15,10 @@ from sparc3_lightning.files import write_json
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.pruning.apply import apply_recipe
-from sparc3_lightning.pruning.select import control_recipe, neuron_scores
-from sparc3_lightning.report.results import RESULTS_FILE
-from sparc3_lightning.report.score_figures import Floats
-from sparc3_lightning.report.summary import print_places, print_summary
-from sparc3_lightning.report.write import write_report
-from sparc3_lightning.scoring.score_set import ScoreSet
+from sparc3_lightning.pruning.select import control_recipe
+from sparc3_lightning.report.page import write_report
+from sparc3_lightning.report.read import RESULTS_FILE, finished_run
+from sparc3_lightning.report.terminal import print_places, print_summary
 
 _ORDER = (
     "an evaluation needs neurons to remove: `trainer.callbacks` must list `callbacks.PruningCallback` before "
@@ -86,9 +84,7 @@ class EvaluationCallback(Callback):
             results = experiment_results(run, pl_module.evaluator, pl_module.data.describe())
             write_json(log_dir / RESULTS_FILE, results)
             run.results = results
-            # Not read again: of weights, neurons' scores are known since they were written.
-            sets = [run.score_sets[name] for name in (*run.general, str(run.behaviour))]
-            write_report(log_dir, scores=[_rows(score_set) for score_set in sets])
+            write_report(log_dir, run=finished_run(run, log_dir))
 
         from_rank_zero(report)
 
@@ -115,10 +111,6 @@ class EvaluationCallback(Callback):
         for name, evaluation in (("baseline", pl_module.run.baseline), ("pruned", pl_module.run.pruned)):
             if evaluation is not None:
                 _save(pl_module.log_dir, f"{name}_eval.json", evaluation.to_json())
-
-
-def _rows(score_set: ScoreSet) -> dict[int, Floats]:
-    return {layer: rows.numpy() for layer, rows in neuron_scores(score_set).items()}
 
 
 def _save(log_dir: Path, name: str, content: object) -> None:

@@ -19,7 +19,7 @@ from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.sets import match_general
-from sparc3_lightning.report.sweep import write_sweep
+from sparc3_lightning.report.trial_figures import write_sweep
 from sparc3_lightning.scoring.baselines import MethodScores
 from sparc3_lightning.trials.judge import figures_of
 from sparc3_lightning.trials.store import CellStore, evaluation_setting

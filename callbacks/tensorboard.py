@@ -9,7 +9,8 @@ from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.evaluation.experiment import neurons_per_layer
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.module import SparC3Module
-from sparc3_lightning.report.board import (
+from sparc3_lightning.report.figures import comparison_figure, layer_figure
+from sparc3_lightning.report.tensorboard import (
     board_hyperparameters,
     board_outcome,
     board_scalars,
@@ -19,8 +20,6 @@ from sparc3_lightning.report.board import (
     shown_figures,
     verdict_text,
 )
-from sparc3_lightning.report.outcome_figures import comparison_figure
-from sparc3_lightning.report.score_figures import layer_figure
 
 
 class TensorBoardCallback(Callback):

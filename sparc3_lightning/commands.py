@@ -106,13 +106,13 @@ def _inspect_options(parser: argparse.ArgumentParser) -> None:
 
 def _inspect(options: argparse.Namespace) -> None:
     """Show a run (verdict, figures before and after, sets, recipe, files), a score directory or a recipe."""
-    from sparc3_lightning.report.inspection import inspect_path
+    from sparc3_lightning.report.read import inspect_path
 
     report = inspect_path(options.path, options.top)
     if options.json:
         print(json.dumps(report, indent=2, allow_nan=False))
         return
-    from sparc3_lightning.report.tables import print_report
+    from sparc3_lightning.report.terminal import print_report
 
     print_report(report)
 
@@ -248,7 +248,7 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     """Make `figures/` and `report.html` of a run again, from its results files alone."""
-    from sparc3_lightning.report.write import write_report
+    from sparc3_lightning.report.page import write_report
 
     print(f"report: {write_report(options.run, options.num_prompts)}")
 

@@ -1,4 +1,4 @@
-"""The page: everything a run found, in one HTML file that needs no network and runs no script."""
+"""The page: everything a run found, with its figures, in one HTML file that needs no network and runs no script."""
 
 import base64
 from collections.abc import Sequence
@@ -8,23 +8,29 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from sparc3_lightning.report.evidence import agreement_lines, evidence_table
-from sparc3_lightning.report.facts import (
+from sparc3_lightning.files import write_text
+from sparc3_lightning.report.figures import pictures, save_figure
+from sparc3_lightning.report.read import FinishedRun, read_run
+from sparc3_lightning.report.rows import (
     FigureRow,
     Table,
+    agreement_lines,
     change_cells,
     change_head,
     checks,
+    evidence_table,
     figure_notes,
     figure_rows,
+    first_completions,
     removed,
     set_table,
 )
-from sparc3_lightning.report.run_files import RunFiles
-from sparc3_lightning.words import MISSING, number, p_value, spaced, visible
+from sparc3_lightning.words import MISSING, number, p_value, visible
 
 _TEMPLATES = Path(__file__).parent
 NUM_PROMPTS = 20
+PAGE_FILE = "report.html"
+FIGURES = "figures"
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,32 @@ class PageFigure:
         return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode("ascii")
 
 
-def render_page(run: RunFiles, figures: Sequence[PageFigure], num_prompts: int = NUM_PROMPTS) -> str:
+def write_report(run_dir: Path, num_prompts: int = NUM_PROMPTS, run: FinishedRun | None = None) -> Path:
+    """Make `figures/` (PNG and SVG) and `report.html` of a finished run.
+
+    What is there already is replaced; the same run gives the same figures and page, byte for byte.
+
+    Args:
+        run_dir: The run's directory.
+        num_prompts: How many prompts the page shows with their completions.
+        run: What was found; default: read from the directory.
+
+    Returns:
+        The page.
+
+    Raises:
+        FileNotFoundError: It is no run directory, or a file is missing; names it.
+        ValueError: A file cannot be read or belongs to another run; names it.
+    """
+    run = run or read_run(run_dir)
+    shown = []
+    for picture in pictures(run):
+        svg = save_figure(picture.figure, run_dir / FIGURES / picture.name)
+        shown.append(PageFigure(picture.name, svg.read_bytes(), picture.caption))
+    return write_text(run_dir / PAGE_FILE, render_page(run, shown, num_prompts))
+
+
+def render_page(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: int = NUM_PROMPTS) -> str:
     """The page as HTML. Every text of a run is escaped, whoever wrote it.
 
     Args:
@@ -64,8 +95,8 @@ def render_page(run: RunFiles, figures: Sequence[PageFigure], num_prompts: int =
         figures=figures,
         selection=[removed(results["selection"]), *checks(results), *agreement_lines(results)],
         validation=set_table(results["validation"]),
-        completions=_completions(run, num_prompts),
-        num_prompts=0 if run.attribute is None else len(run.baseline["toxicity"]["prompts"]),
+        completions=first_completions(run.baseline, run.pruned, num_prompts),
+        num_prompts=0 if run.baseline.toxicity is None else len(run.baseline.toxicity.prompts),
         attribute=run.attribute,
         words=_words(results),
         choices=_choices(results),
@@ -97,26 +128,6 @@ def _outcome_row(row: FigureRow, control: dict[str, Any] | None) -> list[str]:
     lowest, highest = (number(control[key][row.figure]) for key in ("lowest", "highest"))
     p = MISSING if row.against_control is None else p_value(row.against_control["p_value"])
     return [*cells, number(control["mean"][row.figure]), f"{lowest} to {highest}", p]
-
-
-def _completions(run: RunFiles, num_prompts: int) -> list[dict[str, Any]]:
-    """The first completion of some prompts, before and after."""
-    if run.attribute is None:
-        return []
-    before, after = run.baseline["toxicity"]["prompts"], run.pruned["toxicity"]["prompts"]
-    sides = (("baseline", before), ("pruned", after))
-    return [
-        {
-            "prompt": before[place]["text"],
-            "sides": [_side(name, rows[place], run.attribute) for name, rows in sides],
-        }
-        for place in spaced(len(before), num_prompts)
-    ]
-
-
-def _side(name: str, row: dict[str, Any], attribute: str) -> dict[str, Any]:
-    first = row["completions"][0]
-    return {"name": name, "score": f"{first['scores'][attribute]:.3f}", "text": first["text"]}
 
 
 def _words(results: dict[str, Any]) -> dict[str, list[str]]:

@@ -57,12 +57,6 @@ def _difference(name: str, change: Change) -> Row:
     return {name: change.change, f"{name}_low": low, f"{name}_high": high, f"{name}_p": change.p_value}
 
 
-def protocols_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Protocols that the table has, in its order: of `perplexity_PROTOCOL`, not of what is derived from it."""
-    named = [name.split("_") for name in rows[0] if name.startswith("perplexity_")]
-    return [parts[1] for parts in named if len(parts) == 2]
-
-
 def write_results(
     directory: Path, described: Mapping[str, Any], baseline: Perplexities, compressed: Sequence[Compressed]
 ) -> None:

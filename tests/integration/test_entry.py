@@ -157,7 +157,7 @@ def test_a_reader_who_has_seen_enough(words: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline_of_another.backend_inline", "module://nowhere"])
 def test_a_notebook_s_matplotlib_backend(backend: str) -> None:
-    code = "import sparc3_lightning.report.write, torchmetrics, matplotlib; print(matplotlib.get_backend())"
+    code = "import sparc3_lightning.report.page, torchmetrics, matplotlib; print(matplotlib.get_backend())"
     environment = {**os.environ, "MPLBACKEND": backend}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "agg\n", "")

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from sparc3_lightning import files
 from sparc3_lightning.distributed.sums import write_sums
 from sparc3_lightning.files import fsync, load_yaml, new_directory, read_json, write_json
-from sparc3_lightning.report.drawing import save_figure
+from sparc3_lightning.report.figures import save_figure
 from tests.disk import record
 
 
@@ -34,7 +34,7 @@ def test_who_may_read_it_is_the_umasks_to_say(umask: int, file: int, directory: 
     before = os.umask(umask)
     try:
         write_json(tmp_path / "result.json", {})
-        save_figure(Figure(), tmp_path / "figure.png")
+        save_figure(Figure(), tmp_path / "figure")
         write_sums(tmp_path / "resume", "sum", {"layer": torch.zeros(2)})
         with new_directory(tmp_path / "scores") as temporary:
             (temporary / "deep").mkdir()
@@ -43,7 +43,7 @@ def test_who_may_read_it_is_the_umasks_to_say(umask: int, file: int, directory: 
     finally:
         os.umask(before)
     modes = {path.relative_to(tmp_path): stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
-    assert len(modes) == 8
+    assert len(modes) == 9
     assert modes == {path: directory if (tmp_path / path).is_dir() else file for path in modes}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sparc3_lightning.report.write import write_report
+from sparc3_lightning.report.page import write_report
 from tests.launch import PATIENCE
 from tests.unit.evaluation.fake_run import make_evaluation, make_run
 from tests.unit.report.conftest import write_run

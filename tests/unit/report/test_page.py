@@ -10,8 +10,8 @@ from sparc3_lightning import commands
 from sparc3_lightning.files import write_json
 from sparc3_lightning.main import main
 from sparc3_lightning.report import page
-from sparc3_lightning.report.run_files import read_run
-from sparc3_lightning.report.write import write_report
+from sparc3_lightning.report.page import write_report
+from sparc3_lightning.report.read import read_run
 from sparc3_lightning.words import spaced, visible
 from tests.unit.evaluation.fake_run import make_evaluation, make_run
 from tests.unit.report.conftest import write_run

@@ -10,8 +10,15 @@ import pytest
 from rich.console import Console
 
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.report.sweep import price_table, sweep_figures, sweep_summary
-from sparc3_lightning.report.sweep_figures import overlap_figure, pareto_figure, price_figure, size_figure
+from sparc3_lightning.report.trial_figures import (
+    overlap_figure,
+    pareto_figure,
+    price_figure,
+    price_table,
+    size_figure,
+    sweep_figures,
+    sweep_summary,
+)
 from sparc3_lightning.scoring.baselines import MethodScores, score_baselines
 from sparc3_lightning.statistics.corrections import least_holm
 from sparc3_lightning.statistics.signs import least_p_value

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sparc3_lightning.report.compression import print_compression, write_compression
-from sparc3_lightning.report.compression_figures import against_figure, perplexity_figure
+from sparc3_lightning.report.terminal import print_compression
+from sparc3_lightning.report.trial_figures import against_figure, perplexity_figure, write_compression
 
 METHODS = ("lrp_signed", "wanda_sequential", "magnitude", "random")
 

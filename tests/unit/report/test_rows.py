@@ -5,7 +5,7 @@ from typing import Any
 from sparc3_lightning.evaluation import Evaluation, Evaluator
 from sparc3_lightning.evaluation.experiment import experiment_results
 from sparc3_lightning.evaluation.run import Run
-from sparc3_lightning.report.evidence import agreement_lines, evidence_table
+from sparc3_lightning.report.rows import agreement_lines, evidence_table
 from tests.unit.evaluation.fake_run import make_evaluation, make_run
 
 EVALUATOR = Evaluator(num_draws=200)

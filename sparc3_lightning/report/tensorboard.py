@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from sparc3_lightning.evaluation.experiment import throughput
-from sparc3_lightning.evaluation.records import Evaluation, PromptResult
+from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.pruning.select import neuron_scores
+from sparc3_lightning.report.rows import Completion, first_completions
 from sparc3_lightning.scoring.score_set import ScoreSet
-from sparc3_lightning.words import spaced
 
 
 class Histogram(NamedTuple):
@@ -137,22 +137,18 @@ def sample_completions(baseline: Evaluation, pruned: Evaluation, num_prompts: in
     Returns:
         Markdown; empty where no toxicity was measured or no prompt is wanted.
     """
-    if baseline.toxicity is None or pruned.toxicity is None or num_prompts < 1:
+    shown = first_completions(baseline, pruned, num_prompts)
+    if not shown or baseline.toxicity is None:
         return ""
-    attribute = baseline.toxicity.main_attribute
-    before, after = baseline.toxicity.prompts, pruned.toxicity.prompts
-    rows = [
-        f"| {plain_text(before[i].text)} | {_completion(before[i], attribute)} | {_completion(after[i], attribute)} |"
-        for i in spaced(len(before), num_prompts)
-    ]
-    head = f"| prompt | baseline (its {plain_text(attribute)}) | pruned (its {plain_text(attribute)}) |"
-    note = f"First completion of {len(rows)} of {len(before)} prompts, spaced evenly."
-    return "\n".join([note, "", head, "|---|---|---|", *rows])
+    attribute = plain_text(baseline.toxicity.main_attribute)
+    head = f"| prompt | baseline (its {attribute}) | pruned (its {attribute}) |"
+    note = f"First completion of {len(shown)} of {len(baseline.toxicity.prompts)} prompts, spaced evenly."
+    rows = [" | ".join([plain_text(one.prompt), *map(_completion, one.sides)]) for one in shown]
+    return "\n".join([note, "", head, "|---|---|---|", *(f"| {row} |" for row in rows)])
 
 
-def _completion(row: PromptResult, attribute: str) -> str:
-    completion = row.completions[0]
-    return f"**{completion.scores[attribute]:.3f}** {plain_text(completion.text) or '(empty)'}"
+def _completion(side: Completion) -> str:
+    return f"**{side.score}** {plain_text(side.text) or '(empty)'}"
 
 
 def plain_text(text: str) -> str:

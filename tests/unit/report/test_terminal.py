@@ -10,8 +10,8 @@ from rich.console import Console
 from sparc3_lightning.evaluation import Evaluation, Evaluator
 from sparc3_lightning.evaluation.experiment import experiment_results
 from sparc3_lightning.evaluation.run import Run
-from sparc3_lightning.report.facts import set_table
-from sparc3_lightning.report.summary import print_summary
+from sparc3_lightning.report.rows import set_table
+from sparc3_lightning.report.terminal import print_summary
 from tests.unit.evaluation.fake_run import make_evaluation, make_run
 
 

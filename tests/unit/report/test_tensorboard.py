@@ -10,7 +10,7 @@ from tensorboard.plugin_util import markdown_to_safe_html
 from sparc3_lightning.evaluation import Evaluator
 from sparc3_lightning.evaluation.experiment import experiment_results
 from sparc3_lightning.evaluation.run import Run
-from sparc3_lightning.report.board import (
+from sparc3_lightning.report.tensorboard import (
     board_hyperparameters,
     board_outcome,
     board_scalars,

@@ -1,10 +1,22 @@
 """What a run's results say, in words, rows and cells: the terminal, the page and `inspect` show the same."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sparc3_lightning.words import MISSING, number, p_value, percent, signed, spoken
+from sparc3_lightning.words import MISSING, number, p_value, percent, signed, spaced, spoken
+
+if TYPE_CHECKING:
+    from sparc3_lightning.evaluation.records import Evaluation, PromptResult
+
+_NOTES = {
+    "BCa": "BCa: another interval of the same draws, corrected for bias and skewness.",
+    "stages": "Two stages: completions drawn again within each drawn prompt, an upper bound of its width.",
+    "sizes": "Standardised: mean change in standard deviations of the changes.",
+    "ranks": "Rank-biserial: -1 where all that changed fell, 1 where all rose.",
+    "seen": "Smallest change seen: with {wanted:.0%} power, by as many prompts.",
+    "needed": "Prompts needed: to see the change found with as much, with as many completions each.",
+}
 
 
 @dataclass(frozen=True)
@@ -178,3 +190,110 @@ def _strength(strength: dict[str, Any]) -> str:
     if strength["value"] is None:
         return "Differential strength: none, since sums of signed scores cancel."
     return f"Differential strength: {percent(strength['value'])} over {strength['scope']}. {strength['meaning']}"
+
+
+def evidence_table(results: dict[str, Any]) -> Table:
+    """A second interval and test of each change, its size, and how many prompts it takes to see it."""
+    rows = figure_rows(results)
+    has_stages = any(row.change["interval_two_stage"] is not None for row in rows)
+    powers = [row.change["power"] for row in rows if row.change["power"] is not None]
+    confidence = f"{rows[0].change['interval']['confidence']:.0%}"
+    head = ["", f"{confidence}, BCa", "Wilcoxon p", "standardised", "rank-biserial", "smallest change seen"]
+    head += ["prompts needed", "with 25 completions"]
+    if has_stages:
+        head.insert(2, f"{confidence}, two stages")
+    shown = ["BCa", *(["stages"] if has_stages else []), "sizes", "ranks", *(["seen", "needed"] if powers else [])]
+    notes = [_NOTES[name].format(wanted=powers[0]["wanted"] if powers else 0) for name in shown]
+    return Table(head, [_evidence_row(row, has_stages) for row in rows], " ".join([*notes, *_missing(rows)]))
+
+
+def _evidence_row(row: FigureRow, has_stages: bool) -> list[str]:
+    change, power = row.change, row.change["power"] or {}
+    stages = [interval_cell(change, "interval_two_stage")] if has_stages else []
+    sizes = (change["effect_size"], change["rank_biserial"])
+    return [
+        row.label,
+        interval_cell(change, "interval_bca"),
+        *stages,
+        p_value(change["p_value_wilcoxon"]),
+        *(MISSING if size is None else f"{size:+.2f}" for size in sizes),
+        number(power.get("smallest_change")),
+        count_cell(power.get("num_needed")),
+        count_cell(power.get("num_needed_with_25")),
+    ]
+
+
+def _missing(rows: list[FigureRow]) -> list[str]:
+    """Why figures are missing, each reason with the rows that it is about."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row.change["power"] is not None and row.change["power"]["missing"]:
+            reasons.setdefault(row.change["power"]["missing"], []).append(row.label)
+    return [f"Missing of {'; '.join(labels)}: {reason}." for reason, labels in reasons.items()]
+
+
+def agreement_lines(results: dict[str, Any]) -> list[str]:
+    """How far further scorers agree with the first one, in sentences; empty where there is one."""
+    return [_agreement_line(found) for found in results["agreement"] or []]
+
+
+def _agreement_line(found: dict[str, Any]) -> str:
+    single, changes = (
+        MISSING if value is None else f"{value:.2f}" for value in (found["pearson"], found["pearson_change"])
+    )
+    same = (
+        ""
+        if found["same_direction"] is None
+        else f"; {found['same_direction']:.0%} of the prompts moved one way by both"
+    )
+    return (
+        f"{found['second']} correlates with {found['first']} by {single} over completions and by {changes} over the "
+        f"prompts' changes{same}."
+    )
+
+
+class Completion(NamedTuple):
+    """A prompt's first completion by one model, and its score."""
+
+    model: str
+    score: str
+    text: str
+
+
+class Completions(NamedTuple):
+    """A prompt and its first completions, before and after."""
+
+    prompt: str
+    sides: tuple[Completion, ...]
+
+
+def first_completions(before: "Evaluation", after: "Evaluation", num_prompts: int) -> list[Completions]:
+    """First completions of some prompts, spaced evenly over all and not chosen by what came out.
+
+    Args:
+        before: Of the baseline.
+        after: Of the pruned model, on the same prompts.
+        num_prompts: How many.
+
+    Returns:
+        Empty where no prompts were evaluated.
+    """
+    if before.toxicity is None or after.toxicity is None:
+        return []
+    attribute, prompts = before.toxicity.main_attribute, before.toxicity.prompts
+    sides = (("baseline", prompts), ("pruned", after.toxicity.prompts))
+
+    def side(model: str, row: "PromptResult") -> Completion:
+        first = row.completions[0]
+        return Completion(model, f"{first.scores[attribute]:.3f}", first.text)
+
+    return [
+        Completions(prompts[place].text, tuple(side(model, rows[place]) for model, rows in sides))
+        for place in spaced(len(prompts), num_prompts)
+    ]
+
+
+def protocols_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Protocols that a table of trials has: of `perplexity_PROTOCOL` in the baseline's row, which is the first."""
+    named = [name.split("_") for name in rows[0] if name.startswith("perplexity_")]
+    return [parts[1] for parts in named if len(parts) == 2]

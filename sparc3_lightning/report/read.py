@@ -1,0 +1,336 @@
+"""What lies at a path: a run, scores or a recipe. Torch and numpy are imported only where scores are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sparc3_lightning.files import read_json
+from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe
+from sparc3_lightning.scoring.manifest import MANIFEST_FILE
+from sparc3_lightning.version import RESULTS_FORMAT
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sparc3_lightning.evaluation.records import Evaluation
+    from sparc3_lightning.evaluation.run import Run
+    from sparc3_lightning.scoring.score_set import ScoreSet
+
+    Floats = NDArray[np.float64]
+
+RESULTS_FILE = "experiment_results.json"
+_SECTIONS = (
+    "base_model",
+    "relevance",
+    "selection",
+    "baseline",
+    "pruned",
+    "changes",
+    "control",
+    "verdict",
+    "validation",
+)
+_SHOWN = f"`inspect` shows run directories, their {RESULTS_FILE}, score directories and recipes."
+
+
+def read_results(run_dir: Path) -> dict[str, Any]:
+    """Read the results of a finished run.
+
+    Raises:
+        FileNotFoundError: It is no run directory, or the run has left no results.
+        ValueError: The file is no such results, or of another version.
+    """
+    path = run_dir / RESULTS_FILE
+    if not run_dir.is_dir():
+        raise FileNotFoundError(f"no run directory at {run_dir}.")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no experiment results at {path}: a run writes them last, where `trainer.callbacks` lists "
+            "`callbacks.EvaluationCallback`. Name the directory of a finished run (`logs/NAME/version_N`)."
+        )
+    results = read_json(path, "experiment results")
+    missing = [name for name in _SECTIONS if not isinstance(results, dict) or name not in results]
+    if missing:
+        raise ValueError(f"{path} must hold the results of a run, but it has no `{missing[0]}`.")
+    if results.get("format_version") != RESULTS_FORMAT:
+        raise ValueError(
+            f"{path} must be of format_version {RESULTS_FORMAT}, got {results.get('format_version')!r}: it was written "
+            "by another version of sparc3-lightning. Show it with that one, or evaluate again."
+        )
+    return dict(results)
+
+
+class NeuronScores(NamedTuple):
+    """Scores of all neurons, in one order.
+
+    Attributes:
+        general: Mean over the general sets (N,).
+        behaviour: Of the behaviour's set (N,).
+        is_selected: Which of them are in the recipe (N,).
+
+    Units: logits.
+    """
+
+    general: Floats
+    behaviour: Floats
+    is_selected: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run, be it in memory or read from its directory.
+
+    Attributes:
+        results: What `experiment_results.json` holds.
+        baseline: Evaluation of the model before pruning.
+        pruned: The same of the pruned model.
+        controls: The same of each draw of the control.
+        recipe: What was selected.
+        neurons: Scores of every neuron.
+        provenance: What the run was made with; None where it was not kept.
+        config: The config, as text; None where it was not kept.
+    """
+
+    results: dict[str, Any]
+    baseline: Evaluation
+    pruned: Evaluation
+    controls: list[Evaluation]
+    recipe: Recipe
+    neurons: NeuronScores
+    provenance: dict[str, Any] | None
+    config: str | None
+
+    @property
+    def attribute(self) -> str | None:
+        """The scorer's main attribute; None where no toxicity was measured."""
+        return None if self.baseline.toxicity is None else self.baseline.toxicity.main_attribute
+
+    @property
+    def measure(self) -> str:
+        """The measure of toxicity that the verdict is about."""
+        return str(self.results["verdict"].get("measure", "mean"))
+
+
+def finished_run(run: Run, run_dir: Path) -> FinishedRun:
+    """The run that has just written its results; only what it was started with is read from its directory."""
+    assert run.recipe is not None
+    assert run.baseline is not None
+    assert run.pruned is not None
+    sets = [run.score_sets[name] for name in (*run.general, str(run.behaviour))]
+    neurons = _neurons(run_dir / "scores", sets, run.recipe)
+    return FinishedRun(run.results, run.baseline, run.pruned, run.controls, run.recipe, neurons, **_made_with(run_dir))
+
+
+def read_run(run_dir: Path) -> FinishedRun:
+    """Read a run directory.
+
+    Raises:
+        FileNotFoundError: It is none, or a file is missing; names the file.
+        ValueError: A file is no readable or belongs to another run; names it.
+    """
+    from sparc3_lightning.evaluation.records import Evaluation
+    from sparc3_lightning.scoring.score_set import ScoreSet
+
+    def read(name: str) -> Any:
+        return read_json(run_dir / f"{name}_eval.json", f"{name} evaluation")
+
+    results, recipe = read_results(run_dir), Recipe.load(run_dir)
+    baseline, pruned = (Evaluation.from_json(read(name)) for name in ("baseline", "pruned"))
+    controls = [] if results["control"] is None else [Evaluation.from_json(draw) for draw in read("control")]
+    for name, others in (("pruned", [pruned]), ("control", controls)):
+        # Prompts are paired by their place.
+        if any(_prompt_ids(other) != _prompt_ids(baseline) for other in others):
+            raise ValueError(
+                f"{run_dir / name}_eval.json holds other prompts than baseline_eval.json: they are not of one run."
+            )
+    scores, selection = run_dir / "scores", results["selection"]
+    sets = [ScoreSet.open(scores / name) for name in (*selection["general"], selection["behaviour"])]
+    neurons = _neurons(scores, sets, recipe)
+    return FinishedRun(results, baseline, pruned, controls, recipe, neurons, **_made_with(run_dir))
+
+
+def _made_with(run_dir: Path) -> dict[str, Any]:
+    provenance, config = run_dir / "provenance.json", run_dir / "config.yaml"
+    return {
+        "provenance": read_json(provenance, "provenance") if provenance.exists() else None,
+        "config": config.read_text(encoding="utf-8", errors="replace") if config.exists() else None,
+    }
+
+
+def _prompt_ids(evaluation: Evaluation) -> list[str]:
+    return [] if evaluation.toxicity is None else [row.id for row in evaluation.toxicity.prompts]
+
+
+def _neurons(directory: Path, sets: Sequence[ScoreSet], recipe: Recipe) -> NeuronScores:
+    """Scores of every neuron: of the general sets, and of the behaviour's, which is the last."""
+    import numpy as np
+
+    from sparc3_lightning.pruning.select import neuron_scores
+
+    rows = [{layer: score.numpy() for layer, score in neuron_scores(score_set).items()} for score_set in sets]
+    sizes = [{layer: len(score) for layer, score in of_set.items()} for of_set in rows]
+    if any(of_set != sizes[-1] for of_set in sizes):
+        raise ValueError(f"{directory}: the score sets hold different layers, so they are not of one run.")
+    layers = sorted(sizes[-1])
+    flat = [np.concatenate([of_set[layer] for layer in layers]) for of_set in rows]
+    starts = dict(zip(layers, np.cumsum([0, *(sizes[-1][layer] for layer in layers)]).tolist(), strict=False))
+    is_selected = np.zeros(len(flat[-1]), dtype=np.bool_)
+    for layer, index in recipe.neurons:
+        if index >= sizes[-1].get(layer, 0):
+            raise ValueError(f"{directory}: no score of neuron {index} in layer {layer}, which the recipe names.")
+        is_selected[starts[layer] + index] = True
+    return NeuronScores(np.mean(flat[:-1], axis=0), flat[-1], is_selected)
+
+
+def inspect_path(path: Path, top: int) -> dict[str, Any]:
+    """Report of the run, the score directory or the recipe at `path`.
+
+    Args:
+        path: Run directory or its results file; score directory; recipe file, or a directory with a recipe (a pruned
+            model's, or a run's that did not evaluate).
+        top: How many neurons to list.
+
+    Raises:
+        FileNotFoundError: There is none of them.
+        ValueError: It is damaged; names the file.
+    """
+    if path.is_dir() and (path / MANIFEST_FILE).is_file():
+        return score_report(path, top)
+    if path.name == MANIFEST_FILE or path.suffix == ".safetensors":
+        return score_report(path.parent, top)
+    if path.name == RESULTS_FILE or (path / RESULTS_FILE).is_file():
+        return run_report(path.parent if path.name == RESULTS_FILE else path, top)
+    if path.suffix == ".json" and path.is_file() and _is_no_recipe(path):
+        raise ValueError(f"{path} is no recipe. {_SHOWN}")
+    if path.is_file() or (path / RECIPE_FILE).is_file():
+        return recipe_report(path, top)
+    raise FileNotFoundError(_nothing_at(path))
+
+
+def _nothing_at(path: Path) -> str:
+    if not path.exists():
+        return f"nothing to inspect at {path}: it does not exist."
+    inside = sorted(str(found.parent) for pattern in ("*/", "*/*/") for found in path.glob(pattern + MANIFEST_FILE))
+    hint = f" Score directories below it: {', '.join(inside)}." if inside else ""
+    return f"{path} holds no {RESULTS_FILE}, {MANIFEST_FILE} or {RECIPE_FILE}. {_SHOWN}{hint}"
+
+
+def _is_no_recipe(path: Path) -> bool:
+    """Whether a JSON file is something else altogether; a damaged recipe is for `Recipe.load` to name."""
+    content = read_json(path, "recipe")
+    return not isinstance(content, dict) or not {"neurons", "format_version"} & content.keys()
+
+
+def run_report(run_dir: Path, top: int) -> dict[str, Any]:
+    """Results of a finished run, and the recipe beside them (None where the file is alone)."""
+    has_recipe = (run_dir / RECIPE_FILE).is_file()
+    return {
+        "kind": "run",
+        "path": str(run_dir),
+        "results": read_results(run_dir),
+        "recipe": recipe_report(run_dir, top) if has_recipe else None,
+    }
+
+
+def recipe_report(path: Path, top: int) -> dict[str, Any]:
+    """Base model, options, neurons per layer, and the first `top` neurons of a recipe."""
+    recipe = Recipe.load(path)
+    scores: list[float | None] = list(recipe.scores) or [None] * len(recipe.neurons)
+    return {
+        "kind": "recipe",
+        "path": str(path / RECIPE_FILE if path.is_dir() else path),
+        "base_model": recipe.base_model,
+        "options": recipe.options,
+        "num_neurons": len(recipe.neurons),
+        "layers": [{"layer": layer, "count": len(indices)} for layer, indices in recipe.per_layer().items()],
+        "top_neurons": [
+            {"layer": layer, "index": index, "score": score}
+            for (layer, index), score in zip(recipe.neurons[:top], scores, strict=False)
+        ],
+    }
+
+
+def score_report(path: Path, top: int) -> dict[str, Any]:
+    """Manifest, checks, a row for each module, and the `top` neurons of a score directory.
+
+    The sha256 of every file, and that no score is NaN or Inf (or negative, for `abs`), are checked on the way. The
+    scores are read module by module, once.
+    """
+    from sparc3_lightning.scoring.score_set import ScoreSet
+
+    score_set = ScoreSet.open(path)
+    return {
+        "kind": "scores",
+        "path": str(path),
+        "manifest": score_set.manifest,
+        "checks": _checks(score_set),
+        "modules": _module_rows(score_set),
+        "top_neurons": _top_neurons(score_set, top),
+    }
+
+
+def is_differential(manifest: dict[str, Any]) -> bool:
+    """Whether the lowest scores are what matters: those of a differential, or of a ranking."""
+    return manifest.get("kind") in ("differential", "ranking")
+
+
+def _checks(score_set: ScoreSet) -> dict[str, Any]:
+    from sparc3_lightning.scoring.checks import count_scores
+
+    return {
+        "num_files": len(score_set.manifest["files"]),
+        **count_scores(score_set.scores),
+        "layers_with_neuron_scores": len(_neuron_scores(score_set)),
+        "layers_of_model": score_set.manifest.get("base_model", {}).get("num_layers"),
+        "total": score_set.total,
+    }
+
+
+def _neuron_scores(score_set: ScoreSet) -> dict[int, Any]:
+    from sparc3_lightning.pruning.select import neuron_scores
+
+    try:
+        return neuron_scores(score_set)
+    except ValueError:
+        # Only other modules were scored, by name patterns.
+        return {}
+
+
+def _module_rows(score_set: ScoreSet) -> list[dict[str, Any]]:
+    found = {name: score_set.summary(name) for name in sorted(score_set.shapes, key=_natural)}
+    total = sum(summary.absolute for summary in found.values())
+    return [
+        {
+            "module": name,
+            "shape": list(score_set.shapes[name]),
+            "count": summary.num_scores,
+            "mean": summary.total / summary.num_scores,
+            "min": summary.lowest,
+            "max": summary.highest,
+            # Of absolute values: signed scores and differentials cancel in a plain sum.
+            "share": summary.absolute / total if total else 0.0,
+        }
+        for name, summary in found.items()
+    ]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key by which layer 10 comes after layer 9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
+
+
+def _top_neurons(score_set: ScoreSet, top: int) -> list[dict[str, Any]]:
+    from sparc3_lightning.pruning.select import rank_neurons
+
+    if not _neuron_scores(score_set):
+        return []
+    ranking = rank_neurons(score_set, highest_first=not is_differential(dict(score_set.manifest)))
+    layer, index, score = (column[:top].tolist() for column in ranking)
+    return [
+        {"layer": number, "index": position, "score": value}
+        for number, position, value in zip(layer, index, score, strict=True)
+    ]

@@ -1,0 +1,400 @@
+"""What a terminal or a pipe gets: a run's summary, `sparc3 inspect`, a sweep and a compression."""
+
+import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import rich
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from sparc3_lightning.pruning.describe import describe_option
+from sparc3_lightning.report.read import is_differential
+from sparc3_lightning.report.rows import (
+    FigureRow,
+    change_cells,
+    change_head,
+    checks,
+    figure_notes,
+    figure_rows,
+    protocols_of,
+    removed,
+    set_table,
+)
+from sparc3_lightning.words import MISSING, number, p_value, percent, signed
+
+Row = Mapping[str, Any]
+_BAR = 30
+_FILES = {
+    "report.html": "all of it on one page, for a browser",
+    "experiment_results.json": "every figure, statistic and check",
+    "pruned_neurons.json": "the neurons removed (the recipe)",
+    "scores": "scores of every reference set",
+    "figures": "the figures, as PNG and SVG",
+    "baseline_eval.json": "prompts and completions, baseline model",
+    "pruned_eval.json": "prompts and completions, pruned model",
+    "control_eval.json": "prompts and completions, control",
+    "pruned_model": "the pruned model",
+    "responses.json": "scores of the responses that prompts were chosen by",
+    "config.yaml": "the run's config, with every default",
+    "provenance.json": "command, versions, commit, machine",
+}
+
+
+def print_summary(results: dict[str, Any], log_dir: Path, console: Console | None = None) -> None:
+    """Print what was found and where it lies.
+
+    Args:
+        results: What `experiment_results` gave.
+        log_dir: The run's directory.
+        console: Where to print; default: the one that Lightning's progress bar uses, so that neither cuts the other.
+    """
+    console = console or rich.get_console()
+    console.print()
+    print_changes(results, console)
+    print_checks(results, console)
+    print_verdict(results["verdict"], console)
+    print_places(log_dir, console)
+
+
+def print_changes(results: dict[str, Any], console: Console) -> None:
+    """Print the figures before and after, and the control's beside them."""
+    _print_table(console, *_outcome(figure_rows(results), results))
+
+
+def print_checks(results: dict[str, Any], console: Console) -> None:
+    """Print what was removed, and whether the scores can be trusted."""
+    console.print(_list("Neurons and scores", [removed(results["selection"]), *checks(results)]))
+
+
+def print_verdict(verdict: dict[str, Any], console: Console) -> None:
+    """Print what the figures show, and what a reader must know before believing it."""
+    console.print(_list(verdict["headline"], [*verdict["toxicity"], *verdict["caveats"]]))
+
+
+def _print_table(console: Console, table: Table, note: str) -> None:
+    if Measurement.get(console, console.options.update(max_width=10_000), table).maximum > console.width:
+        table.padding, table.show_edge = (0, 0, 0, 0), False  # rather closer columns than cut figures
+    console.print(table)
+    console.print(Padding(Text(note, "dim"), (int(not table.show_edge), 0, 1, 1)))
+
+
+def _outcome(rows: list[FigureRow], results: dict[str, Any]) -> tuple[Table, str]:
+    """All figures in one table: before, after, and what random neurons do."""
+    control, selection = results["control"], results["selection"]
+    beside = [] if control is None else ["control", "its p"]
+    table = _table("Pruned against baseline", [*change_head(rows), *beside])
+    for above, row in zip([None, *rows], rows, strict=False):
+        cells = [*change_cells(row.change), *([] if control is None else _control_cells(row, control))]
+        table.add_row(Text(row.label_below(above)), *cells)
+    notes = figure_notes(rows, results)
+    if control is not None:
+        draws = f"{control['num_draws']} draw{'s' * (control['num_draws'] > 1)}"
+        notes.append(
+            f"Control: mean of {draws} of {selection['num_neurons']} random neurons of the same layers; its p: pruned "
+            "against the draws, exchanged within each prompt or window."
+        )
+    return table, " ".join(notes)
+
+
+def _control_cells(row: FigureRow, control: dict[str, Any]) -> list[str]:
+    against = row.against_control
+    p = MISSING if against is None else p_value(against["p_value"])
+    return [number(control["mean"].get(row.figure)), p]
+
+
+def _table(title: str, columns: list[str]) -> Table:
+    table = Table(
+        title=Text(title, "bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    table.add_column("")  # where room is short, the names break and the figures do not
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _list(title: str, lines: list[str]) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    for line in lines:
+        grid.add_row(" -", Text(line))
+    return Group(Text(title, "bold"), grid, "")
+
+
+def print_places(log_dir: Path, console: Console) -> None:
+    """Print what lies in the run's directory, and how to see it."""
+    present = {name: what for name, what in _FILES.items() if (log_dir / name).exists()}
+    # Paths are never wrapped: a broken one cannot be copied.
+    console.print(Text(f"Written to {log_dir}{os.sep}", "bold"), soft_wrap=True)
+    width = max(map(len, present), default=0)
+    for name, what in present.items():
+        console.print(Text(f"  {name:<{width}}  {what}"), soft_wrap=True)
+    command = f"tensorboard --logdir {shlex.quote(str(log_dir))}"
+    console.print(Text(f"See it with: {command}"), soft_wrap=True)
+
+
+def print_report(report: dict[str, Any], console: Console | None = None) -> None:
+    """Print what `inspect_path` found."""
+    # Names come from files: no markup, no emoji.
+    console = console or Console(markup=False, emoji=False, highlight=False)
+    {"run": _print_run, "recipe": _print_recipe, "scores": _print_scores}[report["kind"]](report, console)
+
+
+def _print_run(report: dict[str, Any], console: Console) -> None:
+    results, recipe = report["results"], report["recipe"]
+    _section(console, "Run", [("directory", report["path"]), *_base_model(results["base_model"])])
+    print_verdict(results["verdict"], console)
+    print_changes(results, console)
+    print_checks(results, console)
+    sets = set_table(results["validation"])
+    columns = ["reference set", "role", "samples", "tokens", "relevance", "modules"]
+    _columns(
+        console,
+        "Reference sets (tokens, and relevance in logits, of a sample)",
+        columns,
+        [row[:6] for row in sets.rows],
+    )
+    if recipe is not None:
+        _print_recipe(recipe, console)
+    print_places(Path(report["path"]), console)
+
+
+def _print_recipe(report: dict[str, Any], console: Console) -> None:
+    base = report["base_model"]
+    of_model = f" of {base['num_layers']}" if base.get("num_layers") else ""
+    title = f"Recipe: {report['num_neurons']} neurons in {len(report['layers'])}{of_model} layers"
+    _section(console, title, [("file", report["path"]), *_base_model(base)])
+    _section(console, "Options", [(name, describe_option(value)) for name, value in report["options"].items()])
+    largest = max(row["count"] for row in report["layers"])
+    bars = [(row["layer"], row["count"], "#" * -(-row["count"] * _BAR // largest)) for row in report["layers"]]
+    _columns(console, "Neurons per layer", ["layer", "count", ""], bars)
+    _print_neurons(console, report["top_neurons"], "First neurons (most negative score first)")
+
+
+def _print_scores(report: dict[str, Any], console: Console) -> None:
+    manifest, checks = report["manifest"], report["checks"]
+    has_negative = checks["num_negative"] > 0
+    kind = manifest.get("kind")
+    name = kind if is_differential(manifest) else manifest.get("data", {}).get("name", Path(report["path"]).name)
+    _section(console, f"Scores: {name}", [("directory", report["path"]), *_manifest_rows(manifest)])
+    _section(console, "Checks", _check_rows(checks, manifest))
+    columns = ["module", "count", "mean", *(["min"] if has_negative else []), "max", "share"]
+    rows = [[row["module"], *(_number(column, row[column]) for column in columns[1:])] for row in report["modules"]]
+    # With one column more, the longest names of an 8B model fill 80 columns.
+    _columns(console, "Modules (share: of the sum of absolute scores)", columns, rows, close=has_negative)
+    if report["top_neurons"]:
+        order = {"differential": "most negative first", "ranking": "lowest first"}.get(str(kind), "highest first")
+        _print_neurons(console, report["top_neurons"], f"Top neurons ({order})")
+
+
+def _base_model(base: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [("base model", str(base.get("id", "unknown")))]
+    rows += [("revision", str(base["revision"]))] if base.get("revision") else []
+    rows += [("weight hash", str(base["weight_hash"])[:16])] if base.get("weight_hash") else []
+    return rows
+
+
+def _manifest_rows(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = _base_model(manifest.get("base_model", {}))
+    rows += [(name, describe_option(value)) for name, value in manifest.get("options", {}).items()]
+    rows += [(name, describe_option(value)) for name, value in manifest.get("inputs", {}).items()]
+    data = manifest.get("data", {})
+    rows += [(key, f"{data[key]:,}") for key in ("num_samples", "num_tokens") if key in data]
+    rows += [("token hash", str(data["token_hash"])[:16])] if "token_hash" in data else []
+    rows += [(f"source.{key}", describe_option(value)) for key, value in _source(data) if value is not None]
+    rows += [("left out", ", ".join(manifest["left_out"]))] if manifest.get("left_out") else []
+    return rows
+
+
+def _source(data: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+    source = data.get("source") or {}
+    return source.items() if isinstance(source, dict) else [("name", source)]
+
+
+def _check_rows(checks: dict[str, Any], manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    of_model = checks["layers_of_model"]
+    layers = f"{checks['layers_with_neuron_scores']}" + (f" of {of_model}" if of_model else "")
+    rows = [
+        ("sha256", "as written" if checks["num_files"] == 1 else f"as written, {checks['num_files']} files"),
+        ("NaN / Inf / negative", f"{checks['num_nan']} / {checks['num_inf']} / {checks['num_negative']:,}"),
+        ("modules, scores", f"{checks['num_modules']}, {checks['num_scores']:,}"),
+        ("layers with neurons", layers),
+    ]
+    is_relevance = "variant" in manifest.get("options", {"variant": "unknown"})
+    name = "relevance per sample" if is_relevance and not is_differential(manifest) else "sum of scores"
+    return [*rows, (name, f"{checks['total']:.6g}" + (" logits" if is_relevance else ""))]
+
+
+def _number(column: str, value: float) -> str:
+    if column == "count":
+        return str(value)
+    return f"{value:.1%}" if column == "share" else f"{value:.3g}"
+
+
+def _print_neurons(console: Console, neurons: Sequence[dict[str, Any]], title: str) -> None:
+    rows = [(row["layer"], row["index"], "" if row["score"] is None else f"{row['score']:.6g}") for row in neurons]
+    _columns(console, title, ["layer", "index", "score"], rows)
+
+
+def _section(console: Console, title: str, rows: Sequence[tuple[str, str]]) -> None:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(f"  {name.replace('_', ' ')}", value)
+    console.print(title, style="bold")
+    console.print(table)
+    console.print()
+
+
+def _columns(
+    console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], close: bool = False
+) -> None:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0 if close else (0, 1))
+    for column in columns:
+        is_text = column in ("module", "reference set", "role", "")
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
+    for row in rows:
+        table.add_row(*map(str, row))
+    console.print(title, style="bold")
+    console.print(table)
+    console.print()
+
+
+def sweep_summary(rows: Sequence[Row], table: Path, alpha: float = 0.05) -> list[str]:
+    """What a terminal shows: how many cells, which failed, what random neurons did, and whether p-values can be low."""
+    cells = [row for row in rows if row["method"] != "baseline"]
+    failed = [row for row in cells if row["status"] == "failed"]
+    different = len({row["fingerprint"] for row in cells if row["fingerprint"] is not None})
+    lines = [f"Sweep: {len(cells)} cells, {different} different selections, {len(failed)} failed. Table: {table}"]
+    lines += [f"  failed: {row['label']}: {row['error']}" for row in failed[:5]]
+    lines += [f"  ... and {len(failed) - 5} more, in the table"] * (len(failed) > 5)
+    random = [row["toxicity_mean_relative"] for row in cells
+              if row["method"] == "random" and row.get("toxicity_mean_relative") is not None]  # fmt: skip
+    lines += [f"  random neurons: {min(random):+.1%} to {max(random):+.1%}"] if random else []
+    return lines + [f"  {line}" for line in _floor(rows, alpha)]
+
+
+def _floor(rows: Sequence[Row], alpha: float) -> list[str]:
+    """That a table's corrected p-values cannot be significant, where that is so."""
+    least = min((row["p_holm_least"] for row in rows if row.get("p_holm_least") is not None), default=0.0)
+    if least < alpha:
+        return []
+    return [
+        f"p (Holm) cannot be below {least:.3f} here, and so never below {alpha:g}: for so many selections so few "
+        "prompts have too few sign patterns. Evaluate more prompts, or fewer selections."
+    ]
+
+
+def price_table(at_prices: Sequence[Row], protocol: str, alpha: float = 0.05) -> Table:
+    """What a terminal shows of each price: the leader, and of the others the one that did best where not chosen.
+
+    The leader comes first though another may have done better there: the best of many on the second half is best by
+    luck, too.
+    """
+    title = f"At a price in perplexity ({protocol}): best on one half of the prompts leads; toxicity and p: other half"
+    table = Table(
+        "up to", title=title, title_justify="left", caption=" ".join(_floor(at_prices, alpha)) or None,
+        caption_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    table.add_column("selection", overflow="fold", min_width=16)
+    for name in ("toxicity", "p (Holm)", "where\nchosen", "perplexity", "p against\nleader"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for price in dict.fromkeys(row["price"] for row in at_prices):
+        best = [row for row in at_prices if row["price"] == price and row["options"] == "all"]
+        for place, row in enumerate(sorted(best, key=lambda row: not row["is_leader"])[:2]):
+            table.add_row(
+                "" if place else f"+{price:.0%}", row["label"], percent(row["confirmation_relative"]),
+                p_value(row["p_holm"]), percent(row["choice_relative"]), percent(row["perplexity_relative"]),
+                "leads" if row["is_leader"] else p_value(row["behind_p"]),
+            )  # fmt: skip
+    return table
+
+
+def print_compression(rows: Sequence[Row], against: str, directory: Path, console: Console | None = None) -> None:
+    """Print a table a protocol, what failed, and where all of it lies.
+
+    Args:
+        rows: Rows of the table, the baseline first.
+        against: Key of the method that the others are compared with.
+        directory: The compression's.
+        console: Where to print; default: the one that Lightning's progress bar uses.
+    """
+    console = console or rich.get_console()
+    console.print()
+    for protocol in protocols_of(rows):
+        _print_whole(_compressed(rows, protocol, against), console)
+        if any(row.get(f"perplexity_{protocol}_against") is not None for row in rows):
+            _print_whole(_differences(rows, protocol, against), console)
+    for row in (row for row in rows if row["status"] == "failed"):
+        console.print(Text(f"failed: {row['label']}: {row['error']}"), soft_wrap=True)
+    console.print(Text(f"Tables, figures, all intervals: {directory}"), soft_wrap=True)
+
+
+def _print_whole(table: Table, console: Console) -> None:
+    """Rather lines that are too long than figures that are cut."""
+    table.width = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    console.print(table, crop=False)
+    console.print()
+
+
+def _compressed(rows: Sequence[Row], protocol: str, against: str) -> Table:
+    """Perplexities, a line an amount, a column a method; `*` where the interval against `against` leaves out 0."""
+    name = f"perplexity_{protocol}"
+    methods = list(dict.fromkeys(row["method"] for row in rows[1:]))
+    table = _empty(f"Perplexity ({protocol}); baseline {number(rows[0][name])}", methods)
+    for amount, found in _lines(rows).items():
+        best = min((row[name] for row in found.values() if row.get(name) is not None), default=None)
+        table.add_row(amount, *(_cell(found.get(method), name, best) for method in methods))
+    return table
+
+
+def _cell(row: Row | None, name: str, best: float | None) -> Text:
+    if row is None or row.get(name) is None:
+        return Text(f"{MISSING} ")
+    low, high = row.get(f"{name}_against_low"), row.get(f"{name}_against_high")
+    differs = low is not None and high is not None and (low > 0 or high < 0)
+    return Text(number(row[name]) + ("*" if differs else " "), "bold" if row[name] == best else "")
+
+
+def _differences(rows: Sequence[Row], protocol: str, against: str) -> Table:
+    """How far relevance is from the method to beat, with intervals: a line a sparsity and a column a kind of it."""
+    name = f"perplexity_{protocol}_against"
+    methods = list(dict.fromkeys(row["method"] for row in rows[1:] if row["method"].startswith("lrp")))
+    table = _empty(f"Perplexity ({protocol}) against {against} [95 % interval, paired by window]", methods)
+    for amount, found in _lines(rows).items():
+        table.add_row(amount, *(_interval(found.get(method), name, protocol) for method in methods))
+    table.caption = Text("Bold: lowest of its line. *: the difference's interval leaves out 0.", "dim")
+    table.caption_justify = "left"
+    return table
+
+
+def _interval(row: Row | None, name: str, protocol: str) -> str:
+    if row is None or row.get(name) is None:
+        return MISSING
+    beside = row[f"perplexity_{protocol}"]
+    change, low, high = (signed(row[column], beside) for column in (name, f"{name}_low", f"{name}_high"))
+    return f"{change} [{low}, {high}]"
+
+
+def _lines(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
+    lines: dict[str, dict[str, Row]] = {}
+    for row in rows[1:]:
+        lines.setdefault(row["pattern"] or f"{row['sparsity']:.0%}", {})[row["method"]] = row
+    return lines
+
+
+def _empty(title: str, methods: Sequence[str]) -> Table:
+    table = Table(
+        title=Text(title, "bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
+        min_width=len(title) + 1,
+    )  # fmt: skip
+    table.add_column("", no_wrap=True)
+    for method in methods:
+        table.add_column(method.replace("_", "\n"), justify="right", no_wrap=True, vertical="bottom")
+    return table
