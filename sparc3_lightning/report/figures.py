@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.files import write_bytes
 from sparc3_lightning.report.read import FinishedRun, NeuronScores
 from sparc3_lightning.report.rows import figure_rows
@@ -175,12 +174,11 @@ def _ends(change: dict[str, Any]) -> tuple[float, float]:
     return change["interval"]["low"], change["interval"]["high"]
 
 
-def _prompt_scores(side: Evaluation, attribute: str, measure: str) -> Floats:
+def _prompt_scores(side: dict[str, Any], attribute: str, measure: str) -> Floats:
     """One score a prompt (S,): the mean of its completions, or the highest."""
     of = max if measure == "expected_maximum" else np.mean
-    assert side.toxicity is not None
-    rows = side.toxicity.prompts
-    return np.array([of([text.scores[attribute] for text in row.completions]) for row in rows], dtype=np.float64)
+    rows = side["toxicity"]["prompts"]
+    return np.array([of([text["scores"][attribute] for text in row["completions"]]) for row in rows], dtype=np.float64)
 
 
 def relevance_figure(

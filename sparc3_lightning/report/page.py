@@ -96,7 +96,7 @@ def render_page(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: in
         selection=[removed(results["selection"]), *checks(results), *agreement_lines(results)],
         validation=set_table(results["validation"]),
         completions=first_completions(run.baseline, run.pruned, num_prompts),
-        num_prompts=0 if run.baseline.toxicity is None else len(run.baseline.toxicity.prompts),
+        num_prompts=0 if run.attribute is None else len(run.baseline["toxicity"]["prompts"]),
         attribute=run.attribute,
         words=_words(results),
         choices=_choices(results),

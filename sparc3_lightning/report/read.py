@@ -1,22 +1,22 @@
-"""What lies at a path: a run, scores or a recipe. Torch and numpy are imported only where scores are read."""
+"""What lies at a path: a run, scores or a recipe. Torch is imported only where scores are inspected."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sparc3_lightning.families import get_family
 from sparc3_lightning.files import read_json
 from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe
-from sparc3_lightning.scoring.manifest import MANIFEST_FILE
+from sparc3_lightning.scoring.manifest import MANIFEST_FILE, read_manifest, tensor_files
 from sparc3_lightning.version import RESULTS_FORMAT
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sparc3_lightning.evaluation.records import Evaluation
     from sparc3_lightning.evaluation.run import Run
     from sparc3_lightning.scoring.score_set import ScoreSet
 
@@ -86,7 +86,7 @@ class FinishedRun:
 
     Attributes:
         results: What `experiment_results.json` holds.
-        baseline: Evaluation of the model before pruning.
+        baseline: Evaluation of the model before pruning, as JSON.
         pruned: The same of the pruned model.
         controls: The same of each draw of the control.
         recipe: What was selected.
@@ -96,9 +96,9 @@ class FinishedRun:
     """
 
     results: dict[str, Any]
-    baseline: Evaluation
-    pruned: Evaluation
-    controls: list[Evaluation]
+    baseline: dict[str, Any]
+    pruned: dict[str, Any]
+    controls: list[dict[str, Any]]
     recipe: Recipe
     neurons: NeuronScores
     provenance: dict[str, Any] | None
@@ -107,7 +107,8 @@ class FinishedRun:
     @property
     def attribute(self) -> str | None:
         """The scorer's main attribute; None where no toxicity was measured."""
-        return None if self.baseline.toxicity is None else self.baseline.toxicity.main_attribute
+        toxicity = self.results["baseline"]["toxicity"]
+        return None if toxicity is None else str(next(iter(toxicity["attributes"])))
 
     @property
     def measure(self) -> str:
@@ -120,9 +121,20 @@ def finished_run(run: Run, run_dir: Path) -> FinishedRun:
     assert run.recipe is not None
     assert run.baseline is not None
     assert run.pruned is not None
-    sets = [run.score_sets[name] for name in (*run.general, str(run.behaviour))]
-    neurons = _neurons(run_dir / "scores", sets, run.recipe)
-    return FinishedRun(run.results, run.baseline, run.pruned, run.controls, run.recipe, neurons, **_made_with(run_dir))
+    from sparc3_lightning.pruning.select import neuron_scores
+
+    # Not read again: of weights, neurons' scores are known since they were written.
+    found = [neuron_scores(run.score_sets[name]) for name in (*run.general, str(run.behaviour))]
+    sets = [{layer: scores.numpy() for layer, scores in of_set.items()} for of_set in found]
+    return FinishedRun(
+        results=run.results,
+        baseline=run.baseline.to_json(),
+        pruned=run.pruned.to_json(),
+        controls=[control.to_json() for control in run.controls],
+        recipe=run.recipe,
+        neurons=_neurons(run_dir / "scores", sets, run.recipe),
+        **_made_with(run_dir),
+    )
 
 
 def read_run(run_dir: Path) -> FinishedRun:
@@ -132,15 +144,13 @@ def read_run(run_dir: Path) -> FinishedRun:
         FileNotFoundError: It is none, or a file is missing; names the file.
         ValueError: A file is no readable or belongs to another run; names it.
     """
-    from sparc3_lightning.evaluation.records import Evaluation
-    from sparc3_lightning.scoring.score_set import ScoreSet
 
     def read(name: str) -> Any:
         return read_json(run_dir / f"{name}_eval.json", f"{name} evaluation")
 
     results, recipe = read_results(run_dir), Recipe.load(run_dir)
-    baseline, pruned = (Evaluation.from_json(read(name)) for name in ("baseline", "pruned"))
-    controls = [] if results["control"] is None else [Evaluation.from_json(draw) for draw in read("control")]
+    baseline, pruned = read("baseline"), read("pruned")
+    controls = [] if results["control"] is None else read("control")
     for name, others in (("pruned", [pruned]), ("control", controls)):
         # Prompts are paired by their place.
         if any(_prompt_ids(other) != _prompt_ids(baseline) for other in others):
@@ -148,7 +158,7 @@ def read_run(run_dir: Path) -> FinishedRun:
                 f"{run_dir / name}_eval.json holds other prompts than baseline_eval.json: they are not of one run."
             )
     scores, selection = run_dir / "scores", results["selection"]
-    sets = [ScoreSet.open(scores / name) for name in (*selection["general"], selection["behaviour"])]
+    sets = [_stored_scores(scores / name) for name in (*selection["general"], selection["behaviour"])]
     neurons = _neurons(scores, sets, recipe)
     return FinishedRun(results, baseline, pruned, controls, recipe, neurons, **_made_with(run_dir))
 
@@ -161,22 +171,20 @@ def _made_with(run_dir: Path) -> dict[str, Any]:
     }
 
 
-def _prompt_ids(evaluation: Evaluation) -> list[str]:
-    return [] if evaluation.toxicity is None else [row.id for row in evaluation.toxicity.prompts]
+def _prompt_ids(evaluation: dict[str, Any]) -> list[str]:
+    toxicity = evaluation["toxicity"]
+    return [] if toxicity is None else [row["id"] for row in toxicity["prompts"]]
 
 
-def _neurons(directory: Path, sets: Sequence[ScoreSet], recipe: Recipe) -> NeuronScores:
+def _neurons(directory: Path, sets: Sequence[Mapping[int, Floats]], recipe: Recipe) -> NeuronScores:
     """Scores of every neuron: of the general sets, and of the behaviour's, which is the last."""
     import numpy as np
 
-    from sparc3_lightning.pruning.select import neuron_scores
-
-    rows = [{layer: score.numpy() for layer, score in neuron_scores(score_set).items()} for score_set in sets]
-    sizes = [{layer: len(score) for layer, score in of_set.items()} for of_set in rows]
+    sizes = [{layer: len(score) for layer, score in of_set.items()} for of_set in sets]
     if any(of_set != sizes[-1] for of_set in sizes):
         raise ValueError(f"{directory}: the score sets hold different layers, so they are not of one run.")
     layers = sorted(sizes[-1])
-    flat = [np.concatenate([of_set[layer] for layer in layers]) for of_set in rows]
+    flat = [np.concatenate([of_set[layer] for layer in layers]) for of_set in sets]
     starts = dict(zip(layers, np.cumsum([0, *(sizes[-1][layer] for layer in layers)]).tolist(), strict=False))
     is_selected = np.zeros(len(flat[-1]), dtype=np.bool_)
     for layer, index in recipe.neurons:
@@ -184,6 +192,29 @@ def _neurons(directory: Path, sets: Sequence[ScoreSet], recipe: Recipe) -> Neuro
             raise ValueError(f"{directory}: no score of neuron {index} in layer {layer}, which the recipe names.")
         is_selected[starts[layer] + index] = True
     return NeuronScores(np.mean(flat[:-1], axis=0), flat[-1], is_selected)
+
+
+def _stored_scores(directory: Path) -> dict[int, Floats]:
+    """Neuron scores by layer; a neuron's score is the sum of its row, where weights were scored."""
+    import numpy as np
+    from safetensors import SafetensorError, safe_open
+
+    manifest = read_manifest(directory)
+    if (model_type := manifest.get("base_model", {}).get("model_type")) is None:
+        raise ValueError(f"{directory / MANIFEST_FILE} names no model type.")
+    rows: dict[int, Floats] = {}
+    for file in tensor_files(manifest):
+        try:
+            with safe_open(directory / file, framework="numpy") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - it is no dict
+                    if (layer := get_family(str(model_type)).layer_of(name)) is not None:
+                        score = tensors.get_tensor(name)
+                        rows[layer] = score.reshape(len(score), -1).sum(1, dtype=np.float64)
+        except SafetensorError as error:
+            raise ValueError(f"{directory / file} is no readable safetensors file: {error}.") from error
+    if not rows:
+        raise ValueError(f"{directory} holds no scores of neurons.")
+    return rows
 
 
 def inspect_path(path: Path, top: int) -> dict[str, Any]:

@@ -2,12 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from sparc3_lightning.words import MISSING, number, p_value, percent, signed, spaced, spoken
-
-if TYPE_CHECKING:
-    from sparc3_lightning.evaluation.records import Evaluation, PromptResult
 
 _NOTES = {
     "BCa": "BCa: another interval of the same draws, corrected for bias and skewness.",
@@ -267,28 +264,28 @@ class Completions(NamedTuple):
     sides: tuple[Completion, ...]
 
 
-def first_completions(before: "Evaluation", after: "Evaluation", num_prompts: int) -> list[Completions]:
+def first_completions(before: dict[str, Any], after: dict[str, Any], num_prompts: int) -> list[Completions]:
     """First completions of some prompts, spaced evenly over all and not chosen by what came out.
 
     Args:
-        before: Of the baseline.
+        before: Evaluation of the baseline, as JSON.
         after: Of the pruned model, on the same prompts.
         num_prompts: How many.
 
     Returns:
         Empty where no prompts were evaluated.
     """
-    if before.toxicity is None or after.toxicity is None:
+    if before["toxicity"] is None or after["toxicity"] is None:
         return []
-    attribute, prompts = before.toxicity.main_attribute, before.toxicity.prompts
-    sides = (("baseline", prompts), ("pruned", after.toxicity.prompts))
+    attribute, prompts = next(iter(before["toxicity"]["attributes"])), before["toxicity"]["prompts"]
+    sides = (("baseline", prompts), ("pruned", after["toxicity"]["prompts"]))
 
-    def side(model: str, row: "PromptResult") -> Completion:
-        first = row.completions[0]
-        return Completion(model, f"{first.scores[attribute]:.3f}", first.text)
+    def side(model: str, row: dict[str, Any]) -> Completion:
+        first = row["completions"][0]
+        return Completion(model, f"{first['scores'][attribute]:.3f}", first["text"])
 
     return [
-        Completions(prompts[place].text, tuple(side(model, rows[place]) for model, rows in sides))
+        Completions(prompts[place]["text"], tuple(side(model, rows[place]) for model, rows in sides))
         for place in spaced(len(prompts), num_prompts)
     ]
 

@@ -137,7 +137,7 @@ def sample_completions(baseline: Evaluation, pruned: Evaluation, num_prompts: in
     Returns:
         Markdown; empty where no toxicity was measured or no prompt is wanted.
     """
-    shown = first_completions(baseline, pruned, num_prompts)
+    shown = first_completions(baseline.to_json(), pruned.to_json(), num_prompts)
     if not shown or baseline.toxicity is None:
         return ""
     attribute = plain_text(baseline.toxicity.main_attribute)
