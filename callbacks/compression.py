@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.baselines import BaselineCallback, main_key
+from callbacks.evaluation import baseline_of, trials_of
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.compression.methods import (
     COMPRESSION_METHODS,
@@ -19,6 +20,7 @@ from sparc3_lightning.compression.methods import (
 from sparc3_lightning.compression.save import save_compressed_model
 from sparc3_lightning.data.batches import Batch
 from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.lrp.linear import SIGNS
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import stop_bar
@@ -28,15 +30,9 @@ from sparc3_lightning.pruning.sets import match_general
 from sparc3_lightning.report.terminal import print_compression
 from sparc3_lightning.report.trial_figures import write_compression
 from sparc3_lightning.scoring.combine import described_set
-from sparc3_lightning.trials.compress import (
-    Compression,
-    Perplexities,
-    check_one_is_done,
-    plan_compressions,
-    run_compressions,
-    share_removed,
-)
+from sparc3_lightning.trials.compress import Compressed, Compression, plan_compressions, share_removed, trial_of
 from sparc3_lightning.trials.compress_table import compression_rows, write_results
+from sparc3_lightning.trials.trial import check_one_is_done, run_trials
 
 
 class CompressionCallback(Callback):
@@ -112,11 +108,12 @@ class CompressionCallback(Callback):
             "general": [described_set(run.score_sets[name]) for name in self._general(pl_module)],
             "methods": {key: scores.options(key) for key in self.keys},
         }
-        done = []
+        hashes = [pl_module.data.reference_samples[name].token_hash for name in self._general(pl_module)]
+        baseline = baseline_of(pl_module).perplexity
+        trials, done = trials_of(pl_module, with_prompts=False), list[Compressed]()
+        planned = [trial_of(compression, scores, hashes, trials.name) for compression in self.compressions]
         with run.timed("compression"):
-            baseline = self._evaluate(pl_module, "baseline") if run.baseline is None else run.baseline.perplexity
-            evaluate = partial(self._evaluate, pl_module)
-            for one in run_compressions(self.compressions, scores, evaluate, pl_module.progress):
+            for one in run_trials(planned, trials, _keep, pl_module.progress, "compression"):
                 done.append(one)
                 from_rank_zero(partial(write_results, directory, described, baseline, done))
             if self.save is not None:
@@ -124,7 +121,7 @@ class CompressionCallback(Callback):
                 save_compressed_model(scores, self.save, pl_module.tokenizer, home, described, pl_module.weights_dtype)
         run.compression = compression_rows(baseline, done, self.against, pl_module.evaluator.paired_test)
         from_rank_zero(lambda: write_compression(run.compression, self.against, directory))
-        check_one_is_done(done)
+        check_one_is_done(done, "compressed models")
 
     def _general(self, module: SparC3Module) -> list[str]:
         return match_general(module.data.reference_names, self.general, None, "CompressionCallback")
@@ -144,14 +141,13 @@ class CompressionCallback(Callback):
         sets = [(map(to_device, loaders[name]), len(data.reference_samples[name])) for name in self._general(module)]
         return joined(sets)
 
-    def _evaluate(self, module: SparC3Module, what: str | None = None) -> Perplexities:
-        # Silently: the bar is over the compressed models.
-        progress = None if what is None else partial(module.progress, prefix=what)
-        return module.evaluator.perplexity(module.lm, module.tokenizer, module.data.text_rows, progress)
-
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the tables last, below whatever the progress bar has shown."""
         assert isinstance(pl_module, SparC3Module)
         if pl_module.run.compression and trainer.is_global_zero:
             stop_bar(trainer)
             print_compression(pl_module.run.compression, self.against, pl_module.log_dir / "compression")
+
+
+def _keep(one: Compressed, evaluation: Evaluation) -> None:
+    one.perplexity = evaluation.perplexity

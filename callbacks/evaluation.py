@@ -12,13 +12,15 @@ from sparc3_lightning.evaluation.experiment import experiment_results
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.families import get_family
 from sparc3_lightning.files import write_json
+from sparc3_lightning.identity import tokenizer_hash
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import stop_bar
-from sparc3_lightning.pruning.apply import apply_recipe
-from sparc3_lightning.pruning.select import control_recipe
 from sparc3_lightning.report.page import write_report
 from sparc3_lightning.report.read import RESULTS_FILE, finished_run
 from sparc3_lightning.report.terminal import print_places, print_summary
+from sparc3_lightning.trials.store import TRIALS_DIR, TrialStore
+from sparc3_lightning.trials.suppress import draw_controls
+from sparc3_lightning.trials.trial import Intervention, Neurons, Trials, Unchanged
 
 _ORDER = (
     "an evaluation needs neurons to remove: `trainer.callbacks` must list `callbacks.PruningCallback` before "
@@ -67,17 +69,15 @@ class EvaluationCallback(Callback):
         assert run.recipe is not None, "the pruning callback comes first"
         save = partial(_save, log_dir)
         # Drawn first: that a layer has too few other neurons shows before hours of evaluation.
-        config, seeds = pl_module.lm.config, range(self.num_control_draws)
+        config = pl_module.lm.config
         width = get_family(config.model_type).num_neurons(config)
-        drawn = [control_recipe(run.recipe, width, self.control_seed + draw) for draw in seeds]
-        run.baseline = self._evaluate(pl_module, "baseline")
-        save("baseline_eval.json", run.baseline.to_json())
-        with apply_recipe(pl_module.lm, run.recipe, check_base=False):
-            run.pruned = self._evaluate(pl_module, "pruned")
+        controls = draw_controls(run.recipe, width, self.num_control_draws, self.control_seed)
+        save("baseline_eval.json", baseline_of(pl_module).to_json())
+        trials = trials_of(pl_module)
+        run.pruned = _measure(pl_module, trials, Neurons(run.recipe), "pruned")
         save("pruned_eval.json", run.pruned.to_json())
-        for number, recipe in enumerate(drawn, start=1):
-            with apply_recipe(pl_module.lm, recipe, check_base=False):
-                run.controls.append(self._evaluate(pl_module, f"control {number}"))
+        for number, recipe in enumerate(controls, start=1):
+            run.controls.append(_measure(pl_module, trials, Neurons(recipe), f"control {number}"))
         save("control_eval.json", [control.to_json() for control in run.controls])
 
         def report() -> None:
@@ -99,18 +99,47 @@ class EvaluationCallback(Callback):
             stop_bar(trainer)
             print_places(log_dir, rich.get_console())
 
-    def _evaluate(self, module: SparC3Module, what: str) -> Evaluation:
-        data = module.data
-        progress = partial(module.progress, prefix=what)
-        with module.run.timed(f"evaluation: {what.split()[0]}"):
-            return module.evaluator.evaluate(module.lm, module.tokenizer, data.text_rows, data.prompts, progress)
-
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the evaluation that `test` has made."""
         assert isinstance(pl_module, SparC3Module)
         for name, evaluation in (("baseline", pl_module.run.baseline), ("pruned", pl_module.run.pruned)):
             if evaluation is not None:
                 _save(pl_module.log_dir, f"{name}_eval.json", evaluation.to_json())
+
+
+def trials_of(module: SparC3Module, with_prompts: bool = True) -> Trials:
+    """What measures the run's model under interventions, each once. Every rank must call.
+
+    Args:
+        module: The module of a predict run, its rules off.
+        with_prompts: Measure completions of the evaluation prompts too, not the text alone.
+    """
+    identity = {
+        "weight_hash": module.run.base_model["weight_hash"],
+        "tokenizer": tokenizer_hash(module.tokenizer),
+        "dtype": str(module.weights_dtype),
+        "precision": str(module.trainer.precision),
+        "attn_implementation": module.attn_implementation,
+    }
+    store, data = TrialStore(Path(module.trials_dir or module.log_dir / TRIALS_DIR)), module.data
+    prompts = data.prompts if with_prompts else None
+    return Trials(store, identity, module.lm, module.tokenizer, module.evaluator, data.text_rows, prompts)
+
+
+def baseline_of(module: SparC3Module) -> Evaluation:
+    """The model as it is, measured once a run: by prompts too where any callback wants them. Every rank must call."""
+    run = module.run
+    if run.baseline is None:
+        trials = trials_of(module, "evaluation_prompts" in module.reads)
+        run.baseline = _measure(module, trials, Unchanged(), "baseline")
+    return run.baseline
+
+
+def _measure(module: SparC3Module, trials: Trials, intervention: Intervention, what: str) -> Evaluation:
+    found = trials.measure(intervention, partial(module.progress, prefix=what))
+    stage, seconds = f"evaluation: {what.split()[0]}", module.run.seconds
+    seconds[stage] = seconds.get(stage, 0.0) + found.seconds
+    return found.evaluation
 
 
 def _save(log_dir: Path, name: str, content: object) -> None:

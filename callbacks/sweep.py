@@ -1,35 +1,32 @@
-"""Sweep: many selections of one run, each evaluated once, resumable cell by cell."""
+"""Sweep: many selections of one run, each a trial."""
 
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import rich
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import RenderableType
 
 from callbacks.baselines import BaselineCallback, main_key
+from callbacks.evaluation import baseline_of, trials_of
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.families import get_family
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import stop_bar
-from sparc3_lightning.pruning.apply import apply_recipe
-from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.sets import match_general
 from sparc3_lightning.report.trial_figures import write_sweep
 from sparc3_lightning.scoring.baselines import MethodScores
 from sparc3_lightning.trials.judge import figures_of
-from sparc3_lightning.trials.store import CellStore, evaluation_setting
-from sparc3_lightning.trials.sweep import Grid, cells_of
+from sparc3_lightning.trials.sweep import Grid, PlannedCell, cells_of, plan_cells
 from sparc3_lightning.trials.sweep_table import num_corrected, overlap_rows
-from sparc3_lightning.trials.trial import PlannedCell, check_one_is_done, plan_cells, run_cells
+from sparc3_lightning.trials.trial import check_one_is_done, run_trials
 
 
 class SweepCallback(Callback):
     """Evaluates every cell of the grids after attribution; writes `sweep/` with tables and figures.
+
+    A cell whose neurons were evaluated before, by this run or another one with the same `model.trials_dir`, is read.
 
     List it after the relevance callback and, where the grids name other methods, after the baseline callback.
 
@@ -38,9 +35,6 @@ class SweepCallback(Callback):
         general: Names of the general reference sets, or patterns.
         behaviour: Name of the behaviour's reference set.
         seed: Seed of the first random draw; draw i uses seed + i.
-        cells: Directory of the cells that are done, which runs may share: what an earlier run has evaluated with the
-            same neurons, model, prompts, text and evaluator is not evaluated again. Default: `sweep_cells` beside the
-            logger's versions.
     """
 
     reads = ("evaluation_prompts", "evaluation_text")  # fields of `data`
@@ -51,11 +45,10 @@ class SweepCallback(Callback):
         general: str | list[str] = "general*",
         behaviour: str = "toxic",
         seed: int = 0,
-        cells: str | None = None,
     ) -> None:
         self.cells = cells_of(grids)
         self.general = [general] if isinstance(general, str) else general
-        self.behaviour, self.seed, self.cells_dir = behaviour, seed, cells
+        self.behaviour, self.seed = behaviour, seed
         self._summary: list[RenderableType] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -91,42 +84,20 @@ class SweepCallback(Callback):
         run = pl_module.run
         found = run.method_scores or {main_key(pl_module): MethodScores(run.score_sets)}
         general = match_general(pl_module.data.reference_names, self.general, self.behaviour)
+        baseline, trials = baseline_of(pl_module), trials_of(pl_module)
         with run.timed("sweep"):
-            if run.baseline is None:
-                run.baseline = self._evaluated(pl_module)
-            planned = from_rank_zero(lambda: self._plan(pl_module, found, general))
-            evaluate = partial(self._evaluate, pl_module)
-            store = CellStore(self._cells_dir(trainer, pl_module))
-            judge = partial(self._judge, pl_module, num_corrected(planned))
-            run_cells(planned, evaluate, judge, store, pl_module.progress)
+            planned = from_rank_zero(
+                lambda: plan_cells(self.cells, found, general, self.behaviour, trials.name, self.seed)
+            )
+            test = replace(pl_module.evaluator.paired_test, num_tests=num_corrected(planned))
+
+            def judge(cell: PlannedCell, evaluation: Evaluation) -> None:
+                cell.figures = from_rank_zero(lambda: figures_of(baseline, evaluation, test))
+
+            for _ in run_trials(planned, trials, judge, pl_module.progress, "sweep"):
+                pass
         from_rank_zero(lambda: self._write(pl_module, planned, found, general))
-        check_one_is_done(planned)
-
-    def _plan(self, module: SparC3Module, found: dict[str, MethodScores], general: list[str]) -> list[PlannedCell]:
-        model = {
-            "weight_hash": module.run.base_model["weight_hash"],
-            "dtype": str(module.weights_dtype),
-            "precision": str(module.trainer.precision),
-        }
-        setting = evaluation_setting(module.evaluator, module.data.prompts, module.data.text_rows, model)
-        return plan_cells(self.cells, found, general, self.behaviour, setting, self.seed)
-
-    def _evaluate(self, module: SparC3Module, recipe: Recipe, factor: float) -> Evaluation:
-        with apply_recipe(module.lm, recipe, check_base=False, factor=factor):
-            return self._evaluated(module)
-
-    def _judge(self, module: SparC3Module, num_tests: int, evaluation: Evaluation) -> dict[str, Any]:
-        assert module.run.baseline is not None
-        test = replace(module.evaluator.paired_test, num_tests=num_tests)
-        return figures_of(module.run.baseline, evaluation, test)
-
-    def _evaluated(self, module: SparC3Module) -> Evaluation:
-        # Silently: the bar is over cells.
-        return module.evaluator.evaluate(module.lm, module.tokenizer, module.data.text_rows, module.data.prompts)
-
-    def _cells_dir(self, trainer: Trainer, module: SparC3Module) -> Path:
-        home = getattr(trainer.logger, "root_dir", None) or module.log_dir
-        return Path(self.cells_dir or Path(home) / "sweep_cells")
+        check_one_is_done(planned, "cells of the sweep")
 
     def _write(
         self, module: SparC3Module, planned: list[PlannedCell], found: dict[str, MethodScores], general: list[str]

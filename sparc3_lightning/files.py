@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 from safetensors import SafetensorError
 
 
@@ -215,3 +217,32 @@ def file_sha256(path: Path) -> str:
     """Sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def acquire(path: Path, blocking: bool = False) -> FileLock:
+    """Lock a file, until it is released or this process ends, however it does; where locks are unknown, only warn.
+
+    Args:
+        path: The lock's file; its directory is there.
+        blocking: Wait for another process that has it.
+
+    Raises:
+        filelock.Timeout: Another process has it.
+    """
+    # A soft lock, a file that is there, would outlive a killed process.
+    lock = FileLock(path, blocking=blocking, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire(poll_interval=0.5)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        warnings.warn(
+            f"{path.parent} is on a file system without locks: start no command twice at the same time.", stacklevel=2
+        )
+    return lock
+
+
+def release(lock: FileLock) -> None:
+    """Let others in, and leave no file behind."""
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()

@@ -68,6 +68,9 @@ class SparC3Module(LightningModule):
         activation_checkpointing: Less memory in attribution for one more forward pass; scores do not depend on it.
         recipe: Path of a recipe: in `fit` its neurons are held at zero, in `validate` and `test` they are zeroed.
         evaluator: What `validate`, `test` and the evaluation callback measure, and how.
+        trials_dir: Directory of what was measured, which runs may share: what one of them has measured with the same
+            neurons (or weights) removed, model, prompts, text and evaluator is read by the others. Default: `trials` in
+            the run's directory.
         lr: Peak learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
         betas: Momenta of AdamW.
@@ -105,6 +108,7 @@ class SparC3Module(LightningModule):
         activation_checkpointing: bool = False,
         recipe: str | None = None,
         evaluator: Evaluator | None = None,
+        trials_dir: str | None = None,
         lr: float = 3e-4,
         weight_decay: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.95),
@@ -129,7 +133,7 @@ class SparC3Module(LightningModule):
             "kernel": kernel, "activation_checkpointing": activation_checkpointing,
         }  # fmt: skip
         self.recipe_path = recipe
-        self.evaluator = evaluator or Evaluator()
+        self.evaluator, self.trials_dir = evaluator or Evaluator(), trials_dir
         self.lr, self.weight_decay, self.betas, self.warmup_steps = lr, weight_decay, betas, warmup_steps
         self.attribution: Attribution | None = None
         self._compute_dtype: torch.dtype | None = None

@@ -1,10 +1,8 @@
 """A run's directory: inside the log root, for one run at a time, and gone where the run never starts."""
 
-import errno
 import json
 import os
 import socket
-import warnings
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
@@ -13,6 +11,7 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.loggers import Logger
 
 from sparc3_lightning.distributed.state import FOLDER, is_unfinished
+from sparc3_lightning.files import acquire, release
 from sparc3_lightning.provenance import PROVENANCE_FILE
 from sparc3_lightning.pruning.recipe import RECIPE_FILE
 
@@ -66,7 +65,7 @@ def standing_directories(root: Path) -> set[Path]:
 
 
 def lock(directory: Path) -> FileLock:
-    """Keep other processes out of a run's directory, until `unlock` or until this process ends, however it does.
+    """Keep other processes out of a run's directory, until `release` or until this process ends, however it does.
 
     Args:
         directory: The run's directory; it is made.
@@ -76,29 +75,15 @@ def lock(directory: Path) -> FileLock:
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / LOCK_FILE
-    # A soft lock, a file that is there, would outlive a killed process.
-    held = FileLock(path, blocking=False, thread_local=False, fallback_to_soft=False)
     try:
-        held.acquire()
+        held = acquire(path)
     except Timeout as error:
         owner = path.read_text("utf-8") if path.exists() else ""
         raise BlockingIOError(
             f"{directory} is in use by another run ({owner or 'unknown'}). Wait for it, or set another `trainer.logger`"
         ) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
-            raise
-        warnings.warn(
-            f"{directory} is on a file system without locks: start no command twice at the same time.", stacklevel=2
-        )
     path.write_text(json.dumps({"host": socket.gethostname(), "process": os.getpid()}), "utf-8")
     return held
-
-
-def unlock(held: FileLock) -> None:
-    """Let others in, and leave no file behind."""
-    Path(held.lock_file).unlink(missing_ok=True)
-    held.release()
 
 
 class Claim:
@@ -120,7 +105,7 @@ class Claim:
 
     def release(self) -> None:
         """Let other runs in."""
-        unlock(self._lock)
+        release(self._lock)
 
     def take_back(self, standing: set[Path]) -> None:
         """Leave the disk as it was found, unless more was written than a run writes before it starts.

@@ -8,12 +8,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from sparc3_lightning.distributed.state import differences, is_unfinished
-from sparc3_lightning.files import load_yaml
-from sparc3_lightning.run_directory import CONFIG_FILE, lock, unlock
+from sparc3_lightning.files import load_yaml, release
+from sparc3_lightning.run_directory import CONFIG_FILE, lock
 
 # What a config says of the stages after attribution, of other commands, and of how fast data is read.
 _NOT_ATTRIBUTION = {
-    "model": {"evaluator", "recipe", "lr", "weight_decay", "betas", "warmup_steps"},
+    "model": {"evaluator", "trials_dir", "recipe", "lr", "weight_decay", "betas", "warmup_steps"},
     "data": {
         "evaluation_prompts", "evaluation_text", "train_text", "val_text", "train_batch_size", "block_length",
         "num_workers", "allow_overlap", "train_seed",
@@ -65,7 +65,7 @@ def _why_not(directory: Path, config: Mapping[str, Any]) -> str | None:
     if not is_unfinished(directory):
         return None
     try:
-        unlock(lock(directory))
+        release(lock(directory))
     except BlockingIOError as error:
         return str(error)
     path = directory / CONFIG_FILE

@@ -63,7 +63,9 @@ def _read(directory: Path, fingerprint: Mapping[str, Any], name: str) -> ScoreSe
 
 def forget_later_stages(log_dir: Path) -> None:
     """Make room for selection and evaluation, which are done again, and clear away what was half written."""
-    half_written = [path for room in (".", "scores", "figures") for path in (log_dir / room).glob(".*.????????.tmp")]
+    half_written = [
+        path for room in (".", "scores", "trials", "figures") for path in (log_dir / room).glob(".*.????????.tmp")
+    ]
     for path in [log_dir / "scores" / "differential", log_dir / "pruned_model", *half_written]:
         if path.is_dir():
             shutil.rmtree(path)

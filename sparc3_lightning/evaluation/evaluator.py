@@ -1,9 +1,11 @@
 """The evaluator: metrics plus the loops over windows and prompts."""
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from typing import Literal
+from dataclasses import asdict, replace
+from typing import Any, Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -15,6 +17,7 @@ from sparc3_lightning.evaluation.records import Evaluation, PerplexityResult, To
 from sparc3_lightning.evaluation.toxicity import measure_toxicity
 from sparc3_lightning.metrics import Scorer
 from sparc3_lightning.metrics.perplexity import PROTOCOLS, PerplexityProtocol, check_protocol
+from sparc3_lightning.metrics.scorers import scorer_setting
 from sparc3_lightning.models import context_length
 from sparc3_lightning.statistics.signs import PairedTest
 
@@ -217,6 +220,30 @@ class Evaluator:
             sum(item.scores[result.main_attribute] for item in row.completions) / len(row.completions)
             for row in result.prompts
         ]
+
+    def setting(self, rows: Sequence[str] | None, prompts: Sequence[TextPrompt] | None) -> dict[str, Any]:
+        """All that an evaluation depends on but the model, as JSON values.
+
+        Args:
+            rows: Rows of the text; see `evaluate`.
+            prompts: See `evaluate`; what the scorer says of them counts: another checkpoint says something else.
+        """
+        scorer = scorer_setting(self.load_scorer(), [prompt.text for prompt in prompts]) if prompts else None
+        return {
+            "decoding": asdict(self.decoding) if prompts else None,
+            "toxicity_protocol": self.toxicity_protocol if prompts else None,
+            "threshold": self.threshold if prompts else None,
+            "scorer": scorer,
+            "prompts": _hash([[prompt.id, prompt.text] for prompt in prompts or ()]),
+            "perplexity_protocols": self.perplexity_protocols if rows else None,
+            "window": self.window if rows else None,
+            "stride": self.stride if rows else None,
+            "rows": _hash(list(rows or ())),
+        }
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _decoding(protocol: ToxicityProtocol, decoding: Decoding | None) -> Decoding:

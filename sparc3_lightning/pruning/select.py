@@ -133,31 +133,3 @@ def _options(scores: ScoreSet, num_neurons: int, scope: str) -> dict[str, object
     options.update(scores.manifest.get("options", {}))
     options.update(scores.manifest.get("inputs", {}))
     return options
-
-
-def control_recipe(recipe: Recipe, num_neurons_per_layer: int, seed: int) -> Recipe:
-    """The control: as many neurons from the same layers, drawn at random among those not selected.
-
-    Args:
-        recipe: What was selected.
-        num_neurons_per_layer: Neurons in a layer of the model.
-        seed: Seed of the draw.
-
-    Raises:
-        ValueError: A layer has too few other neurons.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    neurons: list[tuple[int, int]] = []
-    for layer, indices in recipe.per_layer().items():
-        is_other = torch.ones(num_neurons_per_layer, dtype=torch.bool)
-        is_other[indices] = False
-        others = is_other.nonzero().flatten()
-        if len(others) < len(indices):
-            raise ValueError(
-                f"the control needs {len(indices)} other neurons in layer {layer}, got {len(others)}. "
-                "Set a smaller `PruningCallback.init_args.num_neurons`, or 0 "
-                "`EvaluationCallback.init_args.num_control_draws`."
-            )
-        drawn = others[torch.randperm(len(others), generator=generator)[: len(indices)]]
-        neurons += [(layer, int(index)) for index in drawn.sort().values]
-    return Recipe(neurons, base_model=recipe.base_model, options={"method": "random", "seed": seed})

@@ -15,8 +15,8 @@ from sparc3_lightning.report.figures import new_figure, plain_axes, save_figure
 from sparc3_lightning.report.rows import protocols_of
 from sparc3_lightning.report.terminal import price_table, sweep_summary
 from sparc3_lightning.trials.choice import choose_at_prices
+from sparc3_lightning.trials.sweep import PlannedCell
 from sparc3_lightning.trials.sweep_table import layer_shares, sweep_rows, write_table, write_tables
-from sparc3_lightning.trials.trial import PlannedCell
 
 Row = Mapping[str, Any]
 _RANDOM = "random"

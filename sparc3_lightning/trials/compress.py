@@ -1,22 +1,21 @@
-"""Compress, evaluate, restore: one model after the other, each compared with the baseline and with one method."""
+"""Compressions: weights removed row by row, each model compared with the baseline and with one method."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from sparc3_lightning.compression.methods import WeightScores
-from sparc3_lightning.distributed.ranks import is_raised_by_all
 from sparc3_lightning.evaluation.records import PerplexityResult, perplexity_column
 from sparc3_lightning.families.layers import weight_of
-from sparc3_lightning.pruning.apply import apply_masks
 from sparc3_lightning.pruning.masks import Pattern, check_sparsity, num_removed
 from sparc3_lightning.statistics.compare import Change, compare_columns
 from sparc3_lightning.statistics.signs import PairedTest
+from sparc3_lightning.trials.trial import Intervention, Trial, Weights
 
 Perplexities = dict[str, PerplexityResult]
-ProgressBar = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -46,21 +45,45 @@ class Compression:
         return ", ".join([self.method, *amounts, *([] if self.pattern is None else [self.pattern])])
 
 
-@dataclass
-class Compressed:
-    """A compressed model's figures.
+@dataclass(kw_only=True)
+class Compressed(Trial):
+    """A compressed model, and in the end its figures.
 
     Attributes:
-        compression: How it was compressed.
+        compression: How it is compressed.
         share: Weights removed, of those of the layers compressed.
         perplexity: By protocol; None where it failed.
-        error: Why it failed.
     """
 
     compression: Compression
     share: float
     perplexity: Perplexities | None = None
-    error: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.compression)
+
+    def to_json(self) -> dict[str, Any]:
+        """What is known of it, as JSON values."""
+        figures = {name: asdict(result) for name, result in (self.perplexity or {}).items()}
+        return {"compression": asdict(self.compression), "share": self.share,
+                "perplexity": None if self.perplexity is None else figures, "error": self.error}  # fmt: skip
+
+
+def trial_of(
+    compression: Compression, scores: WeightScores, general: Sequence[str], name: Callable[[Intervention], str]
+) -> Compressed:
+    """The trial of a compression.
+
+    Args:
+        compression: What goes.
+        scores: Scores of the model's weights.
+        general: Hashes of the samples that they are of.
+        name: What the trial of an intervention is kept under.
+    """
+    made_by = {**asdict(compression), "options": scores.options(compression.method), "general": list(general)}
+    removed = Weights(made_by, partial(scores.masks, compression.method, compression.amount))
+    share = share_removed(scores.layers, compression.amount)
+    return Compressed(compression=compression, share=share, intervention=removed, name=name(removed))
 
 
 def plan_compressions(
@@ -104,46 +127,6 @@ def share_removed(layers: Mapping[str, nn.Module], amount: float | Pattern) -> f
     shapes = {name: weight_of(layer).shape for name, layer in layers.items()}
     removed = sum(rows * num_removed(length, amount, name) for name, (rows, length) in shapes.items())
     return removed / sum(rows * length for rows, length in shapes.values())
-
-
-def run_compressions(
-    compressions: Sequence[Compression],
-    scores: WeightScores,
-    evaluate: Callable[[], Perplexities],
-    progress: ProgressBar,
-) -> Iterator[Compressed]:
-    """Compress the model, evaluate it, restore it bit for bit, for each compression. Every rank must call.
-
-    Args:
-        compressions: Which.
-        scores: Scores of the model's weights.
-        evaluate: Perplexity of the model as it is then; an error that all ranks raise together ends that compression,
-            any other all of them.
-        progress: Bar over the compressions.
-    """
-    for compression in progress(compressions, len(compressions), "compression"):
-        found = Compressed(compression, share_removed(scores.layers, compression.amount))
-        try:
-            with apply_masks(scores.model, scores.masks(compression.method, compression.amount)):
-                found.perplexity = evaluate()
-        except Exception as error:  # whatever it is, it must not take the others' hours with it
-            if not is_raised_by_all(error):
-                raise  # the other ranks wait for this one, and end with it
-            found.error = f"{type(error).__name__}: {error}"
-        yield found
-
-
-def check_one_is_done(compressed: Sequence[Compressed]) -> None:
-    """Refuse to end well where nothing was found out.
-
-    Raises:
-        ValueError: Every compressed model failed; says how the first did.
-    """
-    if all(one.perplexity is None for one in compressed):
-        first = compressed[0]
-        raise ValueError(
-            f"all {len(compressed)} compressed models failed, the first ({first.compression}) with {first.error}"
-        )
 
 
 def changes(before: Perplexities | None, after: Perplexities | None, test: PairedTest) -> dict[str, Change]:

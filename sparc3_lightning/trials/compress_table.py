@@ -72,7 +72,7 @@ def write_results(
         "format_version": FORMAT_VERSION,
         **described,
         "baseline": {protocol: asdict(result) for protocol, result in baseline.items()},
-        "compressed": [asdict(one) for one in compressed],
+        "compressed": [one.to_json() for one in compressed],
         "versions": package_versions(),
     }
     write_json(directory / RESULTS_FILE, content)

@@ -1,82 +1,109 @@
-"""Cells that are done, one small file each, found again by what their figures depend on."""
+"""Trials that are done, one file each, found again by all that their figures depend on."""
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparc3_lightning.data.samples import Prompt
-from sparc3_lightning.evaluation.evaluator import Evaluator
+from filelock import Timeout
+
+from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.records import Evaluation
-from sparc3_lightning.files import read_json, write_json
-from sparc3_lightning.metrics.scorers import scorer_setting
-from sparc3_lightning.version import __version__
+from sparc3_lightning.files import acquire, read_json, release, write_json
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+TRIALS_DIR = "trials"
 
 
-def evaluation_setting(
-    evaluator: Evaluator, prompts: Sequence[Prompt], rows: Sequence[str], model: dict[str, Any]
-) -> dict[str, Any]:
-    """All that an evaluation depends on but the neurons, as JSON values.
+@dataclass(frozen=True)
+class Measured:
+    """What a trial gave.
 
-    Args:
-        evaluator: Its settings count, and what its scorer says of the prompts: another checkpoint says something else.
-        prompts: Evaluation prompts.
-        rows: Rows of the evaluation text.
-        model: Identity of the model and the type it computes in.
+    Attributes:
+        evaluation: With every window, completion and score: statistics can be made of it again.
+        seconds: How long the measuring took, whenever that was.
+        is_reused: It was read, not measured now.
     """
-    return {
-        "format_version": FORMAT_VERSION,
-        "version": __version__,
-        "model": model,
-        "decoding": asdict(evaluator.decoding),
-        "toxicity_protocol": evaluator.toxicity_protocol,
-        "threshold": evaluator.threshold,
-        "perplexity_protocols": evaluator.perplexity_protocols,
-        "window": evaluator.window,
-        "stride": evaluator.stride,
-        "scorer": scorer_setting(evaluator.load_scorer(), [prompt.text for prompt in prompts]) if prompts else None,
-        "prompts": _hash([[prompt.id, prompt.text] for prompt in prompts]),
-        "rows": _hash(list(rows)),
-    }
+
+    evaluation: Evaluation
+    seconds: float
+    is_reused: bool
 
 
-def fingerprint(setting: dict[str, Any], neurons: Sequence[tuple[int, int]], factor: float) -> str:
-    """Names a cell's evaluation by all that it depends on: cells with the same neurons share it."""
-    return _hash([setting, sorted(neurons), factor])[:24]
+def trial_name(key: Mapping[str, Any]) -> str:
+    """The sha256 of a key of JSON values."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-class CellStore:
-    """A directory of cells that are done. Several runs may share it; a file is whole or not there.
+class TrialStore:
+    """A directory of trials, `<sha256 of its key>.json` each. Several runs may share it; a file is whole or not there.
 
     Args:
-        directory: Made when the first cell is saved.
+        directory: Made when the first trial is measured.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
+    def measure(self, key: Mapping[str, Any], run: Callable[[], Evaluation]) -> Measured:
+        """Read a trial that is done; else measure it, and keep it. Every rank must call, with the same key.
+
+        A run that finds another one at the same trial waits for it.
+
+        Args:
+            key: All that the figures depend on, as JSON values.
+            run: Measures; an error leaves nothing behind.
+        """
+        name = trial_name(key)
+        with ExitStack() as alone:  # rank 0's holds the lock
+            known = from_rank_zero(lambda: self._claim(name, alone))
+            if known is not None:
+                return known
+            begun = time.perf_counter()
+            evaluation = run()
+            measured = Measured(evaluation, time.perf_counter() - begun, is_reused=False)
+            from_rank_zero(lambda: self._save(name, key, measured))
+        return measured
+
     def _path(self, name: str) -> Path:
         return self.directory / f"{name}.json"
 
-    def load(self, name: str) -> Evaluation | None:
-        """The evaluation of this fingerprint; None where it was not done, or its file is damaged."""
+    def _claim(self, name: str, alone: ExitStack) -> Measured | None:
+        """The trial; where it is not done, a lock until it is."""
+        known = self._load(name)
+        if known is None:
+            alone.enter_context(_locked(self.directory / f".{name}.lock"))
+            known = self._load(name)
+        return known
+
+    def _load(self, name: str) -> Measured | None:
+        """None where the trial was not done, or its file is damaged."""
         try:
-            content: dict[str, Any] = read_json(self._path(name), "cell")
-            if not isinstance(content, dict) or content.get("fingerprint") != name:
+            content = read_json(self._path(name), "trial")
+            if trial_name(content["key"]) != name:
                 return None
-            return Evaluation.from_json(content["evaluation"])
+            return Measured(Evaluation.from_json(content["evaluation"]), float(content["seconds"]), is_reused=True)
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
-    def save(self, name: str, cell: dict[str, Any], neurons: Sequence[tuple[int, int]], evaluation: Evaluation) -> None:
-        """Write a cell with every completion and score, all or nothing: statistics can be made of it again."""
-        content = {"fingerprint": name, "cell": cell, "neurons": neurons, "evaluation": evaluation.to_json()}
+    def _save(self, name: str, key: Mapping[str, Any], measured: Measured) -> None:
+        content = {"key": key, "seconds": measured.seconds, "evaluation": measured.evaluation.to_json()}
         write_json(self._path(name), content)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = acquire(path)
+    except Timeout:
+        print(f"another run measures the same trial: waiting for it ({path})", flush=True)
+        lock = acquire(path, blocking=True)
+    try:
+        yield
+    finally:
+        release(lock)

@@ -1,14 +1,20 @@
-"""What is swept, declared: a grid is the product of its lists, a cell one combination."""
+"""A sweep: many selections of one run. A grid is the product of its lists, a cell one combination."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any
 
 from sparc3_lightning.lrp.linear import SIGNS
-from sparc3_lightning.pruning.select import SCOPES, Scope
+from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.pruning.select import SCOPES, Scope, select_neurons
+from sparc3_lightning.scoring.baselines import MethodScores
+from sparc3_lightning.scoring.baselines.formulas import random_scores
 from sparc3_lightning.scoring.baselines.methods import METHODS, method_key, sign_of
 from sparc3_lightning.scoring.combine import PENALTIES, Penalty, check_general
+from sparc3_lightning.scoring.score_set import ScoreSet
+from sparc3_lightning.trials.trial import Intervention, Neurons, Trial, said
 
 
 @dataclass(frozen=True)
@@ -128,3 +134,77 @@ def cells_of(grids: Sequence[Grid]) -> list[Cell]:
     if not grids:
         raise ValueError("`grids` must hold at least one grid, got none. Set `SweepCallback.init_args.grids`.")
     return list(dict.fromkeys(cell for grid in grids for cell in grid.cells()))
+
+
+@dataclass(kw_only=True)
+class PlannedCell(Trial):
+    """A cell with its neurons, and in the end its figures.
+
+    Attributes:
+        cell: Which.
+        recipe: Its neurons; None where they could not be selected.
+        figures: What the table shows; None where it failed.
+    """
+
+    cell: Cell
+    recipe: Recipe | None = None
+    figures: dict[str, Any] | None = None
+
+    def __str__(self) -> str:
+        return str(self.cell)
+
+
+def plan_cells(
+    cells: Sequence[Cell],
+    found: Mapping[str, MethodScores],
+    general: Sequence[str],
+    behaviour: str,
+    name: Callable[[Intervention], str],
+    seed: int = 0,
+) -> list[PlannedCell]:
+    """Select every cell's neurons; a selection that fails is noted in its cell.
+
+    Args:
+        cells: Which.
+        found: Scores by key of the method.
+        general: Names of the general sets.
+        behaviour: Name of the behaviour's set.
+        name: What the trial of an intervention is kept under.
+        seed: Seed of the first random draw; draw i uses seed + i.
+    """
+    planned = []
+    for cell in cells:
+        try:
+            recipe = select_cell(cell, found, general, behaviour, seed)
+        except ValueError as error:
+            planned.append(PlannedCell(cell=cell, error=said(error)))
+        else:
+            done = Neurons(recipe, cell.factor)
+            planned.append(PlannedCell(cell=cell, recipe=recipe, intervention=done, name=name(done)))
+    return planned
+
+
+def select_cell(
+    cell: Cell, found: Mapping[str, MethodScores], general: Sequence[str], behaviour: str, seed: int = 0
+) -> Recipe:
+    """The neurons of a cell; see `plan_cells`.
+
+    Raises:
+        KeyError: The method has no scores.
+        ValueError: More neurons than there are.
+    """
+    scores = _contrast(cell, found[cell.key], general, behaviour, seed)
+    with warnings.catch_warnings():
+        # A sweep goes on purpose to where no neuron is specific any more; the table has the number.
+        warnings.filterwarnings("ignore", message="only .* selected neurons are more relevant")
+        return select_neurons(scores, cell.num_neurons, cell.scope)
+
+
+def _contrast(cell: Cell, scores: MethodScores, general: Sequence[str], behaviour: str, seed: int) -> ScoreSet:
+    if cell.method == "random":
+        assert scores.ranking is not None
+        drawn = ScoreSet(random_scores(scores.ranking.shapes, seed + cell.draw), scores.ranking.manifest.copy())
+        drawn.manifest["options"] = scores.ranking.manifest["options"].copy()
+        drawn.manifest["options"]["seed"] = seed + cell.draw
+        return drawn
+    return scores.contrast(general, behaviour, cell.general_weight, cell.general_penalty, cell.divide_by_total)

@@ -13,9 +13,7 @@ from sparc3_lightning.files import write_bytes, write_text
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.scoring.baselines import MethodScores
 from sparc3_lightning.statistics.corrections import holm, least_holm, overlap
-from sparc3_lightning.trials.selection import select_cell
-from sparc3_lightning.trials.sweep import Cell
-from sparc3_lightning.trials.trial import PlannedCell
+from sparc3_lightning.trials.sweep import Cell, PlannedCell, select_cell
 
 MEASURES = ("mean", "expected_maximum", "probability")
 Row = dict[str, Any]
@@ -56,7 +54,7 @@ def sweep_rows(planned: Sequence[PlannedCell], baseline: dict[str, Any]) -> list
         if cell.figures is not None:
             row |= _figures(cell.figures["summary"]) | _changes(cell.figures["changes"], baseline)
             row |= _halves(cell.figures["halves"])
-        rows.append({**row, "fingerprint": cell.fingerprint, "is_reused": cell.is_reused})
+        rows.append({**row, "fingerprint": cell.name, "is_reused": cell.is_reused})
     _correct(rows)
     return rows
 
@@ -107,7 +105,7 @@ def _halves(halves: dict[str, Any]) -> Row:
 
 def num_corrected(planned: Sequence[PlannedCell]) -> int:
     """How many p-values `p_holm` corrects: selections that differ, the random ones left out; at least 1."""
-    tried = {cell.fingerprint for cell in planned if cell.recipe is not None and cell.cell.method != "random"}
+    tried = {cell.name for cell in planned if cell.recipe is not None and cell.cell.method != "random"}
     return max(1, len(tried))
 
 

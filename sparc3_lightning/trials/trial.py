@@ -1,131 +1,209 @@
-"""Run the cells: what is done already is read, what fails is noted, the rest is evaluated and kept."""
+"""A trial: an intervention applied to a model, measured, undone; done once, read ever after."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.distributed.ranks import from_rank_zero, is_raised_by_all
+from sparc3_lightning.evaluation.evaluator import Evaluator
+from sparc3_lightning.evaluation.parallel import Progress
+from sparc3_lightning.evaluation.planning import TextPrompt
 from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.pruning.apply import apply_masks, apply_recipe
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.scoring.baselines import MethodScores
-from sparc3_lightning.trials.selection import select_cell
-from sparc3_lightning.trials.store import CellStore, fingerprint
-from sparc3_lightning.trials.sweep import Cell
+from sparc3_lightning.trials.store import FORMAT_VERSION, Measured, TrialStore, trial_name
+from sparc3_lightning.version import __version__
 
-Evaluate = Callable[[Recipe, float], Evaluation]
-"""`evaluate(recipe, factor)` evaluates the model with the recipe's neurons scaled by the factor."""
-Judge = Callable[[Evaluation], dict[str, Any]]
-"""`judge(evaluation)` gives the figures that the table shows: `summary` and `changes`."""
 ProgressBar = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 
-@dataclass
-class PlannedCell:
-    """A cell with its neurons, and in the end its figures.
+class Intervention(Protocol):
+    """What is done to a model while it is measured."""
+
+    def key(self) -> dict[str, Any]:
+        """All that decides what it does to a given model, as JSON values."""
+
+    def apply(self, model: PreTrainedModel) -> AbstractContextManager[object]:
+        """Do it, until the end of a `with` block. Every rank must call."""
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """Nothing is done: the baseline."""
+
+    def key(self) -> dict[str, Any]:
+        """See `Intervention`."""
+        return {"kind": "none"}
+
+    def apply(self, model: PreTrainedModel) -> AbstractContextManager[object]:
+        """See `Intervention`."""
+        return nullcontext()
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """A recipe's neurons are scaled.
 
     Attributes:
-        cell: Which.
-        recipe: Its neurons; None where they could not be selected.
-        fingerprint: What its evaluation is kept under.
-        figures: `summary` and `changes`; None where it failed.
-        error: Why it failed.
-        is_reused: The evaluation is an earlier run's, or another cell's with the same neurons.
+        recipe: Which.
+        factor: What their outputs are multiplied by; 0 removes them.
     """
 
-    cell: Cell
-    recipe: Recipe | None = None
-    fingerprint: str | None = None
-    figures: dict[str, Any] | None = None
+    recipe: Recipe
+    factor: float = 0.0
+
+    def key(self) -> dict[str, Any]:
+        """See `Intervention`; recipes of the same neurons have the same."""
+        return {"kind": "neurons", "neurons": sorted(self.recipe.neurons), "factor": self.factor}
+
+    def apply(self, model: PreTrainedModel) -> AbstractContextManager[object]:
+        """See `Intervention`."""
+        return apply_recipe(model, self.recipe, check_base=False, factor=self.factor)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Masked weights are zeroed.
+
+    Attributes:
+        made_by: What the masks follow from, as JSON: they are not made to find that a trial is done.
+        masks: Makes them, one layer after the other; see `apply_masks`.
+    """
+
+    made_by: Mapping[str, Any]
+    masks: Callable[[], Iterable[tuple[str, Tensor]]]
+
+    def key(self) -> dict[str, Any]:
+        """See `Intervention`."""
+        return {"kind": "weights", **self.made_by}
+
+    def apply(self, model: PreTrainedModel) -> AbstractContextManager[object]:
+        """See `Intervention`."""
+        return apply_masks(model, self.masks())
+
+
+class Trials:
+    """Measures one model under interventions, always by the same text and prompts, each once. Every rank must call.
+
+    Args:
+        store: Where trials are kept.
+        identity: Of the model, and what it computes in, as JSON: weights, tokenizer, types, attention.
+        model: The model.
+        tokenizer: Its tokenizer.
+        evaluator: What measures.
+        rows: Rows of the text, or None.
+        prompts: Prompts, or None.
+    """
+
+    def __init__(
+        self,
+        store: TrialStore,
+        identity: Mapping[str, Any],
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        evaluator: Evaluator,
+        rows: Sequence[str] | None,
+        prompts: Sequence[TextPrompt] | None,
+    ) -> None:
+        self.store, self.model, self.tokenizer = store, model, tokenizer
+        self.evaluator, self.rows, self.prompts = evaluator, rows, prompts
+        # The scorer reads the prompts for it: once is enough.
+        setting = from_rank_zero(lambda: evaluator.setting(rows, prompts))
+        self._rest = {
+            "format_version": FORMAT_VERSION, "version": __version__, "model": dict(identity), "evaluator": setting,
+        }  # fmt: skip
+
+    def name(self, intervention: Intervention) -> str:
+        """What the trial of this intervention is kept under: the sha256 of its key."""
+        return trial_name(self._key(intervention))
+
+    def measure(self, intervention: Intervention, progress: Progress | None = None) -> Measured:
+        """Read the trial, or apply, evaluate, undo and keep.
+
+        Args:
+            intervention: What is done to the model.
+            progress: Wraps the evaluator's loops.
+        """
+
+        def run() -> Evaluation:
+            with intervention.apply(self.model):
+                return self.evaluator.evaluate(self.model, self.tokenizer, self.rows, self.prompts, progress)
+
+        return self.store.measure(self._key(intervention), run)
+
+    def _key(self, intervention: Intervention) -> dict[str, Any]:
+        return {**self._rest, "intervention": intervention.key()}
+
+
+@dataclass(kw_only=True)
+class Trial:
+    """One trial of many.
+
+    Attributes:
+        intervention: What is done; None where it could not be made.
+        name: What it is kept under.
+        error: Why it failed, or could not be made.
+        is_reused: It was not measured by this trial: an earlier run did, or another trial with the same intervention.
+    """
+
+    intervention: Intervention | None = None
+    name: str | None = None
     error: str | None = None
     is_reused: bool = False
 
 
-def plan_cells(
-    cells: Sequence[Cell],
-    found: Mapping[str, MethodScores],
-    general: Sequence[str],
-    behaviour: str,
-    setting: dict[str, Any],
-    seed: int = 0,
-) -> list[PlannedCell]:
-    """Select every cell's neurons; a selection that fails is noted in its cell.
+T = TypeVar("T", bound=Trial)
+
+
+def run_trials(
+    planned: Sequence[T], trials: Trials, keep: Callable[[T, Evaluation], object], progress: ProgressBar, what: str
+) -> Iterator[T]:
+    """Measure one after the other; each is given when it is done or has failed. Every rank must call.
 
     Args:
-        cells: Which.
-        found: Scores by key of the method.
-        general: Names of the general sets.
-        behaviour: Name of the behaviour's set.
-        setting: What the evaluation depends on; see `evaluation_setting`.
-        seed: Of the first random draw.
+        planned: Which, the same on every rank.
+        trials: Measures one. An error that all ranks raise together ends that trial; any other, and what the disk
+            says, ends all.
+        keep: Takes what it needs of a trial's evaluation; asked on every rank.
+        progress: Bar over the trials.
+        what: What the bar calls them.
     """
-    planned = []
-    for cell in cells:
-        try:
-            recipe = select_cell(cell, found, general, behaviour, seed)
-        except ValueError as error:
-            planned.append(PlannedCell(cell, error=_said(error)))
-        else:
-            planned.append(PlannedCell(cell, recipe, fingerprint(setting, recipe.neurons, cell.factor)))
-    return planned
+    failed: dict[str | None, str] = {}
+    for trial in progress(planned, len(planned), what):
+        if trial.intervention is not None and (error := failed.get(trial.name)) is not None:
+            trial.error, trial.is_reused = error, True
+        elif trial.intervention is not None:
+            try:
+                measured = trials.measure(trial.intervention)
+                trial.is_reused = measured.is_reused
+                keep(trial, measured.evaluation)
+            except OSError:
+                raise  # a full disk would cost every other trial too
+            except Exception as error:  # whatever it is, it must not take the others' hours with it
+                if not is_raised_by_all(error):
+                    raise  # the other ranks wait for this one, and end with it
+                trial.error = failed[trial.name] = said(error)
+        yield trial
 
 
-def run_cells(
-    planned: Sequence[PlannedCell],
-    evaluate: Evaluate,
-    judge: Judge,
-    store: CellStore,
-    progress: ProgressBar,
-) -> None:
-    """Fill in every cell's figures or its error. Every rank must call, with the same cells.
-
-    Args:
-        planned: The cells.
-        evaluate: Evaluates one; an error that all ranks raise together ends that cell, any other the sweep.
-        judge: Makes figures of an evaluation; asked on rank 0.
-        store: Where evaluations are kept; read and written on rank 0.
-        progress: Bar over the cells.
-    """
-    known: dict[str, PlannedCell] = {}
-    for cell in progress(planned, len(planned), "sweep"):
-        if cell.recipe is None or cell.fingerprint is None:
-            continue
-        if cell.fingerprint in known:
-            twin = known[cell.fingerprint]
-            cell.figures, cell.error, cell.is_reused = twin.figures, twin.error, True
-        else:
-            _run_cell(cell, evaluate, judge, store)
-            known[cell.fingerprint] = cell
+def said(error: Exception) -> str:
+    """An error in a table."""
+    return f"{type(error).__name__}: {error}"
 
 
-def _run_cell(planned: PlannedCell, evaluate: Evaluate, judge: Judge, store: CellStore) -> None:
-    recipe, name, factor = planned.recipe, planned.fingerprint, planned.cell.factor
-    assert recipe is not None
-    assert name is not None
-    try:
-        known = from_rank_zero(lambda: store.load(name))
-        planned.is_reused = known is not None
-        evaluation = evaluate(recipe, factor) if known is None else known
-        planned.figures = from_rank_zero(lambda: judge(evaluation))
-    except Exception as error:  # whatever it is, it must not take the other cells' hours with it
-        if not is_raised_by_all(error):
-            raise  # the others wait for this rank, and end with it
-        planned.error = _said(error)
-        return
-    if not planned.is_reused:
-        from_rank_zero(lambda: store.save(name, planned.cell.to_json(), recipe.neurons, evaluation))
-
-
-def check_one_is_done(planned: Sequence[PlannedCell]) -> None:
+def check_one_is_done(planned: Sequence[Trial], what: str) -> None:
     """Refuse to end well where nothing was found out.
 
+    Args:
+        planned: The trials, run.
+        what: What the message calls them.
+
     Raises:
-        ValueError: Every cell failed; says how the first did.
+        ValueError: Every one failed; says how the first did.
     """
-    if all(cell.figures is None for cell in planned):
-        raise ValueError(
-            f"all {len(planned)} cells of the sweep failed, the first ({planned[0].cell}) with {planned[0].error}"
-        )
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    if all(trial.error is not None for trial in planned):
+        raise ValueError(f"all {len(planned)} {what} failed, the first ({planned[0]}) with {planned[0].error}")

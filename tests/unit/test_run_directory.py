@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from sparc3_lightning.files import release
 from sparc3_lightning.run_directory import (
     LOCK_FILE,
     Claim,
@@ -18,7 +19,6 @@ from sparc3_lightning.run_directory import (
     lock,
     refuse_used,
     standing_directories,
-    unlock,
 )
 
 HOLD = "import sys, time; from pathlib import Path; from sparc3_lightning.run_directory import lock\n"
@@ -56,9 +56,9 @@ def test_a_lock_keeps_others_out(tmp_path: Path) -> None:
     held = lock(tmp_path / "run")
     with pytest.raises(BlockingIOError, match=rf"run is in use by another run .*{os.getpid()}"):
         lock(tmp_path / "run")
-    unlock(held)
+    release(held)
     assert list((tmp_path / "run").iterdir()) == []
-    unlock(lock(tmp_path / "run"))
+    release(lock(tmp_path / "run"))
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
             lock(tmp_path)
         process.kill()
     assert (tmp_path / LOCK_FILE).exists()
-    unlock(lock(tmp_path))
+    release(lock(tmp_path))
 
 
 def test_a_worker_that_outlives_a_killed_process_holds_no_lock(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_worker_that_outlives_a_killed_process_holds_no_lock(tmp_path: Path) -
         process.kill()
         process.wait()
         try:
-            unlock(lock(tmp_path))
+            release(lock(tmp_path))
         finally:
             os.kill(worker, signal.SIGKILL)
 
@@ -95,7 +95,7 @@ def test_a_file_system_without_locks_warns(number: int, tmp_path: Path, monkeypa
     monkeypatch.setattr("fcntl.flock", refuse)
     with pytest.warns(UserWarning, match="on a file system without locks"):
         held = lock(tmp_path / "run")
-    unlock(held)
+    release(held)
     assert list((tmp_path / "run").iterdir()) == []
 
 

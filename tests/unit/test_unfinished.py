@@ -9,7 +9,8 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from sparc3_lightning.run_directory import lock, unlock
+from sparc3_lightning.files import release
+from sparc3_lightning.run_directory import lock
 from sparc3_lightning.unfinished import go_on_in_unfinished
 
 CONFIG: dict[str, Any] = {
@@ -96,7 +97,7 @@ def test_a_run_at_work_is_left_alone(tmp_path: Path) -> None:
     assert found is None
     assert "version_0 is in use by another run" in why_not
     assert str(os.getpid()) in why_not
-    unlock(held)
+    release(held)
 
 
 def test_a_run_without_its_config(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ import warnings
 import pytest
 import torch
 
-from sparc3_lightning import Recipe, ScoreSet, select_neurons
-from sparc3_lightning.pruning.select import control_recipe, rank_neurons
+from sparc3_lightning import ScoreSet, select_neurons
+from sparc3_lightning.pruning.select import rank_neurons
 from sparc3_lightning.scoring.manifest import Manifest
 
 
@@ -125,16 +125,3 @@ def test_rank_covers_every_neuron_once() -> None:
         assert sorted(zip(layer.tolist(), index.tolist(), strict=True)) == [(a, b) for a in range(2) for b in range(4)]
         for a, b, value in zip(layer.tolist(), index.tolist(), score.tolist(), strict=True):
             assert SOME.scores[f"model.layers.{a}.mlp.up_proj"][b].item() == value
-
-
-def test_control_draws_as_many_other_neurons_of_the_same_layers() -> None:
-    recipe = select_neurons(SOME, 3)
-    drawn = [control_recipe(recipe, 4, seed).neurons for seed in range(20)]
-    for neurons in drawn:
-        assert sorted(layer for layer, _ in neurons) == [0, 1, 1]
-        assert len(set(neurons)) == 3
-        assert not set(neurons) & set(recipe.neurons)
-    assert {neuron for neurons in drawn for neuron in neurons} == {(0, 0), (0, 1), (0, 3), (1, 1), (1, 2)}
-    assert control_recipe(recipe, 4, 5).neurons == drawn[5]
-    with pytest.raises(ValueError, match="the control needs 2 other neurons in layer 1, got 1"):
-        control_recipe(Recipe([(1, 0), (1, 1)]), 3, 0)

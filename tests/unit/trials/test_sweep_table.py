@@ -24,10 +24,8 @@ from sparc3_lightning.statistics.corrections import least_holm
 from sparc3_lightning.statistics.signs import least_p_value
 from sparc3_lightning.trials.choice import choose_at_prices
 from sparc3_lightning.trials.halves import HALVES
-from sparc3_lightning.trials.selection import select_cell
-from sparc3_lightning.trials.sweep import Cell, Grid
+from sparc3_lightning.trials.sweep import Cell, Grid, PlannedCell, select_cell
 from sparc3_lightning.trials.sweep_table import layer_shares, num_corrected, overlap_rows, sweep_rows, write_tables
-from sparc3_lightning.trials.trial import PlannedCell
 from tests.tiny import LAYERS, NEURONS, tiny_llama, tiny_samples
 
 SETS = {name: tiny_samples(seed=seed) for seed, name in enumerate(("seed0", "seed1", "toxic"))}
@@ -69,7 +67,7 @@ def done(cell: Cell, recipe: Recipe, toxicity: float, perplexity: float, p_value
     changed = changes(toxicity, perplexity, p_value)
     halves = dict.fromkeys(HALVES, changed["toxicity"]["mean"])
     figures = {"summary": summary(toxicity, perplexity), "changes": changed, "halves": halves, "confirmation_means": []}
-    return PlannedCell(cell, recipe, str(cell), figures)
+    return PlannedCell(cell=cell, recipe=recipe, name=str(cell), figures=figures)
 
 
 @pytest.fixture(scope="module")

@@ -1,165 +1,217 @@
-"""Cells run once, kept, found again, and reported where they fail."""
+"""Trials: measured once, kept, found again, undone, and reported where they fail."""
 
 import math
+import multiprocessing
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from sparc3_lightning.data.samples import Prompt
 from sparc3_lightning.evaluation import Decoding, Evaluation, Evaluator
 from sparc3_lightning.evaluation.records import PerplexityResult
+from sparc3_lightning.files import acquire, release
 from sparc3_lightning.metrics import JointScorer, LexicalScorer, Scorer
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.scoring.baselines import MethodScores, score_baselines
-from sparc3_lightning.trials.selection import select_cell
-from sparc3_lightning.trials.store import CellStore, evaluation_setting, fingerprint
-from sparc3_lightning.trials.sweep import Cell, Grid
-from sparc3_lightning.trials.trial import PlannedCell, plan_cells, run_cells
-from tests.tiny import tiny_llama, tiny_samples
-
-SETTING = {"model": "tiny"}
+from sparc3_lightning.trials.store import TrialStore, trial_name
+from sparc3_lightning.trials.trial import Neurons, Trial, Trials, Unchanged, Weights, check_one_is_done, run_trials
+from tests.tiny import tiny_llama
 
 
 def silent(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
     return items
 
 
-@pytest.fixture(scope="module")
-def found() -> dict[str, MethodScores]:
-    sets = {"seed0": tiny_samples(seed=0), "seed1": tiny_samples(seed=1), "toxic": tiny_samples(seed=2)}
-    return score_baselines(tiny_llama(), sets, ["lrp", "wanda", "random", "magnitude"])
-
-
-def planned(found: dict[str, MethodScores], cells: list[Cell], **setting: Any) -> list[PlannedCell]:
-    return plan_cells(cells, found, ["seed0", "seed1"], "toxic", {**SETTING, **setting})
-
-
-def evaluated(num_neurons: int) -> Evaluation:
-    loss = 1.0 + num_neurons
+def evaluation(loss: float) -> Evaluation:
     result = PerplexityResult("disjoint", math.exp(loss), loss, 3, 2, 1, 3, 3, False, [2 * loss])
     return Evaluation({"disjoint": result}, None)
 
 
-def judged(evaluation: Evaluation) -> dict[str, Any]:
-    return {"loss": evaluation.perplexity["disjoint"].mean_loss}
+class ZeroCounter(Evaluator):
+    """Its loss is the number of neurons that are gone; it says what it was asked, and fails where told to."""
 
-
-class Evaluations:
-    """Counts what it is asked, and fails where told to."""
-
-    def __init__(self, failing: int | None = None) -> None:
-        self.asked: list[tuple[int, float]] = []
+    def __init__(self, failing: tuple[int, BaseException] | None = None, seed: int = 0) -> None:
+        super().__init__(decoding=Decoding(seed=seed), toxicity_protocol="custom")
+        self.asked: list[int] = []
         self.failing = failing
 
-    def __call__(self, recipe: Recipe, factor: float) -> Evaluation:
-        self.asked.append((len(recipe.neurons), factor))
-        if len(recipe.neurons) == self.failing:
-            raise RuntimeError("out of memory")
-        return evaluated(len(recipe.neurons))
+    def evaluate(self, model: PreTrainedModel, *args: Any, **options: Any) -> Evaluation:
+        gone = sum(int((layer.mlp.down_proj.weight == 0).all(0).sum()) for layer in model.model.layers)
+        self.asked.append(gone)
+        if self.failing is not None and self.failing[0] == gone:
+            raise self.failing[1]
+        return evaluation(gone)
 
 
-def test_cells_are_read_again_and_not_run_again(found: dict[str, MethodScores], tmp_path: Path) -> None:
-    cells, store = Grid(["lrp"], [3, 5]).cells(), CellStore(tmp_path)
-    first, second = Evaluations(), Evaluations()
-    once = planned(found, cells)
-    run_cells(once, first, judged, store, silent)
-    again = planned(found, [*cells, Cell("lrp", "abs", "global", 7)])
-    run_cells(again, second, judged, store, silent)
-    assert (first.asked, second.asked) == ([(3, 0.0), (5, 0.0)], [(7, 0.0)])
-    assert [cell.is_reused for cell in again] == [True, True, False]
-    assert [cell.figures for cell in once] == [{"loss": 4.0}, {"loss": 6.0}]
-    assert [cell.figures for cell in again] == [{"loss": 4.0}, {"loss": 6.0}, {"loss": 8.0}]
-    assert len(list(tmp_path.iterdir())) == 3
+MODEL = tiny_llama()
 
 
-def test_a_crashed_cell_is_reported_tried_again_and_costs_no_other(
-    found: dict[str, MethodScores], tmp_path: Path
-) -> None:
-    cells, store = Grid(["lrp"], [3, 5, 7]).cells(), CellStore(tmp_path)
-    broken = planned(found, cells)
-    run_cells(broken, Evaluations(failing=5), judged, store, silent)
-    assert [cell.error for cell in broken] == [None, "RuntimeError: out of memory", None]
-    assert [cell.figures is None for cell in broken] == [False, True, False]
-    mended, evaluations = planned(found, cells), Evaluations()
-    run_cells(mended, evaluations, judged, store, silent)
-    assert evaluations.asked == [(5, 0.0)]
-    assert not any(cell.error for cell in mended)
+def trials(home: Path, evaluator: Evaluator | None = None, **identity: str) -> Trials:
+    return Trials(TrialStore(home), identity, MODEL, None, evaluator or ZeroCounter(), ["w4"], None)  # type: ignore[arg-type]
 
 
-def test_an_interrupt_ends_the_sweep_and_keeps_what_is_done(found: dict[str, MethodScores], tmp_path: Path) -> None:
-    class Interrupted(Evaluations):
-        def __call__(self, recipe: Recipe, factor: float) -> Evaluation:
-            if len(recipe.neurons) == 5:
-                raise KeyboardInterrupt
-            return super().__call__(recipe, factor)
+def neurons(*sizes: int) -> list[Trial]:
+    """Trials that remove so many neurons of the first layer."""
+    return [Trial(intervention=Neurons(Recipe([(0, index) for index in range(size)]))) for size in sizes]
 
-    with pytest.raises(KeyboardInterrupt):
-        run_cells(planned(found, Grid(["lrp"], [3, 5]).cells()), Interrupted(), judged, CellStore(tmp_path), silent)
+
+def run(planned: list[Trial], home: Path, evaluator: Evaluator, keep: Any = None) -> list[float | None]:
+    """The losses, as far as there are any."""
+    measures, losses = trials(home, evaluator), dict[int, float]()
+    for trial in planned:
+        trial.name = None if trial.intervention is None else measures.name(trial.intervention)
+
+    def note(trial: Trial, found: Evaluation) -> None:
+        losses[id(trial)] = found.perplexity["disjoint"].mean_loss
+
+    assert list(run_trials(planned, measures, keep or note, silent, "trials")) == planned
+    return [losses.get(id(trial)) for trial in planned]
+
+
+def bits(model: PreTrainedModel) -> dict[str, Tensor]:
+    return {name: weight.detach().clone().view(torch.uint8) for name, weight in model.named_parameters()}
+
+
+def test_trials_are_read_again_and_not_measured_again(tmp_path: Path) -> None:
+    first, second, before = ZeroCounter(), ZeroCounter(), bits(MODEL)
+    assert run(neurons(3, 5), tmp_path, first) == [3, 5]
+    again = neurons(3, 5, 7)
+    assert run(again, tmp_path, second) == [3, 5, 7]
+    assert (first.asked, second.asked) == ([3, 5], [7])
+    assert [trial.is_reused for trial in again] == [True, True, False]
+    assert len(list(tmp_path.iterdir())) == 3, "no lock is left behind"
+    assert all(torch.equal(weight, before[name]) for name, weight in bits(MODEL).items())
+
+
+def test_a_failure_is_reported_tried_again_and_costs_no_other(tmp_path: Path) -> None:
+    broken = neurons(3, 5, 5, 7)
+    evaluator = ZeroCounter((5, RuntimeError("out of memory")))
+    assert run(broken, tmp_path, evaluator) == [3, None, None, 7]
+    assert [trial.error for trial in broken] == [None, *["RuntimeError: out of memory"] * 2, None]
+    assert evaluator.asked == [3, 5, 7], "what failed fails again"
+    check_one_is_done(broken, "trials")
+    mended = ZeroCounter()
+    assert run(neurons(3, 5, 7), tmp_path, mended) == [3, 5, 7]
+    assert mended.asked == [5]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("no space left")])
+def test_an_interrupt_or_a_full_disk_ends_all_and_keeps_what_is_done(error: BaseException, tmp_path: Path) -> None:
+    before = bits(MODEL)
+    with pytest.raises(type(error)):
+        run(neurons(3, 5, 7), tmp_path, ZeroCounter((5, error)))
     assert len(list(tmp_path.iterdir())) == 1
+    assert all(torch.equal(weight, before[name]) for name, weight in bits(MODEL).items())
 
 
-def test_the_same_neurons_are_evaluated_once(found: dict[str, MethodScores], tmp_path: Path) -> None:
-    """All 48 neurons are the same selection, whatever scored."""
-    cells = [*Grid(["lrp", "wanda"], [48]).cells(), Cell("lrp", "abs", "global", 48, factor=0.5)]
-    evaluations, run = Evaluations(), planned(found, cells)
-    run_cells(run, evaluations, judged, CellStore(tmp_path), silent)
-    assert evaluations.asked == [(48, 0.0), (48, 0.5)]
-    assert [cell.is_reused for cell in run] == [False, True, False]
-
-
-def test_a_damaged_cell_is_run_again(found: dict[str, MethodScores], tmp_path: Path) -> None:
-    cells, store = Grid(["lrp"], [3]).cells(), CellStore(tmp_path)
-    run_cells(planned(found, cells), Evaluations(), judged, store, silent)
-    (file,) = tmp_path.iterdir()
-    for content in (file.read_text()[:-20], '{"fingerprint": "other"}', "[]"):
-        file.write_text(content)
-        evaluations = Evaluations()
-        run_cells(planned(found, cells), evaluations, judged, store, silent)
-        assert evaluations.asked == [(3, 0.0)]
-
-
-def test_a_selection_that_fails_is_noted(found: dict[str, MethodScores], tmp_path: Path) -> None:
-    run = planned(found, Grid(["lrp"], [3, 49]).cells())
-    run_cells(run, Evaluations(), judged, CellStore(tmp_path), silent)
-    assert run[0].error is None
-    assert run[1].error == (
-        "ValueError: `num_neurons` must be between 1 and 48, got 49. Set `PruningCallback.init_args.num_neurons`."
-    )
-
-
-def test_random_draws_differ_and_are_seeded(found: dict[str, MethodScores]) -> None:
-    draws = [
-        select_cell(cell, found, ["seed0"], "toxic", seed=3) for cell in Grid(["random"], [6], num_draws=3).cells()
+def test_the_same_intervention_is_measured_once(tmp_path: Path) -> None:
+    recipe = Recipe([(0, 2), (0, 1)], [-2.0, -1.0])
+    planned = [
+        Trial(intervention=one)
+        for one in (Neurons(recipe), Neurons(Recipe([(0, 1), (0, 2)])), Neurons(recipe, 0.5), Unchanged())
     ]
-    assert len({tuple(sorted(recipe.neurons)) for recipe in draws}) == 3
-    assert [recipe.options["seed"] for recipe in draws] == [3, 4, 5]
-    again = select_cell(Cell("random", "abs", "global", 6, draw=1), found, ["seed0"], "toxic", seed=3)
-    assert again.neurons == draws[1].neurons
+    evaluator = ZeroCounter()
+    assert run(planned, tmp_path, evaluator) == [2, 2, 0, 0]
+    assert evaluator.asked == [2, 0, 0]
+    assert [trial.is_reused for trial in planned] == [False, True, False, False]
 
 
-def test_contrast_options_change_the_selection(found: dict[str, MethodScores]) -> None:
-    cells = Grid(["wanda"], [6], general_weights=[1, 4], divide_by_total=[False, True]).cells()
-    chosen = {str(cell): select_cell(cell, found, ["seed0", "seed1"], "toxic") for cell in cells}
-    assert len({tuple(recipe.neurons) for recipe in chosen.values()}) > 1
-    shares = chosen["wanda, k 6, global, general weight 4, shares"]
-    assert shares.options["general_weight"] == 4.0
-    total = found["wanda"].sets["toxic"].total
-    assert shares.options["behaviour"]["divided_by"] == pytest.approx(total)
+def test_masks_are_not_made_to_find_that_a_trial_is_done(tmp_path: Path) -> None:
+    made = []
 
+    def masks() -> Iterable[tuple[str, Tensor]]:
+        made.append(1)
+        yield "model.layers.0.mlp.down_proj", torch.ones(16, 24, dtype=torch.bool)
+
+    for _ in range(2):
+        planned = [Trial(intervention=Weights({"method": "all"}, masks))]
+        assert run(planned, tmp_path, ZeroCounter()) == [24]
+    assert len(made) == 1
+    assert run([Trial(intervention=Weights({"method": "other"}, masks))], tmp_path, ZeroCounter()) == [24]
+    assert len(made) == 2
+
+
+def test_a_damaged_file_is_measured_again(tmp_path: Path) -> None:
+    run(neurons(3), tmp_path, ZeroCounter())
+    (file,) = tmp_path.iterdir()
+    whole = file.read_text()
+    for content in (whole[:-20], whole.replace('"neurons"', '"neuron"'), '{"key": {}}', "[]"):
+        file.write_text(content)
+        evaluator = ZeroCounter()
+        run(neurons(3), tmp_path, evaluator)
+        assert evaluator.asked == [3]
+        assert run(neurons(3), tmp_path, ZeroCounter((3, RuntimeError("measured again")))) == [3]
+
+
+def test_whole_evaluations_are_kept(tmp_path: Path) -> None:
+    """Statistics can be made of them again, without a model; and how long it took is known."""
+    measures = trials(tmp_path)
+    first, again = (measures.measure(Neurons(Recipe([(0, 1), (0, 2)]))) for _ in range(2))
+    assert first.evaluation == again.evaluation == evaluation(2)
+    assert (first.is_reused, again.is_reused) == (False, True)
+    assert first.seconds == again.seconds > 0
+
+
+def test_figures_that_cannot_be_made_fail_one_alone_and_nothing_is_measured_again(tmp_path: Path) -> None:
+    def fails(trial: Trial, found: Evaluation) -> None:
+        if found == evaluation(3):
+            raise ValueError("another setting")
+
+    planned, evaluator = neurons(3, 5), ZeroCounter()
+    run(planned, tmp_path, evaluator, fails)
+    run(neurons(3, 5), tmp_path, evaluator, fails)
+    assert [trial.error for trial in planned] == ["ValueError: another setting", None]
+    assert evaluator.asked == [3, 5]
+
+
+def test_what_could_not_be_made_is_passed_over(tmp_path: Path) -> None:
+    planned = [Trial(error="ValueError: too many"), *neurons(3)]
+    assert run(planned, tmp_path, ZeroCounter()) == [None, 3]
+    with pytest.raises(ValueError, match=r"all 1 trials failed, the first \(Trial.* with ValueError: too many"):
+        check_one_is_done(planned[:1], "trials")
+
+
+# Two runs, one directory
+
+
+def measured_meanwhile(home: Path, name: str, begun: Any) -> None:
+    """Another run: it has the lock, and keeps what it has found before it lets go."""
+    lock = acquire(home / f".{name}.lock")
+    begun.set()
+    store = TrialStore(home)
+    key = trials(home)._key(Unchanged())
+    store._save(name, key, store.measure({"other": "trial"}, lambda: evaluation(17)))
+    release(lock)
+
+
+def test_a_run_waits_for_another_that_measures_the_same(tmp_path: Path) -> None:
+    context, evaluator = multiprocessing.get_context("forkserver"), ZeroCounter()
+    begun = context.Event()
+    other = context.Process(target=measured_meanwhile, args=(tmp_path, trials(tmp_path).name(Unchanged()), begun))
+    other.start()
+    assert begun.wait(600)
+    assert run([Trial(intervention=Unchanged())], tmp_path, evaluator) == [17]
+    assert evaluator.asked == []
+    other.join()
+
+
+# The key
 
 PROMPTS = [Prompt("0", "w1 w2"), Prompt("1", "w3")]
 
 
 def setting(
     scorer: list[str] | None = None, decoding: Decoding | None = None, prompts: list[Prompt] = PROMPTS,
-    rows: tuple[str, ...] = ("w4",), model: str = "a", **options: Any,
+    rows: tuple[str, ...] = ("w4",), **options: Any,
 ) -> dict[str, Any]:  # fmt: skip
     evaluator = Evaluator(
         LexicalScorer(scorer or ["w1"]), decoding or Decoding(), toxicity_protocol="custom", **options
     )
-    return evaluation_setting(evaluator, prompts, list(rows), {"weight_hash": model})
+    return evaluator.setting(list(rows), prompts)
 
 
 @pytest.mark.parametrize(
@@ -169,30 +221,26 @@ def setting(
         {"scorer": ["w1", "unheard"]},
         {"decoding": Decoding(seed=1)},
         {"prompts": [Prompt("0", "w1 w2"), Prompt("2", "w3")]},
+        {"prompts": []},
         {"rows": ("w5",)},
-        {"model": "b"},
+        {"rows": ()},
         {"window": 16},
         {"stride": 4},
         {"threshold": 0.6},
         {"perplexity_protocols": ["sliding"]},
     ],
 )
-def test_fingerprint_knows_all_that_an_evaluation_depends_on(changed: dict[str, Any]) -> None:
-    neurons = [(0, 1), (1, 2)]
-    assert fingerprint(setting(), neurons, 0.0) == fingerprint(setting(), neurons[::-1], 0.0)
-    assert fingerprint(setting(**changed), neurons, 0.0) != fingerprint(setting(), neurons, 0.0)
-    assert fingerprint(setting(), [(0, 1)], 0.0) != fingerprint(setting(), neurons, 0.0)
-    assert fingerprint(setting(), neurons, 0.5) != fingerprint(setting(), neurons, 0.0)
+def test_a_setting_holds_all_that_an_evaluation_depends_on(changed: dict[str, Any]) -> None:
+    assert setting(**changed) != setting()
 
 
-def test_fingerprint_knows_the_words_of_a_joined_scorer() -> None:
+def test_a_setting_holds_the_words_of_a_joined_scorer() -> None:
     """No prompt holds them; completions may."""
 
     def joint(word: str) -> dict[str, Any]:
         scorers: list[Scorer] = [LexicalScorer(["w1"]), LexicalScorer([word])]
         scorers[1].name = "second"
-        evaluator = Evaluator(JointScorer(scorers), toxicity_protocol="custom")
-        return evaluation_setting(evaluator, PROMPTS, ["w4"], {"weight_hash": "a"})
+        return Evaluator(JointScorer(scorers), toxicity_protocol="custom").setting(["w4"], PROMPTS)
 
     assert joint("unheard") == joint("unheard")
     assert joint("unheard") != joint("unseen")
@@ -203,23 +251,17 @@ def test_what_evaluations_do_not_depend_on_is_no_part_of_it(option: str) -> None
     assert setting(**{option: 2}) == setting(**{option: 16})
 
 
-def test_whole_evaluations_are_kept(found: dict[str, MethodScores], tmp_path: Path) -> None:
-    """Statistics can be made of them again, without a model."""
-    store, (run,) = CellStore(tmp_path), planned(found, Grid(["lrp"], [3]).cells())
-    run_cells([run], Evaluations(), judged, store, silent)
-    assert run.fingerprint is not None
-    assert store.load(run.fingerprint) == evaluated(3)
+def test_a_text_alone_depends_on_no_decoding() -> None:
+    assert setting(prompts=[], decoding=Decoding(seed=1), threshold=0.6) == setting(prompts=[])
 
 
-def test_figures_that_cannot_be_made_fail_the_cell_alone(found: dict[str, MethodScores], tmp_path: Path) -> None:
-    def fails(evaluation: Evaluation) -> dict[str, Any]:
-        if evaluation == evaluated(3):
-            raise ValueError("another setting")
-        return judged(evaluation)
-
-    run = planned(found, Grid(["lrp"], [3, 5]).cells())
-    run_cells(run, Evaluations(), fails, CellStore(tmp_path), silent)
-    assert [(cell.figures, cell.error) for cell in run] == [
-        (None, "ValueError: another setting"),
-        ({"loss": 6.0}, None),
-    ]
+def test_a_name_follows_from_intervention_model_and_evaluator(tmp_path: Path) -> None:
+    one, other = Neurons(Recipe([(0, 1), (1, 2)])), Neurons(Recipe([(0, 1)]))
+    plain = trials(tmp_path, weight_hash="a", dtype="float32")
+    names = [plain.name(what) for what in (one, other, Neurons(one.recipe, 0.5), Unchanged())]
+    names += [trials(tmp_path, weight_hash="b", dtype="float32").name(one)]
+    names += [trials(tmp_path, weight_hash="a", dtype="bfloat16").name(one)]
+    names += [trials(tmp_path, Evaluator(window=16), weight_hash="a", dtype="float32").name(one)]
+    assert len(set(names)) == len(names)
+    assert plain.name(one) == trials(tmp_path, dtype="float32", weight_hash="a").name(one)
+    assert plain.name(one) == trial_name(plain._key(one))

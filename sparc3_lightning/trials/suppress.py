@@ -1,0 +1,38 @@
+"""Suppress: the control of a selection, as many random neurons of the same layers."""
+
+import torch
+
+from sparc3_lightning.pruning.recipe import Recipe
+
+
+def draw_controls(recipe: Recipe, width: int, num_draws: int, seed: int) -> list[Recipe]:
+    """The controls; draw i uses seed + i. See `control_recipe`."""
+    return [control_recipe(recipe, width, seed + draw) for draw in range(num_draws)]
+
+
+def control_recipe(recipe: Recipe, num_neurons_per_layer: int, seed: int) -> Recipe:
+    """The control: as many neurons from the same layers, drawn at random among those not selected.
+
+    Args:
+        recipe: What was selected.
+        num_neurons_per_layer: Neurons in a layer of the model.
+        seed: Seed of the draw.
+
+    Raises:
+        ValueError: A layer has too few other neurons.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    neurons: list[tuple[int, int]] = []
+    for layer, indices in recipe.per_layer().items():
+        is_other = torch.ones(num_neurons_per_layer, dtype=torch.bool)
+        is_other[indices] = False
+        others = is_other.nonzero().flatten()
+        if len(others) < len(indices):
+            raise ValueError(
+                f"the control needs {len(indices)} other neurons in layer {layer}, got {len(others)}. "
+                "Set a smaller `PruningCallback.init_args.num_neurons`, or 0 "
+                "`EvaluationCallback.init_args.num_control_draws`."
+            )
+        drawn = others[torch.randperm(len(others), generator=generator)[: len(indices)]]
+        neurons += [(layer, int(index)) for index in drawn.sort().values]
+    return Recipe(neurons, base_model=recipe.base_model, options={"method": "random", "seed": seed})
