@@ -1,4 +1,4 @@
-"""Killed in the midst of an evaluation and of a compression: one trial is lost each time, and none is measured twice."""
+"""Killed in an evaluation and in a compression: one trial is lost each time, and none is measured twice."""
 
 import os
 import signal
