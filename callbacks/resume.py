@@ -25,8 +25,9 @@ class ResumeCallback(Callback):
 
     List it after the score writer. A run that is not finished has `resume/` in its directory: on each rank the sums of
     its samples (for weights under FSDP2 its shard), as large as the scores, written in float32. Scores that are written
-    are read back; selection and evaluation keep no state and are done again. At SIGTERM, SIGUSR1 and Ctrl-C all ranks
-    save after the batch in progress and exit with code 75, "try again later"; a second Ctrl-C stops at once.
+    are read back, and so is what was measured (`trials/`): at most the trial in progress is lost. At SIGTERM, SIGUSR1
+    and Ctrl-C all ranks save after the batch in progress and exit with code 75, "try again later"; a second Ctrl-C
+    stops at once.
 
     Args:
         minutes: Time between two saves; None: no clock. A save stops the ranks for as long as writing takes.
