@@ -17,6 +17,8 @@ from transformers import (
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 VOCAB = 48
@@ -64,6 +66,12 @@ def tiny_qwen2(*, dtype: torch.dtype = torch.float32, seed: int = 0, **options: 
     return _build(Qwen2ForCausalLM, Qwen2Config(**{**SHAPE, **window, **options}), dtype, seed)
 
 
+def tiny_qwen3(*, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any) -> Qwen3ForCausalLM:
+    """Qwen3: norms of queries and keys; heads wider than their share; a sliding window in its second layer."""
+    own = {"head_dim": 6, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+    return _build(Qwen3ForCausalLM, Qwen3Config(**{**SHAPE, **own, **options}), dtype, seed)
+
+
 def tiny_gpt2(*, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any) -> GPT2LMHeadModel:
     """GPT-2: layers stored as (I, O), one for q, k and v; biases; its own dropout is on in training mode."""
     shape = {
@@ -82,8 +90,13 @@ def tiny_opt(*, dtype: torch.dtype = torch.float32, seed: int = 0, **options: An
     return _build(OPTForCausalLM, OPTConfig(**{**shape, **options}), dtype, seed)
 
 
-TINY = {"llama": tiny_llama, "mistral": tiny_mistral, "qwen2": tiny_qwen2, "gpt2": tiny_gpt2, "opt": tiny_opt}
+TINY = {
+    "llama": tiny_llama, "mistral": tiny_mistral, "qwen2": tiny_qwen2, "qwen3": tiny_qwen3,
+    "gpt2": tiny_gpt2, "opt": tiny_opt,
+}  # fmt: skip
 GATED = ["llama", "mistral", "qwen2"]
+# What tests/reference/llama.py covers; absolute.py the others.
+RMS_NORM = [*GATED, "qwen3"]
 
 
 class Parts(NamedTuple):
@@ -108,6 +121,7 @@ _LLAMA = Parts(
 )  # fmt: skip
 PARTS = {
     **dict.fromkeys(GATED, _LLAMA),
+    "qwen3": _LLAMA._replace(without_cp_lrp=(*_LLAMA.without_cp_lrp, "self_attn.q_norm", "self_attn.k_norm")),
     "gpt2": Parts(
         blocks="transformer.h", attention="attn", norm="transformer.ln_f", act="mlp.act",
         rows=("mlp.c_fc",), column="mlp.c_proj",

@@ -6,10 +6,21 @@ from sparc3_lightning.families.llama import LLAMA
 from sparc3_lightning.families.mistral import MISTRAL
 from sparc3_lightning.families.opt import OPT
 from sparc3_lightning.families.qwen2 import QWEN2
+from sparc3_lightning.families.qwen3 import QWEN3
 
 __all__ = ["FAMILIES", "Family", "get_family"]
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, GPT2, OPT)}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (
+        LLAMA,
+        MISTRAL,
+        QWEN2,
+        QWEN3,
+        GPT2,
+        OPT,
+    )
+}
 
 
 def get_family(model_type: str) -> Family:

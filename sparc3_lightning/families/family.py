@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,15 +25,17 @@ class Family:
     Attributes:
         model_type: `config.model_type` of the models it describes.
         norm_class: Class name of the norms.
-        norm: Their rule, a key of `lrp.rules.NORM_RULES`.
+        norm: Their rule: "rms_norm" or "layer_norm".
         norm_eps: Attribute of a norm that holds its epsilon.
+        norm_offset: What an RMSNorm adds to its weight.
         blocks: Name of the list of decoder blocks in the model; these are also the units that FSDP2 shards.
         attention: Name of the attention module.
         up: Name of the linear layer whose row i is neuron i.
         gate: Name of the gate layer, or None where there is none.
         down: Name of the linear layer whose column i reads neuron i.
         activation: Name of the feed-forward's activation module.
-        norms_per_block: How many norms a decoder block holds; there is one more after the last block.
+        norms_per_block: How many norms a decoder block holds, those of queries and keys too; there is one more after
+            the last block.
         linears: Names of all linear layers; there is one more, lm_head.
         per_token: Names that treat every token by itself, keep the place of each sample, and end in a residual add: in
             the last block only the explained token needs them.
@@ -47,8 +49,9 @@ class Family:
 
     model_type: str
     norm_class: str
-    norm: str = "rms_norm"
+    norm: Literal["rms_norm", "layer_norm"] = "rms_norm"
     norm_eps: str = "variance_epsilon"
+    norm_offset: float = 0.0
     blocks: str = "model.layers"
     attention: str = "self_attn"
     up: str = "mlp.up_proj"

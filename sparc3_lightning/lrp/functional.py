@@ -85,25 +85,28 @@ class RMSNormRule(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, native: Callable[[Tensor], Tensor]) -> Tensor:
-        """Run the module's own forward."""
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, eps: float, native: Callable[[Tensor], Tensor], offset: float = 0.0
+    ) -> Tensor:
+        """Run the module's own forward, which multiplies by `offset + weight`."""
         ctx.save_for_backward(x, weight)
-        ctx.eps = eps
+        ctx.eps, ctx.offset = eps, offset
         return native(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         """Shape: grad like x (..., D); weight (D,)."""
         x, weight = ctx.saved_tensors
         wide = torch.promote_types(x.dtype, torch.float32)
+        gain = ctx.offset + weight.to(wide) if ctx.offset else weight
         # Neither x nor the gradient is copied to the wide type: on a GPU such copies are what these lines cost.
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
         scale = torch.rsqrt(norm.square() / x.shape[-1] + ctx.eps)
-        grad_x = torch.mul(grad * weight, scale, out=torch.empty_like(x)) if ctx.needs_input_grad[0] else None
+        grad_x = torch.mul(grad * gain, scale, out=torch.empty_like(x)) if ctx.needs_input_grad[0] else None
         grad_weight = None
         if ctx.needs_input_grad[1]:
             grad_weight = (grad.to(wide) * x * scale).flatten(0, -2).sum(0).to(weight.dtype)
-        return grad_x, grad_weight, None, None
+        return grad_x, grad_weight, None, None, None
 
 
 class LayerNormRule(Function):

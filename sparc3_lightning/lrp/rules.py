@@ -21,24 +21,11 @@ METHOD_OF_VARIANT: dict[str, str] = {"attnlrp": "lrp", "cp_lrp": "cp_lrp", "grad
 _ACTIVE = "_sparc3_rules_active"
 
 
-def _rms_norm_forward(norm: nn.Module, eps: float) -> Callable[[Tensor], Tensor]:
-    native = norm.forward
-    return lambda x: RMSNormRule.apply(x, norm.weight, eps, native)
-
-
-def _layer_norm_forward(norm: nn.Module, eps: float) -> Callable[[Tensor], Tensor]:
-    native = norm.forward
-    return lambda x: LayerNormRule.apply(x, norm.weight, norm.bias, eps, native)
-
-
-NORM_RULES: dict[str, Callable[[nn.Module, float], Callable[[Tensor], Tensor]]] = {
-    "rms_norm": _rms_norm_forward,
-    "layer_norm": _layer_norm_forward,
-}
-
-
 def _norm_forward(family: Family, norm: nn.Module) -> Callable[[Tensor], Tensor]:
-    return NORM_RULES[family.norm](norm, getattr(norm, family.norm_eps))
+    native, eps = norm.forward, getattr(norm, family.norm_eps)
+    if family.norm == "layer_norm":
+        return lambda x: LayerNormRule.apply(x, norm.weight, norm.bias, eps, native)
+    return lambda x: RMSNormRule.apply(x, norm.weight, eps, native, family.norm_offset)
 
 
 def _activation_forward(activation: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -76,27 +76,43 @@ def softmax(x: Tensor, relevance: Tensor) -> Tensor:
     return finite * (relevance - s * relevance.sum(-1, keepdim=True))
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, relevance: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def soft_cap(x: Tensor, cap: float | None) -> Tensor:
+    """cap * tanh(x / cap): element-wise, so that relevance is handed on as it is [Eq. 9]."""
+    return x if cap is None else cap * torch.tanh(x / cap)
+
+
+def attention_scores(q: Tensor, k: Tensor, visible: Tensor, scale: float | None, cap: float | None) -> Tensor:
+    """q k^T / sqrt(d), soft-capped where there is a cap; -inf where a token does not see another."""
+    scores = q @ k.T * (1 / math.sqrt(q.shape[1]) if scale is None else scale)
+    return soft_cap(scores, cap).masked_fill(~visible, -torch.inf)
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, relevance: Tensor, visible: Tensor,
+    scale: float | None = None, cap: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """One head under AttnLRP: softmax(q k^T / sqrt(d)) v.
 
     Shape: q (T, d), k (T, d), v (T, d), relevance (T, d), visible (T, T) bool.
     """
-    scores = (q @ k.T / math.sqrt(q.shape[1])).masked_fill(~visible, -torch.inf)
+    scores = attention_scores(q, k, visible, scale, cap)
     weights = torch.softmax(scores, -1)
     of_weights, of_v = matmul(weights, v, relevance)
     of_scores = softmax(scores, of_weights)
     safe = torch.where(visible, of_scores, torch.zeros_like(of_scores))
-    of_q, of_k = matmul(q, k.T / math.sqrt(q.shape[1]), safe)
+    of_q, of_k = matmul(q, k.T, safe)  # a factor changes no one's part, and a cap is handed through
     return of_q, of_k.T, of_v
 
 
-def attention_cp(q: Tensor, k: Tensor, v: Tensor, relevance: Tensor, visible: Tensor) -> Tensor:
+def attention_cp(
+    q: Tensor, k: Tensor, v: Tensor, relevance: Tensor, visible: Tensor,
+    scale: float | None = None, cap: float | None = None,
+) -> Tensor:  # fmt: skip
     """One head under CP-LRP: the attention weights are constants, v takes all [CP-LRP, Sec. 4].
 
     Shape: as `attention`; returns the relevance of v (T, d).
     """
-    scores = (q @ k.T / math.sqrt(q.shape[1])).masked_fill(~visible, -torch.inf)
-    weights = torch.softmax(scores, -1)
+    weights = torch.softmax(attention_scores(q, k, visible, scale, cap), -1)
     out, of_v = weights @ v, torch.zeros_like(v)
     for t in range(v.shape[0]):
         for u in range(v.shape[0]):

@@ -9,7 +9,7 @@ from sparc3_lightning.lrp.attribution import Attribution
 from tests.reference import rules
 from tests.reference.absolute import AbsoluteReference
 from tests.reference.llama import Reference
-from tests.tiny import GATED, PARTS, TINY, tiny_gpt2, tiny_llama, tiny_qwen2, tiny_samples
+from tests.tiny import PARTS, RMS_NORM, TINY, tiny_gpt2, tiny_llama, tiny_qwen2, tiny_samples
 
 
 @pytest.fixture(autouse=True)
@@ -17,9 +17,11 @@ def exact_norms(monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers' norms compute in float32 even in a float64 model; the rules keep whatever forward there is."""
 
     def forward(self: nn.Module, x: Tensor) -> Tensor:
-        return self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon))
+        # Gemma's calls its epsilon so, and multiplies by 1 + weight.
+        gain, eps = (1.0 + self.weight, self.eps) if hasattr(self, "eps") else (self.weight, self.variance_epsilon)
+        return gain * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps))
 
-    for family in GATED:
+    for family in RMS_NORM:
         monkeypatch.setattr(type(TINY[family]().model.norm), "forward", forward)
 
 
@@ -32,43 +34,44 @@ def summed(model: PreTrainedModel, samples: list[Tensor], batch_size: int, **opt
         return {name: total.clone() for name, total in attribution.sums().items()}
 
 
-def expected(model: PreTrainedModel, samples: list[Tensor], variant: str, sign: str) -> dict[str, Tensor]:
-    total: dict[str, Tensor] = {}
+def expected(model: PreTrainedModel, samples: list[Tensor], variant: str) -> dict[str, Tensor]:
+    """Relevance of each weight, one sample above the other."""
+    found: dict[str, list[Tensor]] = {}
     for sample in samples:
-        kind = Reference if model.config.model_type in GATED else AbsoluteReference
+        kind = Reference if model.config.model_type in RMS_NORM else AbsoluteReference
         reference = kind(model.config, model.state_dict(), variant)
         reference.run(sample)
         torch.testing.assert_close(reference.logits, model(input_ids=sample[None]).logits[0], rtol=1e-9, atol=1e-9)
         for name, relevance in reference.relevance.items():
-            part = relevance.abs() if sign == "abs" else relevance
-            total[name] = total.get(name, torch.zeros_like(part)) + part
-    return total
+            found.setdefault(name, []).append(relevance)
+    return {name: torch.stack(parts) for name, parts in found.items()}
 
 
-@pytest.mark.parametrize("sign", ["abs", "signed"])
 @pytest.mark.parametrize("variant", ["attnlrp", "cp_lrp"])
 @pytest.mark.parametrize("family", sorted(TINY))
-def test_relevance_of_every_weight(family: str, variant: str, sign: str) -> None:
-    model, samples = TINY[family](dtype=torch.float64), tiny_samples()
-    ours = summed(model, samples, batch_size=3, variant=variant, sign=sign)
-    reference = expected(model, samples, variant, sign)
-    assert len(ours) == len(PARTS[family].linears) * model.config.num_hidden_layers + 1
-    for name, score in ours.items():
-        if name in reference:
-            assert (score - reference[name]).abs().max() <= 1e-9 * reference[name].abs().max(), name
-        else:
-            assert variant == "cp_lrp"
-            assert name.endswith(PARTS[family].without_cp_lrp)
-            assert not score.any(), name
+def test_relevance_of_every_weight(family: str, variant: str) -> None:
+    model, samples = TINY[family](dtype=torch.float64), tiny_samples((7, 3, 1, 6))
+    reference = expected(model, samples, variant)
+    for sign in ("abs", "signed"):
+        ours = summed(model, samples, batch_size=3, variant=variant, sign=sign)
+        assert len(ours) == len(PARTS[family].linears) * model.config.num_hidden_layers + 1
+        for name, score in ours.items():
+            if name in reference:
+                wanted = (reference[name].abs() if sign == "abs" else reference[name]).sum(0)
+                assert (score - wanted).abs().max() <= 1e-9 * wanted.abs().max(), name
+            else:
+                assert variant == "cp_lrp"
+                assert name.endswith(PARTS[family].without_cp_lrp)
+                assert not score.any(), name
 
 
 @pytest.mark.parametrize("activation", sorted(rules.ACTIVATIONS))
 def test_every_activation(activation: str) -> None:
     model, samples = tiny_llama(dtype=torch.float64, hidden_act=activation), tiny_samples((5, 2))
-    ours = summed(model, samples, batch_size=2)
-    reference = expected(model, samples, "attnlrp", "abs")
-    for name, score in ours.items():
-        assert (score - reference[name]).abs().max() <= 1e-9 * reference[name].abs().max(), name
+    reference = expected(model, samples, "attnlrp")
+    for name, score in summed(model, samples, batch_size=2).items():
+        wanted = reference[name].abs().sum(0)
+        assert (score - wanted).abs().max() <= 1e-9 * wanted.max(), name
 
 
 def test_targets_other_than_the_argmax() -> None:
