@@ -40,8 +40,9 @@ COLUMNS = ("toxicity", "pruned", "change", "95% interval", "p", "control", "its 
 
 def figures_of(results: dict[str, Any], price: dict[str, dict[str, float]]) -> dict[str, Any]:
     """What the table shows of one run: toxicity and its tests, and what the removal costs."""
-    changes, control = results["changes"], results["control"]
-    toxicity = changes["toxicity"]["mean"]["toxicity"]
+    columns = results["columns"]
+    control, changes = columns["toxicity/mean"], {name: column["change"] for name, column in columns.items()}
+    toxicity = changes["toxicity/mean"]
     perplexity, unknown = price["perplexity"], price["unknown_words"]
     return {
         "toxicity": toxicity["before"],
@@ -49,10 +50,10 @@ def figures_of(results: dict[str, Any], price: dict[str, dict[str, float]]) -> d
         "change": toxicity["relative"],
         "95% interval": [toxicity["interval"]["low"], toxicity["interval"]["high"]],
         "p": toxicity["p_value"],
-        "control": control["mean"]["toxicity/mean"],
-        "its p": control["pruned_against_control"]["mean"]["toxicity"]["p_value"],
-        "sliding": changes["perplexity"]["sliding"]["relative"],
-        "disjoint": changes["perplexity"]["disjoint"]["relative"],
+        "control": control["control"]["mean"],
+        "its p": control["change_against_control"]["p_value"],
+        "sliding": changes["perplexity/sliding"]["relative"],
+        "disjoint": changes["perplexity/disjoint"]["relative"],
         "at home": perplexity["pruned"] / perplexity["baseline"] - 1,
         "uniqueness": changes["uniqueness"]["relative"],
         "broken": unknown["baseline"],

@@ -83,7 +83,7 @@ class EvaluationCallback(Callback):
         def report() -> None:
             results = experiment_results(run, pl_module.evaluator, pl_module.data.describe())
             write_json(log_dir / RESULTS_FILE, results)
-            run.results = results
+            run.results = {**results}
             write_report(log_dir, run=finished_run(run, log_dir))
 
         from_rank_zero(report)

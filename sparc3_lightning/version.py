@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 __version__ = "0.1.0"
 
 # Of experiment_results.json and the evaluations beside it. 2: windows' losses, and intervals of perplexity's change.
-# 3: second interval and test, size of the effect, power.
-RESULTS_FORMAT = 3
+# 3: second interval and test, size of the effect, power. 4: figures and changes by column, whatever is measured.
+RESULTS_FORMAT = 4
 
 PACKAGES = ("torch", "transformers", "lightning", "lxt", "torchmetrics", "detoxify", "datasets", "safetensors")
 

@@ -1,23 +1,22 @@
 """What a run found, as the JSON of `experiment_results.json`."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
-from statistics import mean, stdev
-from typing import Any
+from typing import Any, TypedDict
 
 from sparc3_lightning.evaluation.agreement import agreements
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.evaluation.results import Results, column_results
 from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.evaluation.validation import validation_table
-from sparc3_lightning.evaluation.verdict import Comparison, Findings, verdict
+from sparc3_lightning.evaluation.verdict import Findings, verdict
 from sparc3_lightning.evaluation.words import notable_words
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.statistics.compare import Change, compare, compare_with_control
 from sparc3_lightning.version import RESULTS_FORMAT, package_versions
 
 
-def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> dict[str, Any]:
+def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> Results:
     """Everything a reader needs to judge the run; prompts and completions stay in the evaluations' own files.
 
     Args:
@@ -32,19 +31,30 @@ def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> 
     assert run.baseline is not None
     assert run.pruned is not None
     changes = compare(run.baseline, run.pruned, evaluator.paired_test)
-    control, against = control_figures(run.controls, run.pruned, evaluator)
+    against = compare_with_control(run.controls, run.pruned, evaluator.paired_test) if run.controls else {}
     manifest = run.score_sets[run.behaviour or next(iter(run.score_sets))].manifest
     return {
         "format_version": RESULTS_FORMAT,
         "base_model": run.base_model,
         "relevance": {**manifest.get("options", {}), "left_out": manifest.get("left_out", [])},
         "selection": _selection(run),
+        "columns": column_results(run.baseline, run.pruned, run.controls, _as_json(changes), _as_json(against)),
+        "num_control_draws": len(run.controls),
         "baseline": run.baseline.summary(),
         "pruned": run.pruned.summary(),
-        "changes": nested(changes),
-        "control": control,
-        **_second_looks(run),
-        "verdict": _verdict(run, changes, against, control, evaluator, data),
+        **_second_looks(run.baseline, run.pruned),
+        "verdict": verdict(
+            Findings(
+                columns=run.baseline.columns,
+                changes=changes,
+                num_neurons=len(run.recipe.neurons),
+                against_control=against,
+                draws=[control.scalars() for control in run.controls],
+                num_empty=(_num_empty(run.baseline), _num_empty(run.pruned)),
+                alpha=evaluator.paired_test.alpha,
+                overlap_allowed=bool(data.get("allow_overlap")),
+            )
+        ),
         "validation": validation_table(run),
         "data": {"reference_sets": _reference_sets(run), **data},
         "seconds": run.seconds,
@@ -53,9 +63,18 @@ def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> 
     }
 
 
-def _second_looks(run: Run) -> dict[str, Any]:
-    """Whether scorers agree, and which words changed; None where no toxicity was measured."""
-    before, after = (None if found is None else found.toxicity for found in (run.baseline, run.pruned))
+def _as_json(changes: dict[str, Change]) -> dict[str, dict[str, Any]]:
+    return {name: asdict(change) for name, change in changes.items()}
+
+
+class _SecondLooks(TypedDict):
+    agreement: list[dict[str, Any]] | None
+    words: dict[str, list[dict[str, Any]]] | None
+
+
+def _second_looks(baseline: Evaluation, pruned: Evaluation) -> _SecondLooks:
+    """Whether scorers agree, and which words changed; None where no prompt was continued."""
+    before, after = baseline.toxicity, pruned.toxicity
     if before is None or after is None:
         return {"agreement": None, "words": None}
     return {
@@ -93,62 +112,6 @@ def _reference_sets(run: Run) -> dict[str, Any]:
     return {name: {key: data.get(key) for key in fields} for name, data in described.items()}
 
 
-def control_figures(
-    controls: Sequence[Evaluation], pruned: Evaluation, evaluator: Evaluator
-) -> tuple[dict[str, Any] | None, dict[str, Change]]:
-    """The control: every draw's figures, their mean and spread, and the pruned model against their mean.
-
-    Returns:
-        The JSON, and the paired comparison in it; None without a control.
-    """
-    if not controls:
-        return None, {}
-    draws = [control.scalars() for control in controls]
-    # A figure can be missing in a draw: uniqueness, where all completions are empty.
-    names = [name for name in draws[0] if all(name in draw for draw in draws)]
-    columns = {name: [draw[name] for draw in draws] for name in names}
-    against = compare_with_control(controls, pruned, evaluator.paired_test)
-    return {
-        "num_draws": len(controls),
-        "draws": draws,
-        "mean": {name: mean(values) for name, values in columns.items()},
-        "sd": {name: stdev(values) if len(values) > 1 else None for name, values in columns.items()},
-        "lowest": {name: min(values) for name, values in columns.items()},
-        "highest": {name: max(values) for name, values in columns.items()},
-        "pruned_against_control": _flat_toxicity(nested(against)),
-    }, against
-
-
-def nested(changes: dict[str, Change]) -> dict[str, Any]:
-    """Changes as JSON, by what they are of."""
-    found = _by_kind(changes)
-    found["perplexity"] = {name: asdict(change) for name, change in found["perplexity"].items()}
-    found["toxicity"] = {
-        name: {attribute: asdict(change) for attribute, change in of.items()} for name, of in found["toxicity"].items()
-    }
-    for name in ("uniqueness", "length"):
-        found[name] = None if found[name] is None else asdict(found[name])
-    return found
-
-
-def _by_kind(changes: dict[str, Change]) -> dict[str, Any]:
-    found: dict[str, Any] = {"perplexity": {}, "toxicity": {}, "uniqueness": None, "length": None}
-    for name, change in changes.items():
-        kind, _, measure = name.rpartition("/")
-        if not kind:
-            found[name] = change
-        elif kind == "perplexity":
-            found[kind][measure] = change
-        else:
-            found["toxicity"].setdefault(measure, {})[kind] = change
-    return found
-
-
-def _flat_toxicity(found: dict[str, Any]) -> dict[str, Any]:
-    perplexity = {"perplexity": found["perplexity"]} if found["perplexity"] else {}
-    return {**perplexity, **found["toxicity"]}
-
-
 def throughput(run: Run) -> dict[str, dict[str, float | None]]:
     """Samples and tokens per second of each reference set, by wall time; padding samples are not counted."""
     rates: dict[str, dict[str, float | None]] = {}
@@ -157,34 +120,6 @@ def throughput(run: Run) -> dict[str, dict[str, float | None]]:
         counts = {"samples_per_second": data.get("num_samples"), "tokens_per_second": data.get("num_tokens")}
         rates[name] = {key: count / seconds if count and seconds else None for key, count in counts.items()}
     return rates
-
-
-def _verdict(
-    run: Run,
-    changes: dict[str, Change],
-    against: dict[str, Change],
-    control: dict[str, Any] | None,
-    evaluator: Evaluator,
-    data: dict[str, Any],
-) -> dict[str, Any]:
-    assert run.recipe is not None
-    assert run.baseline is not None
-    assert run.pruned is not None
-    toxicity = run.baseline.toxicity
-    return verdict(
-        Findings(
-            changes=Comparison(**_by_kind(changes)),
-            against_control=_flat_toxicity(_by_kind(against)),
-            control=control,
-            attribute=None if toxicity is None else toxicity.main_attribute,
-            # With several completions a prompt, the published figure is the worst of them.
-            measure="expected_maximum" if toxicity is not None and toxicity.protocol == "rtp" else "mean",
-            num_neurons=len(run.recipe.neurons),
-            num_empty=(_num_empty(run.baseline), _num_empty(run.pruned)),
-            alpha=evaluator.paired_test.alpha,
-            overlap_allowed=bool(data.get("allow_overlap")),
-        )
-    )
 
 
 def _num_empty(evaluation: Evaluation) -> int:

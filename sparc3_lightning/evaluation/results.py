@@ -1,8 +1,11 @@
 """`experiment_results.json`: what a run found, typed; format 4, and format 3 read as such."""
 
-from typing import Any, TypedDict
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any, TypedDict, cast
 
 from sparc3_lightning.evaluation.measure import Aggregate, Better, Role, Rows
+from sparc3_lightning.evaluation.records import Evaluation
 
 
 class ControlFigures(TypedDict):
@@ -121,3 +124,90 @@ class Results(TypedDict):
     seconds: dict[str, float]
     throughput: dict[str, dict[str, float | None]]
     versions: dict[str, str]
+
+
+def column_results(
+    baseline: Evaluation,
+    pruned: Evaluation,
+    controls: Sequence[Evaluation],
+    changes: Mapping[str, dict[str, Any]],
+    against_control: Mapping[str, dict[str, Any]],
+) -> dict[str, ColumnResult]:
+    """Every column with its figures and changes.
+
+    Args:
+        baseline: Evaluation of the model as it was.
+        pruned: The same without the neurons.
+        controls: The same without random neurons, one a draw.
+        changes: Baseline against pruned by column, as JSON.
+        against_control: Control against pruned.
+    """
+    before, after, draws = baseline.scalars(), pruned.scalars(), [control.scalars() for control in controls]
+    return {
+        name: ColumnResult(
+            unit=column.unit,
+            better=column.better,
+            rows=column.rows,
+            aggregate=column.aggregate,
+            role=column.role,
+            label=column.spoken,
+            digits=column.digits,
+            setting=dict(column.setting),
+            baseline=before.get(name),
+            pruned=after.get(name),
+            control=_control_figures([draw.get(name) for draw in draws]) if draws else None,
+            change=changes.get(name),
+            change_against_control=against_control.get(name),
+        )
+        for name, column in baseline.columns.items()
+    }
+
+
+def _control_figures(draws: list[float | None]) -> ControlFigures:
+    known = [draw for draw in draws if draw is not None]
+    # A figure can be missing in a draw: uniqueness, where all completions are empty. Then no mean is all draws'.
+    if len(known) < len(draws):
+        return {"draws": draws, "mean": None, "sd": None, "lowest": None, "highest": None}
+    spread = stdev(known) if len(known) > 1 else None
+    return {"draws": draws, "mean": mean(known), "sd": spread, "lowest": min(known), "highest": max(known)}
+
+
+def from_format_3(
+    results: Mapping[str, Any], baseline: Evaluation, pruned: Evaluation, controls: Sequence[Evaluation]
+) -> Results:
+    """Results of format 3 as those of format 4, with the run's evaluations, whose files have not changed."""
+    control, verdict = results["control"], results["verdict"]
+    against = {} if control is None else control["pruned_against_control"]
+    changes = _by_column({**results["changes"]["toxicity"], "perplexity": results["changes"]["perplexity"]})
+    changes |= {name: results["changes"][name] for name in ("uniqueness", "length") if results["changes"][name]}
+    kept = {name: value for name, value in results.items() if name in Results.__annotations__}
+    worse = {"uniqueness": verdict["repeats_more"], "length": verdict["shorter"]}
+    return cast(
+        "Results",
+        {
+            **kept,
+            "format_version": 4,
+            "columns": column_results(baseline, pruned, controls, changes, _by_column(against)),
+            "num_control_draws": len(controls),
+            "verdict": {
+                "headline": verdict["headline"],
+                "behaviour": verdict["toxicity"],
+                "beside_it": verdict["beside_it"],
+                "caveats": verdict["caveats"],
+                "column": baseline.behaviour_column,
+                "improved": verdict["toxicity_fell"],
+                "improved_against_control": verdict["toxicity_fell_against_control"],
+                "price": {f"perplexity/{name}": value for name, value in verdict["perplexity_change"].items()},
+                "worsened": [name for name, is_worse in worse.items() if is_worse],
+            },
+        },
+    )
+
+
+def _by_column(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Format 3 nests changes: protocols in `perplexity`, and attributes in each measure of toxicity."""
+    return {
+        f"perplexity/{name}" if measure == "perplexity" else f"{name}/{measure}": change
+        for measure, found in changes.items()
+        for name, change in found.items()
+    }

@@ -1,20 +1,12 @@
-"""The verdict: what the figures show and what they do not, in plain sentences."""
+"""The verdict: what the columns show and what they do not, in plain sentences."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from sparc3_lightning.evaluation.measure import Column, Role
+from sparc3_lightning.evaluation.results import VerdictResult
 from sparc3_lightning.statistics.compare import Change
 from sparc3_lightning.words import p_equals, percent, spoken
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Changes by what they are of: perplexity by protocol, toxicity measure by attribute."""
-
-    perplexity: dict[str, Change]
-    toxicity: dict[str, dict[str, Change]]
-    uniqueness: Change | None
-    length: Change | None
 
 
 @dataclass(frozen=True)
@@ -22,259 +14,257 @@ class Findings:
     """What the verdict is about.
 
     Attributes:
-        changes: Baseline against pruned.
-        against_control: Control against pruned, measure by attribute; empty without a control.
-        control: The control's JSON; None without a control.
-        attribute: The scorer's main attribute; None where no toxicity was measured.
-        measure: `mean`, `expected_maximum` or `probability`.
+        columns: The measures by name; their roles say which of them decides and which stand beside it.
+        changes: Baseline against pruned, by column.
         num_neurons: Neurons removed.
+        against_control: Control against pruned, by column; empty without a control.
+        draws: Figures of each draw of the control, by column.
         num_empty: Completions without a token, of the baseline and of the pruned model.
         alpha: A p-value must be below it.
         overlap_allowed: Whether evaluation prompts may have been attributed.
     """
 
-    changes: Comparison
-    against_control: dict[str, dict[str, Change]]
-    control: dict[str, Any] | None
-    attribute: str | None
-    measure: str
+    columns: Mapping[str, Column]
+    changes: Mapping[str, Change]
     num_neurons: int
-    num_empty: tuple[int, int]
-    alpha: float
-    overlap_allowed: bool
+    against_control: Mapping[str, Change] = field(default_factory=dict)
+    draws: Sequence[Mapping[str, float]] = ()
+    num_empty: tuple[int, int] = (0, 0)
+    alpha: float = 0.05
+    overlap_allowed: bool = False
+
+    def of_role(self, *roles: Role) -> list[tuple[Column, Change]]:
+        """Columns of some roles that have a change, in the roles' order."""
+        named = [(name, column) for role in roles for name, column in self.columns.items() if column.role == role]
+        return [(column, self.changes[name]) for name, column in named if name in self.changes]
+
+    def improved(self, column: Column, change: Change) -> bool:
+        """Whether a figure got better significantly."""
+        return change.fell(self.alpha) if column.better == "lower" else change.rose(self.alpha)
+
+    def worsened(self, column: Column, change: Change) -> bool:
+        """Whether a figure got worse significantly."""
+        return change.rose(self.alpha) if column.better == "lower" else change.fell(self.alpha)
 
 
-def fell(change: Change, alpha: float) -> bool:
-    """Whether a figure fell significantly: interval below 0 and p-value below `alpha`."""
-    return change.interval.high < 0 and change.p_value < alpha
+@dataclass(frozen=True)
+class _Subject:
+    """The column that decides, and what became of it."""
+
+    column: Column
+    baseline: Change
+    control: Change | None
+    improved: bool
+    improved_against_control: bool | None
+
+    @property
+    def name(self) -> str:
+        """What is spoken of: `toxicity` of `toxicity/mean`."""
+        return spoken(_kind(self.column))
+
+    @staticmethod
+    def of(findings: Findings) -> "_Subject | None":
+        for column, change in findings.of_role("behaviour"):
+            control = findings.against_control.get(column.name)
+            against = None if control is None else findings.improved(column, control)
+            return _Subject(column, change, control, findings.improved(column, change), against)
+        return None
 
 
-def rose(change: Change, alpha: float) -> bool:
-    """Whether a figure rose significantly."""
-    return change.interval.low > 0 and change.p_value < alpha
-
-
-def verdict(findings: Findings) -> dict[str, Any]:
-    """Did toxicity fall, against the baseline and against the control, and at what price.
-
-    Returns:
-        `headline`; `toxicity`, `beside_it`, `caveats`: sentences; and what the headline rests on: `toxicity_fell` and
-        `toxicity_fell_against_control` (None: not measured), `perplexity_change` (relative, by protocol),
-        `repeats_more`, `shorter`; `measure`, that of the toxicity meant.
-    """
-    baseline = _toxicity_change(findings.changes.toxicity, findings)
-    control = _toxicity_change(findings.against_control, findings)
-    answers = {
-        "toxicity_fell": _fell(baseline, findings.alpha),
-        "toxicity_fell_against_control": _fell(control, findings.alpha),
-        "perplexity_change": {name: change.relative for name, change in findings.changes.perplexity.items()},
-        "repeats_more": _fell(findings.changes.uniqueness, findings.alpha),
-        "shorter": _fell(findings.changes.length, findings.alpha),
-        "measure": findings.measure,
-    }
+def verdict(findings: Findings) -> VerdictResult:
+    """Did the behaviour get better, against the baseline and against the control, and at what price."""
+    subject = _Subject.of(findings)
+    sanity = findings.of_role("sanity")
     return {
-        "headline": _headline(answers, baseline, findings),
-        "toxicity": _toxicity_sentences(baseline, control, findings),
-        "beside_it": [*_perplexity_sentences(findings), *_completion_sentences(findings)],
-        "caveats": [] if baseline is None else _caveats(answers, baseline, control, findings),
-        **answers,
+        "headline": _headline(subject, findings),
+        "behaviour": [] if subject is None else _behaviour_sentences(subject, findings),
+        "beside_it": [_beside(column, change, findings) for column, change in findings.of_role(*_BESIDE)],
+        "caveats": [] if subject is None else list(_caveats(subject, findings)),
+        "column": None if subject is None else subject.column.name,
+        "improved": None if subject is None else subject.improved,
+        "improved_against_control": None if subject is None else subject.improved_against_control,
+        "price": {column.name: change.relative for column, change in findings.of_role("price")},
+        "worsened": [column.name for column, change in sanity if findings.worsened(column, change)],
     }
 
 
-def _toxicity_change(changes: dict[str, dict[str, Change]], findings: Findings) -> Change | None:
-    return changes[findings.measure][findings.attribute] if changes and findings.attribute else None
+_BESIDE: tuple[Role, ...] = ("price", "sanity", "beside")
 
 
-def _fell(change: Change | None, alpha: float) -> bool | None:
-    return None if change is None else fell(change, alpha)
+def _kind(column: Column) -> str:
+    """What a column is one measure of: `perplexity` of `perplexity/sliding`."""
+    return column.name.rpartition("/")[0] or column.name
 
 
-def _headline(answers: dict[str, Any], baseline: Change | None, findings: Findings) -> str:
-    removed = f"Removing these {findings.num_neurons} neurons"
-    price = _price(answers["perplexity_change"])
-    if baseline is None:
-        return f"{removed}: no toxicity was measured, so this run says nothing about it{price}."
-    if rose(baseline, findings.alpha):
-        return f"{removed} RAISED toxicity significantly{price}."
-    if not answers["toxicity_fell"]:
-        return f"{removed} did NOT lower toxicity significantly{price}."
-    if answers["toxicity_fell_against_control"] is None:
-        return f"{removed} lowered toxicity significantly{price}; whether random neurons do the same was not tested."
-    if not answers["toxicity_fell_against_control"]:
-        return f"{removed} lowered toxicity significantly, but NOT significantly more than random neurons{price}."
-    return f"{removed} lowered toxicity significantly, and more than random neurons{price}."
+def _headline(subject: _Subject | None, findings: Findings) -> str:
+    removed, price = f"Removing these {findings.num_neurons} neurons", _price(findings)
+    if subject is None:
+        return f"{removed}: no behaviour was measured, so this run says nothing about one{price}."
+    lower, lowered, raised = ("lower", "lowered", "RAISED")
+    if subject.column.better == "higher":
+        lower, lowered, raised = ("raise", "raised", "LOWERED")
+    if findings.worsened(subject.column, subject.baseline):
+        return f"{removed} {raised} {subject.name} significantly{price}."
+    if not subject.improved:
+        return f"{removed} did NOT {lower} {subject.name} significantly{price}."
+    did = f"{removed} {lowered} {subject.name} significantly"
+    if subject.improved_against_control is None:
+        return f"{did}{price}; whether random neurons do the same was not tested."
+    if not subject.improved_against_control:
+        return f"{did}, but NOT significantly more than random neurons{price}."
+    return f"{did}, and more than random neurons{price}."
 
 
-def _price(perplexity: dict[str, float | None]) -> str:
-    known = [f"{percent(change)} {name}" for name, change in perplexity.items() if change is not None]
-    return f" (perplexity {', '.join(known)})" if known else ""
+def _price(findings: Findings) -> str:
+    kinds: dict[str, list[str]] = {}
+    for column, change in findings.of_role("price"):
+        if change.relative is not None:
+            which = column.name.removeprefix(_kind(column)).strip("/")
+            kinds.setdefault(spoken(_kind(column)), []).append(f"{percent(change.relative)} {which}".strip())
+    known = [f"{kind} {', '.join(figures)}" for kind, figures in kinds.items()]
+    return f" ({'; '.join(known)})" if known else ""
 
 
-def _toxicity_sentences(baseline: Change | None, control: Change | None, findings: Findings) -> list[str]:
-    if baseline is None:
-        return []
+def _behaviour_sentences(subject: _Subject, findings: Findings) -> list[str]:
+    column, change = subject.column, subject.baseline
     return [
-        _baseline_sentence(baseline, findings),
-        _second_opinion(baseline, findings.alpha),
-        *_control_sentence(control, findings),
+        f"{column.spoken} {_movement(change, findings.alpha)} against the baseline: {_figures(column, change)}; "
+        f"{change.share_improved:.0%} of {change.num_pairs} {column.rows}s improved, "
+        f"{change.share_worsened:.0%} got worse.",
+        _second_opinion(column, change, findings.alpha),
+        *_control_sentence(subject, findings),
         *(
-            f"By {name}, toxicity {_movement(change, findings.alpha)}: {_figures(change)}."
-            for name, change in _other_scorers(findings).items()
+            f"By {_kind(other)}, {subject.name} {_movement(found, findings.alpha)}: {_figures(other, found)}."
+            for other, found in findings.of_role("opinion")
         ),
     ]
 
 
-def _baseline_sentence(change: Change, findings: Findings) -> str:
-    return (
-        f"{_name(findings)} {_movement(change, findings.alpha)} against the baseline: {_figures(change)}; "
-        f"{change.share_improved:.0%} of {change.num_pairs} prompts improved, {change.share_worsened:.0%} got worse."
-    )
-
-
-def _other_scorers(findings: Findings) -> dict[str, Change]:
-    """What every further scorer's main attribute says: a `JointScorer` names it with a slash."""
-    changes = findings.changes.toxicity.get(findings.measure, {})
-    return {name: change for name, change in changes.items() if "/" in name}
-
-
-def _second_opinion(change: Change, alpha: float) -> str:
+def _second_opinion(column: Column, change: Change, alpha: float) -> str:
     assert change.p_value_wilcoxon is not None  # only a control's is
     p = p_equals(change.p_value_wilcoxon)
     if (change.p_value < alpha) == (change.p_value_wilcoxon < alpha):
         says = f"agrees ({p})"
     elif change.p_value < alpha:
-        says = f"does NOT agree ({p}): a few prompts with large changes may decide the mean"
+        says = f"does NOT agree ({p}): a few {column.rows}s with large changes may decide the mean"
     else:
-        says = f"does NOT agree ({p}): more prompts moved one way than the mean shows"
+        says = f"does NOT agree ({p}): more {column.rows}s moved one way than the mean shows"
     sizes = {"standardised": change.effect_size, "rank-biserial": change.rank_biserial}
     known = [f"{size:+.2f} ({name})" for name, size in sizes.items() if size is not None]
     effect = f" Size of the effect: {', '.join(known)}." if known else ""
-    needed = _needed(change) if fell(change, alpha) or rose(change, alpha) else ""
+    needed = _needed(column, change) if change.fell(alpha) or change.rose(alpha) else ""
     return f"Second opinion: Wilcoxon's signed-rank test {says}.{effect}{needed}"
 
 
-def _needed(change: Change) -> str:
-    """How many prompts see the change that was found; empty where that is not known."""
+def _needed(column: Column, change: Change) -> str:
+    """How many rows see the change that was found; empty where that is not known."""
     if change.power is None or change.power.num_needed is None:
         return ""
     many = change.power.num_needed_with_25
     beside = "" if many is None else f", or {many:,} with 25"
+    nested = " with as many completions" if column.rows == "prompt" else ""
     wanted = f"{change.power.wanted:.0%} power"
-    return f" To see it with {wanted} takes about {change.power.num_needed:,} prompts with as many completions{beside}."
+    return f" To see it with {wanted} takes about {change.power.num_needed:,} {column.rows}s{nested}{beside}."
 
 
-def _control_sentence(control: Change | None, findings: Findings) -> list[str]:
-    if control is None or findings.control is None:
+def _control_sentence(subject: _Subject, findings: Findings) -> list[str]:
+    column, control = subject.column, subject.control
+    if control is None or not findings.draws:
         return []
-    draws = [draw[f"{findings.attribute}/{findings.measure}"] for draw in findings.control["draws"]]
-    as_low = sum(draw <= control.after for draw in draws)
+    draws = [draw[column.name] for draw in findings.draws if column.name in draw]
+    is_low = column.better == "lower"
+    as_good = sum(draw <= control.after if is_low else draw >= control.after for draw in draws)
+    good, beyond = ("low", "below") if is_low else ("high", "above")
     counted = f"{len(draws)} draw{'s' * (len(draws) > 1)}"
-    alone = "" if as_low else f"chance alone puts them below all draws with probability {1 / (len(draws) + 1):.2f}: "
+    alone = (
+        "" if as_good else f"chance alone puts them {beyond} all draws with probability {1 / (len(draws) + 1):.2f}: "
+    )
     return [
-        f"Against the control ({counted} of {findings.num_neurons} random neurons in the same layers, each prompt's "
-        f"score averaged over the draws) it {_movement(control, findings.alpha)}: {_figures(control)}; "
-        f"{as_low} of {len(draws)} draws came as low as the selected neurons ({alone}the p-value is for the draws "
-        "made)."
+        f"Against the control ({counted} of {findings.num_neurons} random neurons in the same layers, each "
+        f"{column.rows}'s score averaged over the draws) it {_movement(control, findings.alpha)}: "
+        f"{_figures(column, control)}; {as_good} of {len(draws)} draws came as {good} as the selected neurons "
+        f"({alone}the p-value is for the draws made)."
     ]
 
 
-def _caveats(answers: dict[str, Any], baseline: Change, control: Change | None, findings: Findings) -> list[str]:
+def _beside(column: Column, change: Change, findings: Findings) -> str:
+    control = findings.against_control.get(column.name)
+    known = [draw[column.name] for draw in findings.draws if column.name in draw]
+    beside = ""
+    if column.role == "price" and control is not None and len(known) == len(findings.draws):
+        mean = sum(known) / len(known)
+        beside = f"; the control's mean is {mean:.{column.digits}f} ({_relative(change.before, mean)})"
+    return f"{column.spoken} {_movement(change, findings.alpha)}: {_figures(column, change)}{beside}."
+
+
+def _caveats(subject: _Subject, findings: Findings) -> Iterator[str]:
     """What a reader must know before believing the headline."""
-    known = _power_caveat(baseline, "baseline", findings.alpha)
-    if answers["toxicity_fell"]:
-        known += _power_caveat(control, "control", findings.alpha)
-    if control is None:
-        known.append(
-            "No control was run: any neurons might do the same. Set `EvaluationCallback.init_args.num_control_draws`."
-        )
-    known += _perplexity_caveats(findings)
-    known += [
-        f"By {name} toxicity did NOT fall significantly: the finding is the first scorer's."
-        for name, change in _other_scorers(findings).items()
-        if answers["toxicity_fell"] and not fell(change, findings.alpha)
-    ]
-    if answers["repeats_more"]:
-        known.append("Completions repeat themselves significantly more than before: that lowers toxicity, too.")
-    if answers["shorter"]:
-        known.append("Completions are significantly shorter than before: that lowers toxicity, too.")
+    yield from _power_caveat(subject.column, subject.baseline, "baseline", findings)
+    if subject.improved:
+        yield from _power_caveat(subject.column, subject.control, "control", findings)
+    if subject.control is None:
+        yield "No control was run: any neurons might do the same. Set `EvaluationCallback.init_args.num_control_draws`."
+    yield from _price_caveats(findings)
+    for column, change in findings.of_role("opinion"):
+        if subject.improved and not findings.improved(column, change):
+            fall = "fall" if column.better == "lower" else "rise"
+            yield (
+                f"By {_kind(column)} {subject.name} did NOT {fall} significantly: the finding is the first scorer's."
+            )
+    for column, change in findings.of_role("sanity"):
+        if findings.worsened(column, change):
+            moves = "lowers" if subject.column.better == "lower" else "changes"
+            yield f"{column.warning or f'{column.spoken} got worse'}: that {moves} {subject.name}, too."
     if findings.num_empty[1] > findings.num_empty[0]:
-        known.append(
-            f"Empty completions: {findings.num_empty[0]} before, {findings.num_empty[1]} after; none is toxic."
-        )
+        yield f"Empty completions: {findings.num_empty[0]} before, {findings.num_empty[1]} after; they show nothing."
     if findings.overlap_allowed:
-        known.append(
+        yield (
             "Evaluation prompts may be among those attributed (`data.allow_overlap`): nothing is shown for new prompts."
         )
-    return known
 
 
-def _power_caveat(change: Change | None, against: str, alpha: float) -> list[str]:
+def _power_caveat(column: Column, change: Change | None, against: str, findings: Findings) -> list[str]:
     """What a result that is not significant does not rule out."""
-    if change is None or change.power is None or fell(change, alpha) or rose(change, alpha):
+    alpha = findings.alpha
+    if change is None or change.power is None or change.fell(alpha) or change.rose(alpha):
         return []
     power = change.power
     if power.smallest_change is None:
         return [f"Against the {against}: how large a change this run could have seen is unknown; {power.missing}."]
     share = f" ({power.smallest_change / change.before:.0%} of the {against})" if change.before else ""
     return [
-        f"Not significant against the {against} does not mean no effect: {change.num_pairs} prompts have "
+        f"Not significant against the {against} does not mean no effect: {change.num_pairs} {column.rows}s have "
         f"{power.wanted:.0%} power to see a change of {power.smallest_change:.3f}{share}, and less for a smaller one. "
-        f"The one found is {abs(change.change):.3f}.{_needed(change)}"
+        f"The one found is {abs(change.change):.3f}.{_needed(column, change)}"
     ]
 
 
-def _perplexity_caveats(findings: Findings) -> list[str]:
-    """A model that lost more than random removal costs may be less toxic for that reason alone."""
-    draws = [] if findings.control is None else findings.control["draws"]
-    costly = [
-        f"{change.after:.2f} {protocol}, at most {max(known):.2f} there"
-        for protocol, change in findings.changes.perplexity.items()
-        if (known := [draw[key] for draw in draws if (key := f"perplexity/{protocol}") in draw])
-        and change.after > max(known)
-    ]
-    if not costly:
-        return []
-    worse = "; ".join(costly)
-    return [f"Perplexity is worse than in every draw of the control ({worse}): a broken model is less toxic, too."]
-
-
-def _perplexity_sentences(findings: Findings) -> list[str]:
-    means = {} if findings.control is None else findings.control["mean"]
-
-    def sentence(protocol: str, change: Change) -> str:
-        control = means.get(f"perplexity/{protocol}")
-        beside = (
-            "" if control is None else f"; the control's mean is {control:.2f} ({_relative(change.before, control)})"
+def _price_caveats(findings: Findings) -> Iterator[str]:
+    """A model that paid more than random removal costs may show less of the behaviour for that reason alone."""
+    kinds: dict[str, list[str]] = {}
+    for column, change in findings.of_role("price"):
+        is_low = column.better == "lower"
+        known = [draw[column.name] for draw in findings.draws if column.name in draw]
+        if not known or (change.after <= max(known) if is_low else change.after >= min(known)):
+            continue
+        which, digits = column.name.removeprefix(_kind(column)).strip("/"), column.digits
+        bound = f"at most {max(known):.{digits}f}" if is_low else f"at least {min(known):.{digits}f}"
+        kinds.setdefault(_kind(column), []).append(f"{change.after:.{digits}f} {which}".strip() + f", {bound} there")
+    for kind, costly in kinds.items():
+        yield (
+            f"{spoken(kind).capitalize()} is worse than in every draw of the control ({'; '.join(costly)}): a broken "
+            "model shows less of any behaviour, too."
         )
-        return f"Perplexity ({protocol}) {_movement(change, findings.alpha)}: {_figures(change, 2)}{beside}."
-
-    return [sentence(protocol, change) for protocol, change in findings.changes.perplexity.items()]
-
-
-def _completion_sentences(findings: Findings) -> list[str]:
-    uniqueness, length, alpha = findings.changes.uniqueness, findings.changes.length, findings.alpha
-    sentences = []
-    if uniqueness is not None:
-        what = "Repetition: the share of different tokens in a completion"
-        sentences.append(f"{what} {_movement(uniqueness, alpha)}: {_figures(uniqueness)}.")
-    if length is not None:
-        sentences.append(f"Length: tokens in a completion {_movement(length, alpha)}: {_figures(length, 1)}.")
-    return sentences
-
-
-def _name(findings: Findings) -> str:
-    attribute = spoken(findings.attribute or "toxicity").capitalize()
-    return f"{attribute} ({spoken(findings.measure)})"
 
 
 def _movement(change: Change, alpha: float) -> str:
-    if fell(change, alpha):
+    if change.fell(alpha):
         return "fell significantly"
-    return "rose significantly" if rose(change, alpha) else "did not change significantly"
+    return "rose significantly" if change.rose(alpha) else "did not change significantly"
 
 
-def _figures(change: Change, digits: int = 3) -> str:
-    interval = change.interval
+def _figures(column: Column, change: Change) -> str:
+    interval, digits = change.interval, column.digits
     return (
         f"{change.before:.{digits}f} -> {change.after:.{digits}f} ({_relative(change.before, change.after)}), "
         f"{interval.confidence:.0%} interval of the change {interval.low:+.{digits}f} to {interval.high:+.{digits}f}, "

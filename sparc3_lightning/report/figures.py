@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sparc3_lightning.files import write_bytes
 from sparc3_lightning.report.read import FinishedRun, NeuronScores
-from sparc3_lightning.report.rows import figure_rows
+from sparc3_lightning.report.rows import control_draws, figure_rows
 from sparc3_lightning.words import spoken
 
 Floats = NDArray[np.float64]
@@ -94,7 +94,7 @@ def pictures(run: FinishedRun) -> Iterator[Picture]:
     changes = {row.figure: row.change for row in rows}
     before, after = ({name: change[side] for name, change in changes.items()} for side in ("before", "after"))
     if changes:
-        draws = [] if run.results["control"] is None else run.results["control"]["draws"]
+        draws = control_draws(run.results)
         yield Picture(
             "before_and_after",
             comparison_figure(before, after, draws, max_columns=2),
@@ -147,23 +147,23 @@ def _of_toxicity(run: FinishedRun) -> Iterator[Picture]:
         "The prompts' changes, sorted. The band is what the control's draws (random neurons of the same layers) do: "
         "an effect of the selection lies below it.",
     )
-    if run.results["changes"]["perplexity"]:
-        yield _plane(run, attribute, measure, named)
+    paid = [name for name, column in run.results["columns"].items() if column["role"] == "price"]
+    if paid:
+        yield _plane(run, paid[0], attribute, measure, named)
 
 
-def _plane(run: FinishedRun, attribute: str, measure: str, named: str) -> Picture:
-    changes, control = run.results["changes"], run.results["control"]
-    protocol, price = next(iter(changes["perplexity"].items()))
-    gain = changes["toxicity"][measure][attribute]
-    draws = [] if control is None else control["draws"]
+def _plane(run: FinishedRun, paid: str, attribute: str, measure: str, named: str) -> Picture:
+    columns = run.results["columns"]
+    price, gain = columns[paid]["change"], columns[f"{attribute}/{measure}"]["change"]
+    draws = control_draws(run.results)
     return Picture(
         "perplexity_and_toxicity",
         plane_figure(
             Point(price["before"], gain["before"]),
             Point(price["after"], gain["after"]),
             (_ends(price), _ends(gain)),
-            [Point(draw[f"perplexity/{protocol}"], draw[f"{attribute}/{measure}"]) for draw in draws],
-            (f"perplexity, {protocol} (lower is better)", f"{named}, mean over prompts (score, 0 to 1)"),
+            [Point(draw[paid], draw[f"{attribute}/{measure}"]) for draw in draws],
+            (f"{spoken(paid)} (lower is better)", f"{named}, mean over prompts (score, 0 to 1)"),
             gain["interval"]["confidence"],
         ),
         "Toxicity and perplexity together. Straight down would be an effect without a price.",

@@ -106,28 +106,27 @@ def render_page(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: in
 
 
 def _outcome(results: dict[str, Any]) -> Table:
-    rows, control = figure_rows(results), results["control"]
+    rows, draws = figure_rows(results), results["num_control_draws"]
     head = ["", *change_head(rows), "better"]
     notes = [*figure_notes(rows, results), "Better: share of the prompts or windows that improved."]
-    if control is not None:
-        draws = control["num_draws"]
+    if draws:
         head += ["control", "control's range", "p against control"]
         notes.append(
             f"Control: {results['selection']['num_neurons']} random neurons of the same layers, mean and range of "
             f"{draws} draw{'s' * (draws > 1)}; p: pruned against the draws, exchanged within each prompt or window."
         )
-    return Table(head, [_outcome_row(row, control) for row in rows], " ".join(notes))
+    return Table(head, [_outcome_row(row, bool(draws)) for row in rows], " ".join(notes))
 
 
-def _outcome_row(row: FigureRow, control: dict[str, Any] | None) -> list[str]:
+def _outcome_row(row: FigureRow, has_control: bool) -> list[str]:
     cells = [row.label, *change_cells(row.change), f"{row.change['share_improved']:.0%}"]
-    if control is None:
+    if not has_control:
         return cells
-    if row.figure not in control["mean"]:
+    if row.control is None or row.control["mean"] is None:
         return [*cells, *[MISSING] * 3]
-    lowest, highest = (number(control[key][row.figure]) for key in ("lowest", "highest"))
     p = MISSING if row.against_control is None else p_value(row.against_control["p_value"])
-    return [*cells, number(control["mean"][row.figure]), f"{lowest} to {highest}", p]
+    span = f"{number(row.control['lowest'])} to {number(row.control['highest'])}"
+    return [*cells, number(row.control["mean"]), span, p]
 
 
 def _words(results: dict[str, Any]) -> dict[str, list[str]]:

@@ -29,8 +29,6 @@ _SECTIONS = (
     "selection",
     "baseline",
     "pruned",
-    "changes",
-    "control",
     "verdict",
     "validation",
 )
@@ -56,12 +54,25 @@ def read_results(run_dir: Path) -> dict[str, Any]:
     missing = [name for name in _SECTIONS if not isinstance(results, dict) or name not in results]
     if missing:
         raise ValueError(f"{path} must hold the results of a run, but it has no `{missing[0]}`.")
+    if results.get("format_version") == 3:
+        results = _from_format_3(run_dir, results)
     if results.get("format_version") != RESULTS_FORMAT:
         raise ValueError(
             f"{path} must be of format_version {RESULTS_FORMAT}, got {results.get('format_version')!r}: it was written "
             "by another version of sparc3-lightning. Show it with that one, or evaluate again."
         )
     return dict(results)
+
+
+def _from_format_3(run_dir: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """Results of an earlier version, with the evaluations beside them."""
+    from sparc3_lightning.evaluation.records import Evaluation
+    from sparc3_lightning.evaluation.results import from_format_3
+
+    names = ("baseline", "pruned", *(["control"] if results["control"] is not None else []))
+    baseline, pruned, *controls = (read_json(run_dir / f"{name}_eval.json", f"{name} evaluation") for name in names)
+    draws = [Evaluation.from_json(draw) for of_run in controls for draw in of_run]
+    return {**from_format_3(results, Evaluation.from_json(baseline), Evaluation.from_json(pruned), draws)}
 
 
 class NeuronScores(NamedTuple):
@@ -113,7 +124,8 @@ class FinishedRun:
     @property
     def measure(self) -> str:
         """The measure of toxicity that the verdict is about."""
-        return str(self.results["verdict"].get("measure", "mean"))
+        column = self.results["verdict"]["column"]
+        return "mean" if column is None else str(column).rpartition("/")[2]
 
 
 def finished_run(run: Run, run_dir: Path) -> FinishedRun:
@@ -150,7 +162,7 @@ def read_run(run_dir: Path) -> FinishedRun:
 
     results, recipe = read_results(run_dir), Recipe.load(run_dir)
     baseline, pruned = read("baseline"), read("pruned")
-    controls = [] if results["control"] is None else read("control")
+    controls = read("control") if results["num_control_draws"] else []
     for name, others in (("pruned", [pruned]), ("control", controls)):
         # Prompts are paired by their place.
         if any(_prompt_ids(other) != _prompt_ids(baseline) for other in others):

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sparc3_lightning.words import MISSING, number, p_value, percent, signed, spaced, spoken
+
+if TYPE_CHECKING:
+    from sparc3_lightning.evaluation.results import ColumnResult, ControlFigures
 
 _NOTES = {
     "BCa": "BCa: another interval of the same draws, corrected for bias and skewness.",
@@ -27,11 +30,12 @@ class Table:
 
 @dataclass(frozen=True)
 class FigureRow:
-    """A figure: its name among an evaluation's scalars, and its changes as `experiment_results` has them."""
+    """A column that is shown: its name, its changes, and the control's figures, as `experiment_results` has them."""
 
     figure: str
     change: dict[str, Any]
     against_control: dict[str, Any] | None = None
+    control: "ControlFigures | None" = None
 
     @property
     def label(self) -> str:
@@ -46,42 +50,30 @@ class FigureRow:
 
 
 def figure_rows(results: dict[str, Any]) -> list[FigureRow]:
-    """The figures that sum up a run, perplexity first."""
-    changes = results["changes"]
-    against = _against_control(results, "perplexity")
-    rows = [
-        FigureRow(f"perplexity/{protocol}", change, against.get(protocol))
-        for protocol, change in changes["perplexity"].items()
-    ]
-    rows += _toxicity_rows(results)
-    return rows + [FigureRow(name, changes[name]) for name in ("uniqueness", "length") if changes[name] is not None]
-
-
-def _toxicity_rows(results: dict[str, Any]) -> list[FigureRow]:
-    """The main attribute; its measures over several completions only where there are several."""
-    toxicity, changes = results["baseline"]["toxicity"], results["changes"]["toxicity"]
-    if toxicity is None:
-        return []
-    attribute = next(iter(toxicity["attributes"]))
-    several = toxicity["decoding"]["num_completions"] > 1
-    measures = ("mean", "expected_maximum", "probability") if several else ("mean",)
+    """The columns that sum up a run."""
+    columns: dict[str, ColumnResult] = results["columns"]
     return [
-        FigureRow(f"{attribute}/{name}", changes[name][attribute], _against_control(results, name).get(attribute))
-        for name in measures
+        FigureRow(name, column["change"], column["change_against_control"], column["control"])
+        for name, column in columns.items()
+        if column["role"] not in ("opinion", "detail") and column["change"] is not None
     ]
 
 
-def _against_control(results: dict[str, Any], name: str) -> dict[str, Any]:
-    """What the control says of perplexities, or of a measure; runs of earlier versions say nothing of perplexities."""
-    against = {} if results["control"] is None else results["control"]["pruned_against_control"]
-    found: dict[str, Any] = against.get(name, {})
-    return found
+def control_draws(results: dict[str, Any]) -> list[dict[str, float]]:
+    """Every column's figure in each draw of the control, where it has one."""
+    columns: dict[str, ColumnResult] = results["columns"]
+    drawn = {name: column["control"]["draws"] for name, column in columns.items() if column["control"] is not None}
+    return [
+        {name: figure for name, figures in drawn.items() if (figure := figures[draw]) is not None}
+        for draw in range(results["num_control_draws"])
+    ]
 
 
 def figure_notes(rows: list[FigureRow], results: dict[str, Any]) -> list[str]:
     """What the columns and rows of a table of changes mean, a sentence each; only of those it has."""
     notes = ["Baseline: the model before pruning. Change: relative to baseline."]
-    by_window, by_prompt = results["changes"]["perplexity"], results["baseline"]["toxicity"]
+    units_of = {results["columns"][row.figure]["rows"] for row in rows}
+    by_window, by_prompt = "window" in units_of, "prompt" in units_of
     units = [*(["prompt"] if by_prompt else []), *(["window of the text (perplexity)"] if by_window else [])]
     notes.append(f"Interval and p: of the difference, paired by {' and by '.join(units)}.")
     if any(row.figure.endswith("/probability") for row in rows):

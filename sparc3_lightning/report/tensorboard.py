@@ -63,9 +63,10 @@ def board_scalars(run: Run) -> dict[str, float]:
     """Figures of the baseline, the pruned model and the control side by side, and the speed of attribution."""
     sides = {"1_baseline": run.baseline, "2_pruned": run.pruned}
     figures = {side: shown_figures(evaluation) for side, evaluation in sides.items() if evaluation is not None}
-    if run.results and run.results["control"] is not None:
-        mean = run.results["control"]["mean"]
-        figures["3_control_mean"] = {name: mean[name] for name in figures.get("1_baseline", mean) if name in mean}
+    if run.results and run.results["num_control_draws"]:
+        controls = {name: column["control"]["mean"] for name, column in run.results["columns"].items()}
+        shown = figures.get("1_baseline", controls)
+        figures["3_control_mean"] = {name: controls[name] for name in shown if controls[name] is not None}
     scalars = {
         f"{figure.replace('/', '_')}/{side}": value for side in figures for figure, value in figures[side].items()
     }
@@ -105,24 +106,21 @@ def board_outcome(run: Run) -> dict[str, float]:
     """What came out, for the same table: relative changes, and p-values against the baseline and the control."""
     if not run.results:
         return {}
-    changes, control = run.results["changes"], run.results["control"]
-    outcome = {f"change/perplexity_{name}": change["relative"] for name, change in changes["perplexity"].items()}
-    for measure, attributes in changes["toxicity"].items():
-        attribute, change = next(iter(attributes.items()))
-        outcome[f"change/{attribute}_{measure}"] = change["relative"]
-        outcome[f"p/{attribute}_{measure}"] = change["p_value"]
-        if control is not None:
-            against = control["pruned_against_control"][measure][attribute]
-            outcome[f"p_against_control/{attribute}_{measure}"] = against["p_value"]
-    for figure in ("uniqueness", "length"):
-        if changes[figure] is not None:
-            outcome[f"change/{figure}"] = changes[figure]["relative"]
+    outcome = {}
+    for name, column in run.results["columns"].items():
+        change, against, key = column["change"], column["change_against_control"], name.replace("/", "_")
+        if change is None or column["role"] in ("opinion", "detail"):
+            continue
+        outcome[f"change/{key}"] = change["relative"]
+        if column["role"] in ("behaviour", "beside"):
+            outcome[f"p/{key}"] = change["p_value"]
+            outcome |= {} if against is None else {f"p_against_control/{key}": against["p_value"]}
     return {name: value for name, value in outcome.items() if value is not None}
 
 
 def verdict_text(verdict: dict[str, Any]) -> str:
     """The verdict of `experiment_results` as markdown."""
-    sentences = [*verdict["toxicity"], *verdict["beside_it"], *verdict["caveats"]]
+    sentences = [*verdict["behaviour"], *verdict["beside_it"], *verdict["caveats"]]
     return "\n".join([f"**{plain_text(verdict['headline'])}**", "", *(f"- {plain_text(line)}" for line in sentences)])
 
 

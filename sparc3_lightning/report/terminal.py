@@ -75,7 +75,7 @@ def print_checks(results: dict[str, Any], console: Console) -> None:
 
 def print_verdict(verdict: dict[str, Any], console: Console) -> None:
     """Print what the figures show, and what a reader must know before believing it."""
-    console.print(_list(verdict["headline"], [*verdict["toxicity"], *verdict["caveats"]]))
+    console.print(_list(verdict["headline"], [*verdict["behaviour"], *verdict["caveats"]]))
 
 
 def _print_table(console: Console, table: Table, note: str) -> None:
@@ -87,15 +87,15 @@ def _print_table(console: Console, table: Table, note: str) -> None:
 
 def _outcome(rows: list[FigureRow], results: dict[str, Any]) -> tuple[Table, str]:
     """All figures in one table: before, after, and what random neurons do."""
-    control, selection = results["control"], results["selection"]
-    beside = [] if control is None else ["control", "its p"]
+    num_draws, selection = results["num_control_draws"], results["selection"]
+    beside = ["control", "its p"] if num_draws else []
     table = _table("Pruned against baseline", [*change_head(rows), *beside])
     for above, row in zip([None, *rows], rows, strict=False):
-        cells = [*change_cells(row.change), *([] if control is None else _control_cells(row, control))]
+        cells = [*change_cells(row.change), *(_control_cells(row) if num_draws else [])]
         table.add_row(Text(row.label_below(above)), *cells)
     notes = figure_notes(rows, results)
-    if control is not None:
-        draws = f"{control['num_draws']} draw{'s' * (control['num_draws'] > 1)}"
+    if num_draws:
+        draws = f"{num_draws} draw{'s' * (num_draws > 1)}"
         notes.append(
             f"Control: mean of {draws} of {selection['num_neurons']} random neurons of the same layers; its p: pruned "
             "against the draws, exchanged within each prompt or window."
@@ -103,10 +103,10 @@ def _outcome(rows: list[FigureRow], results: dict[str, Any]) -> tuple[Table, str
     return table, " ".join(notes)
 
 
-def _control_cells(row: FigureRow, control: dict[str, Any]) -> list[str]:
+def _control_cells(row: FigureRow) -> list[str]:
     against = row.against_control
     p = MISSING if against is None else p_value(against["p_value"])
-    return [number(control["mean"].get(row.figure)), p]
+    return [number(None if row.control is None else row.control["mean"]), p]
 
 
 def _table(title: str, columns: list[str]) -> Table:

@@ -176,12 +176,12 @@ def check_pairable(before: Columns, after: Columns) -> None:
         raise ValueError(f"`before` and `after` must have the same columns, got {[*before]} and {[*after]}.")
     for name, old in before.items():
         new = after[name]
-        settings = {**old.setting, old.rows + "s": list(old.ids)}, {**new.setting, new.rows + "s": list(new.ids)}
-        for key in settings[0].keys() | settings[1].keys():
-            if settings[0].get(key) != settings[1].get(key):
-                raise ValueError(
-                    f"`{name}` can be paired only with the same {key.replace('_', ' ')}; `before` and `after` differ."
-                )
+        settings = [{f"{column.rows}s": list(column.ids), **column.setting} for column in (old, new)]
+        differ = [key for key in {**settings[0], **settings[1]} if settings[0].get(key) != settings[1].get(key)]
+        if differ:
+            raise ValueError(
+                f"`{name}` can be paired only with the same {differ[0].replace('_', ' ')}; `before` and `after` differ."
+            )
 
 
 def _means(models: Sequence[Columns]) -> dict[str, _Pairs]:

@@ -3,9 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
-from sparc3_lightning.evaluation.experiment import nested
 from sparc3_lightning.evaluation.records import Evaluation
-from sparc3_lightning.statistics.compare import compare
+from sparc3_lightning.statistics.compare import Change, compare
 from sparc3_lightning.statistics.signs import PairedTest
 from sparc3_lightning.trials.halves import confirmation_means, half_changes
 
@@ -22,7 +21,7 @@ def figures_of(baseline: Evaluation, cell: Evaluation, test: PairedTest) -> dict
     """
     figures: dict[str, Any] = {
         "summary": cell.summary(),
-        "changes": nested(compare(baseline, cell, test)),
+        "changes": _by_kind(compare(baseline, cell, test)),
         "halves": {},
     }
     figures["confirmation_means"] = [] if cell.toxicity is None else confirmation_means(cell.toxicity)
@@ -32,3 +31,15 @@ def figures_of(baseline: Evaluation, cell: Evaluation, test: PairedTest) -> dict
             half: {name: asdict(change) for name, change in changes.items()} for half, changes in halves.items()
         }
     return figures
+
+
+def _by_kind(changes: dict[str, Change]) -> dict[str, Any]:
+    """As JSON: perplexity by protocol, toxicity by measure and attribute."""
+    found: dict[str, Any] = {"perplexity": {}, "toxicity": {}}
+    for name, change in changes.items():
+        kind, _, measure = name.rpartition("/")
+        if kind == "perplexity":
+            found[kind][measure] = asdict(change)
+        elif kind:
+            found["toxicity"].setdefault(measure, {})[kind] = asdict(change)
+    return found

@@ -1,14 +1,14 @@
 """experiment_results.json: complete, JSON, without prompts, and equal to what its parts say."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sparc3_lightning.evaluation import Evaluation, Evaluator
-from sparc3_lightning.evaluation.experiment import experiment_results, nested
+from sparc3_lightning.evaluation.experiment import experiment_results
 from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.files import read_json, write_json
 from sparc3_lightning.statistics.compare import compare, compare_with_control
@@ -17,14 +17,14 @@ from tests.unit.evaluation.fake_run import make_evaluation, make_run
 DATA = {"evaluation_prompts": {"class": "Made"}, "evaluation_text": None, "allow_overlap": False}
 
 
-def results_of(run: Run) -> dict[str, Any]:
+def results_of(run: Run) -> Any:
     return experiment_results(run, Evaluator(num_draws=500), DATA)
 
 
 def test_it_is_json_and_comes_back_the_same(tmp_path: Path) -> None:
     results = results_of(make_run())
     assert read_json(write_json(tmp_path / "experiment_results.json", results)) == json.loads(json.dumps(results))
-    assert results["format_version"] == 3
+    assert results["format_version"] == 4
 
 
 def test_prompts_completions_and_token_lists_are_left_out() -> None:
@@ -54,22 +54,31 @@ def test_changes_are_the_evaluators() -> None:
     assert run.baseline is not None
     assert run.pruned is not None
     results = results_of(run)
-    expected = nested(compare(run.baseline, run.pruned, Evaluator(num_draws=500).paired_test))
-    assert results["changes"] == expected
-    assert results["changes"]["perplexity"]["disjoint"]["relative"] == pytest.approx(0.05)
+    expected = compare(run.baseline, run.pruned, Evaluator(num_draws=500).paired_test)
+    assert {name: column["change"] for name, column in results["columns"].items()} == {
+        name: asdict(change) for name, change in expected.items()
+    }
+    column = results["columns"]["perplexity/disjoint"]
+    assert column["change"]["relative"] == pytest.approx(0.05)
+    assert (column["baseline"], column["pruned"]) == (column["change"]["before"], column["change"]["after"])
+    assert (column["unit"], column["better"], column["rows"], column["role"]) == (
+        "perplexity", "lower", "window", "price"
+    )  # fmt: skip
 
 
 def test_control_has_every_draw_their_mean_and_spread() -> None:
     run = make_run()
     assert run.pruned is not None
-    control = results_of(run)["control"]
-    draws = [draw["toxicity/mean"] for draw in control["draws"]]
+    results = results_of(run)
+    column = results["columns"]["toxicity/mean"]
+    control, draws = column["control"], column["control"]["draws"]
     assert draws == pytest.approx([0.48, 0.50])
-    assert control["mean"]["toxicity/mean"] == pytest.approx(0.49)
-    assert control["sd"]["toxicity/mean"] == pytest.approx(0.01 * 2**0.5)
-    assert (control["lowest"]["toxicity/mean"], control["highest"]["toxicity/mean"]) == (min(draws), max(draws))
-    assert control["mean"]["perplexity/sliding"] == pytest.approx(10.1)
-    against = control["pruned_against_control"]["mean"]["toxicity"]
+    assert control["mean"] == pytest.approx(0.49)
+    assert control["sd"] == pytest.approx(0.01 * 2**0.5)
+    assert (control["lowest"], control["highest"]) == (min(draws), max(draws))
+    assert results["num_control_draws"] == 2
+    assert results["columns"]["perplexity/sliding"]["control"]["mean"] == pytest.approx(10.1)
+    against = column["change_against_control"]
     paired = compare_with_control(run.controls, run.pruned, Evaluator(num_draws=500).paired_test)["toxicity/mean"]
     assert (against["before"], against["after"], against["p_value"]) == (paired.before, paired.after, paired.p_value)
     assert against["before"] == pytest.approx(0.49)
@@ -78,14 +87,15 @@ def test_control_has_every_draw_their_mean_and_spread() -> None:
 def test_one_draw_has_no_spread() -> None:
     run = make_run()
     run.controls = run.controls[:1]
-    assert results_of(run)["control"]["sd"]["toxicity/mean"] is None
+    assert results_of(run)["columns"]["toxicity/mean"]["control"]["sd"] is None
 
 
 def test_without_a_control() -> None:
     results = results_of(make_run(controls=[]))
-    assert results["control"] is None
-    assert results["verdict"]["toxicity_fell"] is True
-    assert results["verdict"]["toxicity_fell_against_control"] is None
+    assert results["num_control_draws"] == 0
+    assert results["columns"]["toxicity/mean"]["control"] is None
+    assert results["verdict"]["improved"] is True
+    assert results["verdict"]["improved_against_control"] is None
 
 
 def test_without_toxicity() -> None:
@@ -94,9 +104,9 @@ def test_without_toxicity() -> None:
         Evaluation(made.perplexity, None) for made in (run.baseline, run.pruned, *run.controls) if made is not None
     )
     results = results_of(run)
-    assert results["verdict"]["toxicity_fell"] is None
-    assert list(results["control"]["pruned_against_control"]) == ["perplexity"]
-    assert results["control"]["mean"] == pytest.approx({"perplexity/sliding": 10.1, "perplexity/disjoint": 10.1})
+    assert results["verdict"]["improved"] is None
+    assert list(results["columns"]) == ["perplexity/sliding", "perplexity/disjoint"]
+    assert results["columns"]["perplexity/disjoint"]["change_against_control"] is not None
 
 
 def test_a_figure_that_one_draw_lacks_is_left_out_of_the_mean() -> None:
@@ -105,9 +115,11 @@ def test_a_figure_that_one_draw_lacks_is_left_out_of_the_mean() -> None:
     rows = [replace(row, completions=[replace(item, uniqueness=None) for item in row.completions])
             for row in run.controls[1].toxicity.prompts]  # fmt: skip
     run.controls[1] = replace(run.controls[1], toxicity=replace(run.controls[1].toxicity, prompts=rows))
-    control = results_of(run)["control"]
-    assert "uniqueness" not in control["mean"]
-    assert "length" in control["mean"]
+    columns = results_of(run)["columns"]
+    assert columns["uniqueness"]["control"]["draws"] == [0.8, None]
+    assert columns["uniqueness"]["control"]["mean"] is None
+    assert columns["uniqueness"]["change_against_control"] is None
+    assert columns["length"]["control"]["mean"] == 50
 
 
 def test_the_rtp_protocol_is_judged_by_its_worst_completions() -> None:
@@ -118,7 +130,7 @@ def test_the_rtp_protocol_is_judged_by_its_worst_completions() -> None:
     run.controls = []
     for protocol, fell in (("custom", True), ("rtp", False)):
         run.baseline, run.pruned = (make_evaluation(scores, protocol=protocol) for scores in (before, after))
-        assert results_of(run)["verdict"]["toxicity_fell"] is fell
+        assert results_of(run)["verdict"]["improved"] is fell
 
 
 def test_throughput_counts_real_samples_and_tokens_by_wall_time() -> None:

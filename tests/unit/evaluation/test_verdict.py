@@ -4,8 +4,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
-from sparc3_lightning.evaluation.verdict import Comparison, Findings, fell, rose, verdict
+from sparc3_lightning.evaluation.measure import Better, Column, Role, Rows
+from sparc3_lightning.evaluation.results import VerdictResult
+from sparc3_lightning.evaluation.verdict import Findings, verdict
 from sparc3_lightning.statistics import Interval, Power
 from sparc3_lightning.statistics.compare import Change
 
@@ -33,26 +36,42 @@ def paired(low: float, high: float, p: float, before: float = 0.5) -> Change:
     )
 
 
-CONTROL = {"mean": {"perplexity/sliding": 10.1}, "draws": [{"toxicity/mean": 0.4}]}
+DRAWS = [{"toxicity/mean": 0.4, "perplexity/sliding": 10.3}]
 FELL, SAME, ROSE = paired(-0.2, -0.1, 0.001), paired(-0.1, 0.1, 0.9), paired(0.1, 0.2, 0.001)
 PRICE = paired(0.1, 0.3, 0.001, before=10.0)
 
 
-def findings(baseline: Change | None = FELL, control: Change | None = FELL, **changed: Any) -> Findings:
-    def toxicity(change: Change | None) -> dict[str, dict[str, Change]]:
-        return {} if change is None else {"mean": {"toxicity": change}}
+def column(name: str, role: Role, better: Better = "lower", label: str = "", warning: str = "") -> Column:
+    rows: Rows = "window" if role == "price" else "prompt"
+    values, digits = torch.zeros(1), 2 if role == "price" else 3
+    return Column(name, "score", better, rows, "mean", ["0"], values, None, role, label, digits, warning)
 
+
+COLUMNS = [
+    column("perplexity/sliding", "price", label="Perplexity (sliding)"),
+    column("toxicity/mean", "behaviour", label="Toxicity (mean)"),
+    column("insult/mean", "detail"),
+    column("other/toxicity/mean", "opinion"),
+    column(
+        "uniqueness", "sanity", "higher", "Repetition: the share of different tokens in a completion", "They repeat"
+    ),
+    column("length", "sanity", "higher", warning="They are shorter"),
+    column("politeness", "beside", "higher"),
+]
+
+
+def findings(baseline: Change | None = FELL, control: Change | None = FELL, **changed: Any) -> Findings:
+    """A run's; what is changed by name are fields, or a column's change."""
+    found = {"perplexity/sliding": PRICE, "toxicity/mean": baseline, "uniqueness": SAME, "length": SAME}
+    found |= changed.pop("changes", {})
+    against = {} if control is None else {"toxicity/mean": control, "perplexity/sliding": SAME}
     return replace(
         Findings(
-            changes=Comparison({"sliding": PRICE}, toxicity(baseline), SAME, SAME),
-            against_control=toxicity(control),
-            control=None if control is None else CONTROL,
-            attribute="toxicity",
-            measure="mean",
+            columns={column.name: column for column in COLUMNS},
+            changes={name: change for name, change in found.items() if change is not None},
             num_neurons=100,
-            num_empty=(0, 0),
-            alpha=0.05,
-            overlap_allowed=False,
+            against_control=against,
+            draws=() if control is None else DRAWS,
         ),
         **changed,
     )
@@ -69,9 +88,9 @@ def findings(baseline: Change | None = FELL, control: Change | None = FELL, **ch
     ],
 )
 def test_a_fall_needs_both_the_interval_and_the_p_value(change: Change, expected: bool) -> None:
-    assert fell(change, 0.05) is expected
+    assert change.fell(0.05) is expected
     mirrored = replace(change, interval=Interval(-change.interval.high, -change.interval.low, 0.95, 1000))
-    assert rose(mirrored, 0.05) is expected
+    assert mirrored.rose(0.05) is expected
 
 
 @pytest.mark.parametrize(
@@ -83,35 +102,56 @@ def test_a_fall_needs_both_the_interval_and_the_p_value(change: Change, expected
         (FELL, None, "lowered toxicity significantly (perplexity +2.0% sliding); whether random neurons do the same"),
         (SAME, FELL, "did NOT lower toxicity significantly"),
         (ROSE, FELL, "RAISED toxicity significantly"),
-        (None, None, "no toxicity was measured"),
+        (None, None, "no behaviour was measured"),
     ],
 )
 def test_headline(baseline: Change | None, control: Change | None, headline: str) -> None:
     said = verdict(findings(baseline, control))
     assert said["headline"].startswith("Removing these 100 neurons")
     assert headline in said["headline"]
-    assert said["toxicity_fell"] is (None if baseline is None else baseline is FELL)
-    assert said["toxicity_fell_against_control"] is (None if control is None else control is FELL)
+    assert said["improved"] is (None if baseline is None else baseline is FELL)
+    assert said["improved_against_control"] is (None if control is None else control is FELL)
 
 
 def test_perplexity_stands_beside_the_controls() -> None:
     beside = verdict(findings())["beside_it"]
     assert beside[0] == (
         "Perplexity (sliding) rose significantly: 10.00 -> 10.20 (+2.0%), 95% interval of the change +0.10 to +0.30, "
-        "p = 0.001; the control's mean is 10.10 (+1.0%)."
+        "p = 0.001; the control's mean is 10.30 (+3.0%)."
     )
     assert beside[1].startswith(
         "Repetition: the share of different tokens in a completion did not change significantly"
     )
-    assert beside[2].startswith("Length: tokens in a completion did not change significantly")
+    assert beside[2].startswith("Length did not change significantly")
+    assert len(beside) == 3
+    assert verdict(findings())["price"] == {"perplexity/sliding": pytest.approx(0.02)}
+
+
+def test_a_column_that_is_new_has_its_sentence_and_no_say() -> None:
+    said = verdict(findings(changes={"politeness": ROSE}))
+    assert said["beside_it"][-1].startswith("Politeness rose significantly: 0.500 -> 0.650 (+30.0%)")
+    assert {**said, "beside_it": []} == {**verdict(findings()), "beside_it": []}
+
+
+def test_of_a_behaviour_wanted_higher_a_rise_is_better() -> None:
+    columns = {**findings().columns, "toxicity/mean": column("accuracy", "behaviour", "higher")}
+    columns["accuracy"] = columns.pop("toxicity/mean")
+    said = verdict(
+        findings(
+            columns=columns, changes={"accuracy": ROSE}, against_control={"accuracy": ROSE}, draws=[{"accuracy": 1}]
+        )
+    )
+    assert "raised accuracy significantly, and more than random neurons" in said["headline"]
+    assert "1 of 1 draws came as high as the selected neurons" in said["behaviour"][2]
+    fell = verdict(findings(columns=columns, changes={"accuracy": FELL}, control=None))
+    assert "LOWERED accuracy significantly" in fell["headline"]
 
 
 def test_draws_as_low_as_the_selected_neurons_are_counted() -> None:
     draws = [{"toxicity/mean": value} for value in (0.30, 0.36, 0.5)]
-    control = {"mean": {}, "draws": draws}
-    sentence = verdict(findings())["toxicity"][-1]
+    sentence = verdict(findings())["behaviour"][-1]
     assert "0 of 1 draws came as low as the selected neurons (chance alone puts them below all" in sentence
-    said = verdict(replace(findings(), control=control))["toxicity"][-1]
+    said = verdict(findings(draws=draws))["behaviour"][-1]
     assert "1 of 3 draws came as low as the selected neurons (the p-value is for the draws made)" in said
 
 
@@ -124,9 +164,9 @@ def test_nothing_to_warn_of() -> None:
     [
         ({"num_empty": (1, 4)}, "Empty completions: 1 before, 4 after"),
         ({"overlap_allowed": True}, "nothing is shown for new prompts"),
-        ({"changes": replace(findings().changes, uniqueness=FELL)}, "repeat themselves significantly more"),
-        ({"changes": replace(findings().changes, length=FELL)}, "significantly shorter than before"),
-        ({"against_control": {}, "control": None}, "No control was run"),
+        ({"changes": {"uniqueness": FELL}}, "They repeat: that lowers toxicity, too."),
+        ({"changes": {"length": FELL}}, "They are shorter: that lowers toxicity, too."),
+        ({"control": None}, "No control was run"),
     ],
 )
 def test_what_a_reader_must_know_first(changed: dict[str, Any], caveat: str) -> None:
@@ -138,8 +178,7 @@ def test_what_a_reader_must_know_first(changed: dict[str, Any], caveat: str) -> 
 def test_a_price_above_the_controls_is_told() -> None:
     def caveats(*perplexities: float) -> list[str]:
         draws = [{"toxicity/mean": 0.4, "perplexity/sliding": perplexity} for perplexity in perplexities]
-        said: list[str] = verdict(replace(findings(), control={"mean": {}, "draws": draws}))["caveats"]
-        return said
+        return verdict(findings(draws=draws))["caveats"]
 
     (caveat,) = caveats(10.0, 10.1)
     assert caveat.startswith(
@@ -149,15 +188,15 @@ def test_a_price_above_the_controls_is_told() -> None:
 
 
 def test_a_collapsed_model_is_told_by_a_factor() -> None:
-    collapsed = replace(findings().changes, perplexity={"sliding": replace(PRICE, after=123456.0, relative=12344.6)})
-    said = verdict(findings(changes=collapsed))
+    collapsed = replace(PRICE, after=123456.0, relative=12344.6)
+    said = verdict(findings(changes={"perplexity/sliding": collapsed}))
     assert "(perplexity x1.2e+04 sliding)" in said["headline"]
     assert "10.00 -> 123456.00 (x1.2e+04)" in said["beside_it"][0]
 
 
 def test_a_figure_of_zero_has_no_percentage() -> None:
     said = verdict(findings(baseline=replace(SAME, before=0.0)))
-    assert "(from 0)" in said["toxicity"][0]
+    assert "(from 0)" in said["behaviour"][0]
 
 
 @pytest.mark.parametrize(
@@ -171,16 +210,16 @@ def test_a_figure_of_zero_has_no_percentage() -> None:
 )
 def test_the_second_opinion_is_heard(p: float, wilcoxon: float, says: str) -> None:
     change = replace(paired(-0.2, -0.1, p), p_value_wilcoxon=wilcoxon)
-    sentence = verdict(findings(baseline=change))["toxicity"][1]
+    sentence = verdict(findings(baseline=change))["behaviour"][1]
     assert sentence.startswith(f"Second opinion: Wilcoxon's signed-rank test {says}")
     assert "Size of the effect: -0.50 (standardised), -0.60 (rank-biserial)." in sentence
 
 
 def test_an_effect_that_was_seen_says_how_many_prompts_see_it() -> None:
-    sentence = verdict(findings())["toxicity"][1]
+    sentence = verdict(findings())["behaviour"][1]
     assert sentence.endswith("To see it with 80% power takes about 90 prompts with as many completions, or 55 with 25.")
     alone = replace(FELL, power=Power(0.8, 0.12, 90, None, None, None, "one"), effect_size=None, rank_biserial=None)
-    assert verdict(findings(baseline=alone))["toxicity"][1].endswith(
+    assert verdict(findings(baseline=alone))["behaviour"][1].endswith(
         "agrees (p = 0.001). To see it with 80% power takes about 90 prompts with as many completions."
     )
 
@@ -193,7 +232,7 @@ def test_no_significance_is_not_no_effect() -> None:
         "0.120 (25% of the baseline), and less for a smaller one. The one found is 0.020. To see it with 80% power "
         "takes about 90 prompts with as many completions, or 55 with 25."
     ]
-    assert "To see it" not in said["toxicity"][1]
+    assert "To see it" not in said["behaviour"][1]
     (caveat,) = verdict(findings(control=SAME))["caveats"]
     assert caveat.startswith("Not significant against the control does not mean no effect")
     # Where toxicity did not fall at all, the control is not what is in question.
@@ -209,16 +248,13 @@ def test_power_that_is_not_known_says_why() -> None:
     ]
 
 
-def two_scorers(second: Change) -> dict[str, Any]:
-    changes = Comparison(
-        {"sliding": PRICE}, {"mean": {"toxicity": FELL, "insult": SAME, "other/toxicity": second}}, SAME, SAME
-    )
-    return verdict(findings(changes=changes))
+def two_scorers(second: Change) -> VerdictResult:
+    return verdict(findings(changes={"insult/mean": SAME, "other/toxicity/mean": second}))
 
 
 def test_a_second_scorer_is_heard() -> None:
     said = two_scorers(FELL)
-    (sentence,) = [line for line in said["toxicity"] if line.startswith("By ")]
+    (sentence,) = [line for line in said["behaviour"] if line.startswith("By ")]
     assert sentence.startswith("By other/toxicity, toxicity fell significantly: 0.500 -> 0.350 (-30.0%)")
     assert not any("first scorer's" in line for line in said["caveats"])
 

@@ -143,7 +143,7 @@ def test_without_toxicity_there_are_no_completions(tmp_path: Path) -> None:
         object.__setattr__(evaluation, "toxicity", None)
     shown = Page(read(write_run(run, tmp_path / "run")))
     assert "Completions" not in shown.text
-    assert "no toxicity was measured" in shown.text
+    assert "no behaviour was measured" in shown.text
 
 
 def test_prompts_are_spaced_evenly() -> None:

@@ -101,7 +101,7 @@ def test_results_that_are_none_are_refused(content: str, run_dir: Path) -> None:
 def test_results_of_another_version_are_told(run_dir: Path) -> None:
     path = run_dir / "experiment_results.json"
     write_json(path, {**read_json(path), "format_version": 2})
-    with pytest.raises(ValueError, match="must be of format_version 3, got 2"):
+    with pytest.raises(ValueError, match="must be of format_version 4, got 2"):
         read_run(run_dir)
 
 

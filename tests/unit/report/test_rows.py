@@ -26,7 +26,7 @@ def test_every_figure_has_a_row_with_what_the_results_hold() -> None:
     run.baseline = make_evaluation(scores)
     run.pruned = make_evaluation([[s[0] - (0.1 if i % 3 else -0.05)] for i, s in enumerate(scores)])
     results = results_of(run)
-    shown, change = columns(results), results["changes"]["toxicity"]["mean"]["toxicity"]
+    shown, change = columns(results), results["columns"]["toxicity/mean"]["change"]
     row = shown["toxicity, mean"]
     assert row["95%, BCa"] == f"{change['interval_bca']['low']:+.3f}, {change['interval_bca']['high']:+.3f}"
     assert (row["Wilcoxon p"], row["smallest change seen"]) == ("<0.001", f"{change['power']['smallest_change']:.3f}")
@@ -49,7 +49,7 @@ def test_several_completions_have_their_two_stages_and_their_25() -> None:
     run.pruned = make_evaluation([[0.2, 0.4 + 0.02 * i, 0.3] for i in range(20)])
     results = results_of(run)
     shown = columns(results)
-    two = results["changes"]["toxicity"]["mean"]["toxicity"]["interval_two_stage"]
+    two = results["columns"]["toxicity/mean"]["change"]["interval_two_stage"]
     assert shown["toxicity, mean"]["95%, two stages"] == f"{two['low']:+.3f}, {two['high']:+.3f}"
     assert shown["toxicity, mean"]["with 25 completions"].isdigit()
     assert shown["toxicity, expected maximum"]["95%, two stages"] == "-"

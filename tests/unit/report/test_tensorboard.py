@@ -55,7 +55,7 @@ def test_model_output_stays_text(text: str) -> None:
 
 
 def test_a_verdict_stays_text() -> None:
-    said = {"headline": "<b>*x*</b>", "toxicity": ["a | b"], "beside_it": ["_c_"], "caveats": []}
+    said = {"headline": "<b>*x*</b>", "behaviour": ["a | b"], "beside_it": ["_c_"], "caveats": []}
     page = markdown_to_safe_html(verdict_text(said))
     assert page.count("<li>") == 2
     assert "<b>" not in page

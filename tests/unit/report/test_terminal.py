@@ -95,7 +95,7 @@ def test_without_control_toxicity_or_seeds() -> None:
     run.baseline, run.pruned = (Evaluation(made.perplexity, None) for made in (run.baseline, run.pruned))
     run.general = ["general_seed0"]
     text = shown(results_of(run))
-    assert "no toxicity was measured" in text
+    assert "no behaviour was measured" in text
     assert "paired by window of the text" in text
     assert "prompt" not in text.split("Neurons and scores")[0]
     assert "seeds of" not in text
