@@ -17,7 +17,6 @@ from sparc3_lightning.compression.methods import (
     joined,
     relevance_keys,
 )
-from sparc3_lightning.compression.save import save_compressed_model
 from sparc3_lightning.data.batches import Batch
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.records import Evaluation
@@ -25,7 +24,7 @@ from sparc3_lightning.lrp.linear import SIGNS
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.pruning.apply import block_linears
-from sparc3_lightning.pruning.save import free_path
+from sparc3_lightning.pruning.save import free_path, save_compressed_model
 from sparc3_lightning.pruning.sets import match_general
 from sparc3_lightning.report.terminal import print_compression
 from sparc3_lightning.report.trial_figures import write_compression
@@ -117,11 +116,23 @@ class CompressionCallback(Callback):
                 done.append(one)
                 from_rank_zero(partial(write_results, directory, described, baseline, done))
             if self.save is not None:
-                home = from_rank_zero(lambda: free_path(pl_module.log_dir / "compressed_model"))
-                save_compressed_model(scores, self.save, pl_module.tokenizer, home, described, pl_module.weights_dtype)
+                self._save(pl_module, scores, self.save)
         run.compression = compression_rows(baseline, done, self.against, pl_module.evaluator.paired_test)
         from_rank_zero(lambda: write_compression(run.compression, self.against, directory))
         check_one_is_done(done, "compressed models")
+
+    def _save(self, module: SparC3Module, scores: WeightScores, chosen: Compression) -> None:
+        general = [described_set(module.run.score_sets[name]) for name in self._general(module)]
+        save_compressed_model(
+            module.lm,
+            scores.masks(chosen.method, chosen.amount),
+            module.tokenizer,
+            from_rank_zero(lambda: free_path(module.log_dir / "compressed_model")),
+            module.run.base_model,
+            share_removed(scores.layers, chosen.amount),
+            {**scores.options(chosen.method), **chosen.options(), "general": general},
+            module.weights_dtype,
+        )
 
     def _general(self, module: SparC3Module) -> list[str]:
         return match_general(module.data.reference_names, self.general, None, "CompressionCallback")

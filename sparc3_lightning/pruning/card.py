@@ -1,4 +1,4 @@
-"""The model card of a pruned model: what was removed from what, how to do it again, what it does not promise."""
+"""The card of a pruned or compressed model: what was removed from what, how to do it again, what is not promised."""
 
 import re
 from collections.abc import Mapping
@@ -7,8 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from sparc3_lightning.pruning.describe import describe_option
-from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe
+from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe, describe_option
 
 CARD_FILE = "README.md"
 
@@ -51,6 +50,28 @@ make the model safe, and it can change other behaviour. Measure both on your own
 
 The base model's.
 """
+_COMPRESSED = """# {{ name }}, {{ share }} of the weights of its linear layers removed
+
+This is `{{ base }}`{% if revision %} (revision `{{ revision }}`){% endif %} with {{ share }} of the weights of every
+linear layer but lm_head set to zero. `{{ file }}` says how they were chosen, and names the hash of the base model's
+weights. The weights that are not zero are the base model's, stored as {{ dtype }}.
+
+Shapes are unchanged: it loads like the base model, and it is neither smaller nor faster without kernels for sparse
+weights.
+
+## How the weights were chosen
+{% for name, value in options %}
+- {{ name }}: {{ value }}
+{%- endfor %}
+
+## Limits
+
+Perplexity hides much of what compression costs. Measure the model on your own task before you rely on it.
+
+## Licence
+
+The base model's.
+"""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -65,7 +86,7 @@ def model_card(recipe: Recipe, dtype: str) -> ModelCard:
         recipe: What was removed. Where it holds the hash of the base model's weights, these have been compared.
         dtype: Type of the saved weights.
     """
-    return card_of(
+    return _card_of(
         recipe.base_model,
         _TEMPLATE,
         recipe.options,
@@ -77,7 +98,18 @@ def model_card(recipe: Recipe, dtype: str) -> ModelCard:
     )
 
 
-def card_of(base_model: Mapping[str, Any], template: str, options: Mapping[str, Any], **fields: Any) -> ModelCard:
+def compressed_card(base_model: Mapping[str, Any], options: Mapping[str, Any], **fields: str) -> ModelCard:
+    """The card of a base model without some of its weights; made without a network.
+
+    Args:
+        base_model: Its identity.
+        options: How the weights were chosen.
+        **fields: `share` of the weights removed, the `file` that says how, and the `dtype` of the saved weights.
+    """
+    return _card_of(base_model, _COMPRESSED, options, **fields)
+
+
+def _card_of(base_model: Mapping[str, Any], template: str, options: Mapping[str, Any], **fields: Any) -> ModelCard:
     """A card of what was made of a base model; a base model from a directory is named by that's last part only.
 
     Args:

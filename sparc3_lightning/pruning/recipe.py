@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,3 +109,22 @@ def _read_neuron(path: Path, position: int, entry: Any) -> tuple[int, int]:
     assert isinstance(layer, int)
     assert isinstance(index, int)
     return layer, index
+
+
+def describe_option(value: Any) -> str:
+    """One line for the value of a recipe's or a manifest's option; a reference set comes with its number of samples."""
+    if isinstance(value, dict):
+        return (
+            _describe_set(value)
+            if "num_samples" in value
+            else _join(f"{key} {describe_option(value[key])}" for key in value)
+        )
+    return _join(map(describe_option, value)) if isinstance(value, list) else str(value)
+
+
+def _describe_set(data: dict[str, Any]) -> str:
+    return f"{data.get('name', 'unnamed')} ({data['num_samples']} samples)"
+
+
+def _join(parts: Iterable[str]) -> str:
+    return ", ".join(parts)

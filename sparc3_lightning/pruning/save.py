@@ -1,24 +1,40 @@
-"""Save a model, pruned or trained, as a Hugging Face directory: whole or not at all, sharded models too."""
+"""Save a model, pruned, compressed or trained, as a Hugging Face directory: whole or not at all, sharded ones too."""
 
 import copy
 import itertools
+import json
+import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from sparc3_lightning.checkpoint import CONFIG, NO_CODE
 from sparc3_lightning.distributed.owners import is_sharded
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.distributed.weight_files import stored_weights, write_weight_files
-from sparc3_lightning.files import new_directory
-from sparc3_lightning.pruning.apply import apply_recipe, check_base_model
-from sparc3_lightning.pruning.base_files import write_config, write_tokenizer
-from sparc3_lightning.pruning.card import CARD_FILE, model_card
+from sparc3_lightning.files import new_directory, read_json, write_json, write_text
+from sparc3_lightning.hub import local_directory
+from sparc3_lightning.identity import tokenizer_hash
+from sparc3_lightning.models import TOKENIZER_FILES
+from sparc3_lightning.pruning.apply import apply_masks, apply_recipe, check_base_model
+from sparc3_lightning.pruning.card import CARD_FILE, compressed_card, model_card
 from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe
+from sparc3_lightning.rope import older_fields
+from sparc3_lightning.version import package_versions
+
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+# transformers 5 alone knows this class; it and what came before it read the other.
+_NEW_CLASS, _KNOWN_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
+_NEW_FIELDS = ("backend", "is_local", "local_files_only")
+COMPRESSION_FILE, _COMPRESSION_FORMAT = "compression.json", 1
 
 
 def save_pruned_model(
@@ -54,6 +70,52 @@ def save_pruned_model(
         save_hf_directory(
             model, tokenizer, directory, recipe, dtype, describe=lambda temporary: card.save(temporary / CARD_FILE)
         )
+
+
+def save_compressed_model(
+    model: PreTrainedModel,
+    masks: Iterable[tuple[str, Tensor]],
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    base_model: Mapping[str, Any],
+    share: float,
+    options: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write the model without its masked weights: weights, configs, tokenizer, card and `compression.json`.
+
+    The model itself is as it was afterwards, bit for bit. Every rank must call; of a sharded model each writes files.
+
+    Args:
+        model: The base model.
+        masks: What goes; see `apply_masks`.
+        tokenizer: The model's.
+        directory: New directory.
+        base_model: The base model's identity.
+        share: Weights removed, of those of the layers compressed.
+        options: How they were chosen.
+        dtype: Type of the written weights; default: the model's.
+
+    Raises:
+        FileExistsError: The directory holds something already.
+    """
+    stored = str(dtype or model.dtype).removeprefix("torch.")
+    content = {
+        "format_version": _COMPRESSION_FORMAT,
+        "base_model": base_model,
+        "share": share,
+        "options": options,
+        "dtype": stored,
+        "versions": package_versions(),
+    }
+    card = compressed_card(base_model, options, share=f"{share:.1%}", file=COMPRESSION_FILE, dtype=stored)
+
+    def describe(temporary: Path) -> None:
+        write_json(temporary / COMPRESSION_FILE, content)
+        card.save(temporary / CARD_FILE)
+
+    with apply_masks(model, masks):
+        save_hf_directory(model, tokenizer, directory, dtype=dtype, describe=describe)
 
 
 def save_hf_directory(
@@ -135,3 +197,62 @@ def _can_be_saved(config: GenerationConfig) -> bool:
         except ValueError:
             return False
     return True
+
+
+def write_config(config: PreTrainedConfig, directory: Path, dtype: torch.dtype, architecture: str) -> None:
+    """Write config.json with the keys of transformers 5 and of what came before it.
+
+    Args:
+        config: The model's.
+        directory: Where.
+        dtype: Type of the saved weights.
+        architecture: Name of the model's class.
+    """
+    saved = copy.deepcopy(config)
+    saved.dtype, saved.architectures = dtype, [architecture]
+    saved.save_pretrained(directory)
+    fields = read_json(directory / CONFIG)
+    _write(directory / CONFIG, {**fields, "torch_dtype": fields["dtype"], **older_fields(fields)})
+
+
+def _write(path: Path, fields: dict[str, Any]) -> None:
+    write_text(path, json.dumps(fields, indent=2, sort_keys=True) + "\n")
+
+
+def write_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write a tokenizer: the files it was loaded from as they are, or one made or changed since in readable form.
+
+    Args:
+        tokenizer: From a directory, the hub or code.
+        directory: Where.
+    """
+    name = tokenizer.name_or_path
+    home = local_directory(name, None, _TOKENIZER_CONFIG) if name else None
+    if home is not None and _is_as_loaded(tokenizer, home):
+        for file in home.iterdir():
+            if file.is_file() and any(fnmatch(file.name, pattern) for pattern in TOKENIZER_FILES):
+                shutil.copyfile(file, directory / file.name)
+        return
+    tokenizer.save_pretrained(directory)
+    fields = read_json(directory / _TOKENIZER_CONFIG)
+    if fields.get("tokenizer_class") == _NEW_CLASS:
+        fields["tokenizer_class"] = _KNOWN_CLASS
+    if isinstance(fields.get("extra_special_tokens"), list):
+        fields["additional_special_tokens"] = fields.pop("extra_special_tokens")
+    _write(directory / _TOKENIZER_CONFIG, {name: value for name, value in fields.items() if name not in _NEW_FIELDS})
+
+
+def _is_as_loaded(tokenizer: PreTrainedTokenizerBase, home: Path) -> bool:
+    return _content(tokenizer) == _content(AutoTokenizer.from_pretrained(home, **NO_CODE))
+
+
+def _content(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return (
+        tokenizer_hash(tokenizer),
+        None if backend is None else backend.to_str(),
+        tokenizer.chat_template,
+        tokenizer.model_max_length,
+        tokenizer.padding_side,
+        tokenizer.truncation_side,
+    )

@@ -40,6 +40,11 @@ class Compression:
         assert self.sparsity is not None
         return self.sparsity
 
+    def options(self) -> dict[str, Any]:
+        """What goes, for the record of a saved model."""
+        chosen = {"sparsity": self.sparsity, "pattern": self.pattern}
+        return {**{name: value for name, value in chosen.items() if value is not None}, "scope": "row"}
+
     def __str__(self) -> str:
         amounts = [] if self.sparsity is None else [f"{self.sparsity:.0%}"]
         return ", ".join([self.method, *amounts, *([] if self.pattern is None else [self.pattern])])

@@ -10,10 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from sparc3_lightning.compression.methods import WeightScores
-from sparc3_lightning.compression.save import save_compressed_model
 from sparc3_lightning.identity import base_model
 from sparc3_lightning.pruning.masks import Pattern
-from sparc3_lightning.pruning.save import save_pruned_model
+from sparc3_lightning.pruning.save import save_compressed_model, save_pruned_model
 from sparc3_lightning.trials.compress import Compression
 from tests.tiny import tiny_llama
 from tests.tiny_files import recipe_of, tiny_tokenizer
@@ -46,9 +45,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     tokenizer.save_pretrained(home / "base")
     save_pruned_model(model, tokenizer, recipe_of(model), home / "pruned")
     scores = WeightScores(model, {}, lambda: [], 0)
-    half, described = Compression("magnitude", pattern="2:4"), {"base_model": base_model(model), "general": []}
+    half = Compression("magnitude", pattern="2:4")
     assert half.amount == Pattern(2, 4)
-    save_compressed_model(scores, half, tokenizer, home / "compressed", described)
+    masks, options = scores.masks(half.method, half.amount), half.options()
+    save_compressed_model(model, masks, tokenizer, home / "compressed", base_model(model), 0.5, options)
     return {name: home / name for name in ("base", "pruned", "compressed")}
 
 
