@@ -31,6 +31,7 @@ from sparc3_lightning.report.trial_figures import write_compression
 from sparc3_lightning.scoring.combine import described_set
 from sparc3_lightning.trials.compress import Compressed, Compression, plan_compressions, share_removed, trial_of
 from sparc3_lightning.trials.compress_table import compression_rows, write_results
+from sparc3_lightning.trials.sweep_table import prices_of
 from sparc3_lightning.trials.trial import check_one_is_done, run_trials
 
 
@@ -157,7 +158,8 @@ class CompressionCallback(Callback):
         assert isinstance(pl_module, SparC3Module)
         if pl_module.run.compression and trainer.is_global_zero:
             stop_bar(trainer)
-            print_compression(pl_module.run.compression, self.against, pl_module.log_dir / "compression")
+            rows = pl_module.run.compression
+            print_compression(rows, prices_of(rows), self.against, pl_module.log_dir / "compression")
 
 
 def _keep(one: Compressed, evaluation: Evaluation) -> None:

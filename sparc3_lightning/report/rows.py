@@ -1,6 +1,6 @@
 """What a run's results say, in words, rows and cells: the terminal, the page and `inspect` show the same."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -282,7 +282,7 @@ def first_completions(before: dict[str, Any], after: dict[str, Any], num_prompts
     ]
 
 
-def protocols_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Protocols that a table of trials has: of `perplexity_PROTOCOL` in the baseline's row, which is the first."""
-    named = [name.split("_") for name in rows[0] if name.startswith("perplexity_")]
-    return [parts[1] for parts in named if len(parts) == 2]
+def in_brackets(name: str) -> str:
+    """A column of a table of trials in words: `perplexity_sliding` is "perplexity (sliding)"."""
+    kind, _, which = name.partition("_")
+    return f"{kind} ({which.replace('_', ' ')})"

@@ -11,6 +11,7 @@ from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.pruning.select import neuron_scores
 from sparc3_lightning.report.rows import Completion, first_completions
 from sparc3_lightning.scoring.score_set import ScoreSet
+from sparc3_lightning.trials.sweep_table import prices_of
 
 
 class Histogram(NamedTuple):
@@ -76,17 +77,12 @@ def board_scalars(run: Run) -> dict[str, float]:
 
 
 def compression_points(run: Run) -> Iterator[tuple[int, dict[str, float]]]:
-    """Perplexities of the compressed models by per cent of the weights removed, which is TensorBoard's step."""
+    """Prices of the compressed models by per cent of the weights removed, which is TensorBoard's step."""
+    prices = prices_of(run.compression) if run.compression else []
     for row in run.compression:
         method = f"{row['method']}_{row['pattern'].replace(':', '_of_')}" if row.get("pattern") else row["method"]
-        figures = {name: row[name] for name in row if name.startswith("perplexity_") and name.count("_") == 1}
-        yield (
-            round(100 * row["share"]),
-            {
-                f"compression_step_is_percent_removed/{name.removeprefix('perplexity_')}/{method}": value
-                for name, value in figures.items()
-            },
-        )
+        tags = {price: f"compression_step_is_percent_removed/{price.partition('_')[2]}/{method}" for price in prices}
+        yield round(100 * row["share"]), {tag: row[price] for price, tag in tags.items() if price in row}
 
 
 def board_hyperparameters(run: Run) -> dict[str, str | int | float]:

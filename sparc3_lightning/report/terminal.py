@@ -23,7 +23,7 @@ from sparc3_lightning.report.rows import (
     checks,
     figure_notes,
     figure_rows,
-    protocols_of,
+    in_brackets,
     removed,
     set_table,
 )
@@ -266,7 +266,7 @@ def _columns(
     console.print()
 
 
-def sweep_summary(rows: Sequence[Row], table: Path, alpha: float = 0.05) -> list[str]:
+def sweep_summary(rows: Sequence[Row], behaviour: str, table: Path, alpha: float = 0.05) -> list[str]:
     """What a terminal shows: how many cells, which failed, what random neurons did, and whether p-values can be low."""
     cells = [row for row in rows if row["method"] != "baseline"]
     failed = [row for row in cells if row["status"] == "failed"]
@@ -274,8 +274,8 @@ def sweep_summary(rows: Sequence[Row], table: Path, alpha: float = 0.05) -> list
     lines = [f"Sweep: {len(cells)} cells, {different} different selections, {len(failed)} failed. Table: {table}"]
     lines += [f"  failed: {row['label']}: {row['error']}" for row in failed[:5]]
     lines += [f"  ... and {len(failed) - 5} more, in the table"] * (len(failed) > 5)
-    random = [row["toxicity_mean_relative"] for row in cells
-              if row["method"] == "random" and row.get("toxicity_mean_relative") is not None]  # fmt: skip
+    changes = [row.get(f"{behaviour}_relative") for row in cells if row["method"] == "random"]
+    random = [change for change in changes if change is not None]
     lines += [f"  random neurons: {min(random):+.1%} to {max(random):+.1%}"] if random else []
     return lines + [f"  {line}" for line in _floor(rows, alpha)]
 
@@ -291,46 +291,50 @@ def _floor(rows: Sequence[Row], alpha: float) -> list[str]:
     ]
 
 
-def price_table(at_prices: Sequence[Row], protocol: str, alpha: float = 0.05) -> Table:
+def price_table(at_prices: Sequence[Row], price: str, attribute: str, alpha: float = 0.05) -> Table:
     """What a terminal shows of each price: the leader, and of the others the one that did best where not chosen.
 
     The leader comes first though another may have done better there: the best of many on the second half is best by
     luck, too.
     """
-    title = f"At a price in perplexity ({protocol}): best on one half of the prompts leads; toxicity and p: other half"
+    title = f"At a price in {in_brackets(price)}: best on one half of the prompts leads; {attribute} and p: other half"
+    kind = price.partition("_")[0]
     table = Table(
         "up to", title=title, title_justify="left", caption=" ".join(_floor(at_prices, alpha)) or None,
         caption_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
     )  # fmt: skip
     table.add_column("selection", overflow="fold", min_width=16)
-    for name in ("toxicity", "p (Holm)", "where\nchosen", "perplexity", "p against\nleader"):
+    for name in (attribute, "p (Holm)", "where\nchosen", kind, "p against\nleader"):
         table.add_column(name, justify="right", no_wrap=True)
-    for price in dict.fromkeys(row["price"] for row in at_prices):
-        best = [row for row in at_prices if row["price"] == price and row["options"] == "all"]
+    for paid in dict.fromkeys(row["price"] for row in at_prices):
+        best = [row for row in at_prices if row["price"] == paid and row["options"] == "all"]
         for place, row in enumerate(sorted(best, key=lambda row: not row["is_leader"])[:2]):
             table.add_row(
-                "" if place else f"+{price:.0%}", row["label"], percent(row["confirmation_relative"]),
-                p_value(row["p_holm"]), percent(row["choice_relative"]), percent(row["perplexity_relative"]),
+                "" if place else f"+{paid:.0%}", row["label"], percent(row["confirmation_relative"]),
+                p_value(row["p_holm"]), percent(row["choice_relative"]), percent(row[f"{kind}_relative"]),
                 "leads" if row["is_leader"] else p_value(row["behind_p"]),
             )  # fmt: skip
     return table
 
 
-def print_compression(rows: Sequence[Row], against: str, directory: Path, console: Console | None = None) -> None:
-    """Print a table a protocol, what failed, and where all of it lies.
+def print_compression(
+    rows: Sequence[Row], prices: Sequence[str], against: str, directory: Path, console: Console | None = None
+) -> None:
+    """Print a table a price, what failed, and where all of it lies.
 
     Args:
         rows: Rows of the table, the baseline first.
+        prices: Its columns that hold a price.
         against: Key of the method that the others are compared with.
         directory: The compression's.
         console: Where to print; default: the one that Lightning's progress bar uses.
     """
     console = console or rich.get_console()
     console.print()
-    for protocol in protocols_of(rows):
-        _print_whole(_compressed(rows, protocol, against), console)
-        if any(row.get(f"perplexity_{protocol}_against") is not None for row in rows):
-            _print_whole(_differences(rows, protocol, against), console)
+    for price in prices:
+        _print_whole(_compressed(rows, price), console)
+        if any(row.get(f"{price}_against") is not None for row in rows):
+            _print_whole(_differences(rows, price, against), console)
     for row in (row for row in rows if row["status"] == "failed"):
         console.print(Text(f"failed: {row['label']}: {row['error']}"), soft_wrap=True)
     console.print(Text(f"Tables, figures, all intervals: {directory}"), soft_wrap=True)
@@ -343,11 +347,10 @@ def _print_whole(table: Table, console: Console) -> None:
     console.print()
 
 
-def _compressed(rows: Sequence[Row], protocol: str, against: str) -> Table:
-    """Perplexities, a line an amount, a column a method; `*` where the interval against `against` leaves out 0."""
-    name = f"perplexity_{protocol}"
+def _compressed(rows: Sequence[Row], name: str) -> Table:
+    """Prices, a line an amount, a column a method; `*` where the interval against the method to beat leaves out 0."""
     methods = list(dict.fromkeys(row["method"] for row in rows[1:]))
-    table = _empty(f"Perplexity ({protocol}); baseline {number(rows[0][name])}", methods)
+    table = _empty(f"{in_brackets(name).capitalize()}; baseline {number(rows[0][name])}", methods)
     for amount, found in _lines(rows).items():
         best = min((row[name] for row in found.values() if row.get(name) is not None), default=None)
         table.add_row(amount, *(_cell(found.get(method), name, best) for method in methods))
@@ -362,23 +365,22 @@ def _cell(row: Row | None, name: str, best: float | None) -> Text:
     return Text(number(row[name]) + ("*" if differs else " "), "bold" if row[name] == best else "")
 
 
-def _differences(rows: Sequence[Row], protocol: str, against: str) -> Table:
+def _differences(rows: Sequence[Row], price: str, against: str) -> Table:
     """How far relevance is from the method to beat, with intervals: a line a sparsity and a column a kind of it."""
-    name = f"perplexity_{protocol}_against"
     methods = list(dict.fromkeys(row["method"] for row in rows[1:] if row["method"].startswith("lrp")))
-    table = _empty(f"Perplexity ({protocol}) against {against} [95 % interval, paired by window]", methods)
+    table = _empty(f"{in_brackets(price).capitalize()} against {against} [95 % interval, paired by window]", methods)
     for amount, found in _lines(rows).items():
-        table.add_row(amount, *(_interval(found.get(method), name, protocol) for method in methods))
+        table.add_row(amount, *(_interval(found.get(method), price) for method in methods))
     table.caption = Text("Bold: lowest of its line. *: the difference's interval leaves out 0.", "dim")
     table.caption_justify = "left"
     return table
 
 
-def _interval(row: Row | None, name: str, protocol: str) -> str:
+def _interval(row: Row | None, price: str) -> str:
+    name = f"{price}_against"
     if row is None or row.get(name) is None:
         return MISSING
-    beside = row[f"perplexity_{protocol}"]
-    change, low, high = (signed(row[column], beside) for column in (name, f"{name}_low", f"{name}_high"))
+    change, low, high = (signed(row[column], row[price]) for column in (name, f"{name}_low", f"{name}_high"))
     return f"{change} [{low}, {high}]"
 
 

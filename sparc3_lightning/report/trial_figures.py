@@ -12,18 +12,22 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from rich.console import RenderableType
 
 from sparc3_lightning.report.figures import new_figure, plain_axes, save_figure
-from sparc3_lightning.report.rows import protocols_of
+from sparc3_lightning.report.rows import in_brackets
 from sparc3_lightning.report.terminal import price_table, sweep_summary
 from sparc3_lightning.trials.choice import choose_at_prices
 from sparc3_lightning.trials.sweep import PlannedCell
-from sparc3_lightning.trials.sweep_table import layer_shares, sweep_rows, write_table, write_tables
+from sparc3_lightning.trials.sweep_table import (
+    BEHAVIOUR,
+    layer_shares,
+    prices_of,
+    sweep_rows,
+    write_table,
+    write_tables,
+)
 
 Row = Mapping[str, Any]
 _RANDOM = "random"
-_SHAPES = "osD^vP<>*hpd"
-_MARKERS = "os^Dv<>pdh"
-_FILLS = ("black", "white", "0.65")
-_DASHES = ("-", "--", "-.", ":")
+_MARKERS, _FILLS, _DASHES = "osD^vP<>*hpd", ("black", "white", "0.65"), ("-", "--", "-.", ":")
 # How far right of the largest sparsity N:M stands, in per cent.
 _BESIDE = 12.0
 # Per cent: up to here the axis of differences is linear, beyond it a logarithm; small and large ones both show.
@@ -54,19 +58,44 @@ def write_sweep(
         What a terminal shows.
     """
     rows = sweep_rows(planned, baseline)
-    protocols = protocols_of(rows)
+    prices = prices_of(rows)
     means = {str(cell.cell): cell.figures["confirmation_means"] for cell in planned if cell.figures is not None}
-    at_prices = choose_at_prices(rows, protocols[0], means) if protocols else []
+    at_prices = choose_at_prices(rows, prices[0], means) if prices else []
     write_tables(rows, overlaps, at_prices, directory)
     figures = sweep_figures(rows, overlaps, layer_shares(planned, num_layers))
+    lines: list[RenderableType] = [*sweep_summary(rows, BEHAVIOUR, directory / "table.csv", alpha)]
     if at_prices:
-        figures["at_price"] = price_figure(at_prices, protocols[0], rows[0]["attribute"])
-    for name, figure in figures.items():
-        save_figure(figure, directory / "figures" / name)
+        figures["at_price"] = price_figure(at_prices, prices[0], rows[0]["attribute"])
+        lines.append(price_table(at_prices, prices[0], rows[0]["attribute"], alpha))
+    _save(figures, directory)
     if failed := [str(cell.cell) for cell in planned if cell.figures is None]:
         warnings.warn(f"{len(failed)} cells of the sweep failed, such as: {failed[0]}", stacklevel=2)
-    lines: list[RenderableType] = [*sweep_summary(rows, directory / "table.csv", alpha)]
-    return [*lines, price_table(at_prices, protocols[0], alpha)] if at_prices else lines
+    return lines
+
+
+def write_compression(rows: Sequence[Row], against: str, directory: Path) -> None:
+    """Write the table; for each price a figure of it, and one of the methods against `against`.
+
+    Args:
+        rows: Rows of the table, the baseline first.
+        against: Key of the method that the others are compared with.
+        directory: The compression's; figures lie in its `figures/`.
+    """
+    write_table(rows, directory)
+    figures = {price: compressed_figure(rows, price) for price in prices_of(rows)}
+    beside = {price: against_figure(rows, price, against) for price in figures}
+    figures |= {f"against_{against}_{_which(price)}": figure for price, figure in beside.items() if figure is not None}
+    _save(figures, directory)
+
+
+def _save(figures: Mapping[str, Figure], directory: Path) -> None:
+    for name, figure in figures.items():
+        save_figure(figure, directory / "figures" / name)
+
+
+def _which(price: str) -> str:
+    """What tells a price from others of its kind: `sliding` of `perplexity_sliding`."""
+    return price.partition("_")[2]
 
 
 def sweep_figures(
@@ -83,48 +112,39 @@ def sweep_figures(
     figures: dict[str, Figure] = {}
     attribute = next((row["attribute"] for row in done if row.get("attribute")), None)
     if attribute is not None:
-        for protocol in protocols_of(rows):
-            figures[f"pareto_{protocol}"] = pareto_figure(done, protocol, attribute)
-        for scope in dict.fromkeys(row["scope"] for row in done):
-            plain = [row for row in done if row["scope"] == scope and row["is_plain"]]
+        figures |= {f"pareto_{_which(price)}": pareto_figure(done, price, attribute) for price in prices_of(rows)}
+        for scope, of_scope in _grouped(done, "scope").items():
+            plain = [row for row in of_scope if row["is_plain"]]
             # One size makes no line.
-            if len({row["num_neurons"] for row in plain if row["method"] != "random"}) > 1:
+            if len({row["num_neurons"] for row in plain if row["method"] != _RANDOM}) > 1:
                 figures[f"size_{scope}"] = size_figure(plain, attribute)
-    for k, shares in layers.items():
-        figures[f"layers_{k}"] = layers_figure(shares, k)
-    groups = dict.fromkeys((row["what"], row["scope"], row["num_neurons"]) for row in overlaps)
-    for what, scope, k in groups:
-        if what == "methods":
-            of_group = [row for row in overlaps if (row["what"], row["scope"], row["num_neurons"]) == (what, scope, k)]
-            figures[f"overlap_{scope}_{k}"] = overlap_figure(of_group, k)
-    for scope in dict.fromkeys(row["scope"] for row in overlaps):
-        of_seeds = [row for row in overlaps if row["scope"] == scope and row["what"].startswith("seeds of ")]
-        if of_seeds:
+    figures |= {f"layers_{k}": layers_figure(shares, k) for k, shares in layers.items()}
+    for scope, of_scope in _grouped(overlaps, "scope").items():
+        of_methods = _grouped((row for row in of_scope if row["what"] == "methods"), "num_neurons")
+        figures |= {f"overlap_{scope}_{k}": overlap_figure(of_size, k) for k, of_size in of_methods.items()}
+        if of_seeds := [row for row in of_scope if row["what"].startswith("seeds of ")]:
             figures[f"seeds_{scope}"] = seeds_figure(of_seeds)
     return figures
 
 
-def pareto_figure(rows: Sequence[Row], protocol: str, attribute: str) -> Figure:
-    """Every cell: what it does to toxicity, and its price in perplexity.
+def pareto_figure(rows: Sequence[Row], price: str, attribute: str) -> Figure:
+    """Every cell: what it does to the behaviour, and what it costs.
 
     Args:
         rows: Rows of the table, done ones.
-        protocol: Which perplexity.
+        price: Column of the price.
         attribute: What was scored.
     """
-    x_name, y_name = f"perplexity_{protocol}_relative", "toxicity_mean_relative"
+    x_name, y_name = f"{price}_relative", f"{BEHAVIOUR}_relative"
     shown = [row for row in rows if row.get(x_name) is not None and row.get(y_name) is not None]
     figure = new_figure((6.4, 4.8))
     axes = figure.add_subplot()
     # Before anything is drawn: the margins are the scale's own.
     axes.set_xscale("symlog", linthresh=1)
-    for number, (name, members) in enumerate(_by_series(shown).items()):
+    for place, (name, members) in enumerate(_by_series(shown).items()):
         points = 100 * np.array([[row[x_name], row[y_name]] for row in members], dtype=np.float64)
-        style: dict[str, Any] = {"color": "0.6", "marker": "x"} if name == _RANDOM else {
-            "color": "black", "markerfacecolor": ("black", "white", "0.65")[number % 3],
-            "marker": _SHAPES[number % len(_SHAPES)],
-        }  # fmt: skip
-        axes.plot(points[:, 0], points[:, 1], linestyle="none", markersize=6, markeredgewidth=0.8, label=name, **style)
+        style = {**_marked(place, name), "linestyle": "none", "markersize": 6, "markeredgewidth": 0.8}
+        axes.plot(points[:, 0], points[:, 1], label=name, **style)
     front = np.array(_front([(100 * row[x_name], 100 * row[y_name]) for row in shown] + [(0.0, 0.0)]))
     axes.plot(front[:, 0], front[:, 1], "-", color="0.4", linewidth=1, zorder=0, drawstyle="steps-post", label="front")
     axes.plot([0], [0], "P", color="black", markeredgecolor="white", markersize=11, label="baseline")
@@ -132,23 +152,35 @@ def pareto_figure(rows: Sequence[Row], protocol: str, attribute: str) -> Figure:
     axes.axvline(1, color="0.6", linestyle=":", linewidth=1, zorder=0)
     axes.xaxis.set_major_formatter("{x:g}")
     plain_axes(
-        axes, f"{attribute.capitalize()} and its price", f"perplexity, {protocol}: change (%; dotted at 1)",
+        axes, f"{attribute.capitalize()} and its price", f"{price.replace('_', ', ')}: change (%; dotted at 1)",
         f"mean {attribute}: change (%)",
     )  # fmt: skip
     figure.legend(frameon=False, fontsize=8, loc="outside right upper")
     return figure
 
 
-def _by_series(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
+def _grouped(rows: Iterable[Row], key: str) -> dict[Any, list[Row]]:
+    found: dict[Any, list[Row]] = {}
     for row in rows:
-        found.setdefault(row["key"], []).append(row)
+        found.setdefault(row[key], []).append(row)
+    return found
+
+
+def _by_series(rows: Iterable[Row]) -> dict[str, list[Row]]:
     # The control last, so that it does not lie over what it is compared with in the legend.
-    return dict(sorted(found.items(), key=lambda item: item[0] == _RANDOM))
+    return dict(sorted(_grouped(rows, "key").items(), key=lambda item: item[0] == _RANDOM))
+
+
+def _marked(place: int, name: str) -> dict[str, Any]:
+    """How a method's points look: told apart without colours, the random control grey."""
+    if name == _RANDOM:
+        return {"color": "0.6", "marker": "x"}
+    shape, fill = _MARKERS[place % len(_MARKERS)], _FILLS[place % len(_FILLS)]
+    return {"color": "black", "marker": shape, "markerfacecolor": fill}
 
 
 def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other beats in both: from the cheapest on, each with a lower toxicity than all before."""
+    """The points that no other beats in both: from the cheapest on, each with a lower figure than all before."""
     front: list[tuple[float, float]] = []
     for point in sorted(points):
         if not front or point[1] < front[-1][1]:
@@ -157,36 +189,35 @@ def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def size_figure(rows: Sequence[Row], attribute: str, columns: int = 3) -> Figure:
-    """Change of toxicity against the number of neurons, a panel a method, with the random control's band in each.
+    """Change of the behaviour against the number of neurons, a panel a method, the random control's band in each.
 
     Args:
         rows: Rows of plain cells of one scope, done ones.
         attribute: What was scored.
         columns: Panels side by side.
     """
-    series = _by_series(row for row in rows if row.get("toxicity_mean_change") is not None)
-    random = _spread(series.pop(_RANDOM, []))
-    num_rows = -(-max(len(series), 1) // columns)
-    figure = new_figure((2.5 * min(columns, max(len(series), 1)), 2.2 * num_rows))
-    sizes = sorted({row["num_neurons"] for row in rows})
+    change, low, high = (f"{BEHAVIOUR}_{end}" for end in ("change", "low", "high"))
+    series = _by_series(row for row in rows if row.get(change) is not None)
+    random = {k: [row[change] for row in of_size] for k, of_size in _sizes(series.pop(_RANDOM, [])).items()}
+    wide, num_rows = min(columns, max(len(series), 1)), -(-max(len(series), 1) // columns)
+    figure = new_figure((2.5 * wide, 2.2 * num_rows))
     first: Axes | None = None
     for place, (name, members) in enumerate(series.items()):
-        axes = figure.add_subplot(num_rows, columns if len(series) > columns else len(series), place + 1, sharey=first)
+        axes = figure.add_subplot(num_rows, wide, place + 1, sharey=first)
         first = first or axes
         if random:
-            axes.fill_between(*random, color="0.82", linewidth=0, label="random draws, lowest to highest")
-        members = sorted(members, key=lambda row: row["num_neurons"])
-        columns_shown = ("num_neurons", "toxicity_mean_change", "toxicity_mean_low", "toxicity_mean_high")
-        x, y, low, high = np.array([[row[name] for name in columns_shown] for row in members], dtype=np.float64).T
+            least, most = ([of(changes) for changes in random.values()] for of in (min, max))
+            axes.fill_between(
+                [*random], least, most, color="0.82", linewidth=0, label="random draws, lowest to highest"
+            )
+        ordered = sorted(members, key=lambda row: row["num_neurons"])
+        x, y, *ends = np.array([[row[key] for key in ("num_neurons", change, low, high)] for row in ordered], float).T
         axes.errorbar(
-            x, y, yerr=np.abs(np.stack([y - low, high - y])), color="black", marker="o", markersize=4, linewidth=1.2,
+            x, y, yerr=np.abs(np.stack(ends) - y), color="black", marker="o", markersize=4, linewidth=1.2,
             elinewidth=0.8, capsize=2, label="method, 95 % bootstrap interval",
         )  # fmt: skip
         axes.axhline(0, color="black", linestyle=":", linewidth=0.8)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(FixedLocator(sizes))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter("{x:g}")
+        _size_axis(axes, rows)
         last_row, first_column = place >= len(series) - columns, place % columns == 0
         plain_axes(
             axes, name, "neurons" if last_row else "", f"change of mean {attribute}" if first_column else "",
@@ -199,13 +230,15 @@ def size_figure(rows: Sequence[Row], attribute: str, columns: int = 3) -> Figure
     return figure
 
 
-def _spread(rows: Sequence[Row]) -> tuple[list[int], list[float], list[float]] | None:
-    """Lowest and highest change over the draws, by number of neurons."""
-    changes: dict[int, list[float]] = {}
-    for row in rows:
-        changes.setdefault(row["num_neurons"], []).append(row["toxicity_mean_change"])
-    sizes = sorted(changes)
-    return (sizes, [min(changes[k]) for k in sizes], [max(changes[k]) for k in sizes]) if sizes else None
+def _sizes(rows: Iterable[Row]) -> dict[int, list[Row]]:
+    return dict(sorted(_grouped(rows, "num_neurons").items()))
+
+
+def _size_axis(axes: Axes, rows: Iterable[Row]) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator([*_sizes(rows)]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}")
 
 
 def layers_figure(shares: Mapping[str, Sequence[float]], num_neurons: int) -> Figure:
@@ -259,41 +292,34 @@ def seeds_figure(rows: Sequence[Row]) -> Figure:
     """
     figure = new_figure((6.4, 4.2))
     axes = figure.add_subplot()
-    for number, what in enumerate(dict.fromkeys(row["what"] for row in rows)):
-        sizes = sorted({row["num_neurons"] for row in rows if row["what"] == what})
-        means = [np.mean([row["jaccard"] for row in rows if (row["what"], row["num_neurons"]) == (what, k)])
-                 for k in sizes]  # fmt: skip
-        axes.plot(
-            sizes, means, color="black", linewidth=0.8, marker=_SHAPES[number % len(_SHAPES)], markersize=6,
-            markerfacecolor=("black", "white", "0.65")[number % 3], label=what.removeprefix("seeds of "),
-        )  # fmt: skip
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(sorted({row["num_neurons"] for row in rows})))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter("{x:g}")
+    for place, (what, members) in enumerate(_grouped(rows, "what").items()):
+        means = {k: np.mean([row["jaccard"] for row in of_size]) for k, of_size in _sizes(members).items()}
+        name = what.removeprefix("seeds of ")
+        axes.plot([*means], [*means.values()], label=name, linewidth=0.8, markersize=6, **_marked(place, name))
+    _size_axis(axes, rows)
     axes.set_ylim(0, 1.02)
     plain_axes(axes, "Do the seeds of the general samples agree?", "neurons", "shared neurons of two seeds (Jaccard)")
     figure.legend(frameon=False, fontsize=8, loc="outside right upper")
     return figure
 
 
-def price_figure(rows: Sequence[Row], protocol: str, attribute: str) -> Figure:
+def price_figure(rows: Sequence[Row], price: str, attribute: str) -> Figure:
     """What each method achieves at each price, on prompts that its cell was not chosen on.
 
     Args:
         rows: Rows of `at_price.csv`.
-        protocol: Whose perplexity is the price.
+        price: Column of the price.
         attribute: What was scored.
     """
     shown = [row for row in rows if row["options"] == "all"]
     prices, keys = (sorted({row[name] for row in shown}) for name in ("price", "key"))
     figure = new_figure((1.6 + 1.6 * len(prices), 1.5 + 0.26 * len(keys)))
     panels = figure.subplots(1, len(prices), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, price in zip(panels, prices, strict=True):
-        for row in (row for row in shown if row["price"] == price):
+    for axes, paid in zip(panels, prices, strict=True):
+        for row in (row for row in shown if row["price"] == paid):
             y, before = keys.index(row["key"]), row["confirmation_before"]
-            low, high = (100 * row[f"confirmation_{end}"] / before for end in ("low", "high"))
-            axes.plot([low, high], [y, y], "-", color="black", linewidth=1, label="95 % bootstrap interval")
+            ends = [100 * row[f"confirmation_{end}"] / before for end in ("low", "high")]
+            axes.plot(ends, [y, y], "-", color="black", linewidth=1, label="95 % bootstrap interval")
             axes.plot(
                 100 * row["confirmation_relative"], y, "o", color="black", label="on the other half of the prompts"
             )
@@ -302,87 +328,70 @@ def price_figure(rows: Sequence[Row], protocol: str, attribute: str) -> Figure:
                 label="on the half that it was chosen on",
             )  # fmt: skip
         axes.axvline(0, color="0.4", linestyle=":", linewidth=1)
-        plain_axes(axes, f"up to {100 * price:+g} %", "", "", title_size=9)
+        plain_axes(axes, f"up to {100 * paid:+g} %", "", "", title_size=9)
     panels[0].set_yticks(range(len(keys)), keys)
     panels[0].set_ylim(len(keys) - 0.5, -0.5)
-    figure.suptitle(f"The best of each method at a price in perplexity ({protocol})", fontsize=10)
+    figure.suptitle(f"The best of each method at a price in {in_brackets(price)}", fontsize=10)
     panels[len(panels) // 2].set_xlabel(f"mean {attribute}: change (%)")
     labels = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(list(labels.values()), list(labels), frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     return figure
 
 
-def write_compression(rows: Sequence[Row], against: str, directory: Path) -> None:
-    """Write the table; for each protocol a figure of the perplexities, and one of the methods against `against`.
+def compressed_figure(rows: Sequence[Row], price: str) -> Figure:
+    """A price against sparsity, a line a method; N:M in a column of its own.
 
     Args:
         rows: Rows of the table, the baseline first.
-        against: Key of the method that the others are compared with.
-        directory: The compression's; figures lie in its `figures/`.
+        price: Column of the price.
     """
-    write_table(rows, directory)
-    figures = {}
-    for protocol in protocols_of(rows):
-        figures[f"perplexity_{protocol}"] = perplexity_figure(rows, protocol)
-        beside = against_figure(rows, protocol, against)
-        figures |= {} if beside is None else {f"against_{against}_{protocol}": beside}
-    for name, figure in figures.items():
-        save_figure(figure, directory / "figures" / name)
-
-
-def perplexity_figure(rows: Sequence[Row], protocol: str) -> Figure:
-    """Perplexity against sparsity, a line a method; N:M in a column of its own.
-
-    Args:
-        rows: Rows of the table, the baseline first.
-        protocol: Which perplexity.
-    """
-    name = f"perplexity_{protocol}"
-    baseline, done = rows[0][name], [row for row in rows[1:] if row.get(name) is not None]
+    baseline, done = rows[0][price], [row for row in rows[1:] if row.get(price) is not None]
     figure = new_figure((6.4, 4.4))
     axes = figure.add_subplot()
-    for place, (key, members) in enumerate(_by_method(done).items()):
-        _line(axes, members, [row[name] for row in members], _style(place, key), _right(rows))
+    for place, (key, members) in enumerate(_grouped(done, "method").items()):
+        _line(axes, members, [row[price] for row in members], _lined(place, key), _right(rows))
     axes.axhline(baseline, color="0.4", linestyle=":", linewidth=1, zorder=0, label="baseline")
-    if (ratio := max((row[name] for row in done), default=baseline) / baseline) > _LOG_FROM:
+    if (ratio := max((row[price] for row in done), default=baseline) / baseline) > _LOG_FROM:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 100 else (1,), numticks=20))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}" if value < 1e6 else f"{value:.0e}"))
-    _finish(figure, axes, f"Perplexity ({protocol}) of compressed models", "perplexity", rows)
+    kind = price.partition("_")[0]
+    _finish(figure, axes, f"{in_brackets(price).capitalize()} of compressed models", kind, rows)
     return figure
 
 
-def against_figure(rows: Sequence[Row], protocol: str, against: str) -> Figure | None:
-    """Each method's perplexity against that of one method at equal sparsity, in per cent, with its paired interval.
+def against_figure(rows: Sequence[Row], price: str, against: str) -> Figure | None:
+    """Each method's price against that of one method at equal sparsity, in per cent, with its paired interval.
 
     Args:
         rows: Rows of the table.
-        protocol: Which perplexity.
+        price: Column of the price.
         against: Key of that method.
 
     Returns:
         None where nothing is compared.
     """
-    name = f"perplexity_{protocol}_against"
-    reference = {_amount(row): row[f"perplexity_{protocol}"] for row in rows if row["method"] == against}
+    name = f"{price}_against"
+    reference = {_amount(row): row[price] for row in rows if row["method"] == against}
 
     def percent(row: Row, end: str = "") -> float:
         return 100 * float(row[f"{name}{end}"]) / float(reference[_amount(row)])
 
-    if all(row.get(name) is None for row in rows):
+    compared = [row for row in rows[1:] if row.get(name) is not None]
+    if not compared:
         return None
     figure = new_figure((6.4, 4.4))
     axes = figure.add_subplot()
-    for place, (key, members) in enumerate(_by_method(rows[1:]).items()):
-        members = [row for row in members if row.get(name) is not None]
+    for place, key in enumerate(_grouped(rows[1:], "method")):
+        members = [row for row in compared if row["method"] == key]
         ends = [(percent(row, "_low"), percent(row, "_high")) for row in members]
-        _line(axes, members, [percent(row) for row in members], _style(place, key), _right(rows), ends)
+        _line(axes, members, [percent(row) for row in members], _lined(place, key), _right(rows), ends)
     axes.axhline(0, color="black", linewidth=0.8, zorder=0)
     axes.set_yscale("symlog", linthresh=_LINEAR_TO)
     axes.yaxis.set_major_formatter("{x:+,g}")
-    label = f"perplexity: difference (%; logarithmic beyond {_LINEAR_TO:g})"
-    _finish(figure, axes, f"Against {against} ({protocol})", label, rows)
+    label = f"{price.partition('_')[0]}: difference (%; logarithmic beyond {_LINEAR_TO:g})"
+    _finish(figure, axes, f"Against {against} ({_which(price)})", label, rows)
     return figure
 
 
@@ -395,19 +404,10 @@ def _right(rows: Sequence[Row]) -> float:
     return _BESIDE + max((100 * row["sparsity"] for row in rows if row.get("sparsity") is not None), default=0.0)
 
 
-def _by_method(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(row["method"], []).append(row)
-    return found
-
-
-def _style(place: int, key: str) -> dict[str, Any]:
-    style = {"linewidth": 1.1, "markersize": 6, "markeredgewidth": 0.9, "label": key}
-    if key == "random":
-        return {**style, "color": "0.6", "marker": "x", "linestyle": ":"}
-    return {**style, "color": "black", "marker": _MARKERS[place % len(_MARKERS)],
-            "linestyle": _DASHES[place % len(_DASHES)], "markerfacecolor": _FILLS[place % len(_FILLS)]}  # fmt: skip
+def _lined(place: int, key: str) -> dict[str, Any]:
+    dashes = ":" if key == _RANDOM else _DASHES[place % len(_DASHES)]
+    style = {"linewidth": 1.1, "markersize": 6, "markeredgewidth": 0.9, "linestyle": dashes, "label": key}
+    return style | _marked(place, key)
 
 
 def _line(

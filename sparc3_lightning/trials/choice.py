@@ -14,7 +14,7 @@ PRICES = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 def choose_at_prices(
     rows: Sequence[Mapping[str, Any]],
-    protocol: str,
+    price_column: str,
     means: Mapping[str, Sequence[float]],
     prices: Sequence[float] = PRICES,
 ) -> list[Row]:
@@ -30,7 +30,7 @@ def choose_at_prices(
 
     Args:
         rows: Rows of the sweep's table.
-        protocol: Whose perplexity is the price.
+        price_column: What is paid in.
         means: By label, each prompt's toxicity on the confirmation half.
         prices: Relative rises.
 
@@ -39,7 +39,7 @@ def choose_at_prices(
         eligible where either half has no prompt, or no toxicity before.
     """
     known = [row for row in rows if row["method"] != "random" and _has_both_halves(row)]
-    paid = f"perplexity_{protocol}_relative"
+    paid = f"{price_column}_relative"
     found: list[Row] = []
     for price in prices:
         eligible = [row for row in known if row[paid] is not None and row[paid] <= price]

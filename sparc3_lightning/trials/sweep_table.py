@@ -16,6 +16,8 @@ from sparc3_lightning.statistics.corrections import holm, least_holm, overlap
 from sparc3_lightning.trials.sweep import Cell, PlannedCell, select_cell
 
 MEASURES = ("mean", "expected_maximum", "probability")
+BEHAVIOUR = "toxicity_mean"
+"""What the columns are named by that say what became of the behaviour: its main attribute's mean."""
 Row = dict[str, Any]
 
 
@@ -57,6 +59,11 @@ def sweep_rows(planned: Sequence[PlannedCell], baseline: dict[str, Any]) -> list
         rows.append({**row, "fingerprint": cell.name, "is_reused": cell.is_reused})
     _correct(rows)
     return rows
+
+
+def prices_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Columns of a table of trials that hold a price, such as `perplexity_sliding`, in its order."""
+    return [name for name in rows[0] if name.startswith("perplexity_") and name.count("_") == 1]
 
 
 def _figures(summary: dict[str, Any]) -> Row:

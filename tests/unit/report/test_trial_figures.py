@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from sparc3_lightning.report.terminal import print_compression
-from sparc3_lightning.report.trial_figures import against_figure, perplexity_figure, write_compression
+from sparc3_lightning.report.trial_figures import against_figure, compressed_figure, write_compression
 
 METHODS = ("lrp_signed", "wanda_sequential", "magnitude", "random")
 
@@ -41,7 +41,9 @@ def rows(factor: float = 1.0) -> list[dict[str, Any]]:
 
 def shown(made: list[dict[str, Any]], width: int = 80) -> str:
     file = io.StringIO()
-    print_compression(made, "wanda_sequential", Path("logs/x/compression"), Console(file=file, width=width))
+    print_compression(
+        made, ["perplexity_disjoint"], "wanda_sequential", Path("logs/x/compression"), Console(file=file, width=width)
+    )
     return file.getvalue()
 
 
@@ -60,18 +62,18 @@ def test_figures_are_never_cut_and_differences_are_marked(width: int) -> None:
 
 
 def test_a_line_a_method_a_logarithm_where_one_breaks_down_and_n_of_m_apart() -> None:
-    axes = perplexity_figure(rows(), "disjoint").axes[0]
+    axes = compressed_figure(rows(), "perplexity_disjoint").axes[0]
     assert axes.get_yscale() == "log"
     drawn = {container.get_label() for container in axes.containers} - {"_nolegend_", None}
     assert {name for name in drawn if not name.startswith("_")} == set(METHODS)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["20", "50", "2:4"]
     assert axes.get_xticks()[2] > 50
     calm = [row for row in rows() if row["method"] != "random"]
-    assert perplexity_figure(calm, "disjoint").axes[0].get_yscale() == "linear"
+    assert compressed_figure(calm, "perplexity_disjoint").axes[0].get_yscale() == "linear"
 
 
 def test_small_and_large_differences_both_show() -> None:
-    figure = against_figure(rows(), "disjoint", "wanda_sequential")
+    figure = against_figure(rows(), "perplexity_disjoint", "wanda_sequential")
     assert figure is not None
     axes = figure.axes[0]
     assert axes.get_yscale() == "symlog"
@@ -79,7 +81,7 @@ def test_small_and_large_differences_both_show() -> None:
     assert "wanda_sequential" not in drawn
     assert drawn["lrp_signed"] == pytest.approx([100 * 1 / 14, -100 * 0.5 / 20])
     assert drawn["random"] == pytest.approx([100 * 1000 / 14, 100 * 1000 / 20])
-    assert against_figure(rows()[:1], "disjoint", "wanda_sequential") is None
+    assert against_figure(rows()[:1], "perplexity_disjoint", "wanda_sequential") is None
 
 
 def test_the_same_rows_give_the_same_files(tmp_path: Path) -> None:

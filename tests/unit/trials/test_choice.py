@@ -79,7 +79,7 @@ MEANS = {row["label"]: [0.5] * 9 + [0.5 + row["confirmation_relative"]] for row 
 def chosen(price: float, options: str) -> list[dict[str, Any]]:
     return [
         found
-        for found in choose_at_prices(ROWS, "disjoint", MEANS, [0.01, 0.05])
+        for found in choose_at_prices(ROWS, "perplexity_disjoint", MEANS, [0.01, 0.05])
         if (found["price"], found["options"]) == (price, options)
     ]
 
@@ -101,9 +101,9 @@ def test_a_cell_without_a_figure_on_either_half_is_not_chosen() -> None:
     no_prompt = {name: value for name, value in ROWS[0].items() if not name.startswith("confirmation_")}
     nothing_there = row("lrp", "lrp 1", 0.005, -0.3, -0.1) | {"confirmation_relative": None}
     for broken in (no_prompt, nothing_there):
-        found = choose_at_prices([broken, ROWS[3]], "disjoint", MEANS, [0.01])
+        found = choose_at_prices([broken, ROWS[3]], "perplexity_disjoint", MEANS, [0.01])
         assert {one["label"] for one in found} == {"wanda 1"}
-        assert choose_at_prices([broken], "disjoint", MEANS, [0.01]) == []
+        assert choose_at_prices([broken], "perplexity_disjoint", MEANS, [0.01]) == []
 
 
 def test_p_values_are_corrected_over_the_methods() -> None:

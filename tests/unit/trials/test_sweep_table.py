@@ -25,7 +25,14 @@ from sparc3_lightning.statistics.signs import least_p_value
 from sparc3_lightning.trials.choice import choose_at_prices
 from sparc3_lightning.trials.halves import HALVES
 from sparc3_lightning.trials.sweep import Cell, Grid, PlannedCell, select_cell
-from sparc3_lightning.trials.sweep_table import layer_shares, num_corrected, overlap_rows, sweep_rows, write_tables
+from sparc3_lightning.trials.sweep_table import (
+    BEHAVIOUR,
+    layer_shares,
+    num_corrected,
+    overlap_rows,
+    sweep_rows,
+    write_tables,
+)
 from tests.tiny import LAYERS, NEURONS, tiny_llama, tiny_samples
 
 SETS = {name: tiny_samples(seed=seed) for seed, name in enumerate(("seed0", "seed1", "toxic"))}
@@ -40,6 +47,7 @@ def summary(toxicity: float, perplexity: float) -> dict[str, Any]:
     }
 
 
+PRICE = "perplexity_sliding"
 BASELINE = summary(0.5, 20.0)
 # Nobody leads by much.
 MEANS: Mapping[str, list[float]] = defaultdict(lambda: [0.1, 0.2])
@@ -114,19 +122,19 @@ def test_a_table_says_where_no_p_value_can_be_low(planned: list[PlannedCell]) ->
         least = [row for row in rows if "p_holm_least" in row]
         for row in least:
             row["p_holm_least"] = least_holm([least_p_value(prompts)] * 5)
-        text = "\n".join(sweep_summary(rows, Path("table.csv"), alpha))
+        text = "\n".join(sweep_summary(rows, BEHAVIOUR, Path("table.csv"), alpha))
         assert ("p (Holm) cannot be below" in text) is (says is not None)
         assert says is None or f"cannot be below {says} here, and so never below {alpha:g}" in text
     console = Console(width=100, record=True)
-    at_prices = [{**row, "p_holm_least": 0.08} for row in choose_at_prices(rows, "sliding", MEANS)]
-    console.print(price_table(at_prices, "sliding"))
+    at_prices = [{**row, "p_holm_least": 0.08} for row in choose_at_prices(rows, PRICE, MEANS)]
+    console.print(price_table(at_prices, PRICE, "insult"))
     assert "cannot be below 0.080 here" in console.export_text()
 
 
 def test_files_come_back(planned: list[PlannedCell], found: dict[str, MethodScores], tmp_path: Path) -> None:
     rows = sweep_rows(planned, BASELINE)
     overlaps = overlap_rows(planned, found, GENERAL, "toxic", LAYERS * NEURONS)
-    write_tables(rows, overlaps, choose_at_prices(rows, "sliding", MEANS), tmp_path)
+    write_tables(rows, overlaps, choose_at_prices(rows, PRICE, MEANS), tmp_path)
     names = ["at_price.csv", "overlap.csv", "table.csv", "table.parquet"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     for table in (pd.read_csv(tmp_path / "table.csv"), pd.read_parquet(tmp_path / "table.parquet")):
@@ -156,7 +164,7 @@ def test_figures_show_the_rows(planned: list[PlannedCell], found: dict[str, Meth
     assert set(figures) == {"pareto_sliding", "size_global", "layers_4", "layers_16", "overlap_global_4",
                             "overlap_global_16", "seeds_global"}  # fmt: skip
     cells = [row for row in rows if row["status"] == "done" and row["method"] != "baseline"]
-    (axes,) = pareto_figure(cells, "sliding", "insult").axes
+    (axes,) = pareto_figure(cells, PRICE, "insult").axes
     drawn = {line.get_label(): line for line in axes.lines}
     assert list(drawn["lrp"].get_ydata()) == pytest.approx([-20.0])
     assert len(drawn["random"].get_xdata()) == 4
@@ -176,7 +184,7 @@ def test_the_random_band_spans_its_draws(planned: list[PlannedCell]) -> None:
 
 
 def test_the_summary_says_what_failed_and_what_random_neurons_did(planned: list[PlannedCell]) -> None:
-    text = "\n".join(sweep_summary(sweep_rows(planned, BASELINE), Path("sweep/table.csv")))
+    text = "\n".join(sweep_summary(sweep_rows(planned, BASELINE), BEHAVIOUR, Path("sweep/table.csv")))
     assert "10 cells, 10 different selections" in text
     assert "1 failed. Table: sweep/table.csv" in text
     assert "failed: lrp, k 16, global: RuntimeError: out of memory" in text
@@ -185,7 +193,7 @@ def test_the_summary_says_what_failed_and_what_random_neurons_did(planned: list[
 
 def test_the_terminal_says_what_is_best_at_a_price(planned: list[PlannedCell]) -> None:
     console = Console(width=120, record=True)
-    console.print(price_table(choose_at_prices(sweep_rows(planned, BASELINE), "sliding", MEANS), "sliding"))
+    console.print(price_table(choose_at_prices(sweep_rows(planned, BASELINE), PRICE, MEANS), PRICE, "insult"))
     cells = [line.split() for line in console.export_text().splitlines()]
     # The other cells cost more than 1 % of perplexity.
     assert ["+1%", "lrp,", "k", "4,", "global", "-20.0%", "0.001", "-20.0%", "+0.5%", "leads"] in cells
@@ -194,20 +202,20 @@ def test_the_terminal_says_what_is_best_at_a_price(planned: list[PlannedCell]) -
 
 def test_the_leader_is_shown_and_no_selection_is_cut(planned: list[PlannedCell]) -> None:
     """In a narrow terminal; and though another did better where it was not chosen."""
-    rows = choose_at_prices(sweep_rows(planned, BASELINE), "sliding", MEANS)
+    rows = choose_at_prices(sweep_rows(planned, BASELINE), PRICE, MEANS)
     wins, leads = (dict(next(row for row in rows if row["price"] == 0.2)) for _ in range(2))
     wins |= {"label": "wanda_mean_by_name, k 4, global", "is_leader": False, "behind_p": 0.5}
     leads |= {"label": "lrp_signed, k 8, layer, general weight 16, penalty abs, shares", "is_leader": True}
     other = {**wins, "label": "third"}
     console = Console(width=80, record=True)
-    console.print(price_table([{**row, "options": "all"} for row in (wins, other, leads)], "sliding"))
+    console.print(price_table([{**row, "options": "all"} for row in (wins, other, leads)], PRICE, "insult"))
     text = console.export_text()
     assert {*leads["label"].split(), *wins["label"].split()} <= set(text.split())
     assert (text.index("leads") < text.index("0.500"), "third" in text, "\u2026" in text) == (True, False, False)
 
 
 def test_the_figure_shows_what_was_chosen(planned: list[PlannedCell]) -> None:
-    figure = price_figure(choose_at_prices(sweep_rows(planned, BASELINE), "sliding", MEANS), "sliding", "insult")
+    figure = price_figure(choose_at_prices(sweep_rows(planned, BASELINE), PRICE, MEANS), PRICE, "insult")
     drawn = [sum(line.get_markersize() > 4 and line.get_marker() == "o" for line in axes.lines) for axes in figure.axes]
     assert drawn == [1, 1, 1, 1, 2]
 
