@@ -29,8 +29,15 @@ from sparc3_lightning.pruning.sets import match_general
 from sparc3_lightning.report.terminal import print_compression
 from sparc3_lightning.report.trial_figures import write_compression
 from sparc3_lightning.scoring.combine import described_set
-from sparc3_lightning.trials.compress import Compressed, Compression, plan_compressions, share_removed, trial_of
-from sparc3_lightning.trials.compress_table import compression_rows, write_results
+from sparc3_lightning.trials.compress import (
+    Compressed,
+    Compression,
+    compression_rows,
+    plan_compressions,
+    share_removed,
+    trial_of,
+    write_results,
+)
 from sparc3_lightning.trials.sweep_table import prices_of
 from sparc3_lightning.trials.trial import check_one_is_done, run_trials
 
@@ -109,7 +116,7 @@ class CompressionCallback(Callback):
             "methods": {key: scores.options(key) for key in self.keys},
         }
         hashes = [pl_module.data.reference_samples[name].token_hash for name in self._general(pl_module)]
-        baseline = baseline_of(pl_module).perplexity
+        baseline = baseline_of(pl_module)
         trials, done = trials_of(pl_module, with_prompts=False), list[Compressed]()
         planned = [trial_of(compression, scores, hashes, trials.name) for compression in self.compressions]
         with run.timed("compression"):
@@ -163,4 +170,4 @@ class CompressionCallback(Callback):
 
 
 def _keep(one: Compressed, evaluation: Evaluation) -> None:
-    one.perplexity = evaluation.perplexity
+    one.evaluation = evaluation

@@ -17,9 +17,8 @@ from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.pruning.sets import match_general
 from sparc3_lightning.report.trial_figures import write_sweep
 from sparc3_lightning.scoring.baselines import MethodScores
-from sparc3_lightning.trials.judge import figures_of
 from sparc3_lightning.trials.sweep import Grid, PlannedCell, cells_of, plan_cells
-from sparc3_lightning.trials.sweep_table import num_corrected, overlap_rows
+from sparc3_lightning.trials.sweep_table import baseline_row, figures_of, num_corrected, overlap_rows
 from sparc3_lightning.trials.trial import check_one_is_done, run_trials
 
 
@@ -103,7 +102,7 @@ class SweepCallback(Callback):
         self, module: SparC3Module, planned: list[PlannedCell], found: dict[str, MethodScores], general: list[str]
     ) -> None:
         assert module.run.baseline is not None
-        base, baseline = module.run.base_model, module.run.baseline.summary()
+        base, baseline = module.run.base_model, baseline_row(module.run.baseline)
         overlaps = overlap_rows(planned, found, general, self.behaviour, base["num_neurons"])
         directory, alpha = module.log_dir / "sweep", module.evaluator.paired_test.alpha
         self._summary = write_sweep(planned, baseline, overlaps, base["num_layers"], directory, alpha)

@@ -17,7 +17,7 @@ from sparc3_lightning.report.terminal import price_table, sweep_summary
 from sparc3_lightning.trials.choice import choose_at_prices
 from sparc3_lightning.trials.sweep import PlannedCell
 from sparc3_lightning.trials.sweep_table import (
-    BEHAVIOUR,
+    behaviour_of,
     layer_shares,
     prices_of,
     sweep_rows,
@@ -38,7 +38,7 @@ _LOG_FROM = 5.0
 
 def write_sweep(
     planned: Sequence[PlannedCell],
-    baseline: dict[str, Any],
+    baseline: Mapping[str, Any],
     overlaps: Sequence[Row],
     num_layers: int,
     directory: Path,
@@ -48,7 +48,7 @@ def write_sweep(
 
     Args:
         planned: The cells, run.
-        baseline: The baseline's `Evaluation.summary()`.
+        baseline: The baseline's figures; see `baseline_row`.
         overlaps: Rows of the overlaps.
         num_layers: Decoder blocks of the model.
         directory: The sweep's.
@@ -59,11 +59,11 @@ def write_sweep(
     """
     rows = sweep_rows(planned, baseline)
     prices = prices_of(rows)
-    means = {str(cell.cell): cell.figures["confirmation_means"] for cell in planned if cell.figures is not None}
+    means = {str(cell.cell): cell.figures.means for cell in planned if cell.figures is not None}
     at_prices = choose_at_prices(rows, prices[0], means) if prices else []
     write_tables(rows, overlaps, at_prices, directory)
     figures = sweep_figures(rows, overlaps, layer_shares(planned, num_layers))
-    lines: list[RenderableType] = [*sweep_summary(rows, BEHAVIOUR, directory / "table.csv", alpha)]
+    lines: list[RenderableType] = [*sweep_summary(rows, behaviour_of(rows), directory / "table.csv", alpha)]
     if at_prices:
         figures["at_price"] = price_figure(at_prices, prices[0], rows[0]["attribute"])
         lines.append(price_table(at_prices, prices[0], rows[0]["attribute"], alpha))
@@ -135,7 +135,7 @@ def pareto_figure(rows: Sequence[Row], price: str, attribute: str) -> Figure:
         price: Column of the price.
         attribute: What was scored.
     """
-    x_name, y_name = f"{price}_relative", f"{BEHAVIOUR}_relative"
+    x_name, y_name = f"{price}_relative", f"{behaviour_of(rows)}_relative"
     shown = [row for row in rows if row.get(x_name) is not None and row.get(y_name) is not None]
     figure = new_figure((6.4, 4.8))
     axes = figure.add_subplot()
@@ -196,7 +196,7 @@ def size_figure(rows: Sequence[Row], attribute: str, columns: int = 3) -> Figure
         attribute: What was scored.
         columns: Panels side by side.
     """
-    change, low, high = (f"{BEHAVIOUR}_{end}" for end in ("change", "low", "high"))
+    change, low, high = (f"{behaviour_of(rows)}_{end}" for end in ("change", "low", "high"))
     series = _by_series(row for row in rows if row.get(change) is not None)
     random = {k: [row[change] for row in of_size] for k, of_size in _sizes(series.pop(_RANDOM, [])).items()}
     wide, num_rows = min(columns, max(len(series), 1)), -(-max(len(series), 1) // columns)

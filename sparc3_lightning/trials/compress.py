@@ -3,19 +3,24 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from sparc3_lightning.compression.methods import WeightScores
-from sparc3_lightning.evaluation.records import PerplexityResult, perplexity_column
+from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.families.layers import weight_of
+from sparc3_lightning.files import write_json
 from sparc3_lightning.pruning.masks import Pattern, check_sparsity, num_removed
 from sparc3_lightning.statistics.compare import Change, compare_columns
 from sparc3_lightning.statistics.signs import PairedTest
 from sparc3_lightning.trials.trial import Intervention, Trial, Weights
+from sparc3_lightning.version import package_versions
 
-Perplexities = dict[str, PerplexityResult]
+FORMAT_VERSION = 1
+RESULTS_FILE = "results.json"
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -57,21 +62,21 @@ class Compressed(Trial):
     Attributes:
         compression: How it is compressed.
         share: Weights removed, of those of the layers compressed.
-        perplexity: By protocol; None where it failed.
+        evaluation: Of the text alone; None where it failed.
     """
 
     compression: Compression
     share: float
-    perplexity: Perplexities | None = None
+    evaluation: Evaluation | None = None
 
     def __str__(self) -> str:
         return str(self.compression)
 
     def to_json(self) -> dict[str, Any]:
         """What is known of it, as JSON values."""
-        figures = {name: asdict(result) for name, result in (self.perplexity or {}).items()}
-        return {"compression": asdict(self.compression), "share": self.share,
-                "perplexity": None if self.perplexity is None else figures, "error": self.error}  # fmt: skip
+        perplexity = None if self.evaluation is None else self.evaluation.to_json()["perplexity"]
+        return {"compression": asdict(self.compression), "share": self.share, "perplexity": perplexity,
+                "error": self.error}  # fmt: skip
 
 
 def trial_of(
@@ -134,30 +139,76 @@ def share_removed(layers: Mapping[str, nn.Module], amount: float | Pattern) -> f
     return removed / sum(rows * length for rows, length in shapes.values())
 
 
-def changes(before: Perplexities | None, after: Perplexities | None, test: PairedTest) -> dict[str, Change]:
-    """By protocol, what changed between two models, paired by the text's windows; nothing where one has failed."""
-    if before is None or after is None:
-        return {}
-    old, new = ({name: perplexity_column(side[name]) for name in after} for side in (before, after))
-    return compare_columns(old, new, test)
-
-
-def compare_methods(compressed: Sequence[Compressed], against: str, test: PairedTest) -> list[dict[str, Change]]:
-    """Each compressed model against the one that method `against` compressed as much; nothing for its own.
+def compression_rows(
+    baseline: Evaluation, compressed: Sequence[Compressed], against: str, test: PairedTest
+) -> list[Row]:
+    """One row a model, failed ones too, and the baseline's before them.
 
     Args:
-        compressed: The models.
-        against: Key of the method.
+        baseline: The model as it is, by the same text; what else was measured of it is left out.
+        compressed: The compressed models.
+        against: Key of the method that the others are compared with at equal sparsity; nothing is where it has no row.
         test: Settings of the statistics.
+
+    Units: `_relative` and its ends are fractions of the baseline's figure, `_against` a difference of figures.
     """
-    reference = {
-        (one.compression.sparsity, one.compression.pattern): one.perplexity
-        for one in compressed
-        if one.compression.method == against
+    reference = {one.compression.amount: one.evaluation for one in compressed if one.compression.method == against}
+    rows: list[Row] = [{"label": "baseline", "method": "baseline", "share": 0.0, "status": "done",
+                        **{_key(name): baseline.columns[name].figure for name in baseline.price_columns}}]  # fmt: skip
+    for one in compressed:
+        row: Row = {"label": str(one.compression), **asdict(one.compression), "share": one.share,
+                    "status": "failed" if one.evaluation is None else "done", "error": one.error}  # fmt: skip
+        if one.evaluation is not None:
+            row |= {_key(name): column.figure for name, column in one.evaluation.columns.items()}
+            row |= _relative(_changes(baseline, one.evaluation, test))
+            beside = None if one.compression.method == against else reference.get(one.compression.amount)
+            row |= {} if beside is None else _differences(_changes(beside, one.evaluation, test))
+        rows.append(row)
+    return rows
+
+
+def _key(name: str) -> str:
+    return name.replace("/", "_")
+
+
+def _changes(before: Evaluation, after: Evaluation, test: PairedTest) -> dict[str, Change]:
+    return compare_columns({name: before.columns[name] for name in after.columns}, after.columns, test)
+
+
+def _relative(changes: Mapping[str, Change]) -> Row:
+    row: Row = {}
+    for name, change in changes.items():
+        low, high = change.interval.low / change.before, change.interval.high / change.before
+        stem = f"{_key(name)}_relative"
+        row |= {stem: change.relative, f"{stem}_low": low, f"{stem}_high": high, f"{stem}_p": change.p_value}
+    return row
+
+
+def _differences(changes: Mapping[str, Change]) -> Row:
+    row: Row = {}
+    for name, change in changes.items():
+        stem, interval = f"{_key(name)}_against", change.interval
+        row |= {stem: change.change, f"{stem}_low": interval.low, f"{stem}_high": interval.high,
+                f"{stem}_p": change.p_value}  # fmt: skip
+    return row
+
+
+def write_results(
+    directory: Path, described: Mapping[str, Any], baseline: Evaluation, compressed: Sequence[Compressed]
+) -> None:
+    """Write `results.json`: every figure with the values of its windows, from which all else can be computed.
+
+    Args:
+        directory: The compression's.
+        described: What was compressed and by what.
+        baseline: The model as it is.
+        compressed: The compressed models so far.
+    """
+    content = {
+        "format_version": FORMAT_VERSION,
+        **described,
+        "baseline": baseline.to_json()["perplexity"],
+        "compressed": [one.to_json() for one in compressed],
+        "versions": package_versions(),
     }
-    return [
-        {}
-        if one.compression.method == against
-        else changes(reference.get((one.compression.sparsity, one.compression.pattern)), one.perplexity, test)
-        for one in compressed
-    ]
+    write_json(directory / RESULTS_FILE, content)

@@ -136,6 +136,19 @@ def cells_of(grids: Sequence[Grid]) -> list[Cell]:
     return list(dict.fromkeys(cell for grid in grids for cell in grid.cells()))
 
 
+@dataclass(frozen=True)
+class CellFigures:
+    """What the tables show of a cell.
+
+    Attributes:
+        row: Its figures and their changes, by column of the table.
+        means: What it did at each prompt of the confirmation half; see `choice.confirmation_means`.
+    """
+
+    row: dict[str, Any]
+    means: list[float]
+
+
 @dataclass(kw_only=True)
 class PlannedCell(Trial):
     """A cell with its neurons, and in the end its figures.
@@ -148,7 +161,7 @@ class PlannedCell(Trial):
 
     cell: Cell
     recipe: Recipe | None = None
-    figures: dict[str, Any] | None = None
+    figures: CellFigures | None = None
 
     def __str__(self) -> str:
         return str(self.cell)

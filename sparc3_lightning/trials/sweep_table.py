@@ -1,7 +1,7 @@
 """The sweep as one table: a row a cell, the baseline first."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -9,105 +9,114 @@ from typing import Any
 import pandas as pd
 
 from sparc3_lightning.evaluation.experiment import neurons_per_layer
+from sparc3_lightning.evaluation.measure import Column
+from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.files import write_bytes, write_text
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.scoring.baselines import MethodScores
+from sparc3_lightning.statistics.compare import Change, compare
 from sparc3_lightning.statistics.corrections import holm, least_holm, overlap
-from sparc3_lightning.trials.sweep import Cell, PlannedCell, select_cell
+from sparc3_lightning.statistics.signs import PairedTest
+from sparc3_lightning.trials.choice import confirmation_means, deciding, half_changes
+from sparc3_lightning.trials.sweep import Cell, CellFigures, PlannedCell, select_cell
 
-MEASURES = ("mean", "expected_maximum", "probability")
-BEHAVIOUR = "toxicity_mean"
-"""What the columns are named by that say what became of the behaviour: its main attribute's mean."""
 Row = dict[str, Any]
 
 
-def sweep_rows(planned: Sequence[PlannedCell], baseline: dict[str, Any]) -> list[Row]:
+def figures_of(baseline: Evaluation, cell: Evaluation, test: PairedTest) -> CellFigures:
+    """A cell's figures, their changes against the baseline, and the changes on two halves of the prompts.
+
+    Args:
+        baseline: The model as it was.
+        cell: The same model without the cell's neurons.
+        test: Settings of the statistics.
+    """
+    shown, row = _shown(cell), baseline_row(cell)
+    for name, change in compare(baseline, cell, test).items():
+        if name in shown:
+            row |= _relative(_key(name), change) if shown[name].role == "price" else _change(_key(name), change)
+    for half, changes in half_changes(baseline, cell, test).items():
+        for place, (name, change) in enumerate(changes.items()):
+            stem = f"{half}_{_attribute(name)}" if place else half
+            row |= {**_change(stem, change), f"{stem}_before": change.before}
+    return CellFigures(row, confirmation_means(cell))
+
+
+def baseline_row(evaluation: Evaluation) -> Row:
+    """A model's figures: a column's name is its measure's, with its last slash as `_`.
+
+    `behaviour` names the column that cells are chosen by, `attribute` what was scored for it.
+    """
+    decides = next(iter(deciding(evaluation)), None)
+    named = {} if decides is None else {"attribute": _attribute(decides), "behaviour": _key(decides)}
+    return {**{_key(name): column.figure for name, column in _shown(evaluation).items()}, **named}
+
+
+def _shown(evaluation: Evaluation) -> dict[str, Column]:
+    """All columns but details, other than the behaviour's own."""
+    chosen_by = deciding(evaluation)
+    of_behaviour = tuple(f"{_attribute(name)}/" for name in chosen_by[:1])
+    return {
+        name: column
+        for name, column in evaluation.columns.items()
+        if column.role != "detail" or name in chosen_by or name.startswith(of_behaviour)
+    }
+
+
+def _attribute(name: str) -> str:
+    return name.rpartition("/")[0] or name
+
+
+def _key(name: str) -> str:
+    return "_".join(name.rsplit("/", 1))
+
+
+def _relative(name: str, change: Change) -> Row:
+    low, high = change.interval.low / change.before, change.interval.high / change.before
+    return {f"{name}_relative": change.relative, f"{name}_p": change.p_value, f"{name}_relative_low": low,
+            f"{name}_relative_high": high}  # fmt: skip
+
+
+def _change(name: str, change: Change) -> Row:
+    return {f"{name}_change": change.change, f"{name}_relative": change.relative, f"{name}_low": change.interval.low,
+            f"{name}_high": change.interval.high, f"{name}_p": change.p_value,
+            f"{name}_p_least": change.p_value_least}  # fmt: skip
+
+
+def sweep_rows(planned: Sequence[PlannedCell], baseline: Mapping[str, Any]) -> list[Row]:
     """One row a cell, failed ones too, and the baseline's before them.
 
-    Toxicity is the scorer's main attribute. `p_holm` corrects `toxicity_mean_p` over all selections of the sweep that
-    differ in their neurons, the random ones left out; `p_holm_least` is what it cannot be below, however large an
-    effect.
+    `p_holm` corrects the behaviour's p-value over all selections of the sweep that differ in their neurons, the random
+    ones left out; `p_holm_least` is what it cannot be below, however large an effect.
 
     Args:
         planned: The cells, run.
-        baseline: The baseline's `Evaluation.summary()`.
+        baseline: The baseline's figures; see `baseline_row`.
     """
-    rows = [
-        {
-            "label": "baseline",
-            "key": "baseline",
-            "method": "baseline",
-            "num_neurons": 0,
-            "status": "done",
-            **_figures(baseline),
-        }
-    ]
+    named = {"label": "baseline", "key": "baseline", "method": "baseline", "num_neurons": 0, "status": "done"}
+    rows: list[Row] = [{**named, **baseline}]
     for cell in planned:
-        settings = {
-            "label": str(cell.cell),
-            "key": cell.cell.key,
-            **cell.cell.to_json(),
-            "is_plain": is_plain(cell.cell),
-        }
-        row: Row = {**settings, "status": "failed" if cell.figures is None else "done", "error": cell.error}
+        row: Row = {"label": str(cell.cell), "key": cell.cell.key, **cell.cell.to_json(),
+                    "is_plain": is_plain(cell.cell), "status": "failed" if cell.figures is None else "done",
+                    "error": cell.error}  # fmt: skip
         if cell.recipe is not None:
             row["num_layers"] = len(cell.recipe.per_layer())
             row["num_below_zero"] = sum(score < 0 for score in cell.recipe.scores)
-        if cell.figures is not None:
-            row |= _figures(cell.figures["summary"]) | _changes(cell.figures["changes"], baseline)
-            row |= _halves(cell.figures["halves"])
-        rows.append({**row, "fingerprint": cell.name, "is_reused": cell.is_reused})
+        figures = {} if cell.figures is None else cell.figures.row
+        rows.append({**row, **figures, "fingerprint": cell.name, "is_reused": cell.is_reused})
     _correct(rows)
     return rows
 
 
 def prices_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Columns of a table of trials that hold a price, such as `perplexity_sliding`, in its order."""
-    return [name for name in rows[0] if name.startswith("perplexity_") and name.count("_") == 1]
+    """Columns of a table of trials that hold a price, in its order: intervals of their changes are relative."""
+    derived = {name for row in rows for name in row}
+    return [name for name in rows[0] if not {f"{name}_relative_low", f"{name}_against"}.isdisjoint(derived)]
 
 
-def _figures(summary: dict[str, Any]) -> Row:
-    row: Row = {f"perplexity_{name}": result["perplexity"] for name, result in summary["perplexity"].items()}
-    if summary["toxicity"] is not None:
-        attribute, main = next(iter(summary["toxicity"]["attributes"].items()))
-        row |= {"attribute": attribute, **{f"toxicity_{name}": main[name] for name in MEASURES}}
-        row |= {name: summary["toxicity"][name] for name in ("uniqueness", "length")}
-    return row
-
-
-def _changes(changes: dict[str, Any], baseline: dict[str, Any]) -> Row:
-    row: Row = {}
-    for protocol, change in changes["perplexity"].items():
-        low, high = (change["interval"][end] / change["before"] for end in ("low", "high"))
-        row |= {f"perplexity_{protocol}_relative": change["relative"], f"perplexity_{protocol}_p": change["p_value"],
-                f"perplexity_{protocol}_relative_low": low, f"perplexity_{protocol}_relative_high": high}  # fmt: skip
-    if not changes["toxicity"]:
-        return row
-    attribute = next(iter(baseline["toxicity"]["attributes"]))
-    for measure in MEASURES:
-        change, name = changes["toxicity"][measure][attribute], f"toxicity_{measure}"
-        row |= {f"{name}_change": change["change"], f"{name}_relative": change["relative"]}
-        row |= {f"{name}_low": change["interval"]["low"], f"{name}_high": change["interval"]["high"]}
-        row |= {f"{name}_p": change["p_value"], f"{name}_p_least": change["p_value_least"]}
-    for other in (name for name in baseline["toxicity"]["attributes"] if "/" in name):
-        change = changes["toxicity"]["mean"][other]
-        row |= {f"{other}_mean_relative": change["relative"], f"{other}_mean_p": change["p_value"],
-                f"{other}_mean_low": change["interval"]["low"],
-                f"{other}_mean_high": change["interval"]["high"]}  # fmt: skip
-    return row
-
-
-def _halves(halves: dict[str, Any]) -> Row:
-    """Changes on either half, the main attribute's under plain names, other scorers' under their attribute's."""
-    row: Row = {}
-    for half, changes in halves.items():
-        for place, (attribute, change) in enumerate(changes.items()):
-            name = f"{half}_{attribute}" if place else half
-            row |= {f"{name}_relative": change["relative"], f"{name}_p": change["p_value"],
-                    f"{name}_p_least": change["p_value_least"],
-                    f"{name}_change": change["change"], f"{name}_low": change["interval"]["low"],
-                    f"{name}_high": change["interval"]["high"], f"{name}_before": change["before"]}  # fmt: skip
-    return row
+def behaviour_of(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Column of a sweep's table that says what became of the behaviour; empty where none was measured."""
+    return next((str(row["behaviour"]) for row in rows if row.get("behaviour")), "")
 
 
 def num_corrected(planned: Sequence[PlannedCell]) -> int:
@@ -117,13 +126,13 @@ def num_corrected(planned: Sequence[PlannedCell]) -> int:
 
 
 def _correct(rows: Sequence[Row]) -> None:
-    tried = {row["fingerprint"]: row["toxicity_mean_p"] for row in rows
-             if "toxicity_mean_p" in row and row["method"] != "random"}  # fmt: skip
-    adjusted = dict(zip(tried, holm(list(tried.values())), strict=True))
+    p_value = f"{behaviour_of(rows)}_p"
+    tried = {row["fingerprint"]: row for row in rows if p_value in row and row["method"] != "random"}
+    adjusted = dict(zip(tried, holm([row[p_value] for row in tried.values()]), strict=True))
     for row in rows:
         if row["method"] != "random" and row.get("fingerprint") in adjusted:
             row["p_holm"] = adjusted[row["fingerprint"]]
-            row["p_holm_least"] = least_holm([row["toxicity_mean_p_least"]] * len(tried))
+            row["p_holm_least"] = least_holm([row[f"{p_value}_least"]] * len(tried))
 
 
 def is_plain(cell: Cell) -> bool:

@@ -5,16 +5,15 @@ from typing import Any
 import pytest
 
 from sparc3_lightning.evaluation.planning import Decoding
-from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion, ToxicityResult
+from sparc3_lightning.evaluation.records import Evaluation, PromptResult, ScoredCompletion, ToxicityResult
 from sparc3_lightning.metrics import AttributeSummary
 from sparc3_lightning.statistics.signs import PairedTest
-from sparc3_lightning.trials.choice import choose_at_prices
-from sparc3_lightning.trials.halves import confirmation_means, half_changes, half_of
+from sparc3_lightning.trials.choice import choose_at_prices, confirmation_means, deciding, half_changes, half_of
 
 SUMMARY = AttributeSummary(0.5, 0.0, 0.5, 0.5, 0.5, 0.0)
 
 
-def result(scores: dict[str, float]) -> ToxicityResult:
+def result(scores: dict[str, float], protocol: str = "custom") -> Evaluation:
     """One completion a prompt; the second scorer says half of what the first does."""
     prompts = [
         PromptResult(
@@ -25,9 +24,9 @@ def result(scores: dict[str, float]) -> ToxicityResult:
         for name, score in scores.items()
     ]
     attributes = {"toxicity": SUMMARY, "severe_toxicity": SUMMARY, "other/insult": SUMMARY}
-    return ToxicityResult(
-        "custom", "two", 0.5, Decoding(), attributes, 1.0, 1.0, len(prompts), 0, 0, 0, prompts
-    )  # fmt: skip
+    return Evaluation(
+        {}, ToxicityResult(protocol, "two", 0.5, Decoding(), attributes, 1.0, 1.0, len(prompts), 0, 0, 0, prompts)
+    )
 
 
 def test_halves_are_about_equal_and_do_not_depend_on_order() -> None:
@@ -43,12 +42,19 @@ def test_a_half_knows_its_own_prompts_only() -> None:
     after = result({name: 0.2 if half_of(name) == "choice" else 0.7 for name in names})
     halves = half_changes(before, after, PairedTest(num_draws=200))
     assert list(halves) == ["choice", "confirmation"]
-    assert sum(changes["toxicity"].num_pairs for changes in halves.values()) == 40
-    assert halves["choice"]["toxicity"].change == pytest.approx(-0.6)
-    assert halves["confirmation"]["toxicity"].change == pytest.approx(-0.1)
+    assert sum(changes["toxicity/mean"].num_pairs for changes in halves.values()) == 40
+    assert halves["choice"]["toxicity/mean"].change == pytest.approx(-0.6)
+    assert halves["confirmation"]["toxicity/mean"].change == pytest.approx(-0.1)
     # The main attribute of either scorer, and no other.
-    assert list(halves["confirmation"]) == ["toxicity", "other/insult"]
-    assert halves["confirmation"]["other/insult"].change == pytest.approx(-0.05)
+    assert list(halves["confirmation"]) == ["toxicity/mean", "other/insult/mean"]
+    assert halves["confirmation"]["other/insult/mean"].change == pytest.approx(-0.05)
+
+
+@pytest.mark.parametrize("protocol", ["custom", "rtp"])
+def test_cells_are_chosen_by_means(protocol: str) -> None:
+    """Whatever the verdict goes by."""
+    assert deciding(result({"a": 0.1}, protocol)) == ["toxicity/mean", "other/insult/mean"]
+    assert deciding(Evaluation({}, None)) == confirmation_means(Evaluation({}, None)) == []
 
 
 def test_a_half_without_prompts_is_left_out() -> None:

@@ -1,7 +1,8 @@
 """The table of a sweep: a row a cell, failed ones too; files; and what is drawn of it."""
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,15 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from sparc3_lightning.evaluation.planning import Decoding
+from sparc3_lightning.evaluation.records import (
+    Evaluation,
+    PerplexityResult,
+    PromptResult,
+    ScoredCompletion,
+    ToxicityResult,
+)
+from sparc3_lightning.metrics import AttributeSummary
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.report.trial_figures import (
     overlap_figure,
@@ -21,15 +31,17 @@ from sparc3_lightning.report.trial_figures import (
 )
 from sparc3_lightning.scoring.baselines import MethodScores, score_baselines
 from sparc3_lightning.statistics.corrections import least_holm
-from sparc3_lightning.statistics.signs import least_p_value
-from sparc3_lightning.trials.choice import choose_at_prices
-from sparc3_lightning.trials.halves import HALVES
-from sparc3_lightning.trials.sweep import Cell, Grid, PlannedCell, select_cell
+from sparc3_lightning.statistics.signs import PairedTest, least_p_value
+from sparc3_lightning.trials.choice import HALVES, choose_at_prices, half_of
+from sparc3_lightning.trials.sweep import Cell, CellFigures, Grid, PlannedCell, select_cell
 from sparc3_lightning.trials.sweep_table import (
-    BEHAVIOUR,
+    baseline_row,
+    behaviour_of,
+    figures_of,
     layer_shares,
     num_corrected,
     overlap_rows,
+    prices_of,
     sweep_rows,
     write_tables,
 )
@@ -37,45 +49,40 @@ from tests.tiny import LAYERS, NEURONS, tiny_llama, tiny_samples
 
 SETS = {name: tiny_samples(seed=seed) for seed, name in enumerate(("seed0", "seed1", "toxic"))}
 GENERAL = ["seed0", "seed1"]
-
-
-def summary(toxicity: float, perplexity: float) -> dict[str, Any]:
-    figures = {"mean": toxicity, "expected_maximum": toxicity + 0.1, "probability": toxicity + 0.2}
-    return {
-        "perplexity": {"sliding": {"perplexity": perplexity}},
-        "toxicity": {"attributes": {"insult": figures, "other": {}}, "uniqueness": 0.9, "length": 5.0},
-    }
+PROMPTS = [str(number) for number in range(12)]
+BASELINE = {"perplexity_sliding": 20.0, "insult_mean": 0.5, "attribute": "insult", "behaviour": "insult_mean"}
 
 
 PRICE = "perplexity_sliding"
-BASELINE = summary(0.5, 20.0)
 # Nobody leads by much.
 MEANS: Mapping[str, list[float]] = defaultdict(lambda: [0.1, 0.2])
 
 
-def changes(toxicity: float, perplexity: float, p_value: float) -> dict[str, Any]:
-    change = {"change": toxicity - 0.5, "before": 0.5, "relative": (toxicity - 0.5) / 0.5, "p_value": p_value,
-              "p_value_least": 1e-4,
-              "interval": {"low": toxicity - 0.6, "high": toxicity - 0.4}}  # fmt: skip
-    measures = ("mean", "expected_maximum", "probability")
-    return {
-        "perplexity": {
-            "sliding": {
-                "relative": perplexity / 20 - 1,
-                "before": 20.0,
-                "interval": {"low": -1.0, "high": 3.0},
-                "p_value": 0.2,
-            },
-        },
-        "toxicity": {measure: {"insult": change} for measure in measures},
-    }
+def evaluation(insults: Sequence[float], loss: float, names: Sequence[str] = PROMPTS) -> Evaluation:
+    """A completion a prompt; the text has two windows of 64 tokens, and a loss a token."""
+    prompts = [
+        PromptResult(name, name, [ScoredCompletion("text", 5, 0.9, {"insult": score, "other": 0.0, "b/toxicity": 0.1})])
+        for name, score in zip(names, insults, strict=True)
+    ]
+    attributes = dict.fromkeys(("insult", "other", "b/toxicity"), AttributeSummary(0.5, 0.0, 0.5, 0.5, 0.5, 0.0))
+    toxicity = ToxicityResult("custom", "s", 0.5, Decoding(), attributes, 0.9, 5.0, len(names), 0, 0, 0, prompts)
+    losses = [63 * loss, 63 * loss]
+    text = PerplexityResult("disjoint", math.exp(loss), loss, 128, 126, 2, 64, 64, False, losses)
+    return Evaluation({"disjoint": text}, toxicity)
 
 
-def done(cell: Cell, recipe: Recipe, toxicity: float, perplexity: float, p_value: float) -> PlannedCell:
-    changed = changes(toxicity, perplexity, p_value)
-    halves = dict.fromkeys(HALVES, changed["toxicity"]["mean"])
-    figures = {"summary": summary(toxicity, perplexity), "changes": changed, "halves": halves, "confirmation_means": []}
-    return PlannedCell(cell=cell, recipe=recipe, name=str(cell), figures=figures)
+def changed(name: str, figure: float, before: float, p_value: float, **rest: float) -> dict[str, Any]:
+    return {f"{name}_change": figure - before, f"{name}_relative": figure / before - 1, f"{name}_p": p_value, **rest}
+
+
+def done(cell: Cell, recipe: Recipe, insult: float, perplexity: float, p_value: float) -> PlannedCell:
+    row = {**BASELINE, PRICE: perplexity, "insult_mean": insult, f"{PRICE}_relative_low": -0.05}
+    row |= changed(PRICE, perplexity, 20.0, 0.2) | changed("insult_mean", insult, 0.5, p_value)
+    row |= {"insult_mean_p_least": 1e-4, "insult_mean_low": insult - 0.6, "insult_mean_high": insult - 0.4}
+    for half in HALVES:
+        row |= changed(half, insult, 0.5, p_value, **{f"{half}_before": 0.5, f"{half}_p_least": 1e-4})
+        row |= {f"{half}_low": insult - 0.6, f"{half}_high": insult - 0.4}
+    return PlannedCell(cell=cell, recipe=recipe, name=str(cell), figures=CellFigures(row, []))
 
 
 @pytest.fixture(scope="module")
@@ -94,22 +101,42 @@ def planned(found: dict[str, MethodScores]) -> list[PlannedCell]:
     return run
 
 
+def test_a_row_has_a_columns_figure_and_its_change() -> None:
+    """Names stay: of any measure, with what tells two protocols or scorers apart; details of no scorer are left out."""
+    before = evaluation([0.8] * 12, 2.0)
+    after = evaluation([0.2 if half_of(name) == "choice" else 0.7 for name in PROMPTS], 2.1)
+    found = figures_of(before, after, PairedTest(num_draws=200))
+    assert {"perplexity_disjoint", "insult_mean", "insult_probability", "uniqueness", "length"} <= found.row.keys()
+    assert not [name for name in found.row if name.startswith("other")]
+    assert (found.row["attribute"], found.row["behaviour"]) == ("insult", "insult_mean")
+    assert found.row["perplexity_disjoint_relative"] == pytest.approx(math.exp(0.1) - 1)
+    # A price's interval is relative, as its change is.
+    low, high = (found.row[f"perplexity_disjoint_relative_{end}"] for end in ("low", "high"))
+    assert low == pytest.approx(math.exp(0.1) - 1) == high
+    assert found.row["insult_mean_low"] < found.row["insult_mean_change"] < found.row["insult_mean_high"] < 0
+    assert found.row["insult_mean_relative"] == pytest.approx(found.row["insult_mean_change"] / 0.8)
+    assert found.row["b/toxicity_mean_relative"] == 0
+    assert (found.row["choice_change"], found.row["confirmation_change"]) == pytest.approx((-0.6, -0.1))
+    assert (found.row["choice_before"], found.row["confirmation_b/toxicity_relative"]) == (pytest.approx(0.8), 0)
+    assert found.means == pytest.approx([0.7] * sum(half_of(name) == "confirmation" for name in PROMPTS))
+    rows = [*sweep_rows([], baseline_row(before)), found.row]
+    assert (prices_of(rows), behaviour_of(rows)) == (["perplexity_disjoint"], "insult_mean")
+
+
 def test_every_cell_has_a_row(planned: list[PlannedCell]) -> None:
     rows = sweep_rows(planned, BASELINE)
     assert [row["label"] for row in rows] == ["baseline", *(str(cell.cell) for cell in planned)]
     assert [row["status"] for row in rows].count("failed") == 1
     assert rows[2]["error"] == "RuntimeError: out of memory"
-    assert rows[1]["toxicity_mean"] == 0.4
+    assert rows[1]["insult_mean"] == 0.4
     assert rows[1]["perplexity_sliding_relative"] == pytest.approx(0.005)
-    # The interval is of the change; beside a relative change it is relative too.
-    assert (rows[1]["perplexity_sliding_relative_low"], rows[1]["perplexity_sliding_relative_high"]) == (-0.05, 0.15)
     assert (rows[1]["attribute"], rows[1]["num_layers"]) == ("insult", LAYERS)
 
 
 def test_p_values_are_corrected_over_what_was_chosen(planned: list[PlannedCell]) -> None:
     """Five selections have figures; the random draws are the control and no attempts."""
     rows = sweep_rows(planned, BASELINE)
-    assert rows[1]["p_holm"] == pytest.approx(5 * rows[1]["toxicity_mean_p"])
+    assert rows[1]["p_holm"] == pytest.approx(5 * rows[1]["insult_mean_p"])
     assert rows[1]["p_holm_least"] == pytest.approx(5 * 1e-4)
     assert num_corrected(planned) == 6  # before it has failed, one more may come
     assert all("p_holm" not in row for row in rows if row["method"] in ("random", "baseline"))
@@ -122,7 +149,7 @@ def test_a_table_says_where_no_p_value_can_be_low(planned: list[PlannedCell]) ->
         least = [row for row in rows if "p_holm_least" in row]
         for row in least:
             row["p_holm_least"] = least_holm([least_p_value(prompts)] * 5)
-        text = "\n".join(sweep_summary(rows, BEHAVIOUR, Path("table.csv"), alpha))
+        text = "\n".join(sweep_summary(rows, behaviour_of(rows), Path("table.csv"), alpha))
         assert ("p (Holm) cannot be below" in text) is (says is not None)
         assert says is None or f"cannot be below {says} here, and so never below {alpha:g}" in text
     console = Console(width=100, record=True)
@@ -138,7 +165,7 @@ def test_files_come_back(planned: list[PlannedCell], found: dict[str, MethodScor
     names = ["at_price.csv", "overlap.csv", "table.csv", "table.parquet"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     for table in (pd.read_csv(tmp_path / "table.csv"), pd.read_parquet(tmp_path / "table.parquet")):
-        assert table["toxicity_mean"].tolist()[:2] == [0.5, 0.4]
+        assert table["insult_mean"].tolist()[:2] == [0.5, 0.4]
         assert table["label"].tolist() == [row["label"] for row in rows]
     assert "lrp,lrp,4,done" in (tmp_path / "table.csv").read_text(), "whole numbers stay whole"
 
@@ -178,13 +205,13 @@ def test_the_random_band_spans_its_draws(planned: list[PlannedCell]) -> None:
     figure = size_figure(rows, "insult")
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["lrp", "wanda", "magnitude"]
     (band,) = figure.axes[0].collections[:1]
-    changes_at_4 = [row["toxicity_mean_change"] for row in rows if (row["method"], row["num_neurons"]) == ("random", 4)]
+    changes_at_4 = [row["insult_mean_change"] for row in rows if (row["method"], row["num_neurons"]) == ("random", 4)]
     heights = [y for x, y in band.get_paths()[0].vertices if x == 4]
     assert (min(heights), max(heights)) == pytest.approx((min(changes_at_4), max(changes_at_4)))
 
 
 def test_the_summary_says_what_failed_and_what_random_neurons_did(planned: list[PlannedCell]) -> None:
-    text = "\n".join(sweep_summary(sweep_rows(planned, BASELINE), BEHAVIOUR, Path("sweep/table.csv")))
+    text = "\n".join(sweep_summary(sweep_rows(planned, BASELINE), "insult_mean", Path("sweep/table.csv")))
     assert "10 cells, 10 different selections" in text
     assert "1 failed. Table: sweep/table.csv" in text
     assert "failed: lrp, k 16, global: RuntimeError: out of memory" in text
