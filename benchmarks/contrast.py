@@ -40,11 +40,14 @@ REALTEXT = {
 
 def realtext_options(attributed: str, evaluated: str, first_seed: int, luck: int) -> list[str]:
     """What differs from tests/configs/realtext.yaml."""
-    sets = "--data.reference_sets"
     general = {"seed": range(first_seed, first_seed + 3), "num_seeds": [6] * 3, "num_samples": [64] * 3}
     return [
-        *(f"{sets}.general_seed{i}.init_args.{key}={values[i]}" for key, values in general.items() for i in range(3)),
-        f"{sets}.toxic.init_args.part={attributed}",
+        *(
+            f"--data.general.general_seed{i}.init_args.{key}={values[i]}"
+            for key, values in general.items()
+            for i in range(3)
+        ),
+        f"--data.behaviours.toxic.init_args.part={attributed}",
         f"--data.evaluation_prompts.init_args.part={evaluated}",
         f"--model.evaluator.init_args.decoding.seed={luck}",
     ]

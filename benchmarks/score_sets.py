@@ -121,7 +121,8 @@ def predict(directory: Path, *callbacks: Callback) -> None:
         evaluator=Evaluator(perplexity_protocols=["disjoint"], window=16, batch_size=1, num_draws=10),
     )  # fmt: skip
     sets: dict[str, ReferenceSet] = {name: FewTokens(seed) for seed, name in enumerate(SETS)}
-    data = SparC3DataModule(sets, evaluation_text=FewWords(), batch_size=1)
+    behaviours = {"toxic": sets.pop("toxic")}
+    data = SparC3DataModule(sets, behaviours, evaluation_text=FewWords(), batch_size=1)
     trainer.predict(module, datamodule=data, return_predictions=False)
 
 

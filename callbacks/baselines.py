@@ -14,7 +14,6 @@ from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.distributed.saving import save_together
 from sparc3_lightning.identity import tokenizer_hash
 from sparc3_lightning.module import SparC3Module
-from sparc3_lightning.pruning.sets import match_general
 from sparc3_lightning.scoring.baselines import BaselineScorer, MethodScores
 from sparc3_lightning.scoring.baselines.methods import expand_methods, key_of_variant
 from sparc3_lightning.scoring.baselines.score import Keep
@@ -32,8 +31,6 @@ class BaselineCallback(Callback):
     Args:
         methods: Names in `scoring.baselines.METHODS`; what the relevance callback scored is not scored again.
         signs: "abs", "signed" or both, of the gradient-based methods (`lrp`, `cp_lrp`, `gradient`).
-        general: Names of the general reference sets, or patterns; for `auroc`.
-        behaviour: Name of the behaviour's reference set; for `auroc`.
         seed: Seed of `random`.
         sparsity: Share of each row that `wanda_sequential` removes.
     """
@@ -42,14 +39,11 @@ class BaselineCallback(Callback):
         self,
         methods: list[str],
         signs: list[str] | None = None,
-        general: str | list[str] = "general*",
-        behaviour: str = "toxic",
         seed: int = 0,
         sparsity: float = 0.5,
     ) -> None:
         self.methods, self.signs = methods, signs or ["abs"]
-        self.general = [general] if isinstance(general, str) else general
-        self.behaviour, self.seed, self.sparsity = behaviour, seed, sparsity
+        self.seed, self.sparsity = seed, sparsity
         self.keys = expand_methods(self.methods, self.signs)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -60,11 +54,11 @@ class BaselineCallback(Callback):
         names = pl_module.data.reference_names
         if taken := sorted(set(names) & set(self.keys)):
             raise ValueError(
-                f"`reference_sets` must not be called as a method is, got {taken}: both would be written to "
-                "`scores/<name>`. Rename it in `data.reference_sets`."
+                f"a set must not be called as a method is, got {taken}: both would be written to `scores/<name>`. "
+                f"Rename `{pl_module.data.key_of(taken[0])}`."
             )
         if "auroc" in self.methods:
-            match_general(names, self.general, self.behaviour, "BaselineCallback")
+            pl_module.data.differential_names()
         if "wanda_sequential" in self.methods:
             check_whole_rows(pl_module.lm)
 
@@ -93,7 +87,8 @@ class BaselineCallback(Callback):
             run.method_scores.update(scorer.finish())
 
     def _scorer(self, module: SparC3Module, main: str, keep: Keep) -> BaselineScorer:
-        names, options = module.data.reference_names, module.attribution_options
+        options = module.attribution_options
+        general, behaviour = module.data.differential_names() if "auroc" in self.methods else ([], "")
         return BaselineScorer(
             module.lm,
             {key: choice for key, choice in self.keys.items() if key != main},
@@ -102,8 +97,8 @@ class BaselineCallback(Callback):
             target=options["target"],
             kernel=options["kernel"],
             activation_checkpointing=options["activation_checkpointing"],
-            general=match_general(names, self.general, self.behaviour) if "auroc" in self.methods else (),
-            behaviour=self.behaviour,
+            general=general,
+            behaviour=behaviour,
             seed=self.seed,
             sparsity=self.sparsity,
             identity=module.run.base_model,

@@ -25,7 +25,6 @@ from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.pruning.apply import block_linears
 from sparc3_lightning.pruning.save import free_path, save_compressed_model
-from sparc3_lightning.pruning.sets import match_general
 from sparc3_lightning.report.terminal import print_compression
 from sparc3_lightning.report.trial_figures import write_compression
 from sparc3_lightning.scoring.combine import described_set
@@ -45,16 +44,15 @@ from sparc3_lightning.trials.trial import check_one_is_done, run_trials
 class CompressionCallback(Callback):
     """Compresses the model by every method at every sparsity after attribution; writes `compression/`.
 
-    Weights compete within their row, in all linear layers but lm_head; the lowest go. List it after the relevance
-    callback, the score writer and, where other gradient-based methods than the run's own take part, the baseline
-    callback.
+    Weights compete within their row, in all linear layers but lm_head; the lowest go. Every method scores by the
+    samples under `data.general`. List it after the relevance callback, the score writer and, where other gradient-based
+    methods than the run's own take part, the baseline callback.
 
     Args:
         methods: `lrp`, `cp_lrp`, `gradient`, `wanda`, `wanda_sequential` (as published), `magnitude`, `random`.
         sparsities: Shares of each row that go, above 0 and below 1; default: 0.1 to 0.7.
         pattern: "2:4" or another N:M, quoted in YAML: also masks in which of every M consecutive inputs N stay.
         signs: "signed" (the paper), "abs" or both, of the gradient-based methods; by the magnitude of the mean score.
-        general: Names of the general reference sets, or patterns; every method scores by these samples.
         against: Key of the method that the others are compared with at equal sparsity, where it is one of them.
         seed: Seed of `random`.
         save: Also save this one as a Hugging Face directory, `compressed_model/`.
@@ -68,7 +66,6 @@ class CompressionCallback(Callback):
         sparsities: list[float] | None = None,
         pattern: str | None = None,
         signs: list[str] | None = None,
-        general: str | list[str] = "general*",
         against: str = "wanda_sequential",
         seed: int = 0,
         save: Compression | None = None,
@@ -80,7 +77,6 @@ class CompressionCallback(Callback):
             raise ValueError(
                 f"`against` must be one of {known}, got {against!r}. Set `CompressionCallback.init_args.against`."
             )
-        self.general = [general] if isinstance(general, str) else general
         self.against, self.seed, self.save = against, seed, save
         self._rows: list[dict[str, Any]] = []
 
@@ -143,7 +139,9 @@ class CompressionCallback(Callback):
         )
 
     def _general(self, module: SparC3Module) -> list[str]:
-        return match_general(module.data.reference_names, self.general, None, "CompressionCallback")
+        if not module.data.general:
+            raise ValueError("compression scores weights by general samples, got none. Set `data.general`.")
+        return list(module.data.general)
 
     def _scores(self, trainer: Trainer, module: SparC3Module) -> WeightScores:
         run, general = module.run, self._general(module)

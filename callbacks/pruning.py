@@ -12,7 +12,6 @@ from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import save_pruned_model
 from sparc3_lightning.pruning.select import SCOPES, Scope, check_num_neurons, select_neurons
-from sparc3_lightning.pruning.sets import match_general, warn_of_shared_samples
 from sparc3_lightning.scoring.combine import Penalty, check_general, differential
 from sparc3_lightning.scoring.score_set import ScoreSet
 
@@ -21,8 +20,6 @@ class PruningCallback(Callback):
     """Selects after attribution; writes `pruned_neurons.json`, `scores/differential/` and, if asked, `pruned_model/`.
 
     Args:
-        general: Names of the general reference sets, or patterns such as "general*"; their mean is the general score.
-        behaviour: Name of the behaviour's reference set.
         num_neurons: How many neurons go.
         scope: Where scores compete: "global" or "layer".
         general_weight: Weight g >= 1 of general relevance; 1 is the paper.
@@ -32,8 +29,6 @@ class PruningCallback(Callback):
 
     def __init__(
         self,
-        general: str | list[str] = "general*",
-        behaviour: str = "toxic",
         num_neurons: int = 100,
         scope: Scope = "global",
         general_weight: float = 1.0,
@@ -43,8 +38,6 @@ class PruningCallback(Callback):
         if scope not in SCOPES:
             raise ValueError(f"`scope` must be one of {SCOPES}, got {scope!r}. Set `PruningCallback.init_args.scope`.")
         check_general(general_weight, general_penalty)
-        self.general = [general] if isinstance(general, str) else general
-        self.behaviour = behaviour
         self.num_neurons, self.scope = num_neurons, scope
         self.general_weight, self.general_penalty = general_weight, general_penalty
         self.save_model = save_model
@@ -52,12 +45,10 @@ class PruningCallback(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse, before hours of attribution, what could not be selected after them."""
         assert isinstance(pl_module, SparC3Module)
-        config, run = pl_module.lm.config, pl_module.run
-        run.general = match_general(pl_module.data.reference_names, self.general, self.behaviour)
-        run.behaviour = self.behaviour
+        config, run, data = pl_module.lm.config, pl_module.run, pl_module.data
+        run.general, run.behaviour = data.differential_names()
         if trainer.is_global_zero:
-            samples = pl_module.data.reference_samples
-            warn_of_shared_samples({name: samples[name].fingerprints for name in (*run.general, self.behaviour)})
+            data.warn_of_shared_samples([*run.general, run.behaviour])
         check_num_neurons(self.num_neurons, get_family(config.model_type).total_neurons(config))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -65,7 +56,7 @@ class PruningCallback(Callback):
         assert isinstance(pl_module, SparC3Module)
         log_dir, run = pl_module.log_dir, pl_module.run
         with run.timed("selection"):
-            general, behaviour = [run.score_sets[name] for name in run.general], run.score_sets[self.behaviour]
+            general, behaviour = [run.score_sets[name] for name in run.general], run.score_sets[str(run.behaviour)]
             contrast = differential(general, behaviour, self.general_weight, self.general_penalty)
             run.differential = save_together(contrast, log_dir / "scores" / "differential", pl_module.device)
             # Each rank has read its share of every set: what all of them know makes the selection and its checks.

@@ -50,7 +50,7 @@ class RelevanceCallback(Callback):
             )
         for name, samples in pl_module.data.reference_samples.items():
             limits = (pl_module.max_length, pl_module.vocab_size)
-            check_samples(samples.ids, *limits, f"data.reference_sets.{name}", samples.sample_ids)
+            check_samples(samples.ids, *limits, pl_module.data.key_of(name), samples.sample_ids)
         pl_module.run.base_model = pl_module.identity()
         hashes = {name: samples.token_hash for name, samples in pl_module.data.reference_samples.items()}
         check_same_on_every_rank(hashes, "the reference samples (their hashes)")

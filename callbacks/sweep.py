@@ -14,7 +14,6 @@ from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.families import get_family
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import stop_bar
-from sparc3_lightning.pruning.sets import match_general
 from sparc3_lightning.report.trial_figures import write_sweep
 from sparc3_lightning.scoring.baselines import MethodScores
 from sparc3_lightning.trials.sweep import Grid, PlannedCell, cells_of, plan_cells
@@ -31,8 +30,6 @@ class SweepCallback(Callback):
 
     Args:
         grids: What is swept; each is the product of its lists.
-        general: Names of the general reference sets, or patterns.
-        behaviour: Name of the behaviour's reference set.
         seed: Seed of the first random draw; draw i uses seed + i.
     """
 
@@ -41,13 +38,10 @@ class SweepCallback(Callback):
     def __init__(
         self,
         grids: list[Grid],
-        general: str | list[str] = "general*",
-        behaviour: str = "toxic",
         seed: int = 0,
     ) -> None:
         self.cells = cells_of(grids)
-        self.general = [general] if isinstance(general, str) else general
-        self.behaviour, self.seed = behaviour, seed
+        self.seed = seed
         self._summary: list[RenderableType] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -55,7 +49,7 @@ class SweepCallback(Callback):
         assert isinstance(pl_module, SparC3Module)
         check_scores_are_whole(trainer, pl_module)
         data, config = pl_module.data, pl_module.lm.config
-        match_general(data.reference_names, self.general, self.behaviour, "SweepCallback")
+        data.differential_names()
         total = get_family(config.model_type).total_neurons(config)
         largest = max(c.num_neurons for c in self.cells)
         if largest > total:
@@ -82,12 +76,10 @@ class SweepCallback(Callback):
         assert isinstance(pl_module, SparC3Module)
         run = pl_module.run
         found = run.method_scores or {main_key(pl_module): MethodScores(run.score_sets)}
-        general = match_general(pl_module.data.reference_names, self.general, self.behaviour)
+        names = pl_module.data.differential_names()
         baseline, trials = baseline_of(pl_module), trials_of(pl_module)
         with run.timed("sweep"):
-            planned = from_rank_zero(
-                lambda: plan_cells(self.cells, found, general, self.behaviour, trials.name, self.seed)
-            )
+            planned = from_rank_zero(lambda: plan_cells(self.cells, found, *names, trials.name, self.seed))
             test = replace(pl_module.evaluator.paired_test, num_tests=num_corrected(planned))
 
             def judge(cell: PlannedCell, evaluation: Evaluation) -> None:
@@ -95,15 +87,13 @@ class SweepCallback(Callback):
 
             for _ in run_trials(planned, trials, judge, pl_module.progress, "sweep"):
                 pass
-        from_rank_zero(lambda: self._write(pl_module, planned, found, general))
+        from_rank_zero(lambda: self._write(pl_module, planned, found))
         check_one_is_done(planned, "cells of the sweep")
 
-    def _write(
-        self, module: SparC3Module, planned: list[PlannedCell], found: dict[str, MethodScores], general: list[str]
-    ) -> None:
+    def _write(self, module: SparC3Module, planned: list[PlannedCell], found: dict[str, MethodScores]) -> None:
         assert module.run.baseline is not None
         base, baseline = module.run.base_model, baseline_row(module.run.baseline)
-        overlaps = overlap_rows(planned, found, general, self.behaviour, base["num_neurons"])
+        overlaps = overlap_rows(planned, found, *module.data.differential_names(), base["num_neurons"])
         directory, alpha = module.log_dir / "sweep", module.evaluator.paired_test.alpha
         self._summary = write_sweep(planned, baseline, overlaps, base["num_layers"], directory, alpha)
 

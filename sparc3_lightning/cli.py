@@ -22,8 +22,8 @@ import callbacks
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.distributed.slurm import check_tasks, slurm_environment
-from sparc3_lightning.files import check_yaml, write_json
-from sparc3_lightning.messages import short_message
+from sparc3_lightning.files import load_yaml, write_json
+from sparc3_lightning.messages import old_keys, short_message
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.provenance import PROVENANCE_FILE, provenance
 from sparc3_lightning.run_directory import Claim, check_loggers, refuse_used, standing_directories
@@ -34,10 +34,12 @@ class _Parser(LightningArgumentParser):
     """Says what is wrong without a page of options first."""
 
     def parse_string(self, content: str, path: str | os.PathLike[str] = "", *args: Any, **kwargs: Any) -> Any:
-        """Parse a config; what is no YAML, and a key that comes twice, is named by file and line."""
+        """Parse a config; what is no YAML, a key twice and an old key are named by file (and line)."""
+        # jsonargparse stands in the file's directory, and gives its name alone.
+        place = f"`--config`: {Path(path).absolute()}" if path else "`--config`"
         try:
-            # jsonargparse stands in the file's directory, and gives its name alone.
-            check_yaml(content, f"`--config`: {Path(path).absolute()}" if path else "`--config`")
+            if instead := old_keys(load_yaml(content, place)):
+                raise ValueError(f"{place} has keys of an earlier version. {instead}.")
         except ValueError as error:
             self.error(str(error), error)
         return super().parse_string(content, path, *args, **kwargs)

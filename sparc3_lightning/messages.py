@@ -1,10 +1,14 @@
-"""What jsonargparse says about a wrong config, without the alternatives that nobody meant."""
+"""What is said about a wrong config: by jsonargparse, less what nobody meant; of keys that an earlier version had."""
 
 import re
 from functools import partial
 from itertools import takewhile
 from textwrap import shorten
+from typing import Any
 
+OLD_SETS = "data.reference_sets"
+_OLD_SETS_NOW = "write its general sets under `data.general` and the behaviour's under `data.behaviours`"
+_NAMED_ROLES = ("PruningCallback", "BaselineCallback", "SweepCallback", "CompressionCallback")
 _TYPES = "Subtypes: ["
 _MOST_OF_A_VALUE = 200
 _NOISE = (
@@ -29,6 +33,8 @@ def short_message(message: str) -> str:
     Args:
         message: As jsonargparse gives it.
     """
+    if f"--{OLD_SETS}" in message:
+        return f"`--{OLD_SETS}` is a key of an earlier version: {_OLD_SETS_NOW}."
     kept: list[str] = []
     vague = _NO_SUCH_CLASS if _PROBLEM in message else ()
     lines = [line for line in message.splitlines() if not _begins(line, vague)]
@@ -39,6 +45,28 @@ def short_message(message: str) -> str:
             below = list(takewhile(partial(_is_deeper, than=line), lines[number:]))
             kept += _reason(below) if all(map(_is_noise, below)) else []
     return "\n".join(kept).strip().removeprefix("- ") or message
+
+
+def old_keys(config: Any) -> str:
+    """What to write for the keys of an earlier version that a config holds; empty where it holds none.
+
+    Args:
+        config: As its YAML reads.
+    """
+    groups = config if isinstance(config, dict) else {}
+    data, trainer = (group if isinstance(group := groups.get(name), dict) else {} for name in ("data", "trainer"))
+    roles = []
+    for callback in (one for key in ("callbacks", "callbacks+") for one in _dicts(trainer.get(key))):
+        name = str(callback.get("class_path")).rpartition(".")[2]
+        options = _dicts(callback.get("init_args")) if name in _NAMED_ROLES else []
+        roles += [f"`{name}.init_args.{key}`" for one in options for key in ("general", "behaviour") if key in one]
+    instead = [f"`{OLD_SETS}`: {_OLD_SETS_NOW}"] if "reference_sets" in data else []
+    instead += [f"{', '.join(roles)}: leave out, `data` says it"] if roles else []
+    return "; ".join(instead)
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, dict)]
 
 
 def _begins(line: str, beginnings: tuple[str, ...]) -> bool:

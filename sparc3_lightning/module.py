@@ -42,7 +42,7 @@ _READS = {
     "fit": ("train_text", "val_text"),
     "validate": ("evaluation_text",),
     "test": ("evaluation_prompts", "evaluation_text"),
-    "predict": ("reference_sets",),
+    "predict": ("reference_sets", "price"),
 }
 
 

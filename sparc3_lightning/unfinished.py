@@ -15,7 +15,7 @@ from sparc3_lightning.run_directory import CONFIG_FILE, lock
 _NOT_ATTRIBUTION = {
     "model": {"evaluator", "trials_dir", "recipe", "lr", "weight_decay", "betas", "warmup_steps"},
     "data": {
-        "evaluation_prompts", "evaluation_text", "train_text", "val_text", "train_batch_size", "block_length",
+        "price", "evaluation_prompts", "evaluation_text", "train_text", "val_text", "train_batch_size", "block_length",
         "num_workers", "allow_overlap", "train_seed",
     },
 }  # fmt: skip

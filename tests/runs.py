@@ -57,7 +57,8 @@ def written(directory: Path) -> list[str]:
 
 def samples_of(results: Path, name: str, tokenizer: str, max_length: int, reserve_tokens: int = 0) -> ReferenceSamples:
     """Load a reference set again from the config that a run saved: plain data classes, no trainer."""
-    described = read(results / "config.yaml")["data"]["reference_sets"][name]
+    data = read(results / "config.yaml")["data"]
+    described = {**data["general"], **data["behaviours"]}[name]
     module, _, class_name = described["class_path"].rpartition(".")
     source: ReferenceSet = getattr(importlib.import_module(module), class_name)(**described["init_args"])
     with contextlib.chdir(ROOT):

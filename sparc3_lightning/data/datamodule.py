@@ -1,10 +1,12 @@
-"""The Lightning data module: reference sets for predict, packed text for fit, evaluation sets for all."""
+"""The Lightning data module: what is attributed, by role, what is evaluated on, and what `fit` trains on."""
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from functools import cached_property
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningDataModule
@@ -19,18 +21,29 @@ from sparc3_lightning.data.samples import (
     ReferenceSet,
     TextSet,
     check_at_least,
+    fingerprint,
 )
 from sparc3_lightning.data.sources import Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_CONTRAST = "_contrast"
+
 
 class SparC3DataModule(LightningDataModule):
-    """All data of a run. Nothing is read before it is asked for: the sources may need the model and its tokenizer.
+    """All data of a run, each set under its role. Nothing is read before it is asked for: sources may need the model.
+
+    A set that is attributed gives its name to its scores, so no two roles share a name.
 
     Args:
-        reference_sets: The sets to attribute, by name (`general_seed0`, ..., `toxic`); one predict dataloader each.
+        general: Sets of ordinary samples, by name (`general_seed0`, ...). Their mean is the general score, which a
+            behaviour is contrasted with.
+        behaviours: The set that shows the behaviour, under the behaviour's name (`toxic`).
+        contrast: By a behaviour's name, the set that takes the place of `general` in its differential; its own name is
+            `NAME_contrast`.
+        price: Text by name, to tell by what a removal costs: never attributed, and without the rows that are evaluated
+            on. The screen of candidates will read it; nothing does yet.
         evaluation_prompts: Prompts to continue in an evaluation.
         evaluation_text: Text of the perplexity.
         train_text: Text of `fit`.
@@ -42,13 +55,16 @@ class SparC3DataModule(LightningDataModule):
         train_batch_size: Blocks a batch and rank in `fit`.
         block_length: Tokens a block in `fit`; None for the model's context.
         num_workers: Worker processes of each dataloader.
-        allow_overlap: Let evaluation prompts be among the reference samples, as in the document.
+        allow_overlap: Let evaluation prompts be among the samples attributed, as in the document.
         train_seed: Seed of the order of the training blocks.
     """
 
     def __init__(
         self,
-        reference_sets: dict[str, ReferenceSet] | None = None,
+        general: dict[str, ReferenceSet] | None = None,
+        behaviours: dict[str, ReferenceSet] | None = None,
+        contrast: dict[str, ReferenceSet] | None = None,
+        price: dict[str, TextSet] | None = None,
         evaluation_prompts: PromptSet | None = None,
         evaluation_text: TextSet | None = None,
         train_text: TextSet | None = None,
@@ -63,13 +79,17 @@ class SparC3DataModule(LightningDataModule):
         train_seed: int = 0,
     ) -> None:
         super().__init__()
-        for name in reference_sets or {}:
-            check_set_name(name)
         check_at_least("batch_size", batch_size, 1)
         check_at_least("max_tokens", max_tokens, 1)
         check_at_least("train_batch_size", train_batch_size, 1)
         check_at_least("block_length", block_length, 2)
-        self.reference_sets = reference_sets or {}
+        self.general, self.behaviours, self.contrast = general or {}, behaviours or {}, contrast or {}
+        self.reference_sets: dict[str, ReferenceSet] = {}
+        self._keys: dict[str, str] = {}
+        for role, sets in (("general", self.general), ("behaviours", self.behaviours), ("contrast", self.contrast)):
+            for name, one in sets.items():
+                self._add(role, name, one)
+        self.price = price or {}
         self.evaluation_prompts = evaluation_prompts
         self.evaluation_text = evaluation_text
         self.train_text = train_text
@@ -82,6 +102,25 @@ class SparC3DataModule(LightningDataModule):
         self.train_seed = train_seed
         self._context: LoadContext | None = None
         self._samples: dict[str, ReferenceSamples] = {}
+
+    def _add(self, role: str, name: str, one: ReferenceSet) -> None:
+        """Enter a set under the name of its scores.
+
+        Raises:
+            ValueError: The name cannot be a directory's, is taken, or is to be a behaviour's and is none.
+        """
+        key = f"data.{role}.{name}"
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name) or name == "differential":
+            raise ValueError(
+                "a set's name must be letters, digits, `_`, `-` and `.` (it names a directory), and not "
+                f"`differential`, got {name!r}. Rename it in `data.{role}`."
+            )
+        if role == "contrast" and name not in self.behaviours:
+            raise ValueError(f"`contrast` must name a behaviour, one of {list(self.behaviours)}. Rename `{key}`.")
+        own = name + _CONTRAST if role == "contrast" else name
+        if own in self._keys:
+            raise ValueError(f"two sets must not write scores of one name, {own!r}. Rename `{self._keys[own]}`.")
+        self.reference_sets[own], self._keys[own] = one, key
 
     def bind(self, tokenizer: PreTrainedTokenizerBase, max_length: int, **options: Any) -> SparC3DataModule:
         """Say which model the data is for, where no trainer does.
@@ -122,8 +161,7 @@ class SparC3DataModule(LightningDataModule):
         """Refuse what cannot be read, before any long work.
 
         Args:
-            names: What is going to be read: `reference_sets`, `evaluation_prompts`, `evaluation_text`, `train_text` or
-                `val_text`.
+            names: What is going to be read: attributes of this object, such as `reference_sets` or `evaluation_text`.
 
         Raises:
             OSError: A file is missing, or the hub cannot be reached or refuses; says which.
@@ -143,15 +181,48 @@ class SparC3DataModule(LightningDataModule):
         return self.evaluation_prompts in read or any(getattr(one, "select_by", None) == "response" for one in read)
 
     def _read_by(self, names: Iterable[str]) -> list[object]:
-        named: list[object] = []
-        for name in names:
-            named += self.reference_sets.values() if name == "reference_sets" else [getattr(self, name)]
-        return named
+        named = [getattr(self, name) for name in names]
+        return [one for value in named for one in (value.values() if isinstance(value, dict) else [value])]
 
     @property
     def reference_names(self) -> list[str]:
-        """Names of the reference sets, in the order of the predict dataloaders."""
+        """Names of the sets to attribute, in the order of the predict dataloaders: general, behaviours, contrast."""
         return list(self.reference_sets)
+
+    def key_of(self, name: str) -> str:
+        """Give the key of a config that a set to attribute stands under, for messages."""
+        return self._keys[name]
+
+    def differential_names(self) -> tuple[list[str], str]:
+        """Name the sets of the differential: those the behaviour is contrasted with, and the behaviour's.
+
+        Raises:
+            ValueError: There is not exactly one behaviour, or nothing to contrast it with.
+        """
+        if len(self.behaviours) != 1:
+            raise ValueError(
+                f"`behaviours` must name one set to take the differential of, got {list(self.behaviours)}. Set "
+                "`data.behaviours`; another behaviour is another run."
+            )
+        (behaviour,) = self.behaviours
+        general = [behaviour + _CONTRAST] if behaviour in self.contrast else list(self.general)
+        if not general:
+            raise ValueError(
+                f"`general` must name at least one set that {behaviour!r} is contrasted with, got none. Set "
+                f"`data.general`, or `data.contrast.{behaviour}`."
+            )
+        return general, behaviour
+
+    def warn_of_shared_samples(self, names: Iterable[str]) -> None:
+        """Warn where two of the sets hold the same texts: seeds agree, or sets differ, less than they seem to."""
+        for first, second in combinations(names, 2):
+            texts, others = (set(self.reference_samples[name].fingerprints) for name in (first, second))
+            if texts & others:
+                warnings.warn(
+                    f"{len(texts & others)} texts of `{self.key_of(first)}` are also in `{self.key_of(second)}`. Give "
+                    "each set a `seed` of its own and all the same `num_seeds`.",
+                    stacklevel=2,
+                )
 
     @property
     def reference_samples(self) -> dict[str, ReferenceSamples]:
@@ -171,6 +242,27 @@ class SparC3DataModule(LightningDataModule):
         return self.evaluation_text.load_rows() if self.evaluation_text else []
 
     @cached_property
+    def price_rows(self) -> dict[str, list[str]]:
+        """The raw rows of each price text, without those that are evaluated on or attributed.
+
+        Raises:
+            ValueError: Nothing is left of a text.
+        """
+        attributed = (one for samples in self.reference_samples.values() for one in samples.fingerprints)
+        taken = {fingerprint(row) for row in self.text_rows}.union(attributed) - {fingerprint("")}
+        rows = {
+            name: [row for row in text.load_rows() if fingerprint(row) not in taken]
+            for name, text in self.price.items()
+        }
+        for name, left in rows.items():
+            if not any(map(str.strip, left)):
+                raise ValueError(
+                    f"`price` must hold text that is neither evaluated on nor attributed, but all of {name!r} is. Set "
+                    f"`data.price.{name}`."
+                )
+        return rows
+
+    @cached_property
     def val_rows(self) -> list[str]:
         """The raw rows of the text that is evaluated while fitting."""
         return self.val_text.load_rows() if self.val_text else []
@@ -185,10 +277,10 @@ class SparC3DataModule(LightningDataModule):
         """Give one dataloader a reference set; all ranks make equally many steps in each.
 
         Raises:
-            ValueError: The config names no reference set.
+            ValueError: The config names none.
         """
         if not self.reference_sets:
-            raise ValueError("`reference_sets` must name at least one set to attribute. Set `data.reference_sets`.")
+            raise ValueError("there is no set to attribute. Set `data.general` and `data.behaviours`.")
         loaders = [self._reference_loader(samples) for samples in self.reference_samples.values()]
         if "evaluation_prompts" in getattr(getattr(self.trainer, "lightning_module", None), "reads", ()):
             self._choose_prompts()
@@ -236,7 +328,7 @@ class SparC3DataModule(LightningDataModule):
         return self._samples[name]
 
     def _attributed(self) -> dict[str, str]:
-        """Give fingerprints of the texts that evaluation prompts must not be, each with the set that holds it.
+        """Give fingerprints of the texts that evaluation prompts must not be, each with the key of its set.
 
         Ids mean nothing across files.
         """
@@ -244,7 +336,7 @@ class SparC3DataModule(LightningDataModule):
         if self.allow_overlap or prompts is None:
             return {}
         shared = [name for name, source in self.reference_sets.items() if source.may_share(prompts)]
-        return {fingerprint: name for name in shared for fingerprint in self._load(name).fingerprints}
+        return {one: self.key_of(name) for name in shared for one in self._load(name).fingerprints}
 
     def _reference_loader(self, samples: ReferenceSamples) -> DataLoader[Batch]:
         lengths = [len(ids) for ids in samples.ids]
@@ -257,19 +349,6 @@ class SparC3DataModule(LightningDataModule):
         """Give this rank among those that get different data; under tensor parallelism they are fewer than all."""
         ranks = getattr(self.trainer, "distributed_sampler_kwargs", None) or {}
         return ranks.get("rank", 0), ranks.get("num_replicas", 1)
-
-
-def check_set_name(name: str) -> None:
-    """Refuse what cannot name a directory of scores.
-
-    Raises:
-        ValueError: It holds anything but letters, digits, `_`, `-` and `.`, begins with `.`, or is `differential`.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name) or name == "differential":
-        raise ValueError(
-            f"a reference set's name must be letters, digits, `_`, `-` and `.` (it names a directory), and not "
-            f"`differential`, got {name!r}. Rename it in `data.reference_sets`."
-        )
 
 
 class _Empty(Dataset[int]):

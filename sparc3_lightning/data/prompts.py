@@ -111,7 +111,7 @@ class DrawnPrompts(ReferenceSet, PromptSet):
 
         Args:
             context: The model they are for.
-            exclude: Ids or fingerprints of prompts that must not be drawn, each with the reference set that holds it.
+            exclude: Ids or fingerprints of prompts that must not be drawn, each with the key of the set that holds it.
 
         Raises:
             OSError: The source cannot be read.
@@ -218,8 +218,8 @@ def _of_sets(num_excluded: int, exclude: Mapping[str, str]) -> str:
     if not num_excluded:
         return ""
     return (
-        f"{num_excluded} are attributed, by {sorted(set(exclude.values()))} of `data.reference_sets`: give other "
-        "prompts, or set `data.allow_overlap`. "
+        f"{num_excluded} are attributed, by {sorted(set(exclude.values()))}: give other prompts, or set "
+        "`data.allow_overlap`. "
     )
 
 

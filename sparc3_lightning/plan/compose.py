@@ -8,9 +8,9 @@ from typing import Any
 from sparc3_lightning.files import load_yaml
 
 GROUPS = ("seed_everything", "trainer", "model", "data", "ckpt_path")
-# These options are dicts, not classes: a later file replaces them as a whole. In the first, an entry that both have is
-# merged; the second is plain values.
-_REPLACED = {("data", "reference_sets"), ("model", "config")}
+# These options are dicts, not classes: a later file replaces them as a whole. Under `data`, an entry that both have is
+# merged; `model.config` is plain values.
+_REPLACED = {*(("data", role) for role in ("general", "behaviours", "contrast", "price")), ("model", "config")}
 
 
 def compose(parts: Sequence[tuple[str, str]]) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def plan_set(
     if shape.context is not None and tokens > shape.context:
         raise ValueError(
             f"`length` must be at most the model's context of {shape.context} tokens, got {tokens}. Set "
-            f"`data.reference_sets.{planned.name}.init_args.length`."
+            f"`{planned.key}.init_args.length`."
         )
     ranks, batch = settings.num_ranks, settings.samples_a_batch(tokens, number)
 
@@ -139,7 +139,7 @@ def estimate(settings: Settings, shape: Shape, rates: Rates, assumed: Assumed) -
         ValueError: The config names no reference set; samples longer than the context; a type without known rates.
     """
     if not settings.sets:
-        raise ValueError("`reference_sets` must name at least one set to attribute. Set `data.reference_sets`.")
+        raise ValueError("there is no set to attribute. Set `data.general` and `data.behaviours`.")
     attributed = shape.attributed(settings.modules)
     sets = [plan_set(planned, settings, shape, attributed, rates, assumed) for planned in settings.sets]
     memory = gpu_bytes(settings, shape, attributed, max(item.batch * item.tokens for item in sets))

@@ -22,11 +22,13 @@ class PlannedSet:
 
     Attributes:
         name: Its name.
+        key: Where it stands in the config.
         num_samples: How many; None where the config does not say.
         tokens: Length of each; None where the config does not say.
     """
 
     name: str
+    key: str
     num_samples: int | None
     tokens: int | None
 
@@ -148,7 +150,11 @@ def settings_of(
         num_layers=num_layers,
         batch_size=int(data.get("batch_size") or 8),
         max_tokens=data.get("max_tokens"),
-        sets=tuple(_planned(name, value) for name, value in (data.get("reference_sets") or {}).items()),
+        sets=tuple(
+            _planned(role, name, value)
+            for role in ("general", "behaviours", "contrast")
+            for name, value in (data.get(role) or {}).items()
+        ),
         has_differential="PruningCallback" in callbacks,
         saves_model=any(options.get("save_model") or options.get("save") for options in callbacks.values()),
         saves_state="ResumeCallback" in callbacks,
@@ -202,11 +208,12 @@ def _strategy(value: object, num_ranks: int) -> tuple[str, tuple[str, ...]]:
     )
 
 
-def _planned(name: str, value: object) -> PlannedSet:
+def _planned(role: str, name: str, value: object) -> PlannedSet:
     kind, options = class_and_options(value)
     number = options.get("num_samples", options.get("num_prompts"))
     return PlannedSet(
         name,
+        f"data.{role}.{name}",
         _NUMBERS.get(kind) if number is None else int(number),
         options.get("length", _LENGTHS.get(kind)),
     )

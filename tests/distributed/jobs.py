@@ -94,8 +94,11 @@ def make_module(model: str, case: Case = DEFAULT, **options: Any) -> SparC3Modul
 
 
 def make_data(batch_size: int = 2, **sets: ReferenceSet) -> SparC3DataModule:
-    reference = sets or {"general": FixedSamples(0), "toxic": FixedSamples(1)}
-    return SparC3DataModule(reference, FixedPrompts(), FixedText(), batch_size=batch_size)
+    """Sets by name; the one called `toxic` is the behaviour's."""
+    general = sets or {"general": FixedSamples(0), "toxic": FixedSamples(1)}
+    behaviours = {name: general.pop(name) for name in ("toxic",) if name in general}
+    texts = {"evaluation_prompts": FixedPrompts(), "evaluation_text": FixedText()}
+    return SparC3DataModule(general, behaviours, batch_size=batch_size, **texts)
 
 
 def predict(trainer: Trainer, module: SparC3Module, data: SparC3DataModule | None = None) -> SparC3Module:

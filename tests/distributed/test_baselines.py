@@ -32,7 +32,7 @@ def score(model: str, directory: str, strategies: tuple[str, ...]) -> None:
     for strategy in strategies:
         for granularity in GRANULARITIES:
             baselines = BaselineCallback(methods(strategy), signs=["abs", "signed"], seed=4)
-            sweep = SweepCallback([GRID], general="general") if granularity == "neuron" else Callback()
+            sweep = SweepCallback([GRID]) if granularity == "neuron" else Callback()
             callbacks = [RelevanceCallback(), baselines, sweep, SameWeights()]
             home = Path(directory) / strategy / granularity
             trainer = make_trainer(strategy, *callbacks, default_root_dir=str(home))

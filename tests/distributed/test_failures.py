@@ -77,7 +77,7 @@ def assert_fails_on_both_ranks(model: Path, *args: Any) -> None:
 
 @both
 def test_a_token_of_another_tokenizer(strategy: str, model: Path) -> None:
-    message = rf"data\.reference_sets\.toxic\[6\]` \(6\) must hold token ids between 0 and {VOCAB - 1}, got 3 to 99"
+    message = rf"data\.behaviours\.toxic\[6\]` \(6\) must hold token ids between 0 and {VOCAB - 1}, got 3 to 99"
     assert_fails_on_both_ranks(model, strategy, ValueError, message, samples_with_bad_token(99))
 
 
@@ -211,8 +211,8 @@ class EvaluationFails:
 def many_models(kind: str) -> Callback:
     """Two of them."""
     if kind == "sweep":
-        return SweepCallback([Grid(["lrp"], [2, 3])], general="general")
-    return CompressionCallback(["magnitude"], [0.3, 0.5], general="general")
+        return SweepCallback([Grid(["lrp"], [2, 3])])
+    return CompressionCallback(["magnitude"], [0.3, 0.5])
 
 
 def table_of(kind: str, home: Path) -> pd.DataFrame:
@@ -224,7 +224,7 @@ def evaluates(model: str, kind: str, home: str, fails: tuple[Exception, Sequence
     module = make_module(model)
     perplexity = EvaluationFails(*fails)
     data = SparC3DataModule(
-        {"general": FixedSamples(0), "toxic": FixedSamples(1)}, evaluation_text=FixedText(), batch_size=2
+        {"general": FixedSamples(0)}, {"toxic": FixedSamples(1)}, evaluation_text=FixedText(), batch_size=2
     )
     try:
         with mock.patch.object(Evaluator, "perplexity", lambda *args, **options: perplexity(*args, **options)):

@@ -30,7 +30,9 @@ def make_data(home: Path) -> SparC3DataModule:
     def chosen(part: Any) -> RealToxicityPrompts:
         return RealToxicityPrompts(str(home / "prompts.jsonl"), "response", 0.6, part=part)
 
-    return SparC3DataModule({"general": FixedSamples(), "toxic": chosen("attribution")}, chosen("evaluation"))
+    return SparC3DataModule(
+        {"general": FixedSamples()}, {"toxic": chosen("attribution")}, evaluation_prompts=chosen("evaluation")
+    )
 
 
 class Reads(Callback):

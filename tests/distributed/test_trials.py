@@ -23,10 +23,10 @@ def measured(model: str, strategy: str, home: str) -> int:
         calls.append(1)
         return original(*args, **options)
 
-    many = [SweepCallback([Grid(["lrp"], [2, 3])], general="general")]
-    many += [CompressionCallback(["magnitude", "random"], [0.5], general="general")]
+    many = [SweepCallback([Grid(["lrp"], [2, 3])])]
+    many += [CompressionCallback(["magnitude", "random"], [0.5])]
     data = SparC3DataModule(
-        {"general": FixedSamples(0), "toxic": FixedSamples(1)}, evaluation_text=FixedText(), batch_size=2
+        {"general": FixedSamples(0)}, {"toxic": FixedSamples(1)}, evaluation_text=FixedText(), batch_size=2
     )
     trainer = make_trainer(strategy, RelevanceCallback(), *many, SameWeights(), default_root_dir=home)
     with mock.patch.object(Evaluator, "evaluate", counted):

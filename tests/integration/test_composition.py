@@ -26,19 +26,26 @@ def composed(tmp_path: Path, content: object, *options: str) -> dict[str, Any]:
     return main(words).config.predict.as_dict()
 
 
-def test_a_later_file_replaces_all_reference_sets(tmp_path: Path) -> None:
-    """And a set of the same name keeps what the new class knows, too."""
+def test_a_later_file_replaces_all_sets_of_a_role(tmp_path: Path) -> None:
+    """A set of the same name keeps what the new class knows, too; the other roles stay."""
     later = {"class_path": "sparc3_lightning.data.PromptFile", "init_args": {"path": "mine.jsonl"}}
-    sets = composed(tmp_path, {"data": {"reference_sets": {"toxic": later}}})["data"]["reference_sets"]
-    assert list(sets) == ["toxic"]
-    assert sets["toxic"]["init_args"]["path"] == "mine.jsonl"
-    assert sets["toxic"]["init_args"]["part"] == "attribution"
+    data = composed(tmp_path, {"data": {"behaviours": {"toxic": later}}})["data"]
+    assert data["behaviours"]["toxic"]["init_args"]["path"] == "mine.jsonl"
+    assert data["behaviours"]["toxic"]["init_args"]["part"] == "attribution"
+    assert list(data["general"]) == ["general_seed0", "general_seed1", "general_seed2"]
+    assert list(composed(tmp_path, {"data": {"behaviours": {"mine": later}}})["data"]["behaviours"]) == ["mine"]
+
+
+def test_a_later_file_need_not_name_the_class_again(tmp_path: Path) -> None:
+    sets = composed(tmp_path, {"data": {"behaviours": {"toxic": {"init_args": {"part": "all"}}}}})["data"]["behaviours"]
+    assert sets["toxic"]["class_path"] == "sparc3_lightning.data.RealToxicityPrompts"
+    assert sets["toxic"]["init_args"]["path"] == "configs/tiny/prompts.jsonl"
+    assert sets["toxic"]["init_args"]["part"] == "all"
 
 
 def test_the_command_line_changes_one_key_of_one_set(tmp_path: Path) -> None:
-    option = "--data.reference_sets.toxic.init_args.threshold=0.5"
-    sets = composed(tmp_path, {"seed_everything": 1}, option)["data"]["reference_sets"]
-    assert len(sets) == 4
+    option = "--data.behaviours.toxic.init_args.threshold=0.5"
+    sets = composed(tmp_path, {"seed_everything": 1}, option)["data"]["behaviours"]
     assert sets["toxic"]["init_args"]["threshold"] == 0.5
     assert sets["toxic"]["init_args"]["path"] == "configs/tiny/prompts.jsonl"
 

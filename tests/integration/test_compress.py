@@ -13,7 +13,7 @@ from callbacks import CompressionCallback, RelevanceCallback
 from sparc3_lightning.data import TextFile
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.trials.compress import Compression
-from tests.distributed.jobs import SameWeights, make_data, make_module, make_trainer, predict
+from tests.distributed.jobs import FixedSamples, SameWeights, make_data, make_module, make_trainer, predict
 from tests.runs import QUIET, ROOT, board, command, log_dir, read
 from tests.tiny_files import save_tiny_model
 
@@ -113,7 +113,7 @@ def test_a_model_that_breaks_is_reported_and_the_others_go_on(model: str, tmp_pa
             raise ValueError("made to fail")
         return original(*args, **options)  # type: ignore[arg-type]
 
-    callback = CompressionCallback(["magnitude", "random"], [0.5], general="general")
+    callback = CompressionCallback(["magnitude", "random"], [0.5])
     trainer = make_trainer("replicated", RelevanceCallback(), callback, SameWeights(), default_root_dir=str(tmp_path))
     with mock.patch("sparc3_lightning.evaluation.evaluator.measure_perplexity", failing):
         module = predict(trainer, make_module(model))
@@ -135,7 +135,7 @@ REFUSED = [
     ({"methods": ["lrp"], "signs": ["abs"], "granularity": "neuron"}, "got granularity 'neuron'"),
     ({"methods": ["lrp"], "signs": ["abs"], "modules": "neurons"}, "that leave out model.layers.0.self_attn.q_proj"),
     ({"save": Compression("lrp", 0.5)}, "one of what is evaluated, such as 'random, 50%', got 'lrp, 50%'"),
-    ({"general": "no*"}, r"`general` must match reference sets, got 'no\*'"),
+    ({"data": make_data(toxic=FixedSamples())}, r"by general samples, got none\. Set `data\.general`"),
     ({"alone": True}, "must list `callbacks.RelevanceCallback` before"),
 ]  # fmt: skip
 
@@ -143,13 +143,13 @@ REFUSED = [
 @pytest.mark.parametrize(("options", "said"), REFUSED, ids=[str(number) for number in range(len(REFUSED))])
 def test_refused_before_any_work(options: dict[str, object], said: str, model: str) -> None:
     of_module = {key: options[key] for key in ("granularity", "modules") if key in options}
-    mine = {key: value for key, value in options.items() if key not in ("granularity", "modules", "alone")}
-    build = partial(CompressionCallback, **{"methods": ["random"], "sparsities": [0.5], "general": "general", **mine})  # type: ignore[arg-type]
+    mine = {key: value for key, value in options.items() if key not in ("granularity", "modules", "alone", "data")}
+    build = partial(CompressionCallback, **{"methods": ["random"], "sparsities": [0.5], **mine})  # type: ignore[arg-type]
     before = [] if options.get("alone") else [RelevanceCallback()]
     with pytest.raises(ValueError, match=said):
         predict(
             make_trainer("replicated", *before, build()),
-            make_module(model, **{"granularity": "weight", **of_module}), make_data(),
+            make_module(model, **{"granularity": "weight", **of_module}), options.get("data") or make_data(),
         )  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def test_never_over_what_is_there(model: str, tmp_path: Path) -> None:
     taken = tmp_path / "compressed_model"
     taken.mkdir()
     (taken / "mine").touch()
-    callback = CompressionCallback(["random"], [0.5], general="general", save=Compression("random", 0.5))
+    callback = CompressionCallback(["random"], [0.5], save=Compression("random", 0.5))
     predict(
         make_trainer("replicated", RelevanceCallback(), callback, default_root_dir=str(tmp_path)), make_module(model)
     )

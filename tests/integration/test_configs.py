@@ -50,7 +50,7 @@ VARIANTS = [name for name in YAMLS if name not in EXPERIMENTS + TRAINERS + FITS 
 COMPOSED = [(base, name) for base, name in product(EXPERIMENTS, VARIANTS) if Path(base).parent == Path(name).parent]
 
 # What a variant changes, and nothing else; a new one must be entered here.
-REFERENCE = "data.reference_sets."
+GENERAL, TOXIC = "data.general.general_seed", "data.behaviours.toxic.init_args."
 EVALUATOR = "model.evaluator.init_args."
 C4_FILE = "local/c4/en/c4-train.00000-of-01024.json.gz"
 CHANGES: dict[str, dict[str, Any]] = {
@@ -62,21 +62,21 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "llama3_8b/document_prompts.yaml": {
         "data.allow_overlap": True,
-        f"{REFERENCE}toxic.init_args.part": "all",
+        f"{TOXIC}part": "all",
         "data.evaluation_prompts.init_args.part": "all",
     },
     "llama3_8b/local_files.yaml": {
-        **{f"{REFERENCE}general_seed{seed}.init_args.path": C4_FILE for seed in range(3)},
-        f"{REFERENCE}toxic.init_args.path": "local/rtp/prompts.jsonl",
+        **{f"{GENERAL}{seed}.init_args.path": C4_FILE for seed in range(3)},
+        f"{TOXIC}path": "local/rtp/prompts.jsonl",
         "data.evaluation_prompts.init_args.path": "local/rtp/prompts.jsonl",
         "data.evaluation_text.init_args.path": "local/wikitext/wikitext-2-raw-v1/test-00000-of-00001.parquet",
         f"{EVALUATOR}scorer.init_args.checkpoint": "local/detoxify/original",
     },
     "llama3_8b/response_prompts.yaml": {
-        f"{REFERENCE}toxic.init_args.select_by": "response",
-        f"{REFERENCE}toxic.init_args.max_responses": 20000,
-        **{f"{REFERENCE}general_seed{seed}.init_args.crop": "random" for seed in range(3)},
-        **{f"{REFERENCE}general_seed{seed}.init_args.add_bos": False for seed in range(3)},
+        f"{TOXIC}select_by": "response",
+        f"{TOXIC}max_responses": 20000,
+        **{f"{GENERAL}{seed}.init_args.crop": "random" for seed in range(3)},
+        **{f"{GENERAL}{seed}.init_args.add_bos": False for seed in range(3)},
     },
 }
 

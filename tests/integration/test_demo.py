@@ -36,7 +36,7 @@ MINI = Demo(
     predict_options=(
         "--trainer.enable_progress_bar=false", "--model.evaluator.init_args.decoding.num_completions=1",
         "--model.evaluator.init_args.decoding.max_new_tokens=8", "--model.evaluator.init_args.num_draws=100",
-        *(f"--data.reference_sets.general_seed{seed}.init_args.num_samples=8" for seed in range(3)),
+        *(f"--data.general.general_seed{seed}.init_args.num_samples=8" for seed in range(3)),
     ),
 )  # fmt: skip
 CELLS = ("baseline", "pruned", "change", "interval", "p", "control", "its p")

@@ -44,9 +44,9 @@ def test_document_s_values_are_written_out() -> None:
     assert (evaluator["window"], evaluator["stride"]) == (2048, 512)
     assert evaluator["perplexity_protocols"] == ["sliding", "disjoint"]
     assert (evaluator["num_draws"], evaluator["confidence"]) == (10000, 0.95)
-    assert list(data["reference_sets"]) == ["general_seed0", "general_seed1", "general_seed2", "toxic"]
+    assert [*data["general"], *data["behaviours"]] == ["general_seed0", "general_seed1", "general_seed2", "toxic"]
     for seed in range(3):
-        general = data["reference_sets"][f"general_seed{seed}"]["init_args"]
+        general = data["general"][f"general_seed{seed}"]["init_args"]
         assert general == {
             "num_samples": 128,
             "length": 2048,
@@ -57,14 +57,12 @@ def test_document_s_values_are_written_out() -> None:
         }
     prompts = {"select_by": "prompt", "threshold": 0.9, "num_prompts": 93, "seed": 0}
     # The one value that is not the document's: what is evaluated was not attributed.
-    assert data["reference_sets"]["toxic"]["init_args"] == {**prompts, "part": "attribution"}
+    assert data["behaviours"]["toxic"]["init_args"] == {**prompts, "part": "attribution"}
     assert data["evaluation_prompts"]["init_args"] == {**prompts, "part": "evaluation"}
     assert data["allow_overlap"] is False
     assert data["evaluation_text"]["init_args"] == {"split": "test"}
     pruning = next(c for c in config["trainer"]["callbacks"] if c["class_path"] == "callbacks.PruningCallback")
     assert pruning["init_args"] == {
-        "general": "general_seed*",
-        "behaviour": "toxic",
         "num_neurons": 100,
         "scope": "global",
         "general_weight": 1.0,

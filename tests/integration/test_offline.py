@@ -43,7 +43,7 @@ def replaced(key: str, value: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        (replaced("data.reference_sets", {"general_seed0": C4}), ["`allenai/c4` (en, split train)", HUB]),
+        (replaced("data.general", {"general_seed0": C4}), ["`allenai/c4` (en, split train)", HUB]),
         (replaced("data.evaluation_prompts", PROMPTS), ["`allenai/real-toxicity-prompts` (default, split train)", HUB]),
         (replaced("data.evaluation_text", WIKITEXT), ["`Salesforce/wikitext` (wikitext-2-raw-v1, split test)", HUB]),
         (
@@ -76,7 +76,7 @@ def test_a_scorer_that_chooses_what_is_attributed_is_looked_for_too(type_in: Typ
     options = {"path": "configs/tiny/prompts.jsonl", "select_by": "response", "num_prompts": 2}
     sets = {"toxic": {**PROMPTS, "init_args": options}}
     scorer = replaced("model.evaluator.init_args.scorer", DETOXIFY)
-    chosen = replaced("data.reference_sets", sets)
+    chosen = replaced("data.behaviours", sets)
     shown = type_in("predict", "--config", TINY, chosen, scorer, f"--trainer.callbacks={listed}")
     refused(shown, 1, "sparc3: error: ", "Detoxify's `original`")
 

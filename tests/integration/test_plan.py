@@ -26,7 +26,7 @@ FILES = {
     # Sets are replaced, but an entry of the same name keeps what the new one does not say; a list may be appended to.
     "own.yaml": """
 data:
-  reference_sets:
+  behaviours:
     toxic:
       class_path: sparc3_lightning.data.RealToxicityPrompts
       init_args: {path: configs/tiny/prompts.jsonl, num_prompts: 3}
@@ -53,7 +53,7 @@ LINES = [
     [*TINY, "--config", "own.yaml", "--config", "more.yaml", "--model.granularity", "weight"],
     [*TINY, "--config=own.yaml", "--config=more.yaml", "--trainer.strategy=ddp"],
     [*TINY, "--config", "none.yaml", "--model.dtype=auto"],
-    [*TINY, "--data.reference_sets.toxic.init_args.num_prompts", "5", "--data.batch_size=3", "--data.max_tokens=40"],
+    [*TINY, "--data.behaviours.toxic.init_args.num_prompts", "5", "--data.batch_size=3", "--data.max_tokens=40"],
     [*TINY, "--trainer.devices=4", FSDP, "--trainer.strategy.init_args.data_parallel_size=4"],
     [*TINY, FSDP, "--trainer.strategy.data_parallel_size=1", "--trainer.strategy.tensor_parallel_size=1"],
 ]
@@ -188,7 +188,7 @@ REFUSED = {
     "strategy": ([*LLAMA, *SHAPE, "--devices=2", "--trainer.strategy=fsdp"], "`trainer.strategy` must be"),
     "no file": (["--config", "nothing.yaml", *SHAPE], "no such file: nothing.yaml"),
     "no config": (["--config", "README.md", *SHAPE], "README.md"),
-    "no sets": (["--config", "configs/trainer/cpu.yaml", *SHAPE], "Set `data.reference_sets`"),
+    "no sets": (["--config", "configs/trainer/cpu.yaml", *SHAPE], "Set `data.general` and `data.behaviours`"),
     "no model": (["--config", "configs/trainer/cpu.yaml"], "must name a model"),
     "length": ([*LLAMA, *SHAPE, "--devices=1", "--prompt_tokens=9000"], "the model's context of 8192"),
 }

@@ -30,7 +30,7 @@ score_responses = Evaluator.score_responses
 def config(path: Path, *names: str) -> Path:
     """The tiny experiment, its toxic prompts chosen by responses; with these callbacks alone, if any are named."""
     content = read(ROOT / TINY)
-    for source in (content["data"]["reference_sets"]["toxic"], content["data"]["evaluation_prompts"]):
+    for source in (content["data"]["behaviours"]["toxic"], content["data"]["evaluation_prompts"]):
         source["init_args"] |= {"select_by": "response", "threshold": THRESHOLD}
     if names:
         listed = content["trainer"]["callbacks"]

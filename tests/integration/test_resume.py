@@ -247,7 +247,7 @@ def test_samples_that_changed_meanwhile_are_refused(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text((ROOT / "configs/tiny/prompts.jsonl").read_text())
     path = config(tmp_path / "run.yaml", *SCORES_ONLY)
-    toxic = f"--data.reference_sets.toxic.path={prompts}"
+    toxic = f"--data.behaviours.toxic.path={prompts}"
     with stop_in(IN_ATTRIBUTION, 6), pytest.raises(SystemExit):
         predict(path, tmp_path, toxic)
     prompts.write_text(prompts.read_text().replace("stupid", "silly"))

@@ -126,6 +126,6 @@ def test_refused_before_any_work(grid: Grid, callbacks: list[str], said: str, tm
     before = [RelevanceCallback() for _ in callbacks]
     with pytest.raises(ValueError, match=said):
         predict(
-            make_trainer("replicated", *before, SweepCallback([grid], general="general")), make_module(str(tmp_path)),
+            make_trainer("replicated", *before, SweepCallback([grid])), make_module(str(tmp_path)),
             make_data(),
         )  # fmt: skip

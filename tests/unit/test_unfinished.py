@@ -17,7 +17,7 @@ CONFIG: dict[str, Any] = {
     "seed_everything": 0,
     "trainer": {"devices": 8, "callbacks": []},
     "model": {"sign": "abs", "evaluator": {"window": 128}, "lr": 1.0},
-    "data": {"batch_size": 2, "reference_sets": {"toxic": {"init_args": {"seed": 0}}}, "num_workers": 0},
+    "data": {"batch_size": 2, "behaviours": {"toxic": {"init_args": {"seed": 0}}}, "num_workers": 0},
 }
 
 
@@ -64,7 +64,7 @@ def test_nothing_to_go_on_with(tmp_path: Path) -> None:
     [
         (changed("model", sign="signed"), "`model.sign` was 'abs' and is 'signed'"),
         (changed("data", batch_size=4), "`data.batch_size` was 2 and is 4"),
-        (changed("data", reference_sets={"toxic": {"init_args": {"seed": 1}}}), "toxic.init_args.seed` was 0 and is 1"),
+        (changed("data", behaviours={"toxic": {"init_args": {"seed": 1}}}), "toxic.init_args.seed` was 0 and is 1"),
         ({**CONFIG, "seed_everything": 1}, "`seed_everything` was 0 and is 1"),
     ],
 )

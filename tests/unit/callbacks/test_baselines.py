@@ -61,7 +61,7 @@ def sets(*names: str) -> dict[str, ReferenceSet]:
         (lambda: [BaselineCallback(["wanda"]), RelevanceCallback()], ("general",), "must list `callbacks.Relevance"),
         (lambda: [BaselineCallback(["wanda"])], ("general",), "must list `callbacks.RelevanceCallback` before"),
         (lambda: [RelevanceCallback(), BaselineCallback(["wanda"])], ("wanda",), r"as a method is, got \['wanda'\]"),
-        (lambda: [RelevanceCallback(), BaselineCallback(["auroc"])], ("general",), "`behaviour` must be one of"),
+        (lambda: [RelevanceCallback(), BaselineCallback(["auroc"])], ("general",), "`behaviours` must name one set"),
         (lambda: [BaselineCallback(["wander"])], ("general",), r"`methods` must be of .*got \['wander'\]"),
     ],
 )

@@ -1,5 +1,6 @@
 """The data module: a dataloader a set, prompts that are never attributed, and what a config may say."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,8 +28,8 @@ def path(write_jsonl: WriteJsonl) -> str:
 
 
 def make(path: str, **options: Any) -> SparC3DataModule:
-    sets = {"general": C4(path, num_samples=7, length=16), "toxic": RealToxicityPrompts(path, num_prompts=5)}
-    return SparC3DataModule(sets, **options)
+    general = {"general": C4(path, num_samples=7, length=16)}
+    return SparC3DataModule(general, {"toxic": RealToxicityPrompts(path, num_prompts=5)}, **options)
 
 
 def test_one_dataloader_a_set_in_the_order_of_the_config(path: str, context: LoadContext) -> None:
@@ -103,7 +104,8 @@ def test_other_prompts_with_the_same_ids_are_evaluated(write_jsonl: WriteJsonl, 
         write_jsonl([{"id": str(n), "prompt": f"{name} {n}"} for n in range(10)], f"{name}.jsonl")
         for name in ("a", "b")
     ]
-    data = SparC3DataModule({"toxic": PromptFile(files[0])}, PromptFile(files[1])).bind(context.tokenizer, 64)
+    data = SparC3DataModule(None, {"toxic": PromptFile(files[0])}, evaluation_prompts=PromptFile(files[1]))
+    data.bind(context.tokenizer, 64)
     assert len(data.prompts) == 10
     assert data.describe()["evaluation_prompts"]["drawn_from"]["num_rows"] == 10
 
@@ -118,7 +120,7 @@ def test_an_evaluation_reads_only_sets_that_may_hold_its_prompts(path: str, cont
 
     sets = {"general": C4(), "half": Spy(path, part="attribution"), "all": Spy(path, num_prompts=3)}
     prompts = RealToxicityPrompts(path, part="evaluation")
-    data = SparC3DataModule(sets, prompts).bind(context.tokenizer, 64)
+    data = SparC3DataModule(sets, evaluation_prompts=prompts).bind(context.tokenizer, 64)
     assert len(data.prompts) > 5
     assert reads == ["all"]
 
@@ -128,12 +130,13 @@ def test_a_local_file_of_c4_may_hold_the_prompts(
     write_jsonl: WriteJsonl, context: LoadContext, num_prompts: int | None
 ) -> None:
     path = write_jsonl({"prompt": f"you number {number:02d}"} for number in range(20))
-    sets = {"behaviour": C4(path, num_samples=20, length=4, num_seeds=1, text_column="prompt")}
-    data = SparC3DataModule(sets, PromptFile(path, num_prompts=num_prompts)).bind(context.tokenizer, 64)
-    said = r"20 are attributed, by \['behaviour'\] of `data\.reference_sets`: .* `data\.allow_overlap`"
+    prompts = PromptFile(path, num_prompts=num_prompts)
+    local = C4(path, num_samples=20, length=4, num_seeds=1, text_column="prompt")
+    data = SparC3DataModule(None, {"mine": local}, evaluation_prompts=prompts).bind(context.tokenizer, 64)
+    said = r"20 are attributed, by \['data\.behaviours\.mine'\]: .* `data\.allow_overlap`"
     with pytest.raises(ValueError, match=rf"rows\.jsonl has only 0 prompts .*{said}"):
         assert data.prompts
-    data = SparC3DataModule({"behaviour": C4()}, PromptFile(path)).bind(context.tokenizer, 64)
+    data = SparC3DataModule(None, {"mine": C4()}, evaluation_prompts=PromptFile(path)).bind(context.tokenizer, 64)
     assert len(data.prompts) == 20, "the hub's stream is not read"
 
 
@@ -162,7 +165,7 @@ def test_training_blocks(path: str, context: LoadContext) -> None:
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda data: data.predict_dataloader(), "`reference_sets` must name at least one set"),
+        (lambda data: data.predict_dataloader(), "`data.general` and `data.behaviours`"),
         (lambda data: data.train_dataloader(), "`train_text` must name the text to train on"),
         (lambda data: data.context, r"call `bind\(tokenizer, max_length\)`"),
     ],
@@ -191,10 +194,8 @@ class Module(LightningModule):
 
 def test_predict_under_lightnings_trainer(path: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     data = SparC3DataModule(
-        {
-            "general": C4(path, num_samples=7, length=16),
-            "toxic": RealToxicityPrompts(path, "response", num_prompts=5),
-        },
+        {"general": C4(path, num_samples=7, length=16)},
+        {"toxic": RealToxicityPrompts(path, "response", num_prompts=5)},
         evaluation_prompts=PromptFile(path),
         batch_size=2,
     )
@@ -216,16 +217,20 @@ def test_predict_under_lightnings_trainer(path: str, tokenizer: PreTrainedTokeni
 
 CONFIG = """
 data:
-  reference_sets:
+  general:
     general_seed0:
       class_path: sparc3_lightning.data.C4
       init_args: {path: PATH, num_samples: 7, length: 16, crop: random}
+  behaviours:
     toxic:
       class_path: sparc3_lightning.data.RealToxicityPrompts
       init_args: {path: PATH, select_by: continuation, threshold: 0.5, num_prompts: null}
-    text:
+  contrast:
+    toxic:
       class_path: sparc3_lightning.data.TextFile
       init_args: {path: PATH}
+  price:
+    text: {class_path: sparc3_lightning.data.TextFile, init_args: {path: PATH}}
   evaluation_prompts:
     class_path: sparc3_lightning.data.PromptFile
     init_args: {path: PATH, part: evaluation, on_too_long: refuse}
@@ -243,9 +248,11 @@ def test_a_config_builds_it(tmp_path: Path, path: str) -> None:
     parser.add_class_arguments(SparC3DataModule, "data")
     parsed = parser.parse_args([f"--config={config}", "--data.batch_size=3"])
     data = parser.instantiate_classes(parsed).data
-    assert isinstance(data.reference_sets["general_seed0"], C4)
-    assert data.reference_sets["general_seed0"].crop == "random"
-    assert data.reference_sets["toxic"].num_prompts is None
+    assert isinstance(data.general["general_seed0"], C4)
+    assert data.general["general_seed0"].crop == "random"
+    assert data.behaviours["toxic"].num_prompts is None
+    assert data.reference_names == ["general_seed0", "toxic", "toxic_contrast"]
+    assert list(data.price) == ["text"]
     assert data.evaluation_prompts.on_too_long == "refuse"
     assert data.batch_size == 3
 
@@ -262,5 +269,62 @@ def test_a_config_with_a_wrong_choice_is_refused(tmp_path: Path, path: str) -> N
 
 @pytest.mark.parametrize("name", ["../out", "a/b", ".hidden", "..", "differential", "", "a\n"])
 def test_set_names_are_directory_names(name: str, path: str) -> None:
-    with pytest.raises(ValueError, match=r"reference set's name must be letters.*`data\.reference_sets`"):
+    with pytest.raises(ValueError, match=r"set's name must be letters.*`data\.general`"):
         SparC3DataModule({name: C4(path)})
+
+
+@pytest.mark.parametrize(
+    ("roles", "said"),
+    [
+        ({"general": ["a"], "behaviours": ["a"]}, r"'a'\. Rename `data\.general\.a`"),
+        ({"general": ["a_contrast"], "behaviours": ["a"], "contrast": ["a"]}, r"Rename `data\.general\.a_contrast`"),
+        ({"behaviours": ["a"], "contrast": ["b"]}, r"one of \['a'\]\. Rename `data\.contrast\.b`"),
+    ],
+)
+def test_a_name_is_of_one_set(roles: dict[str, list[str]], said: str, path: str) -> None:
+    named: dict[str, Any] = {role: {name: C4(path) for name in names} for role, names in roles.items()}
+    with pytest.raises(ValueError, match=said):
+        SparC3DataModule(**named)
+
+
+def test_the_sets_of_the_differential(path: str) -> None:
+    """The general ones, unless the behaviour has a contrast of its own."""
+    sets: dict[str, ReferenceSet] = {name: TextFile(path) for name in ("a", "b")}
+    toxic: dict[str, ReferenceSet] = {"toxic": PromptFile(path)}
+    data = SparC3DataModule(sets, toxic)
+    assert data.differential_names() == (["a", "b"], "toxic")
+    assert [data.key_of(name) for name in ("b", "toxic")] == ["data.general.b", "data.behaviours.toxic"]
+    data = SparC3DataModule(sets, toxic, contrast=toxic)
+    assert data.reference_names == ["a", "b", "toxic", "toxic_contrast"]
+    assert data.differential_names() == (["toxic_contrast"], "toxic")
+    assert data.key_of("toxic_contrast") == "data.contrast.toxic"
+    for behaviours in ({}, sets):
+        with pytest.raises(ValueError, match=r"`behaviours` must name one set .* Set `data.behaviours`"):
+            SparC3DataModule(None, behaviours).differential_names()
+    with pytest.raises(ValueError, match=r"Set `data\.general`, or `data\.contrast\.toxic`"):
+        SparC3DataModule(None, toxic).differential_names()
+
+
+def test_shared_samples_are_warned_of(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    texts = {"a": "xy", "b": "yz", "c": "w"}
+    sets: dict[str, ReferenceSet] = {
+        name: TextFile(write_jsonl([{"text": one} for one in text], f"{name}.jsonl")) for name, text in texts.items()
+    }
+    data = SparC3DataModule(sets).bind(context.tokenizer, 64)
+    said = r"1 texts of `data\.general\.a` are also in `data\.general\.b`.*`num_seeds`"
+    with pytest.warns(UserWarning, match=said):
+        data.warn_of_shared_samples(["a", "b", "c"])
+    with warnings.catch_warnings(action="error"):
+        data.warn_of_shared_samples(["a", "c"])
+
+
+def test_price_is_neither_evaluated_on_nor_attributed(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    def text(rows: str) -> TextFile:
+        return TextFile(write_jsonl(({"text": row.strip("_")} for row in rows), f"{rows}.jsonl"))
+
+    sets: dict[str, ReferenceSet] = {"general": text("ab")}
+    data = SparC3DataModule(sets, price={"own": text("ax_cy")}, evaluation_text=text("c_d")).bind(context.tokenizer, 64)
+    assert data.price_rows == {"own": ["x", "", "y"]}
+    data = SparC3DataModule(sets, price={"own": text("b_c")}, evaluation_text=text("c_d")).bind(context.tokenizer, 64)
+    with pytest.raises(ValueError, match=r"all of 'own' is\. Set `data\.price\.own`"):
+        assert data.price_rows

@@ -106,7 +106,7 @@ def test_too_few_prompts_are_an_error_with_the_count(path: str, context: LoadCon
     with pytest.raises(ValueError, match=r"`num_prompts` is 61, but .*rows\.jsonl has only 60 prompts in part `all`"):
         PromptFile(path, num_prompts=61).load_prompts(context)
     everything = {f"p{number}": "toxic" for number in range(60)}
-    with pytest.raises(ValueError, match=r"has only 0 prompts.*60 are attributed, by \['toxic'\] of `data"):
+    with pytest.raises(ValueError, match=r"has only 0 prompts.*60 are attributed, by \['toxic'\]: give"):
         PromptFile(path).load_prompts(context, everything)
 
 
