@@ -14,11 +14,12 @@ from sparc3_lightning.words import spoken
 Better = Literal["lower", "higher"]
 Rows = Literal["prompt", "window", "word"]
 Aggregate = Literal["mean", "exp_mean"]
-Role = Literal["behaviour", "opinion", "price", "sanity", "beside", "detail"]
+Role = Literal["behaviour", "opinion", "price", "sanity", "beside", "logged", "detail"]
 """What a column is evidence of.
 
 `behaviour` decides the verdict; `opinion` is another scorer's word on it; `price` is what the change cost; `sanity`
-says whether the model still works as it did; `beside` is shown with no part in the verdict; `detail` stands in files.
+says whether the model still works as it did; `beside` is shown with no part in the verdict; `logged` stands in files
+and loggers; `detail` in files.
 """
 SHOWN: tuple[Role, ...] = ("price", "behaviour", "beside", "sanity")
 """Roles of the columns that tables and figures show, in their order."""
@@ -42,6 +43,8 @@ class Column:
         digits: Decimals that a sentence gives.
         warning: Of a `sanity` column: what to know where it got significantly worse.
         setting: All that the values depend on but the model; columns pair only where it is equal.
+        limits: Least and largest value that there can be; None where there is no such.
+        note: What to say of it below a table.
 
     Shape:
         values (N,) or (N, J), weights (N,).
@@ -60,6 +63,8 @@ class Column:
     digits: int = 3
     warning: str = ""
     setting: Mapping[str, Any] = field(default_factory=dict)
+    limits: tuple[float, float] | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         """A column that is none is its measure's fault."""

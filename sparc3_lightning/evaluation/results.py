@@ -37,6 +37,8 @@ class ColumnResult(TypedDict):
         role: What it is evidence of; see `evaluation.measure.Role`.
         label: What it is, as a sentence begins with it.
         digits: Decimals in a sentence.
+        limits: Least and largest value that there can be; None where there is no such.
+        note: What to say of it below a table.
         setting: What it depends on but the model.
         baseline: Figure of the model as it was; None where it has none.
         pruned: Figure without the neurons.
@@ -52,6 +54,8 @@ class ColumnResult(TypedDict):
     role: Role
     label: str
     digits: int
+    limits: tuple[float, float] | None
+    note: str
     setting: dict[str, Any]
     baseline: float | None
     pruned: float | None
@@ -152,6 +156,8 @@ def column_results(
             role=column.role,
             label=column.spoken,
             digits=column.digits,
+            limits=column.limits,
+            note=column.note,
             setting=dict(column.setting),
             baseline=before.get(name),
             pruned=after.get(name),

@@ -55,7 +55,7 @@ def figure_rows(results: dict[str, Any]) -> list[FigureRow]:
     return [
         FigureRow(name, column["change"], column["change_against_control"], column["control"])
         for name, column in columns.items()
-        if column["role"] not in ("opinion", "detail") and column["change"] is not None
+        if column["role"] not in ("opinion", "logged", "detail") and column["change"] is not None
     ]
 
 

@@ -105,7 +105,7 @@ def board_outcome(run: Run) -> dict[str, float]:
     outcome = {}
     for name, column in run.results["columns"].items():
         change, against, key = column["change"], column["change_against_control"], name.replace("/", "_")
-        if change is None or column["role"] in ("opinion", "detail"):
+        if change is None or column["role"] in ("opinion", "logged", "detail"):
             continue
         outcome[f"change/{key}"] = change["relative"]
         if column["role"] in ("behaviour", "beside"):

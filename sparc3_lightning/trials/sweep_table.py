@@ -59,7 +59,7 @@ def _shown(evaluation: Evaluation) -> dict[str, Column]:
     return {
         name: column
         for name, column in evaluation.columns.items()
-        if column.role != "detail" or name in chosen_by or name.startswith(of_behaviour)
+        if column.role not in ("logged", "detail") or name in chosen_by or name.startswith(of_behaviour)
     }
 
 
