@@ -124,9 +124,11 @@ class Checkpoint:
                     )
 
     def _candidates(self, model: PreTrainedModel, weight: str) -> list[Stored]:
-        """Where a weight may be: under its name or that of one tied to it; or as a model without a head calls them."""
+        """Where a weight may be: under its name or a tied one's, or as its family or one without a head calls it."""
         names = [weight, *(target for target, source in model.all_tied_weights_keys.items() if source == weight)]
         names += [name.removeprefix(f"{model.base_model_prefix}.") for name in names]
+        head = get_family(model.config.model_type).head_in_files
+        names += [name.replace("lm_head.", f"{head}.") for name in names if name.startswith("lm_head.")]
         return [self.stored[name] for name in dict.fromkeys(names) if name in self.stored]
 
     def weights(self, model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:

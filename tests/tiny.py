@@ -6,8 +6,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -72,6 +78,26 @@ def tiny_qwen3(*, dtype: torch.dtype = torch.float32, seed: int = 0, **options: 
     return _build(Qwen3ForCausalLM, Qwen3Config(**{**SHAPE, **own, **options}), dtype, seed)
 
 
+def tiny_gemma2(*, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any) -> Gemma2ForCausalLM:
+    """Gemma 2: caps low enough to bend scores and logits; a sliding window in its first layer."""
+    own = {
+        "head_dim": 6, "query_pre_attn_scalar": 5, "sliding_window": 4, "attn_logit_softcapping": 1.5,
+        "final_logit_softcapping": 2.0, "tie_word_embeddings": False,
+    }  # fmt: skip
+    return _build(Gemma2ForCausalLM, Gemma2Config(**{**SHAPE, **own, **options}), dtype, seed)
+
+
+def tiny_gemma3(*, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any) -> Gemma3ForCausalLM:
+    """Gemma 3: a sliding and a global layer, whose rotations differ; norms of queries and keys."""
+    own = {
+        "head_dim": 6, "query_pre_attn_scalar": 5, "sliding_window": 4, "final_logit_softcapping": 2.0,
+        "layer_types": ["sliding_attention", "full_attention"] * 2, "tie_word_embeddings": False,
+    }  # fmt: skip
+    fields = {**SHAPE, **own, **options}
+    fields["layer_types"] = fields["layer_types"][: fields["num_hidden_layers"]]
+    return _build(Gemma3ForCausalLM, Gemma3TextConfig(**fields), dtype, seed)
+
+
 def tiny_gpt2(*, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any) -> GPT2LMHeadModel:
     """GPT-2: layers stored as (I, O), one for q, k and v; biases; its own dropout is on in training mode."""
     shape = {
@@ -79,6 +105,13 @@ def tiny_gpt2(*, dtype: torch.dtype = torch.float32, seed: int = 0, **options: A
         "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.35, "tie_word_embeddings": False,
     }  # fmt: skip
     return _build(GPT2LMHeadModel, GPT2Config(**{**shape, **options}), dtype, seed)
+
+
+def tiny_gpt_neox(*, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any) -> GPTNeoXForCausalLM:
+    """GPT-NeoX: branches side by side; one layer for q, k and v, head by head; half of each head's channels turn."""
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+    shape = {**{name: value for name, value in SHAPE.items() if name != "num_key_value_heads"}, "hidden_act": "gelu"}
+    return _build(GPTNeoXForCausalLM, GPTNeoXConfig(**{**shape, "rope_parameters": rope, **options}), dtype, seed)
 
 
 def tiny_opt(*, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any) -> OPTForCausalLM:
@@ -92,11 +125,12 @@ def tiny_opt(*, dtype: torch.dtype = torch.float32, seed: int = 0, **options: An
 
 TINY = {
     "llama": tiny_llama, "mistral": tiny_mistral, "qwen2": tiny_qwen2, "qwen3": tiny_qwen3,
-    "gpt2": tiny_gpt2, "opt": tiny_opt,
+    "gemma2": tiny_gemma2, "gemma3_text": tiny_gemma3,
+    "gpt2": tiny_gpt2, "opt": tiny_opt, "gpt_neox": tiny_gpt_neox,
 }  # fmt: skip
 GATED = ["llama", "mistral", "qwen2"]
 # What tests/reference/llama.py covers; absolute.py the others.
-RMS_NORM = [*GATED, "qwen3"]
+RMS_NORM = [*GATED, "qwen3", "gemma2", "gemma3_text"]
 
 
 class Parts(NamedTuple):
@@ -121,7 +155,11 @@ _LLAMA = Parts(
 )  # fmt: skip
 PARTS = {
     **dict.fromkeys(GATED, _LLAMA),
-    "qwen3": _LLAMA._replace(without_cp_lrp=(*_LLAMA.without_cp_lrp, "self_attn.q_norm", "self_attn.k_norm")),
+    "gemma2": _LLAMA,
+    **dict.fromkeys(
+        ["qwen3", "gemma3_text"],
+        _LLAMA._replace(without_cp_lrp=(*_LLAMA.without_cp_lrp, "self_attn.q_norm", "self_attn.k_norm")),
+    ),
     "gpt2": Parts(
         blocks="transformer.h", attention="attn", norm="transformer.ln_f", act="mlp.act",
         rows=("mlp.c_fc",), column="mlp.c_proj",
@@ -133,6 +171,12 @@ PARTS = {
         rows=("fc1",), column="fc2",
         linears=("self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj", "fc1", "fc2"),
         without_cp_lrp=("self_attn.q_proj", "self_attn.k_proj"),
+    ),
+    "gpt_neox": Parts(
+        blocks="gpt_neox.layers", attention="attention", norm="gpt_neox.final_layer_norm", act="mlp.act",
+        rows=("mlp.dense_h_to_4h",), column="mlp.dense_4h_to_h",
+        linears=("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
+        without_cp_lrp=(),
     ),
 }  # fmt: skip
 

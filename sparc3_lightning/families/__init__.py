@@ -1,7 +1,10 @@
 """Supported architectures: one small table each, and the registry that finds them by `model_type`."""
 
 from sparc3_lightning.families.family import Family
+from sparc3_lightning.families.gemma2 import GEMMA2
+from sparc3_lightning.families.gemma3 import GEMMA3
 from sparc3_lightning.families.gpt2 import GPT2
+from sparc3_lightning.families.gpt_neox import GPT_NEOX
 from sparc3_lightning.families.llama import LLAMA
 from sparc3_lightning.families.mistral import MISTRAL
 from sparc3_lightning.families.opt import OPT
@@ -17,7 +20,10 @@ FAMILIES: dict[str, Family] = {
         MISTRAL,
         QWEN2,
         QWEN3,
+        GEMMA2,
+        GEMMA3,
         GPT2,
+        GPT_NEOX,
         OPT,
     )
 }

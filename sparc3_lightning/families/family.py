@@ -36,7 +36,9 @@ class Family:
         activation: Name of the feed-forward's activation module.
         norms_per_block: How many norms a decoder block holds, those of queries and keys too; there is one more after
             the last block.
+        caps_logits: Whether the model's own forward may pass its logits through a soft cap.
         linears: Names of all linear layers; there is one more, lm_head.
+        head_in_files: What checkpoints call lm_head.
         per_token: Names that treat every token by itself, keep the place of each sample, and end in a residual add: in
             the last block only the explained token needs them.
         one_token: Names of linear layers that see every token all the same, though in the last block only the explained
@@ -59,10 +61,12 @@ class Family:
     down: str = "mlp.down_proj"
     activation: str = "mlp.act_fn"
     norms_per_block: int = 2
+    caps_logits: bool = False
     linears: tuple[str, ...] = (
         "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
         "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
     )  # fmt: skip
+    head_in_files: str = "lm_head"
     per_token: tuple[str, ...] = ("self_attn.o_proj", "mlp")
     one_token: tuple[str, ...] = ("self_attn.q_proj",)
     cp_lrp_unreached: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "mlp.gate_proj")

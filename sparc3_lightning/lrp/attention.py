@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from sparc3_lightning.lrp.functional import SoftCapRule
 from sparc3_lightning.lrp.lxt_rules import divide_gradient, stop_gradient
 
 
@@ -53,7 +54,8 @@ def _register(implementation: str) -> str:
         if rule is None:
             return native(module, query, key, value, *args, **kwargs)
         kwargs["dropout"] = 0.0
-        return native(module, *rule(query, key, value), *args, **kwargs)
+        with SoftCapRule():
+            return native(module, *rule(query, key, value), *args, **kwargs)
 
     name = f"{_PREFIX}{implementation}"
     AttentionInterface.register(name, attention)
@@ -64,7 +66,8 @@ def _register(implementation: str) -> str:
 def warn_of_eager_attention(model: PreTrainedModel, device: torch.device) -> None:
     """Say so where attention is about to keep all T x T weights of every head on a GPU."""
     implementation = model.config._attn_implementation
-    if device.type == "cuda" and implementation == "eager":
+    # Some have no other (Gemma 2: a soft cap).
+    if device.type == "cuda" and implementation == "eager" and model._supports_sdpa:
         warnings.warn(
             f"attention runs as {implementation!r} on a GPU, which is slow and needs memory for T x T numbers a head. "
             "Set `model.attn_implementation: sdpa`.",

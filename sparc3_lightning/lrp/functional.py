@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.overrides import TorchFunctionMode
 
 SQRT_HALF = 0.5**0.5
 
@@ -28,6 +29,11 @@ def gelu_tanh_ratio(x: Tensor) -> Tensor:
 def relu_ratio(x: Tensor) -> Tensor:
     """ReLU(x) / x = 1 where x > 0, else 0."""
     return (x > 0).to(x.dtype)
+
+
+def tanh_ratio(x: Tensor) -> Tensor:
+    """tanh(x) / x, 1 at 0."""
+    return torch.where(x == 0, 1.0, torch.tanh(x) / x)
 
 
 RATIOS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -76,6 +82,19 @@ class IdentityRule(Function):
         """Shape: grad and result like x."""
         (x,) = ctx.saved_tensors
         return grad * ctx.ratio(x), None, None
+
+
+class SoftCapRule(TorchFunctionMode):
+    """Inside, torch.tanh hands relevance on by the identity rule.
+
+    A soft cap, `cap * tanh(x / cap)`, is no module: transformers writes it into its functions, which stay as they are.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called in the place of every function of torch."""
+        if func is torch.tanh:
+            return IdentityRule.apply(args[0], func, tanh_ratio)
+        return func(*args, **(kwargs or {}))
 
 
 class RMSNormRule(Function):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import partial, wraps
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.families import Family, get_family
 from sparc3_lightning.lrp.attention import attention_rules
-from sparc3_lightning.lrp.functional import IdentityRule, LayerNormRule, RMSNormRule, activation_ratio
+from sparc3_lightning.lrp.functional import IdentityRule, LayerNormRule, RMSNormRule, SoftCapRule, activation_ratio
 from sparc3_lightning.lrp.lxt_rules import divide_gradient, stop_gradient
 from sparc3_lightning.lrp.patch import evaluating, pre_hook, replaced_forward
 
@@ -36,6 +36,17 @@ def _activation_forward(activation: nn.Module) -> Callable[[Tensor], Tensor]:
 def _detached_forward(activation: nn.Module) -> Callable[[Tensor], Tensor]:
     native = activation.forward
     return lambda x: stop_gradient(native(x))
+
+
+def _capping_forward(model: PreTrainedModel) -> Callable[..., Any]:
+    native = model.forward
+
+    @wraps(native)  # `generate` reads its signature
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with SoftCapRule():
+            return native(*args, **kwargs)
+
+    return forward
 
 
 def _halve_product(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -104,6 +115,8 @@ def attnlrp(model: PreTrainedModel, variant: Variant = "attnlrp") -> Iterator[Pr
                 stack.enter_context(replaced_forward(norm, _norm_forward(family, norm)))
             for block in blocks:
                 _enter_mlp_rules(stack, family, block, variant)
+            if family.caps_logits:
+                stack.enter_context(replaced_forward(model, _capping_forward(model)))
             attention = [block.get_submodule(family.attention) for block in blocks]
             stack.enter_context(attention_rules(model, attention, variant))
         stack.callback(partial(delattr, model, _ACTIVE))

@@ -1,6 +1,7 @@
-"""GPT-2 and OPT, and relevance through them, in float64 from the equations; it imports nothing of the package.
+"""GPT-2, OPT and GPT-NeoX, and relevance through them, in float64 from the equations; imports nothing of the package.
 
-Learned positions, LayerNorm, biases, no gate. As in llama.py relevance travels as relevance, one sample at a time.
+Learned positions (or, in GPT-NeoX, some channels that turn, and branches side by side), LayerNorm, biases, no gate. As
+in llama.py relevance travels as relevance, one sample at a time.
 """
 
 from typing import Any, NamedTuple
@@ -9,13 +10,16 @@ import torch
 from torch import Tensor
 
 from tests.reference import rules
-from tests.reference.llama import Layer, Reference
+from tests.reference.llama import Layer, Reference, rotary, rotate, unrotate
 
 EPS = 1e-5
 
 
 class Names(NamedTuple):
-    """Where the parts lie; how many positions there are before the first token's; whether weights are (I, O)."""
+    """Where the parts lie; how many positions there are before the first token's; whether weights are (I, O).
+
+    `positions` is empty where channels turn instead; then q, k and v lie head by head.
+    """
 
     prefix: str
     tokens: str
@@ -43,11 +47,26 @@ NAMES = {
         qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), o="self_attn.out_proj", fc=("fc1", "fc2"),
         last_norm="final_layer_norm", activation="relu", offset=2, transposed=False,
     ),
+    "gpt_neox": Names(
+        prefix="gpt_neox.", tokens="embed_in", positions="", blocks="layers",
+        norms=("input_layernorm", "post_attention_layernorm"), qkv=("attention.query_key_value",), o="attention.dense",
+        fc=("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"), last_norm="final_layer_norm", activation="gelu", offset=0,
+        transposed=False,
+    ),
 }  # fmt: skip
 
 
 class AbsoluteReference(Reference):
-    """As `Reference`, for these two."""
+    """As `Reference`, for these three."""
+
+    def __post_init__(self) -> None:
+        self.heads = self.config.num_attention_heads
+        self.head_dim = self.config.hidden_size // self.heads
+        # Where q, k and v lie, in this order, among the outputs of what makes them.
+        places = torch.arange(3 * self.config.hidden_size)
+        by_head = places.view(self.heads, 3, self.head_dim).transpose(0, 1).flatten()
+        self.order = places if self.names.positions else by_head
+        self.side_by_side = getattr(self.config, "use_parallel_residual", False)
 
     @property
     def names(self) -> Names:
@@ -56,8 +75,9 @@ class AbsoluteReference(Reference):
     def run(self, ids: Tensor, targets: list[tuple[int, float]] | None = None) -> float:
         """As `Reference.run`."""
         prefix, first = self.names.prefix, self.names.offset
-        places = self.state[f"{prefix}{self.names.positions}.weight"][first : first + len(ids)]
-        x = self.state[f"{prefix}{self.names.tokens}.weight"][ids] + places
+        x = self.state[f"{prefix}{self.names.tokens}.weight"][ids]
+        if self.names.positions:
+            x = x + self.state[f"{prefix}{self.names.positions}.weight"][first : first + len(ids)]
         trace = []
         for layer in range(self.config.num_hidden_layers):
             trace.append(self._forward_block(layer, x))
@@ -86,46 +106,67 @@ class AbsoluteReference(Reference):
         prefix = f"{self.names.prefix}{self.names.blocks}.{layer}."
         h = self._norm(prefix + self.names.norms[0], x)
         qkv = [self._linear(prefix + name, h) for name in self.names.qkv]
-        q, k, v = torch.cat([part.out for part in qkv], -1).chunk(3, -1)
+        q, k, v = torch.cat([part.out for part in qkv], -1)[:, self.order].chunk(3, -1)
         visible = torch.ones(len(x), len(x)).tril().bool()
         weights = [
-            torch.softmax((a @ b.T / a.shape[1] ** 0.5).masked_fill(~visible, -torch.inf), -1)
+            torch.softmax((self._turn(a) @ self._turn(b).T / a.shape[1] ** 0.5).masked_fill(~visible, -torch.inf), -1)
             for a, b in zip(self._split(q), self._split(k), strict=True)
         ]
         mixed = torch.cat([w @ c for w, c in zip(weights, self._split(v), strict=True)], -1)
         o = self._linear(prefix + self.names.o, mixed)
         middle = x + o.out
-        up = self._linear(prefix + self.names.fc[0], self._norm(prefix + self.names.norms[1], middle))
+        source = x if self.side_by_side else middle
+        up = self._linear(prefix + self.names.fc[0], self._norm(prefix + self.names.norms[1], source))
         activation = rules.ACTIVATIONS[self.names.activation]
         act = torch.tensor([[activation(value) for value in row] for row in up.out.tolist()], dtype=torch.float64)
         down = self._linear(prefix + self.names.fc[1], act)
         return {**locals(), "out": middle + down.out}
 
     def _split(self, x: Tensor) -> tuple[Tensor, ...]:
-        return x.split(self.config.hidden_size // self.config.num_attention_heads, -1)
+        return x.split(self.head_dim, -1)
+
+    def _turning(self, length: int) -> tuple[Tensor, Tensor]:
+        parameters = self.config.rope_parameters
+        return rotary(length, int(self.head_dim * parameters["partial_rotary_factor"]), parameters["rope_theta"])
+
+    def _turn(self, x: Tensor) -> Tensor:
+        return x if self.names.positions else rotate(x, *self._turning(len(x)))
+
+    def _turn_back(self, relevance: Tensor, x: Tensor) -> Tensor:
+        return relevance if self.names.positions else unrotate(relevance, x, *self._turning(len(x)))
 
     def _backward_block(self, r: dict[str, Any], relevance: Tensor) -> Tensor:
         # residual add, epsilon rule: each summand takes its part
         share = relevance / r["out"]
         of_act = self._linear_back(r["down"], share * r["down"].out)
         of_norm = self._linear_back(r["up"], rules.identity(of_act))
-        of_middle = share * r["middle"] + self._norm_back(r["prefix"] + self.names.norms[1], r["middle"], of_norm)
+        of_source = self._norm_back(r["prefix"] + self.names.norms[1], r["source"], of_norm)
+        of_middle, of_x = share * r["middle"], torch.zeros_like(of_source)
+        of_middle, of_x = (of_middle, of_source) if self.side_by_side else (of_middle + of_source, of_x)
         share = of_middle / r["middle"]
         of_mixed = self._linear_back(r["o"], share * r["o"].out)
         of_h = self._attention_back(r, of_mixed)
-        return share * r["x"] + self._norm_back(r["prefix"] + self.names.norms[0], r["x"], of_h)
+        return of_x + share * r["x"] + self._norm_back(r["prefix"] + self.names.norms[0], r["x"], of_h)
 
     def _attention_back(self, r: dict[str, Any], relevance: Tensor) -> Tensor:
         heads = zip(*(self._split(r[part]) for part in ("q", "k", "v")), self._split(relevance), strict=True)
         if self.variant == "cp_lrp":
             # What made queries and keys gets nothing.
             found = [
-                (torch.zeros_like(q), torch.zeros_like(k), rules.attention_cp(q, k, v, part, r["visible"]))
+                (
+                    torch.zeros_like(q),
+                    torch.zeros_like(k),
+                    rules.attention_cp(self._turn(q), self._turn(k), v, part, r["visible"]),
+                )
                 for q, k, v, part in heads
             ]
         else:
-            found = [rules.attention(q, k, v, part, r["visible"]) for q, k, v, part in heads]
+            found = []
+            for q, k, v, part in heads:
+                of_q, of_k, of_v = rules.attention(self._turn(q), self._turn(k), v, part, r["visible"])
+                found.append((self._turn_back(of_q, q), self._turn_back(of_k, k), of_v))
         of_qkv = torch.cat([torch.cat(parts, -1) for parts in zip(*found, strict=True)], -1)
+        of_qkv = of_qkv[:, self.order.argsort()]
         parts = of_qkv.split([layer.out.shape[1] for layer in r["qkv"]], -1)
         return sum(
             (self._linear_back(layer, part) for layer, part in zip(r["qkv"], parts, strict=True)),

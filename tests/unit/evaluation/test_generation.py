@@ -75,6 +75,7 @@ def test_completions_are_the_slow_ones_in_every_batch_shape(
 
 
 @pytest.mark.parametrize("family", sorted(TINY))
+@pytest.mark.usefixtures("wide_softmax")
 def test_left_padding_moves_no_position(family: str, tokenizer: Any, prompts: list[TextPrompt]) -> None:
     """Learned positions too count from a prompt's first token, not from its padding's."""
     model: PreTrainedModel = TINY[family](dtype=torch.float64, vocab_size=VOCABULARY, eos_token_id=1)

@@ -40,6 +40,7 @@ def loop(model: PreTrainedModel, samples: list[Tensor], sign: str) -> dict[str, 
 @pytest.mark.parametrize("sign", ["abs", "signed"])
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 @pytest.mark.parametrize("family", sorted(TINY))
+@pytest.mark.usefixtures("wide_softmax")
 def test_every_batch_size_equals_the_loop_over_samples(family: str, batch_size: int, sign: str) -> None:
     # Traps 1 and 8, invariants 1 and 2. transformers' norms are float32 inside: equal inputs, so 1e-9 all the same.
     model = TINY[family](dtype=torch.float64)
@@ -51,6 +52,7 @@ def test_every_batch_size_equals_the_loop_over_samples(family: str, batch_size: 
 
 
 @pytest.mark.parametrize("family", sorted(TINY))
+@pytest.mark.usefixtures("wide_softmax")
 def test_padding_does_not_matter(family: str) -> None:
     model = TINY[family](dtype=torch.float64)
     plain = sums(model, SAMPLES, 7)

@@ -13,7 +13,7 @@ from tests.tiny import PARTS, RMS_NORM, TINY, tiny_gpt2, tiny_llama, tiny_qwen2,
 
 
 @pytest.fixture(autouse=True)
-def exact_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+def exact_norms(wide_softmax: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers' norms compute in float32 even in a float64 model; the rules keep whatever forward there is."""
 
     def forward(self: nn.Module, x: Tensor) -> Tensor:

@@ -22,6 +22,12 @@ def build(request: pytest.FixtureRequest) -> Callable[..., PreTrainedModel]:
     return TINY[request.param]
 
 
+def build_with(build: Callable[..., PreTrainedModel], implementation: str) -> PreTrainedModel:
+    if implementation == "sdpa" and build is TINY["gemma2"]:
+        pytest.skip("its attention is eager: a soft cap")
+    return build(attn_implementation=implementation)
+
+
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
@@ -93,7 +99,7 @@ def left_padded(implementation: str, model: PreTrainedModel) -> dict[str, Tensor
 @pytest.mark.parametrize("variant", ["attnlrp", "cp_lrp"])
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_outputs_are_bit_identical(build: Callable[..., PreTrainedModel], implementation: str, variant: str) -> None:
-    model = build(attn_implementation=implementation)
+    model = build_with(build, implementation)
     assert model.config._attn_implementation == implementation
     for inputs in ({"input_ids": SAMPLE[None]}, left_padded(implementation, model)):
         outside = model(**inputs, output_hidden_states=True)
@@ -109,7 +115,7 @@ def test_left_padding_mask_and_window_matter(
     build: Callable[..., PreTrainedModel], implementation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trap 24 would be seen: without the mask function the same inputs give other logits."""
-    model = build(attn_implementation=implementation)
+    model = build_with(build, implementation)
     inputs = left_padded(implementation, model)
     outside = model(**inputs).logits
     # A fresh implementation name, so that an earlier registration of the mask does not hide the fault.

@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from sparc3_lightning.lrp.rules import attnlrp
+from sparc3_lightning.models import load_model
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.card import model_card
@@ -48,6 +49,7 @@ def test_reloads_without_the_neurons_and_nothing_else_changes(family: str, tied:
     with apply_recipe(before, recipe_of(before)):
         assert same_weights(reloaded, before)
         assert torch.equal(logits(reloaded), logits(before))
+        assert same_weights(load_model(str(tmp_path / "pruned")), before)
     assert not torch.equal(logits(reloaded), logits(before))
 
 

@@ -44,6 +44,8 @@ def by_full_passes(model: PreTrainedModel) -> Found:
 @pytest.mark.parametrize("family", TINY)
 def test_masks_are_those_of_full_passes_for_two_of_each_block(family: str, attention: str) -> None:
     """Qwen2's blocks do not share a mask: the second has a sliding window."""
+    if attention == "sdpa" and family == "gemma2":
+        pytest.skip("its attention is eager: a soft cap")
     options = {"dtype": torch.float64, "attn_implementation": attention, "num_hidden_layers": 3}
     wanted, model = by_full_passes(TINY[family](**options)), TINY[family](**options)
     calls: Counter[int] = Counter()
