@@ -28,7 +28,7 @@ from sparc3_lightning.demo.grammar import Part
 from sparc3_lightning.demo.outcome import one_line
 from sparc3_lightning.demo.scorer import heldout_auc, train_scorer
 from sparc3_lightning.evaluation.evaluator import Evaluator
-from sparc3_lightning.evaluation.planning import Decoding
+from sparc3_lightning.evaluation.generation import Decoding
 from sparc3_lightning.files import load_yaml
 from sparc3_lightning.metrics import DetoxifyScorer
 

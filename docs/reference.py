@@ -22,7 +22,7 @@ import callbacks
 from sparc3_lightning import data, metrics
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.evaluation.evaluator import Evaluator
-from sparc3_lightning.evaluation.planning import Decoding
+from sparc3_lightning.evaluation.generation import Decoding
 from sparc3_lightning.metrics import Scorer
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.trials.compress import Compression

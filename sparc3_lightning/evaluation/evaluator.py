@@ -7,17 +7,40 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sparc3_lightning.evaluation.noise import CHOICE_SEED
-from sparc3_lightning.evaluation.parallel import Progress, no_progress
-from sparc3_lightning.evaluation.perplexity import cut_text, measure_perplexity
-from sparc3_lightning.evaluation.planning import Decoding, TextPrompt, plan_requests
-from sparc3_lightning.evaluation.records import Evaluation, PerplexityResult, ToxicityResult
-from sparc3_lightning.evaluation.toxicity import measure_toxicity
-from sparc3_lightning.metrics import Scorer
+from sparc3_lightning.evaluation.generation import (
+    CHOICE_SEED,
+    Decoding,
+    Progress,
+    TextPrompt,
+    evaluation_mode,
+    generate,
+    no_progress,
+    plan_requests,
+)
+from sparc3_lightning.evaluation.measure import Column, Material, Measure
+from sparc3_lightning.evaluation.records import (
+    Evaluation,
+    PerplexityResult,
+    PromptResult,
+    ScoredCompletion,
+    ToxicityResult,
+    completion_setting,
+)
+from sparc3_lightning.evaluation.windows import cut_text, measure_perplexity
+from sparc3_lightning.metrics.completions import (
+    Collected,
+    Completion,
+    CompletionMeasure,
+    Length,
+    Repetition,
+    Toxicity,
+    summarise,
+)
 from sparc3_lightning.metrics.perplexity import PROTOCOLS, PerplexityProtocol, check_protocol
-from sparc3_lightning.metrics.scorers import scorer_setting
+from sparc3_lightning.metrics.scorers import Scorer, scorer_setting
 from sparc3_lightning.models import context_length
 from sparc3_lightning.statistics.signs import PairedTest
 
@@ -48,6 +71,8 @@ class Evaluator:
             many p-values.
         confidence: coverage of their intervals.
         statistics_seed: seed of their draws.
+        measures: what is measured besides perplexity, the scorer's attributes, repetition and length; each is shown
+            in tables, figures and statistics.
 
     Attributes:
         precision: gives the context in which every pass through the model runs. The module sets the trainer's
@@ -71,6 +96,7 @@ class Evaluator:
         num_draws: int = 10_000,
         confidence: float = 0.95,
         statistics_seed: int = 0,
+        measures: list[Measure] | None = None,
     ) -> None:
         for protocol in perplexity_protocols:
             check_protocol(protocol)
@@ -83,6 +109,7 @@ class Evaluator:
         self.window, self.stride = window, stride
         self.batch_size, self.max_tokens = batch_size, max_tokens
         self.toxicity_protocol, self.threshold = toxicity_protocol, threshold
+        self.measures = list(measures or [])
         self.paired_test = PairedTest(num_draws, statistics_seed, confidence)
         self.precision: Callable[[], AbstractContextManager[object]] = nullcontext
 
@@ -107,8 +134,35 @@ class Evaluator:
             The evaluation, the same on every rank.
         """
         perplexity = self.perplexity(model, tokenizer, rows, progress) if rows else {}
-        toxicity = self.toxicity(model, tokenizer, prompts, progress) if prompts else None
-        return Evaluation(perplexity, toxicity)
+        found, completions = Evaluation(perplexity, None), list[list[Completion]]()
+        if prompts:
+            ours = [measure for measure in self.measures if isinstance(measure, CompletionMeasure)]
+            for measure in ours:
+                measure.reset()
+            toxicity, completions = self._complete(model, tokenizer, prompts, progress, self.decoding, ours)
+            found = Evaluation(perplexity, toxicity)
+        setting = {} if found.toxicity is None else completion_setting(found.toxicity)
+        material = Material(
+            model, tokenizer, prompts or (), completions, perplexity, setting,
+            self.batch_size, self.max_tokens, progress or no_progress,
+        )  # fmt: skip
+        return replace(found, measures=self._measured(material, {*found.columns}))
+
+    def _measured(self, material: Material, taken: set[str]) -> dict[str, Column]:
+        """Columns of `measures`, which bear no name that is `taken`; of completions only where there are any."""
+        found: dict[str, Column] = {}
+        for measure in self.measures:
+            if not material.prompts and isinstance(measure, CompletionMeasure):
+                continue
+            with self.precision(), evaluation_mode(material.model), torch.no_grad():
+                for column in measure.columns(material):
+                    if column.name in taken | found.keys():
+                        raise ValueError(
+                            f"`measures` must give columns of different names, got `{column.name}` twice. Set "
+                            "`Evaluator.init_args.measures`."
+                        )
+                    found[column.name] = column
+        return found
 
     def check(
         self,
@@ -163,29 +217,62 @@ class Evaluator:
         """Toxicity, repetition and length of completions; see `evaluate`.
 
         Args:
-            model: a causal language model.
-            tokenizer: its tokenizer.
-            prompts: the same on every rank.
-            progress: wraps the batches.
-            decoding: other than this evaluator's.
+            model: A causal language model.
+            tokenizer: Its tokenizer.
+            prompts: The same on every rank.
+            progress: Wraps the batches.
+            decoding: Other than this evaluator's.
 
         Raises:
-            ValueError: no scorer; a prompt that is empty or comes twice; a failed generation or score.
+            ValueError: No scorer; a prompt that is empty or comes twice; a failed generation or score.
         """
+        return self._complete(model, tokenizer, prompts, progress, decoding or self.decoding, [])[0]
+
+    def _complete(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[TextPrompt],
+        progress: Progress | None,
+        decoding: Decoding,
+        others: Sequence[CompletionMeasure],
+    ) -> tuple[ToxicityResult, list[list[Completion]]]:
+        """Continue the prompts; each measure sees what a rank has generated as soon as it is there."""
         scorer = self.load_scorer()
+        today = Toxicity(scorer), Repetition(), Length()
+        measures = [measure.to(model.device) for measure in (*today, *others)]
+
+        def receive(done: list[Completion]) -> None:
+            for measure in measures:
+                measure.update(done)
+
         with self.precision():
-            return measure_toxicity(
-                model,
-                tokenizer,
-                prompts,
-                scorer,
-                decoding or self.decoding,
-                self.toxicity_protocol,
-                self.threshold,
-                self.batch_size,
-                self.max_tokens,
-                progress or no_progress,
+            generated = generate(
+                model, tokenizer, prompts, decoding, self.batch_size, self.max_tokens, progress or no_progress, receive
             )
+        found = [measure.compute() for measure in today]
+        rows = _rows(prompts, generated.completions, scorer.attributes, *found)
+        items = [item for row in rows for item in row.completions]
+        known = [item.uniqueness for item in items if item.uniqueness is not None]
+        each = torch.tensor(found[0].values, dtype=torch.float64).unbind(2)
+        result = ToxicityResult(
+            protocol=self.toxicity_protocol,
+            scorer=scorer.name,
+            threshold=self.threshold,
+            decoding=decoding,
+            attributes={
+                name: summarise(values, self.threshold) for name, values in zip(scorer.attributes, each, strict=True)
+            },
+            uniqueness=sum(known) / len(known) if known else None,
+            length=sum(item.num_tokens for item in items) / len(items),
+            num_prompts=len(rows),
+            num_empty=len(items) - len(known),
+            num_truncated_prompts=generated.num_truncated,
+            num_truncated_texts=found[0].num_truncated,
+            prompts=rows,
+            token_counts=generated.token_counts,
+        )
+        return result, generated.completions
 
     def load_scorer(self) -> Scorer:
         """The scorer, with what it reads read: a wrong path shows before hours of work.
@@ -239,11 +326,33 @@ class Evaluator:
             "window": self.window if rows else None,
             "stride": self.stride if rows else None,
             "rows": _hash(list(rows or ())),
+            **({"measures": [measure.setting() for measure in self.measures]} if self.measures else {}),
         }
 
 
 def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _rows(
+    prompts: Sequence[TextPrompt],
+    completions: Sequence[Sequence[Completion]],
+    attributes: Sequence[str],
+    scores: Collected,
+    repetition: Collected,
+    length: Collected,
+) -> list[PromptResult]:
+    def scored(item: Completion) -> ScoredCompletion:
+        values, (unique,), (count,) = (
+            found.values[item.prompt][item.completion] for found in (scores, repetition, length)
+        )
+        named = dict(zip(attributes, values, strict=True))
+        return ScoredCompletion(item.text, int(count), None if unique != unique else unique, named)
+
+    return [
+        PromptResult(prompt.id, prompt.text, list(map(scored, items)))
+        for prompt, items in zip(prompts, completions, strict=True)
+    ]
 
 
 def _decoding(protocol: ToxicityProtocol, decoding: Decoding | None) -> Decoding:

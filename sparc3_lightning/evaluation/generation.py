@@ -1,10 +1,16 @@
-"""Completions of prompts: batched, left-padded, and with noise that pairs before and after."""
+"""Completions of prompts: planned, batched, left-padded, and with noise that pairs before and after.
 
-from collections.abc import Callable, Iterator, Sequence
+Before and after pruning must meet the same luck, whatever the batch, the order and the number of processes. The noise
+of token v at step t of completion j of a prompt is therefore output number v of a SplitMix64 generator keyed by
+(seed, prompt id, j, t). Being counted, not drawn in turn, it is one vectorised expression on any device.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,44 +24,101 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from sparc3_lightning.data.batches import PADDING, plan_batches
+from sparc3_lightning.data.tokens import check_vocabulary, count_control, encode, keep_last, token_counts
 from sparc3_lightning.distributed.owners import is_sharded
-from sparc3_lightning.distributed.ranks import gather_objects, raise_together
-from sparc3_lightning.evaluation.noise import gumbel_noise
-from sparc3_lightning.evaluation.parallel import Progress, no_progress
-from sparc3_lightning.evaluation.planning import (
-    Decoding,
-    Request,
-    TextPrompt,
-    plan_requests,
-    request_batches,
-)
+from sparc3_lightning.distributed.ranks import gather_objects, raise_together, rank_and_world_size
+from sparc3_lightning.metrics.completions import Completion
 from sparc3_lightning.models import context_length
+
+T = TypeVar("T")
+
+Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
+"""`progress(items, total, description)` wraps an iterable of known length and yields its items."""
+
+
+def no_progress(items: Iterable[T], total: int, description: str) -> Iterable[T]:
+    """The silent progress."""
+    return items
+
+
+class TextPrompt(Protocol):
+    """What generation needs of a prompt: `id` keys its noise, `text` is continued."""
+
+    @property
+    def id(self) -> str:
+        """Unique among the prompts."""
+
+    @property
+    def text(self) -> str:
+        """What is continued."""
 
 
 @dataclass(frozen=True)
-class Completion:
-    """One generated completion, without its prompt and without the end-of-text token.
+class Decoding:
+    """How completions are drawn; every parameter of the sampling is here, none is taken from the model's files.
 
     Attributes:
-        prompt: number of its prompt.
-        completion: its number among the prompt's completions.
-        token_ids: generated ids.
-        text: their text.
+        max_new_tokens: length at most.
+        temperature: divides the logits; 0 decodes greedily, without noise.
+        top_p: smallest set of tokens with this probability is kept; 1 keeps all.
+        num_completions: completions of each prompt.
+        seed: of the noise.
     """
+
+    max_new_tokens: int = 50
+    temperature: float = 0.7
+    top_p: float = 0.9
+    num_completions: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be decoded with."""
+        if self.max_new_tokens < 1 or self.num_completions < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                "`decoding` needs max_new_tokens >= 1, num_completions >= 1, temperature >= 0 and 0 < top_p <= 1, got "
+                f"{self}. Set `Evaluator.init_args.decoding`."
+            )
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion to be generated: prompt number, completion number, the prompt's token ids and the noise's key."""
 
     prompt: int
     completion: int
     token_ids: list[int]
-    text: str
+    key: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be generated, longest prompts first.
+
+    Attributes:
+        requests: One a completion.
+        max_new_tokens: Length of each at most.
+        num_truncated: Prompts that had to be cut to fit the context.
+        token_counts: What was found in the prompts' token ids; see `data.tokens.token_counts`.
+    """
+
+    requests: list[Request]
+    max_new_tokens: int
+    num_truncated: int
+    token_counts: dict[str, int]
+
+
+# A filler keeps a rank in step with the others; what it generates is thrown away.
+_FILLER = Request(prompt=-1, completion=-1, token_ids=[0], key=0)
 
 
 class Generated(NamedTuple):
     """What `generate` gives.
 
     Attributes:
-        completions: of each prompt, in its order.
-        num_truncated: prompts cut to leave room in the context.
-        token_counts: what was found in the prompts' token ids; see `data.tokens.token_counts`.
+        completions: Of each prompt, in its order.
+        num_truncated: Prompts cut to leave room in the context.
+        token_counts: What was found in the prompts' token ids; see `data.tokens.token_counts`.
     """
 
     completions: list[list[Completion]]
@@ -76,20 +139,20 @@ def generate(
     """Complete prompts, on all processes together.
 
     Args:
-        model: a causal language model.
-        tokenizer: its tokenizer; a padding token is not needed.
-        prompts: the same on every rank.
-        decoding: how to decode.
-        batch_size: most completions generated at once on one rank.
-        max_tokens: most tokens of them, padding and what is to be generated included; one completion may be longer.
-        progress: wraps the batches.
-        receive: takes each batch of this rank as soon as it is there.
+        model: A causal language model.
+        tokenizer: Its tokenizer; a padding token is not needed.
+        prompts: The same on every rank.
+        decoding: How to decode.
+        batch_size: Most completions generated at once on one rank.
+        max_tokens: Most tokens of them, padding and what is to be generated included; one completion may be longer.
+        progress: Wraps the batches.
+        receive: Takes each batch of this rank as soon as it is there.
 
     Returns:
         Each prompt's completions, the same on every rank, and how many prompts were cut.
 
     Raises:
-        ValueError: an empty or repeated prompt, no room in the context, or logits that are not finite.
+        ValueError: An empty or repeated prompt, no room in the context, or logits that are not finite.
     """
     plan = plan_requests(tokenizer, prompts, decoding, context_length(model), model.config.vocab_size)
     batches = request_batches(plan, batch_size, max_tokens)
@@ -115,6 +178,55 @@ def _arrange(completions: Sequence[Completion], num_prompts: int, num_completion
     return [[by_place[i, j] for j in range(num_completions)] for i in range(num_prompts)]
 
 
+def plan_requests(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[TextPrompt],
+    decoding: Decoding,
+    max_length: int,
+    vocab_size: int,
+) -> Plan:
+    """Tokenise prompts, make room for the completion, and order by length.
+
+    A prompt that leaves no room keeps its end (and its beginning-of-text token): the end is what is continued.
+
+    Raises:
+        ValueError: No prompts, a prompt that is empty or holds tokens that the model has not, an id that comes twice
+            (its noise would), or a context that holds no prompt beside the completion.
+    """
+    room = max_length - decoding.max_new_tokens
+    if room < 2:
+        raise ValueError(
+            f"`max_new_tokens` must leave room for a prompt in the model's {max_length} tokens, got "
+            f"{decoding.max_new_tokens}. Set `Evaluator.init_args.decoding.max_new_tokens`."
+        )
+    if len({prompt.id for prompt in prompts}) != len(prompts) or not prompts:
+        raise ValueError(f"`prompts` must be at least one and have ids of their own, got {len(prompts)} prompts.")
+    counts = token_counts()
+    token_ids = [encode(tokenizer, prompt.text, counts=counts) for prompt in prompts]
+    for prompt, ids in zip(prompts, token_ids, strict=True):
+        if not prompt.text.strip() or not ids:
+            raise ValueError(f"prompt `{prompt.id}` is empty. Remove it from `evaluation_prompts`.")
+        check_vocabulary(ids, vocab_size, f"prompt `{prompt.id}` of `evaluation_prompts`")
+    fitted = [keep_last(tokenizer, ids, room) for ids in token_ids]
+    counts["num_control_tokens"] = count_control(tokenizer, fitted)
+    requests = [
+        Request(i, j, fitted[i], noise_key(decoding.seed, prompt.id, j))
+        for i, prompt in enumerate(prompts)
+        for j in range(decoding.num_completions)
+    ]
+    # Stable, so that equal lengths keep their order; longest first, so that memory runs out at once or never.
+    requests.sort(key=lambda request: -len(request.token_ids))
+    return Plan(requests, decoding.max_new_tokens, sum(len(ids) > room for ids in token_ids), dict(counts))
+
+
+def request_batches(plan: Plan, batch_size: int, max_tokens: int) -> list[list[Request]]:
+    """This rank's batches; every rank has as many, of the same sizes, fillers included; see `generate`."""
+    lengths = [len(request.token_ids) + plan.max_new_tokens for request in plan.requests]
+    rank, world = rank_and_world_size()
+    batches = plan_batches(lengths, batch_size, max_tokens, rank=rank, world_size=world)
+    return [[_FILLER if index == PADDING else plan.requests[index] for index in batch] for batch in batches]
+
+
 @torch.no_grad()
 def complete(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: Sequence[Request], decoding: Decoding
@@ -125,7 +237,7 @@ def complete(
         The batch's completions; fillers are left out.
 
     Raises:
-        ValueError: the model's logits were not finite.
+        ValueError: The model's logits were not finite.
     """
     input_ids, mask = left_padded([request.token_ids for request in batch], model.device)
     check, processors = _processors(batch, decoding, input_ids)
@@ -140,10 +252,9 @@ def complete(
             synced_gpus=is_sharded(model),
         )
     check.raise_if_broken(batch)
-    generated = output[:, input_ids.shape[1] :].tolist()
     completions = []
-    for request, ids in zip(batch, generated, strict=True):
-        kept = _before_end(ids, ends)
+    for request, ids in zip(batch, output[:, input_ids.shape[1] :].tolist(), strict=True):
+        kept = ids[: next((n for n, token in enumerate(ids) if token in ends), len(ids))]
         text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         completions.append(Completion(request.prompt, request.completion, kept, text))
     return [item for item in completions if item.prompt >= 0]
@@ -166,11 +277,6 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     named = model.generation_config.eos_token_id if model.generation_config is not None else None
     ids = named if isinstance(named, list) else [named]
     return sorted({int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None})
-
-
-def _before_end(ids: list[int], ends: list[int]) -> list[int]:
-    stop = next((n for n, token in enumerate(ids) if token in ends), len(ids))
-    return ids[:stop]
 
 
 def _generation_config(decoding: Decoding, ends: list[int]) -> GenerationConfig:
@@ -246,3 +352,68 @@ def _processors(batch: Sequence[Request], decoding: Decoding, input_ids: Tensor)
             processors.append(TopPLogitsWarper(decoding.top_p))
         processors.append(_AddNoise(keys, input_ids.shape[1]))
     return check, LogitsProcessorList(processors)
+
+
+def _signed(number: int) -> int:
+    """A number modulo 2^64, as the int64 with the same bits."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
+_GAMMA = _signed(0x9E3779B97F4A7C15)
+_MIX_1 = _signed(0xBF58476D1CE4E5B9)
+_MIX_2 = _signed(0x94D049BB133111EB)
+
+
+CHOICE_SEED = int.from_bytes(hashlib.sha256(b"choice of prompts by responses").digest()[:8], "little", signed=True)
+"""Seed of the completions that prompts are chosen by: no evaluation's, or prompts would be chosen by their outcome."""
+
+
+def noise_key(seed: int, prompt_id: str, completion: int) -> int:
+    """The 64-bit key of one completion's noise, as a signed integer.
+
+    Args:
+        seed: of the run.
+        prompt_id: the prompt's id in its data set.
+        completion: number j of the completion.
+    """
+    # The id comes last: it may hold any character, the numbers before it cannot.
+    digest = hashlib.sha256(f"{seed}/{completion}/{prompt_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)
+
+
+def gumbel_noise(keys: Tensor, step: int, vocab_size: int) -> Tensor:
+    """Standard Gumbel noise for one decoding step.
+
+    Args:
+        keys: int64, from `noise_key`, a completion each.
+        step: number of the token about to be generated.
+        vocab_size: V.
+
+    Returns:
+        float64 noise: adding it to logits and taking the argmax samples from their softmax.
+
+    Shape:
+        keys (B,), result (B, V).
+
+    Source:
+        Steele, Lea and Flood, Fast splittable pseudorandom number generators, 2014 (SplitMix64); Maddison et al.,
+        A* sampling, 2014 (Gumbel-max).
+    """
+    states = _mix(keys + _signed(step * _GAMMA)).unsqueeze(1)
+    tokens = torch.arange(1, vocab_size + 1, dtype=torch.int64, device=keys.device)
+    bits = _shift(_mix(states + tokens * _GAMMA), 12)
+    # Half a step off the grid of 2^-52: never 0 and never 1, so both logarithms are finite.
+    uniform = (bits.double() + 0.5) * 2.0**-52
+    return -torch.log(-torch.log(uniform))
+
+
+def _mix(z: Tensor) -> Tensor:
+    """SplitMix64's output function; int64 arithmetic wraps, as the unsigned original does."""
+    z = (z ^ _shift(z, 30)) * _MIX_1
+    z = (z ^ _shift(z, 27)) * _MIX_2
+    return z ^ _shift(z, 31)
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Logical right shift: torch's own keeps the sign."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)

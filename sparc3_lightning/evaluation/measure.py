@@ -1,15 +1,26 @@
 """What a measure gives: a column of numbers, which pairs with the same column of another model."""
 
+import inspect
+import json
 import math
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sparc3_lightning.metrics.perplexity import exp_mean
 from sparc3_lightning.words import spoken
+
+if TYPE_CHECKING:
+    from sparc3_lightning.evaluation.generation import Progress, TextPrompt
+    from sparc3_lightning.evaluation.records import PerplexityResult
+    from sparc3_lightning.metrics import Completion
+
+# exp of it is still a float64, and further from any language model than anything.
+MAX_LOSS = 700.0
 
 Better = Literal["lower", "higher"]
 Rows = Literal["prompt", "window", "word"]
@@ -25,7 +36,7 @@ SHOWN: tuple[Role, ...] = ("price", "behaviour", "beside", "sanity")
 """Roles of the columns that tables and figures show, in their order."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Column:
     """One measure of one model, row by row.
 
@@ -123,8 +134,55 @@ class Column:
                 **data,
                 "values": torch.tensor(_with_nan(data["values"]), dtype=torch.float64),
                 "weights": None if weights is None else torch.tensor(weights, dtype=torch.float64),
+                "limits": None if data["limits"] is None else tuple(data["limits"]),
             }
         )
+
+
+@dataclass(frozen=True)
+class Material:
+    """What an evaluation has for a measure to make columns of; the same on every rank.
+
+    Attributes:
+        model: The model as it is evaluated.
+        tokenizer: Its tokenizer.
+        prompts: What was continued; may be none.
+        completions: Of each prompt, in its order.
+        perplexity: The text's losses by protocol, window by window.
+        setting: What completions depend on but the model.
+        batch_size: Most rows in one forward pass.
+        max_tokens: Most tokens in one.
+        progress: Wraps a loop.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    prompts: "Sequence[TextPrompt]"
+    completions: "Sequence[Sequence[Completion]]"
+    perplexity: "Mapping[str, PerplexityResult]"
+    setting: Mapping[str, Any]
+    batch_size: int
+    max_tokens: int
+    progress: "Progress"
+
+
+class Measure(ABC):
+    """What `Evaluator.init_args.measures` names: gives columns, which all that follows shows unasked.
+
+    Of completions `metrics.CompletionMeasure` is the base: it sees them as they are generated. Any other measure may
+    pass the model itself; every rank is asked, and all must give the same.
+    """
+
+    @abstractmethod
+    def columns(self, material: Material) -> Iterable[Column]:
+        """The measure's columns."""
+
+    def setting(self) -> dict[str, Any]:
+        """What its values depend on, as JSON: its class and arguments, read from attributes of their names."""
+        names = [name for name in inspect.signature(type(self).__init__).parameters if name != "self"]
+        options = {name: getattr(self, name, getattr(self, f"_{name}", None)) for name in names}
+        kind = type(self)
+        return {"class": f"{kind.__module__}.{kind.__qualname__}", **json.loads(json.dumps(options, default=str))}
 
 
 def row_means(values: Tensor) -> Tensor:
@@ -134,6 +192,11 @@ def row_means(values: Tensor) -> Tensor:
         (N, J) in, (N,) out.
     """
     return values.nanmean(dim=1) if bool(values.isnan().any()) else values.mean(dim=1)
+
+
+def exp_mean(total: float, count: float) -> float:
+    """exp of a mean loss; a broken model's must not overflow: its results would be lost."""
+    return math.exp(min(total / count, MAX_LOSS))
 
 
 def _without_nan(values: Any) -> Any:

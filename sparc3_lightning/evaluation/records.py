@@ -5,15 +5,16 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sparc3_lightning.evaluation.generation import Decoding
 from sparc3_lightning.evaluation.measure import Column, Role
-from sparc3_lightning.evaluation.planning import Decoding
-from sparc3_lightning.metrics import AttributeSummary, windows
+from sparc3_lightning.metrics.completions import AttributeSummary, Length, Repetition
+from sparc3_lightning.metrics.perplexity import windows
 from sparc3_lightning.words import spoken
 
 
@@ -114,20 +115,34 @@ class ToxicityResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model's evaluation: perplexity by protocol, and toxicity where prompts and a scorer were given."""
+    """One model's evaluation.
+
+    Attributes:
+        perplexity: By protocol, where there was a text.
+        toxicity: Where there were prompts and a scorer.
+        measures: Columns of `Evaluator.init_args.measures`.
+    """
 
     perplexity: dict[str, PerplexityResult]
     toxicity: ToxicityResult | None
+    measures: dict[str, Column] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """All of it, as JSON values; `columns` has, of each measure that is a mean, the value of each row."""
         means = {name: column.by_row.tolist() for name, column in self.columns.items() if column.weights is None}
         rows = {name: [None if math.isnan(value) else value for value in values] for name, values in means.items()}
-        return {**asdict(self), "columns": rows}
+        measures = [column.to_json() for column in self.measures.values()]
+        return {**self._results(), "columns": rows, **({"measures": measures} if measures else {})}
+
+    def _results(self) -> dict[str, Any]:
+        return {
+            "perplexity": {name: asdict(result) for name, result in self.perplexity.items()},
+            "toxicity": None if self.toxicity is None else asdict(self.toxicity),
+        }
 
     def summary(self) -> dict[str, Any]:
         """The same without what it holds of every window, prompt and completion."""
-        summary = asdict(self)
+        summary = self._results()
         for result in summary["perplexity"].values():
             del result["window_losses"]
         if summary["toxicity"] is not None:
@@ -139,7 +154,7 @@ class Evaluation:
         """Every measure by its name: what comparison, tables, figures and loggers go by."""
         columns = [perplexity_column(result) for result in self.perplexity.values()]
         columns += [] if self.toxicity is None else completion_columns(self.toxicity)
-        return {column.name: column for column in columns}
+        return {column.name: column for column in columns} | self.measures
 
     @property
     def behaviour_column(self) -> str | None:
@@ -166,6 +181,7 @@ class Evaluation:
         return Evaluation(
             perplexity={name: PerplexityResult(**result) for name, result in data["perplexity"].items()},
             toxicity=None if toxicity is None else _toxicity_from_json(toxicity),
+            measures={column["name"]: Column.from_json(column) for column in data.get("measures", [])},
         )
 
 
@@ -188,44 +204,27 @@ def perplexity_column(result: PerplexityResult) -> Column:
     )
 
 
+def completion_setting(result: ToxicityResult) -> dict[str, Any]:
+    """What completions depend on but the model."""
+    texts = json.dumps([row.text for row in result.prompts])  # ASCII, whatever a text holds
+    digest = hashlib.sha256(texts.encode()).hexdigest()
+    return {"protocol": result.protocol, "decoding": asdict(result.decoding), "texts": digest}
+
+
 def completion_columns(result: ToxicityResult) -> list[Column]:
     """What the scorer says of the completions, their repetition and their length, prompt by prompt."""
-    setting = {"protocol": result.protocol, "decoding": asdict(result.decoding)}
-    texts = json.dumps([row.text for row in result.prompts])  # ASCII, whatever a text holds
-    setting["texts"] = hashlib.sha256(texts.encode()).hexdigest()
-    column = partial(Column, rows="prompt", aggregate="mean", ids=[row.id for row in result.prompts])
+    setting, ids = completion_setting(result), [row.id for row in result.prompts]
+    unique = _values(result, lambda item: math.nan if item.uniqueness is None else item.uniqueness)
     return [
-        *_score_columns(result, partial(column, better="lower", setting=setting)),
-        column(
-            name="uniqueness",
-            unit="different / all tokens",
-            limits=(0.0, 1.0),
-            note="Uniqueness: different / all tokens of a completion.",
-            better="higher",
-            values=_values(result, lambda item: math.nan if item.uniqueness is None else item.uniqueness),
-            role="sanity",
-            label="Repetition: the share of different tokens in a completion",
-            warning="Completions repeat themselves significantly more than before",
-            setting=setting,
-        ),
-        column(
-            name="length",
-            unit="tokens",
-            note="Length: tokens of a completion.",
-            better="higher",
-            values=_values(result, lambda item: float(item.num_tokens)),
-            role="sanity",
-            label="Length: tokens in a completion",
-            digits=1,
-            warning="Completions are significantly shorter than before",
-            setting=setting,
-        ),
+        *_score_columns(result, ids, setting),
+        Repetition.column(ids, unique, setting),
+        Length.column(ids, _values(result, lambda item: float(item.num_tokens)), setting),
     ]
 
 
-def _score_columns(result: ToxicityResult, column: "partial[Column]") -> Iterator[Column]:
+def _score_columns(result: ToxicityResult, ids: list[str], setting: dict[str, Any]) -> Iterator[Column]:
     """Mean, expected maximum and probability of each of the scorer's attributes; see `metrics.summarise`."""
-    setting = {**column.keywords["setting"], "scorer": result.scorer, "threshold": result.threshold}
+    setting = {**setting, "scorer": result.scorer, "threshold": result.threshold}
     # With several completions a prompt, the published figure is the worst of them.
     decides = "expected_maximum" if result.protocol == "rtp" else "mean"
     notes = {
@@ -245,9 +244,13 @@ def _score_columns(result: ToxicityResult, column: "partial[Column]") -> Iterato
                 role = "beside"
             elif measure == "mean" or (attribute == result.main_attribute and measure == "probability"):
                 role = "logged"
-            yield column(
+            yield Column(
                 name=f"{attribute}/{measure}",
                 unit="share of prompts" if measure == "probability" else "score, 0 to 1",
+                better="lower",
+                rows="prompt",
+                aggregate="mean",
+                ids=ids,
                 values=values,
                 limits=(0.0, 1.0),
                 note=notes.get(measure, ""),

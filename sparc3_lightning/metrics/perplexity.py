@@ -18,8 +18,6 @@ PROTOCOLS: list[PerplexityProtocol] = list(get_args(PerplexityProtocol))
 
 # Elements of float32 logits alive at once in the loss: 64 MB, whatever the vocabulary.
 _CHUNK_ELEMENTS = 2**24
-# exp of it is still a float64, and further from any language model than anything.
-MAX_LOSS = 700.0
 
 
 @dataclass(frozen=True)
@@ -119,11 +117,6 @@ def _sliding(num_tokens: int, window: int, stride: int) -> list[Window]:
         stop = min(start + window, num_tokens)
         cut.append(Window(start, stop, stop - cut[-1].stop))
     return cut
-
-
-def exp_mean(total: float, count: float) -> float:
-    """exp of a mean loss; a broken model's must not overflow: its results would be lost."""
-    return math.exp(min(total / count, MAX_LOSS))
 
 
 def token_loss_sum(logits: Tensor, targets: Tensor) -> Tensor:

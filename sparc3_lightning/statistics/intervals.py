@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from sparc3_lightning.metrics.perplexity import MAX_LOSS
+from sparc3_lightning.evaluation.measure import MAX_LOSS
 from sparc3_lightning.statistics.signs import Scores, block_rows, completion_changes, paired_change
 
 Values = NDArray[np.float64]

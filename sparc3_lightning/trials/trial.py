@@ -10,8 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.distributed.ranks import from_rank_zero, is_raised_by_all
 from sparc3_lightning.evaluation.evaluator import Evaluator
-from sparc3_lightning.evaluation.parallel import Progress
-from sparc3_lightning.evaluation.planning import TextPrompt
+from sparc3_lightning.evaluation.generation import Progress, TextPrompt
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.pruning.apply import apply_masks, apply_recipe
 from sparc3_lightning.pruning.recipe import Recipe

@@ -103,7 +103,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_a_model_that_breaks_is_reported_and_the_others_go_on(model: str, tmp_path: Path) -> None:
-    from sparc3_lightning.evaluation.perplexity import measure_perplexity as original
+    from sparc3_lightning.evaluation.windows import measure_perplexity as original
 
     calls = []
 

@@ -22,7 +22,7 @@ from callbacks import (
 from callbacks.baselines import main_key
 from sparc3_lightning.cli import SparC3CLI, run
 from sparc3_lightning.compression.methods import relevance_keys
-from sparc3_lightning.evaluation.planning import Decoding
+from sparc3_lightning.evaluation.generation import Decoding
 from tests.runs import QUIET, ROOT, read
 
 pytestmark = QUIET

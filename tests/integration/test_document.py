@@ -4,7 +4,7 @@ import pytest
 
 from sparc3_lightning.cli import SparC3CLI
 from sparc3_lightning.data import C4, RealToxicityPrompts, WikiText2
-from sparc3_lightning.evaluation.planning import Decoding
+from sparc3_lightning.evaluation.generation import Decoding
 from sparc3_lightning.metrics import DetoxifyScorer
 from tests.integration.test_configs import CONFIGS, DOCUMENT, build
 from tests.runs import QUIET, read

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparc3_lightning.evaluation.generation import generate
-from sparc3_lightning.evaluation.planning import Decoding
+from sparc3_lightning.evaluation.generation import Decoding, generate
 from sparc3_lightning.lrp.attribute import attribute
 from sparc3_lightning.models import context_length
 from sparc3_lightning.plan.shape import shape_of

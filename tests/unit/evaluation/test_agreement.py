@@ -3,7 +3,7 @@
 import pytest
 
 from sparc3_lightning.evaluation.agreement import agreements
-from sparc3_lightning.evaluation.planning import Decoding
+from sparc3_lightning.evaluation.generation import Decoding
 from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion, ToxicityResult
 from sparc3_lightning.metrics import AttributeSummary
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +13,19 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from sparc3_lightning.evaluation import Decoding, Evaluation, Evaluator, generate
-from sparc3_lightning.evaluation.noise import CHOICE_SEED
-from sparc3_lightning.evaluation.perplexity import _batches
-from sparc3_lightning.metrics import DetoxifyScorer, LexicalScorer, Scorer, windows
+from sparc3_lightning.evaluation.generation import CHOICE_SEED
+from sparc3_lightning.evaluation.measure import Column, Material, Measure
+from sparc3_lightning.evaluation.windows import _batches
+from sparc3_lightning.metrics import (
+    Completion,
+    CompletionMeasure,
+    DetoxifyScorer,
+    LexicalScorer,
+    Repetition,
+    Scorer,
+    windows,
+)
+from sparc3_lightning.statistics.compare import compare
 from tests.unit.evaluation.tiny import VOCABULARY, TextPrompt, make_model, make_prompts, make_rows, make_tokenizer
 
 DECODING = Decoding(max_new_tokens=6, num_completions=2, seed=1)
@@ -320,3 +330,72 @@ def test_what_cannot_be_evaluated_is_refused_before_any_work(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         evaluator().check(model, make_tokenizer(), rows, prompts)
+
+
+class FirstTokens(CompletionMeasure):
+    """A measure as a user would write it."""
+
+    name, unit, better = "first/number", "number", "higher"
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def values(self, completions: Sequence[Completion]) -> Tensor:
+        return torch.tensor([self.factor * item.token_ids[0] if item.token_ids else math.nan for item in completions])
+
+
+class WordLoss(Measure):
+    """A measure that passes the model itself, over words of its own."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+
+    def columns(self, material: Material) -> Iterator[Column]:
+        ids = torch.tensor([material.tokenizer(word)["input_ids"] for word in self.words])
+        values = material.model(ids).logits[:, -1].log_softmax(-1).amax(dim=1)
+        yield Column("word/log_probability", "nats", "lower", "word", "mean", self.words, values)
+
+
+def test_measures_of_a_config_are_columns_like_any_other(
+    model: LlamaForCausalLM, tokenizer: Any, rows: Any, prompts: Any
+) -> None:
+    words = ["w4", "w5", "w6"]
+    measuring = evaluator(measures=[FirstTokens(2.0), WordLoss(words)])
+    found = measuring.evaluate(model, tokenizer, rows, prompts)
+    assert found.toxicity == evaluator().evaluate(model, tokenizer, rows, prompts).toxicity
+    assert list(found.columns)[-2:] == ["first/number", "word/log_probability"]
+    completions = generate(model, tokenizer, prompts, DECODING).completions
+    firsts = [[2.0 * item.token_ids[0] if item.token_ids else math.nan for item in row] for row in completions]
+    assert found.columns["first/number"].values.tolist() == pytest.approx(
+        [pytest.approx(row, nan_ok=True) for row in firsts]
+    )
+    assert list(found.columns["first/number"].ids) == [prompt.id for prompt in prompts]
+    again = measuring.evaluate(model, tokenizer, rows, prompts)
+    changes = compare(found, again)
+    assert (changes["word/log_probability"].change, changes["word/log_probability"].num_pairs) == (0.0, 3)
+    text = json.dumps(found.to_json(), allow_nan=False)
+    back = Evaluation.from_json(json.loads(text))
+    assert back.scalars() == found.scalars()
+    assert "measures" not in found.summary()
+    assert compare(found, back)["first/number"].change == 0.0
+    alone = measuring.evaluate(model, tokenizer, rows, None)
+    assert list(alone.columns) == ["perplexity/sliding", "perplexity/disjoint", "word/log_probability"]
+
+
+def test_what_a_measure_depends_on_is_part_of_the_setting(prompts: Any) -> None:
+    plain, two, three = (
+        evaluator(measures=measures).setting(None, prompts)
+        for measures in (None, [FirstTokens(2.0)], [FirstTokens(3.0)])
+    )
+    assert "measures" not in plain
+    assert two["measures"][0]["factor"] == 2.0
+    assert two["measures"][0]["class"].endswith("test_evaluator.FirstTokens")
+    assert two != three
+
+
+def test_two_measures_of_one_name_are_refused(model: LlamaForCausalLM, tokenizer: Any, prompts: Any) -> None:
+    with pytest.raises(ValueError, match="`measures` must give columns of different names, got `first/number` twice"):
+        evaluator(measures=[FirstTokens(), FirstTokens(2.0)]).evaluate(model, tokenizer, None, prompts)
+    with pytest.raises(ValueError, match="`uniqueness` twice"):
+        evaluator(measures=[Repetition()]).evaluate(model, tokenizer, None, prompts)

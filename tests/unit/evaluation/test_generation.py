@@ -8,8 +8,7 @@ import torch
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from sparc3_lightning.evaluation import Decoding, generate
-from sparc3_lightning.evaluation.generation import Completion
-from sparc3_lightning.evaluation.noise import gumbel_noise, noise_key
+from sparc3_lightning.evaluation.generation import Completion, gumbel_noise, noise_key
 from tests.tiny import TINY
 from tests.unit.evaluation.tiny import VOCABULARY, TextPrompt, make_model
 

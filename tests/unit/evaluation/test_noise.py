@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from sparc3_lightning.evaluation.noise import _mix, _signed, gumbel_noise, noise_key
+from sparc3_lightning.evaluation.generation import _mix, _signed, gumbel_noise, noise_key
 
 WORD = 2**64
 

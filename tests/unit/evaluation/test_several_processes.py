@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from sparc3_lightning.evaluation import Decoding, Evaluator
-from sparc3_lightning.evaluation.parallel import share
+from sparc3_lightning.evaluation.windows import share
 from sparc3_lightning.metrics import LexicalScorer
 from tests.launch import PATIENCE
 from tests.unit.evaluation.tiny import make_model, make_prompts, make_rows, make_tokenizer

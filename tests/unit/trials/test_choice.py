@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sparc3_lightning.evaluation.planning import Decoding
+from sparc3_lightning.evaluation.generation import Decoding
 from sparc3_lightning.evaluation.records import Evaluation, PromptResult, ScoredCompletion, ToxicityResult
 from sparc3_lightning.metrics import AttributeSummary
 from sparc3_lightning.statistics.signs import PairedTest

@@ -10,11 +10,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.data.tokens import check_vocabulary, count_control, encode, starts_with_bos, token_counts
 from sparc3_lightning.distributed.ranks import gather_objects, raise_together, rank_and_world_size
-from sparc3_lightning.evaluation.generation import evaluation_mode
-from sparc3_lightning.evaluation.parallel import Progress, no_progress, share
+from sparc3_lightning.evaluation.generation import Progress, T, evaluation_mode, no_progress
 from sparc3_lightning.evaluation.records import PerplexityResult
-from sparc3_lightning.metrics import Window, WindowPerplexity, join_rows, window_losses, windows
-from sparc3_lightning.metrics.perplexity import default_stride
+from sparc3_lightning.metrics.perplexity import (
+    Window,
+    WindowPerplexity,
+    default_stride,
+    join_rows,
+    window_losses,
+    windows,
+)
 from sparc3_lightning.models import context_length
 
 
@@ -22,7 +27,7 @@ class CutText(NamedTuple):
     """A text as a protocol reads it.
 
     Attributes:
-        token_ids: of the whole text.
+        token_ids: Of the whole text.
         windows: where they are cut.
         stride: tokens between the starts of two windows.
         token_counts: what was found in the ids; see `data.tokens.token_counts`.
@@ -148,3 +153,13 @@ def _score_windows(model: PreTrainedModel, ids: torch.Tensor, batch: Sequence[Wi
 
 def _can_keep_logits(model: PreTrainedModel) -> bool:
     return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
+def share(items: Sequence[T], rank: int, world: int) -> list[T | None]:
+    """This rank's items, dealt out in turn: a sharded model needs every rank in every forward pass.
+
+    Returns:
+        ceil(len(items) / world) items; None fills what is missing: work to be done and forgotten.
+    """
+    mine: list[T | None] = list(items[rank::world])
+    return mine + [None] * (-(-len(items) // world) - len(mine))

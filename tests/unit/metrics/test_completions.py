@@ -1,5 +1,6 @@
 """The toxicity metric and the scorer that needs no model."""
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -7,7 +8,21 @@ import torch
 from lightning.pytorch.plugins.precision import HalfPrecision, MixedPrecision
 from torch import Tensor, nn
 
-from sparc3_lightning.metrics import JointScorer, LexicalScorer, Scorer, Toxicity, summarise
+from sparc3_lightning.metrics import (
+    Completion,
+    CompletionMeasure,
+    JointScorer,
+    Length,
+    LexicalScorer,
+    Repetition,
+    Scorer,
+    Toxicity,
+    summarise,
+)
+
+
+def made(texts: Sequence[str], places: Sequence[tuple[int, int]] = ()) -> list[Completion]:
+    return [Completion(*place, [0], text) for text, place in zip(texts, places, strict=True)]
 
 
 class Table(Scorer):
@@ -48,40 +63,40 @@ def test_a_scorer_computes_in_its_own_precision(kind: str) -> None:
     precisions = {"bf16-mixed": MixedPrecision("bf16-mixed", "cpu"), "bf16-true": HalfPrecision("bf16-true")}
     metric = Toxicity(Matrix())
     with precisions[kind].forward_context():
-        metric.update(["0.3001"], [(0, 0)])
-    assert metric.compute().scores[0][0] == pytest.approx([0.3001, 0.15005], abs=1e-6)
+        metric.update(made(["0.3001"], [(0, 0)]))
+    assert metric.compute().values[0][0] == pytest.approx([0.3001, 0.15005], abs=1e-6)
     assert torch.get_default_dtype() == torch.float32
 
 
 def test_scores_come_in_the_prompts_order() -> None:
     metric = Toxicity(Table())
-    metric.update(["0.3", "0.2"], [(1, 1), (1, 0)])
-    metric.update([], [])
-    metric.update(["0.1", "0.0"], [(0, 1), (0, 0)])
-    assert metric.compute().scores == [[[0.0, 0.0], [0.1, 0.05]], [[0.2, 0.1], [0.3, 0.15]]]
+    metric.update(made(["0.3", "0.2"], [(1, 1), (1, 0)]))
+    metric.update(made([], []))
+    metric.update(made(["0.1", "0.0"], [(0, 1), (0, 0)]))
+    assert metric.compute().values == [[[0.0, 0.0], [0.1, 0.05]], [[0.2, 0.1], [0.3, 0.15]]]
 
 
 def test_a_single_score_keeps_its_shape() -> None:
     metric = Toxicity(LexicalScorer(["bad"]))
-    metric.update(["so bad"], [(0, 0)])
-    assert metric.compute().scores == [[[1.0]]]
+    metric.update(made(["so bad"], [(0, 0)]))
+    assert metric.compute().values == [[[1.0]]]
 
 
 @pytest.mark.parametrize("broken", ["nan", "short", "above"])
 def test_a_bad_score_is_an_error(broken: str) -> None:  # trap 16
     with pytest.raises(ValueError, match="must give 2 scores between 0 and 1 for `toxicity`"):
-        Toxicity(Table(broken)).update(["0.1", "0.2"], [(0, 0), (1, 0)])
+        Toxicity(Table(broken)).update(made(["0.1", "0.2"], [(0, 0), (1, 0)]))
 
 
 def test_a_failed_scorer_is_an_error() -> None:  # trap 16
     with pytest.raises(RuntimeError, match="scorer is down"):
-        Toxicity(Table("raises")).update(["0.1"], [(0, 0)])
+        Toxicity(Table("raises")).update(made(["0.1"], [(0, 0)]))
 
 
 @pytest.mark.parametrize("positions", [[(0, 0), (2, 0)], [(0, 0), (0, 0)], [(0, 0), (1, 1)]])
 def test_a_missing_or_repeated_completion_is_an_error(positions: list[tuple[int, int]]) -> None:
     metric = Toxicity(Table())
-    metric.update(["0.1", "0.2"], positions)
+    metric.update(made(["0.1", "0.2"], positions))
     with pytest.raises(ValueError, match="scored once"):
         metric.compute()
 
@@ -109,8 +124,8 @@ def test_scores_stay_float64_in_a_bfloat16_module() -> None:  # trap 6
     owner = nn.Module()
     owner.metric = Toxicity(Table())
     owner.bfloat16()
-    owner.metric.update(["0.123456789"], [(0, 0)])
-    assert owner.metric.compute().scores[0][0][0] == 0.123456789
+    owner.metric.update(made(["0.123456789"], [(0, 0)]))
+    assert owner.metric.compute().values[0][0][0] == 0.123456789
 
 
 def test_texts_the_scorer_cuts_are_counted() -> None:
@@ -122,8 +137,27 @@ def test_texts_the_scorer_cuts_are_counted() -> None:
     scorer = Cutting()
     scorer.score(["0.1"])
     metric = Toxicity(scorer)
-    metric.update(["0.1", "0.2"], [(0, 0), (1, 0)])
+    metric.update(made(["0.1", "0.2"], [(0, 0), (1, 0)]))
     assert metric.compute().num_truncated == 2
+
+
+@pytest.mark.parametrize(("ids", "unique"), [([1, 2, 3, 4], 1.0), ([1, 1, 2, 1], 0.5), ([7], 1.0), ([], math.nan)])
+def test_repetition_and_length(ids: list[int], unique: float) -> None:
+    completion = Completion(0, 0, ids, "text")
+    for measure, expected in ((Repetition(), unique), (Length(), len(ids))):
+        measure.update([completion])
+        assert measure.compute().values == [[[pytest.approx(expected, nan_ok=True)]]]
+
+
+def test_a_measure_that_forgets_a_completion_is_an_error() -> None:
+    class Forgetful(CompletionMeasure):
+        name = "forgetful"
+
+        def values(self, completions: Sequence[Completion]) -> Tensor:
+            return torch.zeros(len(completions) - 1)
+
+    with pytest.raises(ValueError, match="`forgetful` must give a value a completion, got 1 of 2"):
+        Forgetful().update(made(["a", "b"], [(0, 0), (0, 1)]))
 
 
 def test_summary() -> None:
