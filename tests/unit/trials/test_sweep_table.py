@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 from rich.console import Console
-from sparc3_lightning.evaluation.planning import Decoding
 
+from sparc3_lightning.evaluation.generation import Decoding
 from sparc3_lightning.evaluation.records import (
     Evaluation,
     PerplexityResult,
