@@ -13,11 +13,11 @@ from sparc3_lightning.report.figures import comparison_figure, layer_figure
 from sparc3_lightning.report.tensorboard import (
     board_hyperparameters,
     board_outcome,
+    board_panels,
     board_scalars,
     compression_points,
     sample_completions,
     score_histograms,
-    shown_figures,
     verdict_text,
 )
 
@@ -69,8 +69,7 @@ class TensorBoardCallback(Callback):
         self, module: SparC3Module, logger: TensorBoardLogger, baseline: Evaluation, pruned: Evaluation
     ) -> None:
         run, board = module.run, logger.experiment
-        controls = [shown_figures(control) for control in run.controls]
-        figure = comparison_figure(shown_figures(baseline), shown_figures(pruned), controls)
+        figure = comparison_figure(board_panels(baseline, pruned, run.controls))
         board.add_figure("before_and_after", figure, 0, close=False)
         completions = sample_completions(baseline, pruned, self.num_prompts)
         if completions:

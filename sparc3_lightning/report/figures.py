@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sparc3_lightning.files import write_bytes
 from sparc3_lightning.report.read import FinishedRun, NeuronScores
-from sparc3_lightning.report.rows import control_draws, figure_rows
+from sparc3_lightning.report.rows import FigureRow, figure_rows
 from sparc3_lightning.words import spoken
 
 Floats = NDArray[np.float64]
@@ -89,15 +89,17 @@ class Picture:
 def pictures(run: FinishedRun) -> Iterator[Picture]:
     """The pictures that a run has data for, one after the other."""
     yield from _of_scores(run)
-    yield from _of_toxicity(run)
     rows = figure_rows(run.results)
-    changes = {row.figure: row.change for row in rows}
-    before, after = ({name: change[side] for name, change in changes.items()} for side in ("before", "after"))
-    if changes:
-        draws = control_draws(run.results)
+    prices = [row for row in rows if row.column["role"] == "price"]
+    for behaviour in [row for row in rows if row.column["role"] == "behaviour"][:1]:
+        yield from _of_behaviour(run, behaviour)
+        if prices:
+            yield _plane(prices[0], behaviour)
+    if rows:
+        panels = [Panel(row.name, row.column, row.change["before"], row.change["after"], row.draws) for row in rows]
         yield Picture(
             "before_and_after",
-            comparison_figure(before, after, draws, max_columns=2),
+            comparison_figure(panels, max_columns=2),
             "Every figure before and after, and in every draw of the control. An axis spans at least 5 % of the "
             "baseline's figure on either side.",
         )
@@ -128,57 +130,56 @@ def _of_scores(run: FinishedRun) -> Iterator[Picture]:
         )
 
 
-def _of_toxicity(run: FinishedRun) -> Iterator[Picture]:
-    attribute, measure = run.attribute, run.measure
-    if attribute is None or measure == "probability":
-        return
-    named = attribute if measure == "mean" else f"maximum {attribute}"
-    before, after = (_prompt_scores(side, attribute, measure) for side in (run.baseline, run.pruned))
-    controls = [_prompt_scores(side, attribute, measure) for side in run.controls]
+def _of_behaviour(run: FinishedRun, row: FigureRow) -> Iterator[Picture]:
+    sides = [side["columns"][row.name] for side in (run.baseline, run.pruned, *run.controls)]
+    values = np.array(sides, dtype=np.float64)
+    before, after, *controls = values[:, ~np.isnan(values).any(axis=0)]
+    unit, good = row.column["rows"], "Below" if row.column["better"] == "lower" else "Above"
     yield Picture(
-        "toxicity_pairs",
-        pairs_figure(before, after, named),
-        "Every prompt before and after, with the same noise. Below the dashed line a prompt has improved. A larger "
-        "mark is several prompts at one place.",
+        f"{_file_name(row)}_pairs",
+        pairs_figure(before, after, row),
+        f"Every {unit} before and after, with the same noise. {good} the dashed line a {unit} has improved. A larger "
+        f"mark is several {unit}s at one place.",
     )
     yield Picture(
-        "toxicity_changes",
-        changes_figure(before, after, controls, named),
-        "The prompts' changes, sorted. The band is what the control's draws (random neurons of the same layers) do: "
-        "an effect of the selection lies below it.",
+        f"{_file_name(row)}_changes",
+        changes_figure(before, after, controls, row),
+        f"The {unit}s' changes, sorted. The band is what the control's draws (random neurons of the same layers) do: "
+        f"an effect of the selection lies {good.lower()} it.",
     )
-    paid = [name for name, column in run.results["columns"].items() if column["role"] == "price"]
-    if paid:
-        yield _plane(run, paid[0], attribute, measure, named)
 
 
-def _plane(run: FinishedRun, paid: str, attribute: str, measure: str, named: str) -> Picture:
-    columns = run.results["columns"]
-    price, gain = columns[paid]["change"], columns[f"{attribute}/{measure}"]["change"]
-    draws = control_draws(run.results)
+def _plane(price: FigureRow, gain: FigureRow) -> Picture:
+    draws = [
+        Point(paid, gained)
+        for paid, gained in zip(price.draws, gain.draws, strict=True)
+        if paid is not None and gained is not None
+    ]
+    straight = "down" if gain.column["better"] == "lower" else "up"
     return Picture(
-        "perplexity_and_toxicity",
-        plane_figure(
-            Point(price["before"], gain["before"]),
-            Point(price["after"], gain["after"]),
-            (_ends(price), _ends(gain)),
-            [Point(draw[paid], draw[f"{attribute}/{measure}"]) for draw in draws],
-            (f"{spoken(paid)} (lower is better)", f"{named}, mean over prompts (score, 0 to 1)"),
-            gain["interval"]["confidence"],
-        ),
-        "Toxicity and perplexity together. Straight down would be an effect without a price.",
+        f"{_file_name(price)}_and_{_file_name(gain)}",
+        plane_figure(price, gain, draws),
+        f"{spoken(gain.kind).capitalize()} and {spoken(price.kind)} together. Straight {straight} would be an effect "
+        "without a price.",
     )
 
 
-def _ends(change: dict[str, Any]) -> tuple[float, float]:
-    return change["interval"]["low"], change["interval"]["high"]
+def _file_name(row: FigureRow) -> str:
+    return row.kind.replace("/", "_")
 
 
-def _prompt_scores(side: dict[str, Any], attribute: str, measure: str) -> Floats:
-    """One score a prompt (S,): the mean of its completions, or the highest."""
-    of = max if measure == "expected_maximum" else np.mean
-    rows = side["toxicity"]["prompts"]
-    return np.array([of([text["scores"][attribute] for text in row["completions"]]) for row in rows], dtype=np.float64)
+def _ends(change: dict[str, Any], beside: float = 0.0) -> list[float]:
+    return [beside + change["interval"][end] for end in ("low", "high")]
+
+
+def _with_unit(row: FigureRow) -> str:
+    return f"{row.label} ({row.column['unit']})"
+
+
+def _limits(row: FigureRow, values: Sequence[Floats]) -> tuple[float, float]:
+    """Least and largest value that there can be; where there is no such, that there is."""
+    low, high = row.column["limits"] or (min(map(np.min, values)), max(map(np.max, values)))
+    return float(low), float(high)
 
 
 def relevance_figure(
@@ -301,168 +302,159 @@ def seeds_figure(seed_variation: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def comparison_figure(
-    baseline: Mapping[str, float],
-    pruned: Mapping[str, float],
-    controls: Sequence[Mapping[str, float]],
-    max_columns: int = 4,
-) -> Figure:
+class Panel(NamedTuple):
+    """A column's name, its unit and limits, and its figures before, after and in each draw of the control."""
+
+    name: str
+    column: Mapping[str, Any]
+    before: float
+    after: float
+    draws: Sequence[float | None]
+
+
+def comparison_figure(panels: Sequence[Panel], max_columns: int = 4) -> Figure:
     """The baseline, the pruned model and every draw of the control, one panel a figure.
 
     Args:
-        baseline: Figures of the baseline by name, as `Evaluation.scalars` gives them.
-        pruned: The same of the pruned model.
-        controls: The same of each draw of the control; may be empty.
+        panels: What to show; those that a draw has no figure of are left out.
         max_columns: How many panels stand side by side.
     """
-    names = [name for name in baseline if name in pruned and all(name in draw for draw in controls)]
-    columns = min(max_columns, len(names))
-    rows = -(-len(names) // columns)
+    shown = [panel for panel in panels if None not in panel.draws]
+    columns = min(max_columns, len(shown))
+    rows = -(-len(shown) // columns)
     figure = new_figure((2.6 * columns, 2.1 * rows))
-    for place, name in enumerate(names):
+    for place, (name, column, before, after, draws) in enumerate(shown):
         axes = figure.add_subplot(rows, columns, place + 1)
-        axes.plot([0], [baseline[name]], **_BASELINE)
-        axes.plot([1], [pruned[name]], **_PRUNED)
-        axes.plot([2] * len(controls), [draw[name] for draw in controls], **_CONTROL)
-        axes.axhline(baseline[name], color="0.6", linestyle=":", linewidth=1, zorder=0)
-        sides = ["baseline", "pruned", "control"] if controls else ["baseline", "pruned"]
+        axes.plot([0], [before], **_BASELINE)
+        axes.plot([1], [after], **_PRUNED)
+        axes.plot([2] * len(draws), np.array(draws, dtype=np.float64), **_CONTROL)
+        axes.axhline(before, color="0.6", linestyle=":", linewidth=1, zorder=0)
+        sides = ["baseline", "pruned", *(["control"] if draws else [])]
         axes.set_xticks(range(len(sides)), sides)
         axes.set_xlim(-0.5, len(sides) - 0.5)
         # Centred on the baseline, and never finer than 5 % of it: a small difference should look small.
-        furthest = max(abs(value - baseline[name]) for value in [pruned[name], *(draw[name] for draw in controls)])
-        half = max(1.2 * furthest, 0.05 * abs(baseline[name]), 1e-3)
-        low, high = baseline[name] - half, baseline[name] + half
-        if not name.startswith(("perplexity", "length")):  # shares and scores end at 0 and 1
-            low, high = max(low, -0.02), min(high, 1.02)
+        furthest = max(abs(value - before) for value in (after, *draws) if value is not None)
+        half = max(1.2 * furthest, 0.05 * abs(before), 1e-3)
+        low, high = before - half, before + half
+        if column["limits"] is not None:
+            least, most = column["limits"]
+            margin = 0.02 * (most - least)
+            low, high = max(low, least - margin), min(high, most + margin)
         axes.set_ylim(low, high)
-        plain_axes(axes, spoken(name), "", _unit(name), title_size=9)
+        plain_axes(axes, spoken(name), "", column["unit"], title_size=9)
         axes.ticklabel_format(axis="y", useOffset=False)
     return figure
 
 
-def _unit(name: str) -> str:
-    if name.startswith("perplexity"):
-        return "perplexity"
-    return {"length": "tokens", "uniqueness": "different / all tokens"}.get(
-        name, "share of prompts" if name.endswith("/probability") else "score, 0 to 1"
-    )
-
-
-def pairs_figure(before: Floats, after: Floats, attribute: str) -> Figure:
-    """Every prompt once: its score before against its score after.
+def pairs_figure(before: Floats, after: Floats, row: FigureRow) -> Figure:
+    """Every row once: its value before against its value after.
 
     Args:
-        before: Mean score of each prompt's completions, baseline (S,).
+        before: Value of each row, baseline (S,).
         after: The same, pruned model.
-        attribute: What was scored.
+        row: Whose values.
     """
     figure = new_figure((5.2, 4.9))
     axes = figure.add_subplot()
-    below, above = int((after < before).sum()), int((after > before).sum())
-    axes.plot([0, 1], [0, 1], "--", color="black", linewidth=1, label="no change")
-    # Scores near 0 and 1 coincide: the area of a mark is the number of prompts there, to two decimals.
-    places, counts = np.unique(np.stack([before, after]).round(2), axis=1, return_counts=True)
+    unit, (low, high) = row.column["rows"], _limits(row, (before, after))
+    fell, rose = int((after < before).sum()), int((after > before).sum())
+    axes.plot([low, high], [low, high], "--", color="black", linewidth=1, label="no change")
+    # Values near the limits coincide: the area of a mark is the number of rows there, to a hundredth of the range.
+    span = high - low or 1.0
+    decimals = 2 - int(np.floor(np.log10(span)))
+    places, counts = np.unique(np.stack([before, after]).round(decimals), axis=1, return_counts=True)
     axes.scatter(places[0], places[1], s=16 * counts, facecolors="none", edgecolors="0.35")
-    label = f"one prompt ({len(before)}: {below} lower, {above} higher, {len(before) - below - above} equal)"
+    label = f"one {unit} ({len(before)}: {fell} lower, {rose} higher, {len(before) - fell - rose} equal)"
     axes.scatter([], [], s=16, facecolors="none", edgecolors="0.35", label=label)
     axes.plot([before.mean()], [after.mean()], "P", color="black", markeredgecolor="white", markersize=12, label="mean")
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlim(low - 0.02 * span, high + 0.02 * span)
+    axes.set_ylim(low - 0.02 * span, high + 0.02 * span)
     axes.set_aspect("equal")
     plain_axes(
-        axes, f"{attribute.capitalize()} of each prompt", f"baseline: {attribute} (score, 0 to 1)",
-        f"pruned model: {attribute} (score, 0 to 1)",
+        axes, f"{row.label.capitalize()}: {unit} by {unit}", f"baseline: {_with_unit(row)}",
+        f"pruned model: {_with_unit(row)}",
     )  # fmt: skip
     figure.legend(frameon=False, fontsize=8, loc="outside lower left", ncols=3, columnspacing=1)
     return figure
 
 
-def changes_figure(before: Floats, after: Floats, controls: Sequence[Floats], attribute: str) -> Figure:
-    """Change of every prompt, sorted, with the band that the control's draws fill when each is sorted too.
+def changes_figure(before: Floats, after: Floats, controls: Sequence[Floats], row: FigureRow) -> Figure:
+    """Change of every row, sorted, with the band that the control's draws fill when each is sorted too.
 
     If random neurons did the same, the pruned model's line would lie inside the band.
 
     Args:
-        before: Mean score of each prompt's completions, baseline (S,).
+        before: Value of each row, baseline (S,).
         after: The same, pruned model.
         controls: The same of each draw of the control; may be empty.
-        attribute: What was scored.
+        row: Whose values.
     """
     figure = new_figure((5.2, 4.2))
     axes = figure.add_subplot()
+    unit, (low, high) = row.column["rows"], _limits(row, (before, after, *controls))
     share = (np.arange(len(before)) + 0.5) / len(before)
     if controls:
         draws = np.stack([np.sort(control - before) for control in controls])
-        label = f"control: {len(controls)} draw{'s' * (len(controls) > 1)}, lowest to highest"
+        label = f"control: {_counted(controls)}, lowest to highest"
         axes.fill_between(share, draws.min(0), draws.max(0), color="0.75", edgecolor="0.5", linewidth=0.8, label=label)
     axes.plot(share, np.sort(after - before), "-", color="black", linewidth=1.8, label="pruned")
     axes.axhline(0, color="black", linestyle=":", linewidth=1)
     axes.set_xlim(0, 1)
-    axes.set_ylim(-1.02, 1.02)
+    reach = 1.02 * (high - low or 1.0)
+    axes.set_ylim(-reach, reach)
     axes.xaxis.set_major_formatter("{x:.0%}")
-    plain_axes(
-        axes, f"Change of {attribute} by prompt, sorted", "prompts, from the largest fall to the largest rise (share)",
-        f"change of {attribute} against baseline (score)",
-    )  # fmt: skip
+    order = f"{unit}s, from the largest fall to the largest rise (share)"
+    change = f"change against baseline ({row.column['unit']})"
+    plain_axes(axes, f"Change of {row.label}, by {unit}, sorted", order, change)
     axes.legend(frameon=False, fontsize=9, loc="upper left")
     return figure
 
 
-Ends = tuple[float, float]
+def _counted(draws: Sequence[Any]) -> str:
+    return f"{len(draws)} draw{'s' * (len(draws) > 1)}"
 
 
 class Point(NamedTuple):
-    """A model in the plane of perplexity and toxicity."""
+    """A model in the plane of price and gain."""
 
-    perplexity: float
-    toxicity: float
+    price: float
+    gain: float
 
 
-def plane_figure(
-    baseline: Point,
-    pruned: Point,
-    intervals: tuple[Ends, Ends],
-    controls: Sequence[Point],
-    axes_names: tuple[str, str],
-    confidence: float = 0.95,
-) -> Figure:
-    """Price and gain in one plane: perplexity to the right, toxicity up; the control's cross spans all its draws.
+def plane_figure(price: FigureRow, gain: FigureRow, controls: Sequence[Point]) -> Figure:
+    """Price and gain in one plane: price to the right, gain up; the control's cross spans all its draws.
 
     Args:
-        baseline: The baseline.
-        pruned: The pruned model.
-        intervals: Ends of the intervals of the paired changes of perplexity and of toxicity.
+        price: What is paid.
+        gain: What is bought.
         controls: Each draw of the control; may be empty.
-        axes_names: What is on the axes, with units.
-        confidence: Of the intervals.
     """
     figure = new_figure((5.2, 4.4))
     axes = figure.add_subplot()
+    baseline, pruned = (Point(price.change[side], gain.change[side]) for side in ("before", "after"))
     axes.annotate(
         "", pruned, baseline, arrowprops={"arrowstyle": "->", "color": "0.6", "shrinkA": 7, "shrinkB": 7}, zorder=0
     )
     if controls:
         _draw_control(axes, controls)
-    left, right = (baseline.perplexity + end for end in intervals[0])
-    low, high = (baseline.toxicity + end for end in intervals[1])
-    axes.plot([left, right], [pruned.toxicity] * 2, "|-", color="black", linewidth=1.5, markersize=10)
-    axes.plot([pruned.perplexity] * 2, [low, high], "_-", color="black", linewidth=1.5, markersize=10)
-    axes.plot([baseline.perplexity], [baseline.toxicity], **_BASELINE, label="baseline")
-    label = f"pruned, {confidence:.0%} intervals of the paired changes"
-    axes.plot([pruned.perplexity], [pruned.toxicity], **_PRUNED, label=label)
-    axes.axhline(baseline.toxicity, color="0.6", linestyle=":", linewidth=1, zorder=0)
-    axes.axvline(baseline.perplexity, color="0.6", linestyle=":", linewidth=1, zorder=0)
+    black: dict[str, Any] = {"color": "black", "linewidth": 1.5, "markersize": 10}
+    axes.plot(_ends(price.change, baseline.price), [pruned.gain] * 2, "|-", **black)
+    axes.plot([pruned.price] * 2, _ends(gain.change, baseline.gain), "_-", **black)
+    axes.plot([baseline.price], [baseline.gain], **_BASELINE, label="baseline")
+    label = f"pruned, {gain.change['interval']['confidence']:.0%} intervals of the paired changes"
+    axes.plot([pruned.price], [pruned.gain], **_PRUNED, label=label)
+    axes.axhline(baseline.gain, color="0.6", linestyle=":", linewidth=1, zorder=0)
+    axes.axvline(baseline.price, color="0.6", linestyle=":", linewidth=1, zorder=0)
     axes.margins(0.12)
     axes.ticklabel_format(useOffset=False)
-    plain_axes(axes, "What was gained, and at what price", *axes_names)
+    better = f"{price.label} ({price.column['better']} is better)"
+    plain_axes(axes, "What was gained, and at what price", better, _with_unit(gain))
     figure.legend(frameon=False, fontsize=8, loc="outside lower left")
     return figure
 
 
 def _draw_control(axes: Axes, controls: Sequence[Point]) -> None:
-    perplexity, toxicity = (np.array(values) for values in zip(*controls, strict=True))
-    middle = Point(float(perplexity.mean()), float(toxicity.mean()))
-    axes.hlines(middle.toxicity, perplexity.min(), perplexity.max(), color="0.35", linewidth=1.2)
-    axes.vlines(middle.perplexity, toxicity.min(), toxicity.max(), color="0.35", linewidth=1.2)
-    label = f"control, {len(controls)} draw{'s' * (len(controls) > 1)}; lines: lowest to highest"
-    axes.plot(perplexity, toxicity, **_CONTROL, label=label)
+    price, gain = (np.array(values) for values in zip(*controls, strict=True))
+    axes.hlines(float(gain.mean()), price.min(), price.max(), color="0.35", linewidth=1.2)
+    axes.vlines(float(price.mean()), gain.min(), gain.max(), color="0.35", linewidth=1.2)
+    axes.plot(price, gain, **_CONTROL, label=f"control, {_counted(controls)}; lines: lowest to highest")

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sparc3_lightning.files import write_text
 from sparc3_lightning.report.figures import pictures, save_figure
-from sparc3_lightning.report.read import FinishedRun, read_run
+from sparc3_lightning.report.read import FinishedRun, read_run, scored_prompts
 from sparc3_lightning.report.rows import (
     FigureRow,
     Table,
@@ -85,7 +85,7 @@ def render_page(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: in
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters["visible"] = visible
-    results = run.results
+    results, (attribute, prompts) = run.results, scored_prompts(run.baseline)
     return environment.get_template("page.html").render(
         model=results["base_model"].get("id"),
         num_neurons=results["selection"]["num_neurons"],
@@ -96,8 +96,8 @@ def render_page(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: in
         selection=[removed(results["selection"]), *checks(results), *agreement_lines(results)],
         validation=set_table(results["validation"]),
         completions=first_completions(run.baseline, run.pruned, num_prompts),
-        num_prompts=0 if run.attribute is None else len(run.baseline["toxicity"]["prompts"]),
-        attribute=run.attribute,
+        num_prompts=len(prompts),
+        attribute=attribute,
         words=_words(results),
         choices=_choices(results),
         provenance=None if run.provenance is None else _flat(run.provenance),
@@ -108,7 +108,7 @@ def render_page(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: in
 def _outcome(results: dict[str, Any]) -> Table:
     rows, draws = figure_rows(results), results["num_control_draws"]
     head = ["", *change_head(rows), "better"]
-    notes = [*figure_notes(rows, results), "Better: share of the prompts or windows that improved."]
+    notes = [*figure_notes(rows), "Better: share of the prompts or windows that improved."]
     if draws:
         head += ["control", "control's range", "p against control"]
         notes.append(
@@ -122,11 +122,11 @@ def _outcome_row(row: FigureRow, has_control: bool) -> list[str]:
     cells = [row.label, *change_cells(row.change), f"{row.change['share_improved']:.0%}"]
     if not has_control:
         return cells
-    if row.control is None or row.control["mean"] is None:
+    control, against = row.column["control"], row.column["change_against_control"]
+    if control is None or control["mean"] is None:
         return [*cells, *[MISSING] * 3]
-    p = MISSING if row.against_control is None else p_value(row.against_control["p_value"])
-    span = f"{number(row.control['lowest'])} to {number(row.control['highest'])}"
-    return [*cells, number(row.control["mean"]), span, p]
+    p = MISSING if against is None else p_value(against["p_value"])
+    return [*cells, number(control["mean"]), f"{number(control['lowest'])} to {number(control['highest'])}", p]
 
 
 def _words(results: dict[str, Any]) -> dict[str, list[str]]:

@@ -115,18 +115,6 @@ class FinishedRun:
     provenance: dict[str, Any] | None
     config: str | None
 
-    @property
-    def attribute(self) -> str | None:
-        """The scorer's main attribute; None where no toxicity was measured."""
-        toxicity = self.results["baseline"]["toxicity"]
-        return None if toxicity is None else str(next(iter(toxicity["attributes"])))
-
-    @property
-    def measure(self) -> str:
-        """The measure of toxicity that the verdict is about."""
-        column = self.results["verdict"]["column"]
-        return "mean" if column is None else str(column).rpartition("/")[2]
-
 
 def finished_run(run: Run, run_dir: Path) -> FinishedRun:
     """The run that has just written its results; only what it was started with is read from its directory."""
@@ -161,8 +149,8 @@ def read_run(run_dir: Path) -> FinishedRun:
         return read_json(run_dir / f"{name}_eval.json", f"{name} evaluation")
 
     results, recipe = read_results(run_dir), Recipe.load(run_dir)
-    baseline, pruned = read("baseline"), read("pruned")
-    controls = read("control") if results["num_control_draws"] else []
+    baseline, pruned = _with_columns(read("baseline")), _with_columns(read("pruned"))
+    controls = [_with_columns(draw) for draw in read("control")] if results["num_control_draws"] else []
     for name, others in (("pruned", [pruned]), ("control", controls)):
         # Prompts are paired by their place.
         if any(_prompt_ids(other) != _prompt_ids(baseline) for other in others):
@@ -183,9 +171,23 @@ def _made_with(run_dir: Path) -> dict[str, Any]:
     }
 
 
+def _with_columns(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The content of an evaluation's file; earlier versions left the columns' rows out."""
+    if "columns" in evaluation:
+        return evaluation
+    from sparc3_lightning.evaluation.records import Evaluation
+
+    return Evaluation.from_json(evaluation).to_json()
+
+
+def scored_prompts(evaluation: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
+    """The scorer's first attribute, and every prompt with its completions; nothing where none were scored."""
+    scored = evaluation["toxicity"]  # the file's word for what a scorer judges
+    return ("", []) if scored is None else (next(iter(scored["attributes"])), scored["prompts"])
+
+
 def _prompt_ids(evaluation: dict[str, Any]) -> list[str]:
-    toxicity = evaluation["toxicity"]
-    return [] if toxicity is None else [row["id"] for row in toxicity["prompts"]]
+    return [row["id"] for row in scored_prompts(evaluation)[1]]
 
 
 def _neurons(directory: Path, sets: Sequence[Mapping[int, Floats]], recipe: Recipe) -> NeuronScores:

@@ -4,11 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sparc3_lightning.report.read import scored_prompts
 from sparc3_lightning.words import MISSING, number, p_value, percent, signed, spaced, spoken
 
 if TYPE_CHECKING:
-    from sparc3_lightning.evaluation.results import ColumnResult, ControlFigures
+    from sparc3_lightning.evaluation.results import ColumnResult
 
+HIDDEN = ("opinion", "logged", "detail")
+"""Roles of the columns that no table shows."""
+_UNITS = {"prompt": "prompt", "window": "window of the text", "word": "word"}
 _NOTES = {
     "BCa": "BCa: another interval of the same draws, corrected for bias and skewness.",
     "stages": "Two stages: completions drawn again within each drawn prompt, an upper bound of its width.",
@@ -30,59 +34,68 @@ class Table:
 
 @dataclass(frozen=True)
 class FigureRow:
-    """A column that is shown: its name, its changes, and the control's figures, as `experiment_results` has them."""
+    """A column that is shown: its name, and what `experiment_results` has of it."""
 
-    figure: str
-    change: dict[str, Any]
-    against_control: dict[str, Any] | None = None
-    control: "ControlFigures | None" = None
+    name: str
+    column: "ColumnResult"
+
+    @property
+    def change(self) -> dict[str, Any]:
+        """Baseline against pruned."""
+        assert self.column["change"] is not None
+        return self.column["change"]
+
+    @property
+    def draws(self) -> list[float | None]:
+        """Its figure in each draw of the control."""
+        return [] if self.column["control"] is None else self.column["control"]["draws"]
+
+    @property
+    def kind(self) -> str:
+        """What it is one measure of."""
+        return kind_of(self.name)
 
     @property
     def label(self) -> str:
         """The name in words."""
-        return spoken(self.figure)
+        return spoken(self.name)
 
     def label_below(self, above: "FigureRow | None") -> str:
         """The name in words; below a figure of the same kind, only what differs, indented."""
-        kind, _, measure = self.figure.partition("/")
-        is_same = above is not None and above.figure.startswith(f"{kind}/")
-        return f" {spoken(measure)}" if is_same else self.label
+        is_same = above is not None and above.kind == self.kind
+        return f" {spoken(self.name.removeprefix(self.kind + '/'))}" if is_same else self.label
+
+
+def kind_of(name: str) -> str:
+    """What a column is one measure of: all of its name before the last slash, where it has one."""
+    return name.rpartition("/")[0] or name
 
 
 def figure_rows(results: dict[str, Any]) -> list[FigureRow]:
     """The columns that sum up a run."""
     columns: dict[str, ColumnResult] = results["columns"]
     return [
-        FigureRow(name, column["change"], column["change_against_control"], column["control"])
+        FigureRow(name, column)
         for name, column in columns.items()
-        if column["role"] not in ("opinion", "logged", "detail") and column["change"] is not None
+        if column["role"] not in HIDDEN and column["change"] is not None
     ]
 
 
-def control_draws(results: dict[str, Any]) -> list[dict[str, float]]:
-    """Every column's figure in each draw of the control, where it has one."""
-    columns: dict[str, ColumnResult] = results["columns"]
-    drawn = {name: column["control"]["draws"] for name, column in columns.items() if column["control"] is not None}
-    return [
-        {name: figure for name, figures in drawn.items() if (figure := figures[draw]) is not None}
-        for draw in range(results["num_control_draws"])
-    ]
-
-
-def figure_notes(rows: list[FigureRow], results: dict[str, Any]) -> list[str]:
+def figure_notes(rows: list[FigureRow]) -> list[str]:
     """What the columns and rows of a table of changes mean, a sentence each; only of those it has."""
-    notes = ["Baseline: the model before pruning. Change: relative to baseline."]
-    units_of = {results["columns"][row.figure]["rows"] for row in rows}
-    by_window, by_prompt = "window" in units_of, "prompt" in units_of
-    units = [*(["prompt"] if by_prompt else []), *(["window of the text (perplexity)"] if by_window else [])]
-    notes.append(f"Interval and p: of the difference, paired by {' and by '.join(units)}.")
-    if any(row.figure.endswith("/probability") for row in rows):
-        threshold = results["baseline"]["toxicity"]["threshold"]
-        notes.append("Expected maximum: mean over prompts of the highest completion.")
-        notes.append(f"Probability: share of prompts with a completion above {threshold:g}.")
-    if any(row.figure == "uniqueness" for row in rows):
-        notes.append("Uniqueness: different / all tokens of a completion. Length: tokens of a completion.")
-    return notes
+    kinds: dict[str, dict[str, None]] = {}
+    for row in rows:
+        kinds.setdefault(row.column["rows"], {})[spoken(row.kind)] = None
+    units = [
+        name + ("" if unit == "prompt" else f" ({', '.join(kinds[unit])})")
+        for unit, name in _UNITS.items()
+        if unit in kinds
+    ]
+    return [
+        "Baseline: the model before pruning. Change: relative to baseline.",
+        f"Interval and p: of the difference, paired by {' and by '.join(units)}.",
+        *dict.fromkeys(row.column["note"] for row in rows if row.column["note"]),
+    ]
 
 
 def change_head(rows: list[FigureRow]) -> list[str]:
@@ -267,10 +280,8 @@ def first_completions(before: dict[str, Any], after: dict[str, Any], num_prompts
     Returns:
         Empty where no prompts were evaluated.
     """
-    if before["toxicity"] is None or after["toxicity"] is None:
-        return []
-    attribute, prompts = next(iter(before["toxicity"]["attributes"])), before["toxicity"]["prompts"]
-    sides = (("baseline", prompts), ("pruned", after["toxicity"]["prompts"]))
+    attribute, prompts = scored_prompts(before)
+    sides = (("baseline", prompts), ("pruned", scored_prompts(after)[1]))
 
     def side(model: str, row: dict[str, Any]) -> Completion:
         first = row["completions"][0]

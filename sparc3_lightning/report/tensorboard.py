@@ -1,6 +1,6 @@
 """What a run shows in TensorBoard, as plain values; the callback only hands them over."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -9,7 +9,9 @@ from sparc3_lightning.evaluation.experiment import throughput
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.pruning.select import neuron_scores
-from sparc3_lightning.report.rows import Completion, first_completions
+from sparc3_lightning.report.figures import Panel
+from sparc3_lightning.report.read import scored_prompts
+from sparc3_lightning.report.rows import HIDDEN, Completion, first_completions, kind_of
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.trials.sweep_table import prices_of
 
@@ -53,11 +55,19 @@ def _rows(score_set: ScoreSet) -> dict[int, Tensor]:
 
 
 def shown_figures(evaluation: Evaluation) -> dict[str, float]:
-    """Its figures under flat names, but for the expected maximum of one completion, which is the mean."""
-    figures, toxicity = evaluation.scalars(), evaluation.toxicity
-    if toxicity is not None and toxicity.decoding.num_completions == 1:
-        figures = {name: value for name, value in figures.items() if not name.endswith("/expected_maximum")}
-    return figures
+    """Its figures under flat names, but for details."""
+    details = {name for name, column in evaluation.columns.items() if column.role == "detail"}
+    return {name: figure for name, figure in evaluation.scalars().items() if name not in details}
+
+
+def board_panels(baseline: Evaluation, pruned: Evaluation, controls: Sequence[Evaluation]) -> list[Panel]:
+    """Figures before, after and of the control's draws, of the columns that every one has."""
+    before, after, *draws = (shown_figures(side) for side in (baseline, pruned, *controls))
+    return [
+        Panel(name, vars(column), before[name], after[name], [draw[name] for draw in draws])
+        for name, column in baseline.columns.items()
+        if all(name in side for side in (before, after, *draws))
+    ]
 
 
 def board_scalars(run: Run) -> dict[str, float]:
@@ -102,13 +112,14 @@ def board_outcome(run: Run) -> dict[str, float]:
     """What came out, for the same table: relative changes, and p-values against the baseline and the control."""
     if not run.results:
         return {}
-    outcome = {}
+    outcome, decides = {}, run.results["verdict"]["column"]
     for name, column in run.results["columns"].items():
         change, against, key = column["change"], column["change_against_control"], name.replace("/", "_")
-        if change is None or column["role"] in ("opinion", "logged", "detail"):
+        is_behaviour = decides is not None and kind_of(name) == kind_of(decides)
+        if change is None or (column["role"] in HIDDEN and not is_behaviour):
             continue
         outcome[f"change/{key}"] = change["relative"]
-        if column["role"] in ("behaviour", "beside"):
+        if is_behaviour:
             outcome[f"p/{key}"] = change["p_value"]
             outcome |= {} if against is None else {f"p_against_control/{key}": against["p_value"]}
     return {name: value for name, value in outcome.items() if value is not None}
@@ -129,14 +140,15 @@ def sample_completions(baseline: Evaluation, pruned: Evaluation, num_prompts: in
         num_prompts: How many; they are spaced evenly over all prompts, not chosen by what came out.
 
     Returns:
-        Markdown; empty where no toxicity was measured or no prompt is wanted.
+        Markdown; empty where no prompt was continued or none is wanted.
     """
-    shown = first_completions(baseline.to_json(), pruned.to_json(), num_prompts)
-    if not shown or baseline.toxicity is None:
+    before, after = baseline.to_json(), pruned.to_json()
+    shown, (attribute, prompts) = first_completions(before, after, num_prompts), scored_prompts(before)
+    if not shown:
         return ""
-    attribute = plain_text(baseline.toxicity.main_attribute)
+    attribute = plain_text(attribute)
     head = f"| prompt | baseline (its {attribute}) | pruned (its {attribute}) |"
-    note = f"First completion of {len(shown)} of {len(baseline.toxicity.prompts)} prompts, spaced evenly."
+    note = f"First completion of {len(shown)} of {len(prompts)} prompts, spaced evenly."
     rows = [" | ".join([plain_text(one.prompt), *map(_completion, one.sides)]) for one in shown]
     return "\n".join([note, "", head, "|---|---|---|", *(f"| {row} |" for row in rows)])
 

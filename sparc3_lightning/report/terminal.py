@@ -93,7 +93,7 @@ def _outcome(rows: list[FigureRow], results: dict[str, Any]) -> tuple[Table, str
     for above, row in zip([None, *rows], rows, strict=False):
         cells = [*change_cells(row.change), *(_control_cells(row) if num_draws else [])]
         table.add_row(Text(row.label_below(above)), *cells)
-    notes = figure_notes(rows, results)
+    notes = figure_notes(rows)
     if num_draws:
         draws = f"{num_draws} draw{'s' * (num_draws > 1)}"
         notes.append(
@@ -104,9 +104,9 @@ def _outcome(rows: list[FigureRow], results: dict[str, Any]) -> tuple[Table, str
 
 
 def _control_cells(row: FigureRow) -> list[str]:
-    against = row.against_control
+    control, against = row.column["control"], row.column["change_against_control"]
     p = MISSING if against is None else p_value(against["p_value"])
-    return [number(None if row.control is None else row.control["mean"]), p]
+    return [number(None if control is None else control["mean"]), p]
 
 
 def _table(title: str, columns: list[str]) -> Table:

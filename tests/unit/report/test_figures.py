@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.report.figures import (
     NeuronScores,
+    Panel,
     Point,
     changes_figure,
     comparison_figure,
@@ -26,6 +27,7 @@ from sparc3_lightning.report.figures import (
 )
 from sparc3_lightning.report.page import write_report
 from sparc3_lightning.report.read import read_run
+from sparc3_lightning.report.rows import FigureRow
 from tests.unit.evaluation.fake_run import make_evaluation, make_run
 from tests.unit.report.conftest import write_run
 
@@ -37,6 +39,24 @@ ALL = [
 
 def figures_of(run: Run, directory: Path) -> dict[str, Figure]:
     return {picture.name: picture.figure for picture in pictures(read_run(write_run(run, directory)))}
+
+
+COLUMNS = {
+    "toxicity/mean": {"rows": "prompt", "unit": "score, 0 to 1", "better": "lower", "limits": (0.0, 1.0)},
+    "perplexity/sliding": {"rows": "window", "unit": "perplexity", "better": "lower", "limits": None},
+    "uniqueness": {"rows": "prompt", "unit": "different / all tokens", "better": "higher", "limits": (0.0, 1.0)},
+    "length": {"rows": "prompt", "unit": "tokens", "better": "higher", "limits": None},
+}
+
+
+def shown(name: str, before: float = 0.0, after: float = 0.0, ends: tuple[float, float] = (0.0, 0.0)) -> FigureRow:
+    interval = {"low": ends[0], "high": ends[1], "confidence": 0.95}
+    change = {"before": before, "after": after, "interval": interval}
+    return FigureRow(name, {**COLUMNS[name], "change": change})  # type: ignore[typeddict-item] # what figures read
+
+
+def panel(name: str, before: float, after: float, *draws: float | None) -> Panel:
+    return Panel(name, COLUMNS[name], before, after, draws)
 
 
 def line(figure: Figure, label: str) -> tuple[list[float], list[float]]:
@@ -115,7 +135,7 @@ def test_signed_scores_keep_their_sign() -> None:
 
 def test_pairs_show_every_prompt_and_the_mean() -> None:
     before, after = np.array([0.2, 0.4, 0.6, 0.6]), np.array([0.1, 0.5, 0.6, 0.6])
-    axes = pairs_figure(before, after, "toxicity").axes[0]
+    axes = pairs_figure(before, after, shown("toxicity/mean")).axes[0]
     marks, sample = axes.collections
     assert sorted(map(tuple, marks.get_offsets())) == [(0.2, 0.1), (0.4, 0.5), (0.6, 0.6)]
     assert sorted(marks.get_sizes().tolist()) == [16, 16, 32]
@@ -127,7 +147,7 @@ def test_pairs_show_every_prompt_and_the_mean() -> None:
 def test_changes_are_sorted_and_the_band_holds_every_draw() -> None:
     before = np.array([0.5, 0.5, 0.5])
     controls = [before + np.array([0.1, -0.1, 0.0]), before + np.array([0.2, 0.3, -0.4])]
-    figure = changes_figure(before, np.array([0.5, 0.1, 0.7]), controls, "toxicity")
+    figure = changes_figure(before, np.array([0.5, 0.1, 0.7]), controls, shown("toxicity/mean"))
     assert line(figure, "pruned")[1] == pytest.approx([-0.4, 0.0, 0.2])
     (band,) = figure.axes[0].collections
     corners = band.get_paths()[0].vertices
@@ -136,10 +156,8 @@ def test_changes_are_sorted_and_the_band_holds_every_draw() -> None:
 
 
 def test_the_plane_shows_models_interval_and_draws() -> None:
-    names = ("perplexity, sliding", "toxicity (score)")
-    figure = plane_figure(
-        Point(10, 0.5), Point(11, 0.3), ((0.5, 1.5), (-0.3, -0.1)), [Point(10.2, 0.5), Point(10.4, 0.4)], names
-    )
+    price, gain = shown("perplexity/sliding", 10, 11, (0.5, 1.5)), shown("toxicity/mean", 0.5, 0.3, (-0.3, -0.1))
+    figure = plane_figure(price, gain, [Point(10.2, 0.5), Point(10.4, 0.4)])
     assert line(figure, "baseline") == ([10], [0.5])
     assert line(figure, "pruned, 95% interval") == ([11], [0.3])
     assert line(figure, "control, 2 draws") == ([10.2, 10.4], [0.5, 0.4])
@@ -192,7 +210,7 @@ def test_where_the_maximum_counts_the_picture_shows_the_maximum(tmp_path: Path) 
     run.pruned = make_evaluation([[0.1, 0.3]] * 30, protocol="rtp")
     axes = figures_of(run, tmp_path / "run")["toxicity_pairs"].axes[0]
     assert axes.collections[0].get_offsets().tolist() == [[0.8, 0.3]]
-    assert "maximum toxicity" in axes.get_xlabel()
+    assert "toxicity, expected maximum" in axes.get_xlabel()
 
 
 def test_remaking_gives_the_same_files_anywhere(tmp_path: Path) -> None:
@@ -223,7 +241,7 @@ def test_a_bar_for_every_layer(counts: list[int]) -> None:
 
 
 def test_before_and_after_is_centred_on_the_baseline() -> None:
-    figure = comparison_figure({"length": 50.0, "toxicity/mean": 0.4}, {"length": 50.1, "toxicity/mean": 0.2}, [])
+    figure = comparison_figure([panel("length", 50.0, 50.1), panel("toxicity/mean", 0.4, 0.2)])
     length, toxicity = figure.axes
     assert length.get_ylim() == pytest.approx((47.5, 52.5))  # 0.2 % of difference looks small
     assert toxicity.get_ylim() == pytest.approx((0.16, 0.64))
@@ -231,14 +249,14 @@ def test_before_and_after_is_centred_on_the_baseline() -> None:
 
 
 def test_every_draw_of_the_control_is_a_mark() -> None:
-    draws = [{"length": 49.0}, {"length": 48.0}, {"length": 51.0}]
-    (axes,) = comparison_figure({"length": 50.0}, {"length": 50.0}, draws).axes
+    drawn, lacking = panel("length", 50.0, 50.0, 49.0, 48.0, 51.0), panel("uniqueness", 0.9, 0.9, 0.8, None, 0.9)
+    (axes,) = comparison_figure([drawn, lacking]).axes
     assert list(axes.lines[2].get_ydata()) == [49.0, 48.0, 51.0]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["baseline", "pruned", "control"]
 
 
 def test_without_a_control_there_is_no_place_for_it() -> None:
-    (axes,) = comparison_figure({"length": 50.0}, {"length": 50.0}, []).axes
+    (axes,) = comparison_figure([panel("length", 50.0, 50.0)]).axes
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["baseline", "pruned"]
 
 
