@@ -1,12 +1,28 @@
-"""The table of what stands beside interval and p-value."""
+"""What is shown of every column, and what stands beside interval and p-value."""
 
+import ast
+import io
+import re
+from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+from rich.console import Console
+
+import sparc3_lightning.report
 from sparc3_lightning.evaluation import Evaluation, Evaluator
 from sparc3_lightning.evaluation.experiment import experiment_results
+from sparc3_lightning.evaluation.measure import Column
 from sparc3_lightning.evaluation.run import Run
+from sparc3_lightning.report.figures import pictures
+from sparc3_lightning.report.page import render_page
+from sparc3_lightning.report.read import read_run
 from sparc3_lightning.report.rows import agreement_lines, evidence_table
+from sparc3_lightning.report.tensorboard import board_outcome, board_scalars
+from sparc3_lightning.report.terminal import print_summary
 from tests.unit.evaluation.fake_run import make_evaluation, make_run
+from tests.unit.report.conftest import write_run
 
 EVALUATOR = Evaluator(num_draws=200)
 
@@ -74,3 +90,40 @@ def test_agreement_in_sentences() -> None:
         "the prompts moved one way by both."
     ]
     assert agreement_lines({"agreement": None}) == []
+
+
+def test_a_new_measure_is_shown_unasked(tmp_path: Path) -> None:
+    run = make_run()
+    for evaluation, share in zip((run.baseline, run.pruned, *run.controls), (0.9, 0.6, 0.8, 0.9), strict=True):
+        assert evaluation is not None
+        values = torch.tensor([share * (place % 2) for place in range(20)])
+        evaluation.columns["made_up/accuracy"] = Column(
+            "made_up/accuracy", "share of tasks", "higher", "prompt", "mean", [str(i) for i in range(20)], values,
+            limits=(0.0, 1.0), note="Accuracy: share of the tasks done right.",
+        )  # fmt: skip
+    directory = write_run(run, tmp_path / "run")
+    found = read_run(directory)
+    page, file = render_page(found, []), io.StringIO()
+    print_summary(found.results, directory, Console(file=file, width=140))
+    for shown in (page, file.getvalue()):
+        assert "made up, accuracy" in shown
+        assert "Accuracy: share of the tasks done right." in " ".join(shown.split())
+    panels = next(picture.figure for picture in pictures(found) if picture.name == "before_and_after").axes
+    assert [axes.get_ylabel() for axes in panels if axes.get_title(loc="left") == "made up, accuracy"] == [
+        "share of tasks"
+    ]
+    run.results = found.results
+    assert board_scalars(run)["made_up_accuracy/2_pruned"] == pytest.approx(0.3)
+    assert board_outcome(run)["change/made_up_accuracy"] == pytest.approx(-1 / 3)
+
+
+def test_no_measure_is_named_where_measures_are_shown() -> None:
+    """But for the key under which an evaluation's file has the scored completions."""
+    named, words = [], re.compile("toxic|perplex|unique|length|probab|maxim")
+    for path in sorted(Path(sparc3_lightning.report.__file__).parent.glob("*.py")):
+        strings = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant)]
+        names = [str(node.value) for node in strings if re.fullmatch(r"[\w/ ]+", str(node.value))]
+        named += [
+            f"{path.name}: {name}" for name in names if re.search("toxic|perplex|unique|length|probab|maxim", name)
+        ]
+    assert named == ["read.py: toxicity", "rows.py: length_bias"]
