@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import safetensors
 import torch
 from counters import CountHeld
 from lightning.pytorch import Callback, Trainer
@@ -25,9 +26,9 @@ from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.samples import LoadContext, ReferenceSamples, ReferenceSet, TextSet
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.module import SparC3Module
-from sparc3_lightning.report import run_files, write
-from sparc3_lightning.scoring import files, lazy, manifest, summary
-from sparc3_lightning.scoring.baselines import score_baselines
+from sparc3_lightning.report import page
+from sparc3_lightning.scoring import lazy, manifest, score_set, summary
+from sparc3_lightning.scoring.plain import score_baselines
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY: dict[str, Any] = {
@@ -52,7 +53,7 @@ class CountRead:
     @contextmanager
     def counting(self) -> Iterator["CountRead"]:
         """Count all that is read meanwhile."""
-        open_file, hash_file = lazy.safe_open, files.file_sha256
+        open_file, hash_file = lazy.safe_open, score_set.file_sha256
 
         def hashed(path: Path) -> str:
             self.hashed += path.stat().st_size if path.suffix == ".safetensors" else 0
@@ -62,9 +63,9 @@ class CountRead:
             return _File(self, open_file(*args, **options))
 
         with ExitStack() as stack:
-            for room in (lazy, run_files):
+            for room in (lazy, safetensors):
                 stack.enter_context(mock.patch.object(room, "safe_open", counted))
-            for room in (files, manifest):
+            for room in (score_set, manifest):
                 stack.enter_context(mock.patch.object(room, "file_sha256", hashed))
             yield self
 
@@ -159,7 +160,7 @@ def held(step: Callable[[], Any], model: nn.Module, num_models: int) -> dict[str
         if num_models == 1:  # a layer of a large model is many blocks; of whole runs only sets are counted
             stack.enter_context(mock.patch.object(summary, "BLOCK", 4096))
         # No figure of the report is made of more than was read.
-        stack.enter_context(mock.patch.object(write, "pictures", return_value=[]))
+        stack.enter_context(mock.patch.object(page, "pictures", return_value=[]))
         stack.enter_context(redirect_stdout(io.StringIO()))
         count = stack.enter_context(CountRead().counting())
         counted = stack.enter_context(CountHeld(model))

@@ -6,17 +6,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.baselines import BaselineCallback, main_key
 from callbacks.evaluation import baseline_of, trials_of
 from callbacks.score_writer import check_scores_are_whole
-from sparc3_lightning.compression.methods import (
-    COMPRESSION_METHODS,
-    WeightScores,
-    check_scored,
-    compression_keys,
-    joined,
-    relevance_keys,
-)
 from sparc3_lightning.data.batches import Batch
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.records import Evaluation
@@ -25,6 +16,14 @@ from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.pruning.apply import block_linears
 from sparc3_lightning.pruning.save import free_path, save_compressed_model
+from sparc3_lightning.pruning.weight_scores import (
+    COMPRESSION_METHODS,
+    WeightScores,
+    check_scored,
+    compression_keys,
+    joined,
+    relevance_keys,
+)
 from sparc3_lightning.report.terminal import print_compression
 from sparc3_lightning.report.trial_figures import write_compression
 from sparc3_lightning.scoring.combine import described_set
@@ -92,12 +91,8 @@ class CompressionCallback(Callback):
         if not pl_module.data.text_rows:
             raise ValueError("compression is judged by perplexity, which needs a text. Set `data.evaluation_text`.")
         pl_module.evaluator.check(pl_module.lm, pl_module.tokenizer, pl_module.data.text_rows, None)
-        scored = {main_key(pl_module)}
-        listed: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it from elsewhere
-        for callback in listed[: listed.index(self)]:
-            scored |= set(callback.keys) if isinstance(callback, BaselineCallback) else set()
-        layers = block_linears(pl_module.lm)
-        check_scored(relevance_keys(self.keys), scored, pl_module.granularity, layers, pl_module.run.expected_modules)
+        layers, run = block_linears(pl_module.lm), pl_module.run
+        check_scored(relevance_keys(self.keys), run.scores, pl_module.granularity, layers, run.expected_modules)
         for compression in self.compressions:
             share_removed(layers, compression.amount)
 
@@ -145,8 +140,7 @@ class CompressionCallback(Callback):
 
     def _scores(self, trainer: Trainer, module: SparC3Module) -> WeightScores:
         run, general = module.run, self._general(module)
-        sets = {main_key(module): run.score_sets} | {key: found.sets for key, found in run.method_scores.items()}
-        found = {key: [sets[key][name] for name in general] for key in relevance_keys(self.keys)}
+        found = {key: [run.scores[key].sets[name] for name in general] for key in relevance_keys(self.keys)}
         num_samples = sum(len(module.data.reference_samples[name]) for name in general)
         batches, precision = partial(self._batches, trainer, module), trainer.precision_plugin.predict_step_context
         return WeightScores(module.lm, found, batches, num_samples, self.seed, precision)

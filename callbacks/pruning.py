@@ -6,13 +6,13 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sparc3_lightning.distributed.ranks import from_rank_zero
-from sparc3_lightning.distributed.saving import save_together, share_summaries
 from sparc3_lightning.families import get_family
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import save_pruned_model
 from sparc3_lightning.pruning.select import SCOPES, Scope, check_num_neurons, select_neurons
 from sparc3_lightning.scoring.combine import Penalty, check_general, differential
+from sparc3_lightning.scoring.saving import save_together, share_summaries
 from sparc3_lightning.scoring.score_set import ScoreSet
 
 

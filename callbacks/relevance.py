@@ -7,15 +7,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from sparc3_lightning.data.batches import PADDING
 from sparc3_lightning.distributed.ranks import check_same_on_every_rank
-from sparc3_lightning.distributed.reduce import reduce_scores
 from sparc3_lightning.evaluation.run import Run
-from sparc3_lightning.identity import tokenizer_hash
-from sparc3_lightning.lrp.attribute import attribution_options, check_samples
 from sparc3_lightning.module import SparC3Module
-from sparc3_lightning.scoring.manifest import make_manifest
-from sparc3_lightning.scoring.score_set import ScoreSet
+from sparc3_lightning.scoring.combine import MethodScores
+from sparc3_lightning.scoring.loop import checked_set, set_data
+from sparc3_lightning.scoring.plain import check_samples
+from sparc3_lightning.scoring.registry import gradient_method, method_key
 
 
 class RelevanceCallback(Callback):
@@ -27,18 +25,7 @@ class RelevanceCallback(Callback):
     """
 
     def __init__(self) -> None:
-        self._explained: list[Tensor] = []
         self._clock = 0.0
-
-    @property
-    def explained(self) -> list[tuple[int, int]]:
-        """Index and explained token of each sample of this rank, of the reference set in progress."""
-        pairs = [pair for batch in self._explained for pair in batch.T.tolist()]
-        return [(index, token) for index, token in pairs if index != PADDING]
-
-    @explained.setter
-    def explained(self, pairs: list[tuple[int, int]]) -> None:
-        self._explained = [torch.tensor(pairs, dtype=torch.int64).view(-1, 2).T]
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that gradients are possible, note which model this is, and enter the rules."""
@@ -51,13 +38,15 @@ class RelevanceCallback(Callback):
         for name, samples in pl_module.data.reference_samples.items():
             limits = (pl_module.max_length, pl_module.vocab_size)
             check_samples(samples.ids, *limits, pl_module.data.key_of(name), samples.sample_ids)
-        pl_module.run.base_model = pl_module.identity()
+        run = pl_module.run
+        run.base_model = pl_module.identity()
         hashes = {name: samples.token_hash for name, samples in pl_module.data.reference_samples.items()}
         check_same_on_every_rank(hashes, "the reference samples (their hashes)")
-        attribution = pl_module.new_attribution()
-        pl_module.run.expected_modules = attribution.names
-        pl_module.attribution = attribution.__enter__()
-        self._explained = []
+        options = pl_module.attribution_options
+        method = gradient_method(options["variant"])(pl_module.scoring(), options["sign"])
+        run.main_key, run.expected_modules = method_key(method.name, method.sign), list(method.layers)
+        run.scores = {run.main_key: MethodScores()}
+        pl_module.attribution = method.new_pass().__enter__()
 
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -76,13 +65,11 @@ class RelevanceCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Note the explained tokens; after a set's last batch, reduce its scores."""
+        """After a set's last batch, reduce its scores."""
         assert isinstance(pl_module, SparC3Module)
         if pl_module.run.is_done(batch_idx, dataloader_idx):
             return
         name = pl_module.data.reference_names[dataloader_idx]
-        # They stay on the device until the set ends: a copy to the host would wait for the batch.
-        self._explained.append(torch.stack([batch["indices"], outputs.to(batch["indices"])]))
         if batch_idx + 1 == trainer.num_predict_batches[dataloader_idx]:
             self._finish(pl_module, name)
         self._read_clock(pl_module.run, f"attribution: {name}")
@@ -93,29 +80,10 @@ class RelevanceCallback(Callback):
         self._clock = now
 
     def _finish(self, module: SparC3Module, name: str) -> None:
-        assert module.attribution is not None
-        samples, attribution = module.data.reference_samples[name], module.attribution
-        reduced = reduce_scores(attribution, self.explained, len(samples))
-        manifest = make_manifest(
-            base_model=module.run.base_model,
-            options=attribution_options(attribution, module.modules_to_attribute),
-            left_out=attribution.left_out,
-            data={
-                "name": name,
-                "source": samples.source,
-                "token_hash": samples.token_hash,
-                "num_samples": len(samples),
-                "num_tokens": sum(len(ids) for ids in samples.ids),
-                "sample_ids": samples.sample_ids,
-                "target_ids": reduced.target_ids,
-            },
-            model_dtype=str(module.weights_dtype).removeprefix("torch."),
-            tokenizer_hash=tokenizer_hash(module.tokenizer),
-            relevance_per_sample=reduced.total,
-        )
-        module.run.score_sets[name] = ScoreSet(reduced.scores, manifest)
-        attribution.reset()
-        self._explained = []
+        relevance, samples = module.attribution, module.data.reference_samples[name]
+        assert relevance is not None
+        data = set_data(samples.ids, name, samples.source, samples.sample_ids)
+        module.run.score_sets[name] = checked_set(relevance.method, data, relevance.reduce(len(samples)))
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the rules: what follows runs the plain model."""

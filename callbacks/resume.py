@@ -11,11 +11,11 @@ from torch import Tensor
 from callbacks.relevance import RelevanceCallback
 from callbacks.score_writer import ScoreWriter
 from sparc3_lightning.distributed.fingerprint import fingerprint
-from sparc3_lightning.distributed.finished import forget_later_stages, read_finished
 from sparc3_lightning.distributed.ranks import any_rank, from_rank_zero
 from sparc3_lightning.distributed.signals import EXIT_CODE, StopSignals, end_children
-from sparc3_lightning.distributed.state import State, StateFolder, is_unfinished
+from sparc3_lightning.distributed.state import State, StateFolder, forget_later_stages, is_unfinished
 from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.scoring.saving import read_finished
 
 Resume = Literal["auto", "never", "must"]
 
@@ -37,7 +37,6 @@ class ResumeCallback(Callback):
     """
 
     _folder: StateFolder
-    _relevance: RelevanceCallback
 
     def __init__(self, minutes: float | None = 10.0, num_samples: int | None = None, resume: Resume = "auto") -> None:
         for name, value in (("minutes", minutes), ("num_samples", num_samples)):
@@ -64,7 +63,7 @@ class ResumeCallback(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse an order in which nothing could be saved."""
-        self._relevance = _before(trainer, self)
+        _check_order(trainer, self)
         self._signals.__enter__()
         # Lightning notes SIGTERM while data is read, and does nothing.
         self._signals.received = self.early_signals.received or ("SIGTERM" if trainer.received_sigterm else None)
@@ -80,15 +79,16 @@ class ResumeCallback(Callback):
 
     def _go_on(self, trainer: Trainer, module: SparC3Module, state: State) -> None:
         run, names = module.run, module.data.reference_names
-        run.score_sets = read_finished(module.log_dir, self._folder.fingerprint, module.device)
+        run.score_sets.update(read_finished(module.log_dir, self._folder.fingerprint, module.device))
         from_rank_zero(lambda: forget_later_stages(module.log_dir))
         finished = list(run.score_sets)
         run.seconds.update(state.seconds)
         run.num_done = {names.index(name): int(trainer.num_predict_batches[names.index(name)]) for name in finished}
         following, num_samples = next((name for name in names if name not in finished), None), 0
         if following is not None and following == state.set_name:
-            assert module.attribution is not None
-            self._relevance.explained = self._folder.restore(state, module.attribution)
+            relevance = module.attribution
+            assert relevance is not None
+            relevance.explained = self._folder.restore(state, relevance.attribution)
             run.num_done[names.index(following)] = state.num_batches
             num_samples = sum(map(len, state.explained))
         if trainer.is_global_zero:
@@ -115,9 +115,10 @@ class ResumeCallback(Callback):
         if num_batches == trainer.num_predict_batches[dataloader_idx]:
             self._folder.finish_set(pl_module.run.seconds)
         elif stop or is_due:
-            assert pl_module.attribution is not None
+            relevance = pl_module.attribution
+            assert relevance is not None
             state = State(self._folder.fingerprint, pl_module.run.seconds, name, num_batches)
-            self._folder.save(state, pl_module.attribution, self._relevance.explained)
+            self._folder.save(state, relevance.attribution, relevance.explained)
             self._saved_at, self._num_unsaved = time.monotonic(), 0
         if stop:
             raise SystemExit(EXIT_CODE)
@@ -156,14 +157,12 @@ class ResumeCallback(Callback):
             self._folder.remove()
 
 
-def _before(trainer: Trainer, callback: Callback) -> RelevanceCallback:
-    """The relevance callback; it and the score writer must come before `callback`."""
+def _check_order(trainer: Trainer, callback: Callback) -> None:
+    """The relevance callback and the score writer must come before `callback`."""
     listed: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it from elsewhere
     earlier = listed[: listed.index(callback)]
-    relevance = next((one for one in earlier if isinstance(one, RelevanceCallback)), None)
-    if relevance is None or not any(isinstance(one, ScoreWriter) for one in earlier):
+    if not all(any(isinstance(one, kind) for one in earlier) for kind in (RelevanceCallback, ScoreWriter)):
         raise ValueError(
             "`trainer.callbacks` must list `callbacks.RelevanceCallback` and `callbacks.ScoreWriter` before "
             "`callbacks.ResumeCallback`."
         )
-    return relevance

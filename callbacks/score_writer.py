@@ -5,8 +5,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from sparc3_lightning.distributed.saving import save_together
 from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.scoring.saving import save_together
 
 
 class ScoreWriter(Callback):

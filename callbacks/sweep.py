@@ -6,7 +6,6 @@ import rich
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import RenderableType
 
-from callbacks.baselines import BaselineCallback, main_key
 from callbacks.evaluation import baseline_of, trials_of
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.distributed.ranks import from_rank_zero
@@ -15,7 +14,7 @@ from sparc3_lightning.families import get_family
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.report.trial_figures import write_sweep
-from sparc3_lightning.scoring.baselines import MethodScores
+from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.trials.sweep import Grid, PlannedCell, cells_of, plan_cells
 from sparc3_lightning.trials.sweep_table import baseline_row, figures_of, num_corrected, overlap_rows
 from sparc3_lightning.trials.trial import check_one_is_done, run_trials
@@ -56,10 +55,7 @@ class SweepCallback(Callback):
             raise ValueError(
                 f"`num_neurons` must be at most {total}, got {largest}. Set `SweepCallback.init_args.grids`."
             )
-        scored = {main_key(pl_module)}
-        before: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it from elsewhere
-        for callback in before[: before.index(self)]:
-            scored |= set(callback.keys) if isinstance(callback, BaselineCallback) else set()
+        scored = set(pl_module.run.scores)  # the callbacks before this one say at the start what they will score
         if missing := sorted({cell.key for cell in self.cells} - scored):
             raise ValueError(
                 f"the sweep needs scores of {missing}, got those of {sorted(scored)}. List "
@@ -75,7 +71,7 @@ class SweepCallback(Callback):
         """Select every cell, evaluate what is not known, write tables and figures."""
         assert isinstance(pl_module, SparC3Module)
         run = pl_module.run
-        found = run.method_scores or {main_key(pl_module): MethodScores(run.score_sets)}
+        found = run.scores
         names = pl_module.data.differential_names()
         baseline, trials = baseline_of(pl_module), trials_of(pl_module)
         with run.timed("sweep"):

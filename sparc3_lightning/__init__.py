@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from sparc3_lightning.version import __version__
 
 if TYPE_CHECKING:
-    from sparc3_lightning.lrp.attribute import attribute
     from sparc3_lightning.lrp.rules import attnlrp
     from sparc3_lightning.pruning.apply import apply_recipe
     from sparc3_lightning.pruning.recipe import Recipe
     from sparc3_lightning.pruning.select import select_neurons
     from sparc3_lightning.scoring.combine import differential
+    from sparc3_lightning.scoring.plain import attribute, score_baselines
     from sparc3_lightning.scoring.score_set import ScoreSet
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "attnlrp",
     "attribute",
     "differential",
+    "score_baselines",
     "select_neurons",
 ]
 
@@ -35,8 +36,9 @@ _HOMES = {
     "ScoreSet": "scoring.score_set",
     "apply_recipe": "pruning.apply",
     "attnlrp": "lrp.rules",
-    "attribute": "lrp.attribute",
+    "attribute": "scoring.plain",
     "differential": "scoring.combine",
+    "score_baselines": "scoring.plain",
     "select_neurons": "pruning.select",
 }
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -246,3 +246,17 @@ def release(lock: FileLock) -> None:
     """Let others in, and leave no file behind."""
     Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
+
+
+def check_visible(paths: Sequence[Path]) -> None:
+    """Refuse a file system that each node has for itself.
+
+    Raises:
+        OSError: What another rank has made is not there.
+    """
+    for path in paths:
+        if not path.exists():
+            raise OSError(
+                f"{path.parent} must lie on a file system that all ranks share: {path.name}, made by another rank, is "
+                "not there. Set `trainer.logger.init_args.save_dir` (or `trainer.default_root_dir`)."
+            )

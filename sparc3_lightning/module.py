@@ -15,18 +15,19 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sparc3_lightning.data.batches import Batch
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.samples import Prompt
-from sparc3_lightning.distributed.fsdp import check_accumulates, data_parallel_mesh, reshard, shard_model
+from sparc3_lightning.distributed.fsdp import data_parallel_mesh, shard_model
 from sparc3_lightning.distributed.loading import load_sharded_model, shard_built_model
-from sparc3_lightning.distributed.ranks import any_rank, from_rank_zero, raise_together
+from sparc3_lightning.distributed.ranks import any_rank, from_rank_zero
 from sparc3_lightning.distributed.signals import EXIT_CODE, StopSignals
 from sparc3_lightning.distributed.state import mark_unfinished
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.responses import PROBES, RESPONSES_FILE, ResponseStore, named_base, score_once
 from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.identity import base_model, tokenizer_hash, tokenizer_identity
-from sparc3_lightning.lrp.attribution import Attribution, Granularity
+from sparc3_lightning.lrp.attribution import Granularity
 from sparc3_lightning.lrp.dispatch import Kernel
 from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.rules import Variant
@@ -36,6 +37,8 @@ from sparc3_lightning.progress import keep_lines_whole, trainer_progress
 from sparc3_lightning.pruning.apply import apply_recipe, check_recipe, zero_neurons_
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import free_path, save_hf_directory
+from sparc3_lightning.scoring.gradient import RelevancePass
+from sparc3_lightning.scoring.method import Scoring
 
 # Fields of `data` that a stage reads; in `predict` the callbacks' `reads` as well.
 _READS = {
@@ -135,7 +138,7 @@ class SparC3Module(LightningModule):
         self.recipe_path = recipe
         self.evaluator, self.trials_dir = evaluator or Evaluator(), trials_dir
         self.lr, self.weight_decay, self.betas, self.warmup_steps = lr, weight_decay, betas, warmup_steps
-        self.attribution: Attribution | None = None
+        self.attribution: RelevancePass | None = None
         self._compute_dtype: torch.dtype | None = None
         self.run = Run()
         self.reads: list[str] = []
@@ -333,18 +336,21 @@ class SparC3Module(LightningModule):
 
     # predict
 
-    def new_attribution(self) -> Attribution:
-        """An attribution of this model with this module's options, not yet entered.
+    def scoring(self, **more: Any) -> Scoring:
+        """What methods that score this model have in common, by this module's options.
 
-        Raises:
-            ValueError: An unknown option; or shards that relevance cannot be summed in.
+        Args:
+            **more: Options that other methods have.
         """
-        reshard(self.lm)
-        attribution = Attribution(self.lm, **self.attribution_options)
-        check_accumulates(attribution)
-        return attribution
+        options: dict[str, Any] = {
+            name: value for name, value in self.attribution_options.items() if name not in ("sign", "variant")
+        }
+        return Scoring(
+            model=self.lm, identity=self.run.base_model, tokenizer_hash=tokenizer_hash(self.tokenizer),
+            model_dtype=self.weights_dtype, **options, **more,
+        )  # fmt: skip
 
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Attribute one batch; relevance goes to the attribution's sums.
 
         Returns:
@@ -359,9 +365,7 @@ class SparC3Module(LightningModule):
                 "predict attributes only while the rules are on, got no relevance callback. Add "
                 "`callbacks.RelevanceCallback` to `trainer.callbacks`."
             )
-        step = partial(self.attribution.step, batch["input_ids"], batch["lengths"], batch["weights"], batch["indices"])
-        # A sample that breaks on one rank ends all of them, and says so on all.
-        return raise_together(step, FloatingPointError, self.device)
+        return self.attribution.step(batch)
 
     # what callbacks and the data module ask for
 

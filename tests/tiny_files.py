@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sparc3_lightning.identity import base_model
-from sparc3_lightning.lrp.attribute import attribute
 from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.scoring.plain import attribute
 from tests.launch import PATIENCE
 from tests.tiny import VOCAB, tiny_llama, tiny_samples
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sparc3_lightning.identity import tokenizer_hash
-from sparc3_lightning.lrp.attribute import attribution_options
 from sparc3_lightning.lrp.dispatch import uses_triton
 from sparc3_lightning.version import package_versions
 
@@ -23,12 +22,12 @@ def fingerprint(module: SparC3Module) -> dict[str, Any]:
     """
     assert module.attribution is not None
     data, trainer, versions = module.data, module.trainer, package_versions()
-    fused = uses_triton(module.attribution.kernel, module.device, module.weights_dtype)
+    fused = uses_triton(module.attribution_options["kernel"], module.device, module.weights_dtype)
     return {
         "weights": module.run.base_model["weight_hash"],
         "tokenizer": tokenizer_hash(module.tokenizer),
         "samples": {name: samples.token_hash for name, samples in data.reference_samples.items()},
-        "options": dict(attribution_options(module.attribution, module.modules_to_attribute)),
+        "options": dict(module.attribution.method.options),
         "dtype": str(module.weights_dtype).removeprefix("torch."),
         "attn_implementation": module.attn_implementation,
         "kernel": "triton" if fused else "eager",

@@ -1,13 +1,19 @@
 """FSDP2: shard a model by decoder block, and make its gradient reduction carry relevance."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import PreTrainedModel
 
 from sparc3_lightning.families import get_family
 from sparc3_lightning.lrp.attribution import Attribution
+
+if TYPE_CHECKING:
+    from lightning.pytorch.strategies import Strategy
 
 
 def data_parallel_mesh(strategy: Strategy, mesh: DeviceMesh | None) -> DeviceMesh | None:
@@ -17,6 +23,8 @@ def data_parallel_mesh(strategy: Strategy, mesh: DeviceMesh | None) -> DeviceMes
         ValueError: The strategy splits tensors as well; Lightning's defaults do so across the node (trap 5). Or it is
             FSDP1, which runs predict steps inside the root's forward pass, where no backward pass can be.
     """
+    from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+
     if isinstance(strategy, FSDPStrategy):
         raise ValueError(
             "`trainer.strategy` must be `ModelParallelStrategy` (FSDP2) to shard the model, got `FSDPStrategy`. "

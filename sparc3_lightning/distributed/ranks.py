@@ -1,7 +1,8 @@
 """What several processes do together."""
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import timedelta
 from itertools import count
 from typing import TypeVar, cast
@@ -15,16 +16,31 @@ _FOR_ALL = "_sparc3_raised_by_all_ranks"
 # How long a rank waits before it asks again: signals are heard in between.
 _POLL = timedelta(seconds=1)
 _calls = count()
+_alone = ContextVar("_alone", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process is the only one, as if torch.distributed were not in use."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_initialized() and not _alone.get()
 
 
 def world_size() -> int:
     """Number of processes; 1 where torch.distributed is not in use."""
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    return torch.distributed.get_world_size() if _is_distributed() else 1
 
 
 def rank_and_world_size() -> tuple[int, int]:
     """This process's rank and the number of processes; 0 and 1 where torch.distributed is not in use."""
-    return (torch.distributed.get_rank() if torch.distributed.is_initialized() else 0), world_size()
+    return (torch.distributed.get_rank() if _is_distributed() else 0), world_size()
 
 
 def is_rank_zero() -> bool:

@@ -66,6 +66,18 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:16]}..."
 
 
+def forget_later_stages(log_dir: Path) -> None:
+    """Make room for selection and evaluation, which are done again, and clear away what was half written."""
+    half_written = [
+        path for room in (".", "scores", "trials", "figures") for path in (log_dir / room).glob(".*.????????.tmp")
+    ]
+    for path in [log_dir / "scores" / "differential", log_dir / "pruned_model", *half_written]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 @dataclass(frozen=True)
 class State:
     """What `state.json` says.

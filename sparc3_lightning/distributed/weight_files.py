@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.distributed.owners import gather_to_owner
 from sparc3_lightning.distributed.ranks import is_rank_zero, raise_together, rank_and_world_size, world_size
-from sparc3_lightning.distributed.saving import check_visible
-from sparc3_lightning.files import write_text
+from sparc3_lightning.files import check_visible, write_text
 
 MAX_SHARD_SIZE = "5GB"
 _PATTERN = "model{suffix}.safetensors"

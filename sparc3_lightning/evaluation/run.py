@@ -8,7 +8,7 @@ from typing import Any
 
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.scoring.baselines import MethodScores
+from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.scoring.score_set import ScoreSet
 
 
@@ -18,9 +18,10 @@ class Run:
 
     Attributes:
         base_model: Identity of the model attributed.
-        score_sets: Scores by reference set: of neurons on rank 0; of weights shared out over the ranks until they are
-            written, then whole on every rank, read from the run's directory module by module.
-        method_scores: What each method found, by its key, where there are baselines; like `score_sets`.
+        main_key: Key of the method that the run attributes by, and
+        scores: what each method found, by its key: of neurons on rank 0; of weights shared out over the ranks until
+            they are written, then whole on every rank, read from the run's directory module by module. From the start
+            of a predict run it has every key that will be scored.
         expected_modules: Layers that every score set must hold.
         general: Names of the general sets, and
         behaviour: of the behaviour's, as the pruning callback matched them.
@@ -36,8 +37,8 @@ class Run:
     """
 
     base_model: dict[str, Any] = field(default_factory=dict)
-    score_sets: dict[str, ScoreSet] = field(default_factory=dict)
-    method_scores: dict[str, MethodScores] = field(default_factory=dict)
+    main_key: str = "lrp"
+    scores: dict[str, MethodScores] = field(default_factory=dict)
     expected_modules: list[str] = field(default_factory=list)
     general: list[str] = field(default_factory=list)
     behaviour: str | None = None
@@ -50,6 +51,11 @@ class Run:
     compression: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     num_done: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def score_sets(self) -> dict[str, ScoreSet]:
+        """What the run attributes: scores by reference set."""
+        return self.scores.setdefault(self.main_key, MethodScores()).sets
 
     def is_done(self, batch_idx: int, dataloader_idx: int) -> bool:
         """Whether a batch was attributed before the run was interrupted: it is passed over."""

@@ -11,9 +11,8 @@ from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.families import get_family
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.select import Scope, neuron_scores, rank_neurons
-from sparc3_lightning.scoring.checks import count_scores
 from sparc3_lightning.scoring.combine import contrasts, differential_strength, seed_variation
-from sparc3_lightning.scoring.lazy import LazyScores
+from sparc3_lightning.scoring.lazy import LazyScores, count_scores
 from sparc3_lightning.scoring.score_set import ScoreSet
 
 Neuron = tuple[int, int]

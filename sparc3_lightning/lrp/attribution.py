@@ -263,7 +263,8 @@ class Attribution:
             sink.num_backwards = 0
             sink.nonfinite.zero_()
             if sink.accumulator is not None:
-                sink.accumulator.zero_()
+                # New ones: scores may be made in the old ones.
+                sink.accumulator = torch.zeros_like(sink.accumulator)
         self._clear_gradients()
 
     def _clear_gradients(self) -> None:

@@ -16,8 +16,6 @@ from sparc3_lightning.lrp.patch import evaluating, pre_hook, replaced_forward
 
 Variant = Literal["attnlrp", "cp_lrp", "gradient"]
 VARIANTS: tuple[str, ...] = ("attnlrp", "cp_lrp", "gradient")
-# What manifests call a method that uses these rules.
-METHOD_OF_VARIANT: dict[str, str] = {"attnlrp": "lrp", "cp_lrp": "cp_lrp", "gradient": "gradient"}
 _ACTIVE = "_sparc3_rules_active"
 
 

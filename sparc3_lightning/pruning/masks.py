@@ -6,7 +6,7 @@ from typing import Self
 
 from torch import Tensor
 
-from sparc3_lightning.scoring.baselines.formulas import lowest, lowest_per_row
+from sparc3_lightning.scoring.weights import lowest, lowest_per_row
 
 _SPARSITIES = "`CompressionCallback.init_args.sparsities`"
 _PATTERN = "`CompressionCallback.init_args.pattern`"

@@ -324,7 +324,7 @@ def is_differential(manifest: dict[str, Any]) -> bool:
 
 
 def _checks(score_set: ScoreSet) -> dict[str, Any]:
-    from sparc3_lightning.scoring.checks import count_scores
+    from sparc3_lightning.scoring.lazy import count_scores
 
     return {
         "num_files": len(score_set.manifest["files"]),

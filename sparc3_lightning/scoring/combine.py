@@ -1,6 +1,7 @@
-"""Combine ScoreSets: the seeds' mean, the differential, and how far the seeds agree."""
+"""Combine ScoreSets: the seeds' mean, the differential, how far the seeds agree; and what one method has found."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -28,10 +29,10 @@ def check_compatible(sets: Sequence[ScoreSet]) -> None:
         if kind != "scores":
             raise ValueError(f"score sets to combine must be of one reference set each, got a {kind}.")
     for other in sets[1:]:
-        for field, ours, theirs in _identities(first, other):
+        for what, ours, theirs in _identities(first, other):
             if ours != theirs:
                 raise ValueError(
-                    f"score sets combine only if their {field} agree, got {ours!r} ({_name(first)}) and {theirs!r} "
+                    f"score sets combine only if their {what} agree, got {ours!r} ({_name(first)}) and {theirs!r} "
                     f"({_name(other)}). Score both with the same model and options."
                 )
 
@@ -123,9 +124,7 @@ def differential(
     check_general(general_weight, general_penalty)
     general_sets = [general_sets] if isinstance(general_sets, ScoreSet) else general_sets
     if not general_sets:
-        raise ValueError(
-            "`general_sets` must hold at least one ScoreSet, got none. Set `PruningCallback.init_args.general`."
-        )
+        raise ValueError("`general_sets` must hold at least one ScoreSet, got none. Set `data.general`.")
     check_compatible([*general_sets, behaviour_set])
     scores = contrasts(general_sets, behaviour_set, general_weight, general_penalty)
     inputs = {
@@ -187,9 +186,9 @@ def described_set(score_set: ScoreSet) -> dict[str, Any]:
 def _manifest(behaviour: Manifest, inputs: dict[str, Any]) -> Manifest:
     manifest = Manifest(format_version=FORMAT_VERSION, kind="differential", inputs=inputs, dtype="float32")
     manifest["versions"] = package_versions()
-    for field in ("base_model", "tokenizer_hash", "options", "left_out", "model_dtype"):
-        if field in behaviour:
-            manifest[field] = behaviour[field]
+    for key in ("base_model", "tokenizer_hash", "options", "left_out", "model_dtype"):
+        if key in behaviour:
+            manifest[key] = behaviour[key]
     return manifest
 
 
@@ -227,3 +226,40 @@ def seed_variation(general_sets: Sequence[ScoreSet], made: LazyScores | None = N
     seeds = [summary.seeds for summary in summaries(made).values() if summary.seeds is not None]
     count = sum(one.num_varying for one in seeds)
     return sum(one.variation for one in seeds) / count if count else None
+
+
+@dataclass
+class MethodScores:
+    """What one method has found; see `Loop` for which rank has it.
+
+    Attributes:
+        sets: Scores by reference set; empty where the method ranks without.
+        ranking: The method's one ranking, lowest first; None where it scores sets.
+    """
+
+    sets: dict[str, ScoreSet] = field(default_factory=dict)
+    ranking: ScoreSet | None = None
+
+    def contrast(
+        self,
+        general: Sequence[str],
+        behaviour: str,
+        general_weight: float = 1.0,
+        general_penalty: Penalty = "raw",
+        divide_by_total: bool = False,
+    ) -> ScoreSet:
+        """What to select from, lowest first: the ranking, or the differential as LRP's.
+
+        Args:
+            general: Names of the general sets.
+            behaviour: Name of the behaviour's set.
+            general_weight: See `differential`; a ranking has none.
+            general_penalty: See `differential`.
+            divide_by_total: Take each set's scores as shares of their total; a ranking has none.
+        """
+        if self.ranking is not None:
+            return self.ranking
+        *general_sets, behaviour_set = [
+            as_shares(self.sets[name]) if divide_by_total else self.sets[name] for name in (*general, behaviour)
+        ]
+        return differential(general_sets, behaviour_set, general_weight, general_penalty)

@@ -1,13 +1,14 @@
-"""Scores that are read or computed one module at a time: for scores larger than memory."""
+"""Scores that are read or made one module at a time, where they are larger than memory; what must hold of scores."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sparc3_lightning.scoring.summary import SeedSummary, Summary, summarise
+from sparc3_lightning.scoring.summary import SeedSummary, Summary, check_summary, summarise
 
 
 class LazyScores(Mapping[str, Tensor]):
@@ -71,6 +72,58 @@ def summaries(scores: Mapping[str, Tensor]) -> dict[str, Summary]:
     if isinstance(scores, LazyScores):
         return {name: scores.summary(name) for name in scores}
     return {name: summarise(score) for name, score in scores.items()}
+
+
+class ScoreCounts(TypedDict):
+    """Counts for the validation table."""
+
+    num_modules: int
+    num_scores: int
+    num_nan: int
+    num_inf: int
+    num_negative: int
+
+
+def count_scores(scores: Mapping[str, Tensor]) -> ScoreCounts:
+    """Count modules, scores, NaN, Inf and negative scores; what was read before is not read again."""
+    found = summaries(scores).values()
+    return ScoreCounts(
+        num_modules=len(found),
+        num_scores=sum(summary.num_scores for summary in found),
+        num_nan=sum(summary.num_nan for summary in found),
+        num_inf=sum(summary.num_inf for summary in found),
+        num_negative=sum(summary.num_negative for summary in found),
+    )
+
+
+def check_scores(scores: Mapping[str, Tensor], sign: str | None) -> dict[str, Summary]:
+    """Refuse scores that cannot be right.
+
+    Args:
+        scores: From module name to scores.
+        sign: "abs" if no score may be negative.
+
+    Returns:
+        What was read of each module.
+
+    Raises:
+        ValueError: NaN or Inf; negative `abs` scores. Names the module.
+    """
+    found = summaries(scores)
+    for name, summary in found.items():
+        check_summary(name, summary, sign)
+    return found
+
+
+def check_modules(names: Sequence[str], expected: Sequence[str]) -> None:
+    """Refuse scores that do not cover every expected layer once, and no other (trap 14).
+
+    Raises:
+        ValueError: They do not; names the layers.
+    """
+    if sorted(names) != sorted(expected):
+        missing, unknown = sorted(set(expected) - set(names)), sorted(set(names) - set(expected))
+        raise ValueError(f"scores must cover every expected layer once; missing: {missing}, not expected: {unknown}.")
 
 
 def stored_scores(

@@ -15,7 +15,7 @@ class Options(TypedDict):
     """How scores were computed.
 
     Attributes:
-        method: What scored, by its name in `scoring.baselines.METHODS`: `lrp`, `wanda`, ...; the one word for it in
+        method: What scored, by its name in `scoring.registry.METHODS`: `lrp`, `wanda`, ...; the one word for it in
             manifests, recipes, configs and tables.
         sign: "abs" (no score is negative) or "signed".
         granularity: "neuron" or "weight".
@@ -36,6 +36,30 @@ class Options(TypedDict):
     sparsity: NotRequired[float]
 
 
+class SetData(TypedDict, total=False):
+    """The reference set that scores are of; every field is optional for sets made by hand.
+
+    Attributes:
+        name: The set's; none where plain Python gave samples alone.
+        token_hash: Hash of all token ids.
+        num_samples: Samples.
+        num_tokens: Their tokens.
+        source: Where they come from and how they were chosen.
+        sample_ids: Each sample's name, of its document or prompt.
+        target_ids: Each sample's explained token; of relevance only.
+        divided_by: Total that the scores were divided by, where they are shares.
+    """
+
+    token_hash: str
+    num_samples: int
+    num_tokens: int
+    name: str
+    source: dict[str, Any]
+    sample_ids: list[str]
+    target_ids: list[int]
+    divided_by: float
+
+
 class Manifest(TypedDict, total=False):
     """JSON beside the scores; every field is optional for sets made by hand.
 
@@ -47,8 +71,7 @@ class Manifest(TypedDict, total=False):
         tokenizer_hash: See `identity.tokenizer_hash`.
         options: How the scores were computed.
         left_out: Layers asked for and left out, because they are tied to the input embedding.
-        data: Reference set: name, source, seed, token hash, number of samples and tokens, and of each
-            sample its name (document or prompt) and the token id explained.
+        data: The reference set; a ranking has none.
         relevance_per_sample: Sum of all scores, in logits; gradient-based methods only.
         dtype: Type of the scores.
         model_dtype: Type of the model's weights.
@@ -63,7 +86,7 @@ class Manifest(TypedDict, total=False):
     tokenizer_hash: str | None
     options: Options
     left_out: list[str]
-    data: dict[str, Any]
+    data: SetData
     relevance_per_sample: float
     dtype: str
     model_dtype: str
@@ -77,24 +100,26 @@ def make_manifest(
     base_model: dict[str, Any],
     options: Options,
     left_out: Sequence[str],
-    data: dict[str, Any],
+    data: SetData | None,
     model_dtype: str,
+    kind: str = "scores",
     relevance_per_sample: float | None = None,
     tokenizer_hash: str | None = None,
 ) -> Manifest:
-    """The manifest of one reference set's scores."""
+    """The manifest of one reference set's scores, or of a ranking."""
     manifest = Manifest(
         format_version=FORMAT_VERSION,
-        kind="scores",
+        kind=kind,
         base_model=base_model,
         tokenizer_hash=tokenizer_hash,
         options=options,
         left_out=list(left_out),
-        data=data,
         dtype="float32",
         model_dtype=model_dtype,
         versions=package_versions(),
     )
+    if data is not None:
+        manifest["data"] = data
     if relevance_per_sample is not None:
         manifest["relevance_per_sample"] = relevance_per_sample
     return manifest

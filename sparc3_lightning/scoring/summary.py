@@ -103,3 +103,20 @@ def _summarise(score: Tensor) -> Summary:
         highest=highest,
         rows=score.double() if score.ndim == 1 else score.sum(1, dtype=torch.float64),
     )
+
+
+def check_summary(name: str, summary: Summary, sign: str | None) -> None:
+    """Refuse a module's scores that cannot be right.
+
+    Args:
+        name: The module's.
+        summary: What was read.
+        sign: "abs" if no score may be negative.
+
+    Raises:
+        ValueError: NaN or Inf; negative `abs` scores. Names the module.
+    """
+    if summary.num_nan or summary.num_inf:
+        raise ValueError(f"scores of {name} must be finite, got NaN or Inf. Nothing was saved.")
+    if sign == "abs" and summary.num_negative:
+        raise ValueError(f"scores of {name} must not be negative with sign 'abs', got {summary.lowest}.")

@@ -9,11 +9,10 @@ from typing import Any
 from sparc3_lightning.lrp.linear import SIGNS
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.select import SCOPES, Scope, select_neurons
-from sparc3_lightning.scoring.baselines import MethodScores
-from sparc3_lightning.scoring.baselines.formulas import random_scores
-from sparc3_lightning.scoring.baselines.methods import METHODS, method_key, sign_of
-from sparc3_lightning.scoring.combine import PENALTIES, Penalty, check_general
+from sparc3_lightning.scoring.combine import PENALTIES, MethodScores, Penalty, check_general
+from sparc3_lightning.scoring.registry import METHODS, method_key
 from sparc3_lightning.scoring.score_set import ScoreSet
+from sparc3_lightning.scoring.weights import random_scores
 from sparc3_lightning.trials.trial import Intervention, Neurons, Trial, said
 
 
@@ -121,7 +120,7 @@ class Grid:
                 weight, penalty, divide = 1.0, "raw", False
             contrast = (float(weight), penalty, divide)
             for draw in range(self.num_draws if method == "random" else 1):
-                found[Cell(method, sign_of(method, sign), scope, k, *contrast, float(factor), draw)] = None
+                found[Cell(method, METHODS[method].sign_of(sign), scope, k, *contrast, float(factor), draw)] = None
         return list(found)
 
 

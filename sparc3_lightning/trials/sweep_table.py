@@ -13,7 +13,7 @@ from sparc3_lightning.evaluation.measure import Column
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.files import write_bytes, write_text
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.scoring.baselines import MethodScores
+from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.statistics.compare import Change, compare
 from sparc3_lightning.statistics.corrections import holm, least_holm, overlap
 from sparc3_lightning.statistics.signs import PairedTest

@@ -17,11 +17,11 @@ from callbacks import RelevanceCallback
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.samples import LoadContext, Prompt, PromptSet, ReferenceSamples, ReferenceSet, TextSet
 from sparc3_lightning.distributed.ranks import gather_objects, world_size
-from sparc3_lightning.distributed.reduce import Reduced, reduce_scores
 from sparc3_lightning.evaluation import Decoding, Evaluator
-from sparc3_lightning.lrp.attribution import Attribution
 from sparc3_lightning.metrics import LexicalScorer
 from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.scoring.gradient import RelevancePass
+from sparc3_lightning.scoring.method import Scored
 from tests.tiny import tiny_samples
 
 LENGTHS = (7, 3, 12, 1, 5, 9, 2)  # seven, so that four ranks get 2, 2, 2 and 1, and a padding sample
@@ -111,8 +111,10 @@ def reduced_scores() -> Iterator[list[dict[str, Tensor]]]:
     """The scores of each reference set as they are reduced, in the accumulators' type, those of all ranks together."""
     found: list[dict[str, Tensor]] = []
 
-    def reduce(attribution: Attribution, *args: Any) -> Reduced:
-        reduced = reduce_scores(attribution, *args)
+    reduce = RelevancePass.reduce
+
+    def gathered(relevance: RelevancePass, num_samples: int) -> Scored:
+        attribution, reduced = relevance.attribution, reduce(relevance, num_samples)
         parts = gather_objects([reduced.scores])
         if attribution.granularity == "weight" and len(attribution.names) > world_size() > 1:
             assert all(0 < len(part) < len(attribution.names) for part in parts), "no rank has all"
@@ -120,7 +122,7 @@ def reduced_scores() -> Iterator[list[dict[str, Tensor]]]:
         found.append({name: everything[name] for name in attribution.names})
         return reduced
 
-    with mock.patch("callbacks.relevance.reduce_scores", reduce):
+    with mock.patch.object(RelevancePass, "reduce", gathered):
         yield found
 
 

@@ -9,7 +9,8 @@ import torch
 from lightning.pytorch import Callback
 
 from callbacks import BaselineCallback, RelevanceCallback, SweepCallback
-from sparc3_lightning.scoring.baselines import METHODS, score_baselines
+from sparc3_lightning.scoring.plain import score_baselines
+from sparc3_lightning.scoring.registry import METHODS
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.trials.sweep import Grid
 from tests.distributed.jobs import LENGTHS, Case, SameWeights, make_module, make_trainer, predict

@@ -100,7 +100,7 @@ def test_one_sample_that_breaks_on_its_rank_alone(strategy: str, model: Path) ->
 def refused_scores(model: str, strategy: str) -> None:
     """Each rank checks its part."""
     with (
-        mock.patch("sparc3_lightning.distributed.reduce.check_scores", side_effect=ValueError("not these")),
+        mock.patch("sparc3_lightning.scoring.loop.check_scores", side_effect=ValueError("not these")),
         pytest.raises(ValueError, match="on rank 0: not these"),
     ):
         predict(make_trainer(strategy, RelevanceCallback()), make_module(model))

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sparc3_lightning.lrp.attribute import attribute
 from sparc3_lightning.lrp.attribution import Attribution
 from sparc3_lightning.pruning.select import select_neurons
 from sparc3_lightning.scoring.combine import differential
+from sparc3_lightning.scoring.plain import attribute
 from sparc3_lightning.scoring.score_set import ScoreSet
 from tests.distributed.jobs import CASES, LENGTHS, Case, predict_cases
 from tests.launch import run_distributed

@@ -14,7 +14,7 @@ from sparc3_lightning.families.layers import weight_of
 from sparc3_lightning.identity import base_model
 from sparc3_lightning.pruning.apply import apply_masks, apply_recipe, block_linears
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.scoring.baselines.formulas import lowest_per_row
+from sparc3_lightning.scoring.weights import lowest_per_row
 from tests.launch import run_distributed
 from tests.tiny import tiny_llama
 

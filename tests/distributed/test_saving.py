@@ -14,10 +14,10 @@ from callbacks import EvaluationCallback, PruningCallback, RelevanceCallback, Sc
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.distributed.owners import share_out
 from sparc3_lightning.distributed.ranks import gather_objects, rank_and_world_size
-from sparc3_lightning.distributed.saving import save_together
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.scoring.lazy import LazyScores, stored_scores
 from sparc3_lightning.scoring.manifest import Manifest, Options
+from sparc3_lightning.scoring.saving import save_together
 from sparc3_lightning.scoring.score_set import ScoreSet
 from tests.distributed.jobs import Case, make_module, make_trainer, predict
 from tests.launch import run_distributed
@@ -168,12 +168,12 @@ def failures(directory: str) -> None:
 
     # On the last rank only.
     fails(ValueError, r"on rank 1: scores of rank1\.a must be finite", float("nan") if rank else 1.0)
-    full = mock.patch("sparc3_lightning.scoring.files.save_file", side_effect=OSError("disk full"))
+    full = mock.patch("sparc3_lightning.scoring.score_set.save_file", side_effect=OSError("disk full"))
     with full if rank else mock.MagicMock():
         fails(OSError, "on rank 1: disk full")
     # On rank 0 only.
     fails(ValueError, r"on rank 0: scores of rank0\.a must not be negative", 1.0 if rank else -1.0)
-    with mock.patch("sparc3_lightning.distributed.saving.write_index_and_manifest", side_effect=OSError("disk full")):
+    with mock.patch("sparc3_lightning.scoring.saving.write_index_and_manifest", side_effect=OSError("disk full")):
         fails(OSError, "^disk full")
     # A directory that only rank 0 sees.
     unseen = mock.patch.object(Path, "exists", return_value=False)

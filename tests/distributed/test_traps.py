@@ -16,7 +16,7 @@ from torchmetrics import Metric
 from callbacks import RelevanceCallback
 from sparc3_lightning.data.samples import LoadContext
 from sparc3_lightning.evaluation.records import Evaluation
-from sparc3_lightning.lrp.attribute import attribute
+from sparc3_lightning.scoring.plain import attribute
 from tests.distributed.jobs import (
     Case,
     FixedPrompts,

@@ -19,10 +19,9 @@ from callbacks import (
     SweepCallback,
     TensorBoardCallback,
 )
-from callbacks.baselines import main_key
 from sparc3_lightning.cli import SparC3CLI, run
-from sparc3_lightning.compression.methods import relevance_keys
 from sparc3_lightning.evaluation.generation import Decoding
+from sparc3_lightning.pruning.weight_scores import relevance_keys
 from tests.runs import QUIET, ROOT, read
 
 pytestmark = QUIET
@@ -161,7 +160,7 @@ def test_compression_is_built_and_all_its_scores_are_made(name: str) -> None:
     chain = [RelevanceCallback, ScoreWriter, CompressionCallback, TensorBoardCallback]
     assert [kind for kind in kinds if kind in chain] == chain
     compression = next(one for one in cli.trainer.callbacks if isinstance(one, CompressionCallback))
-    assert relevance_keys(compression.keys) == [main_key(cli.model)] == ["lrp_signed"]
+    assert relevance_keys(compression.keys) == ["lrp_signed"]
     assert (cli.model.granularity, cli.model.modules_to_attribute) == ("weight", "all")
     assert compression.against in compression.keys
     assert cli.datamodule.reference_names == ["general"]

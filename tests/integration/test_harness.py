@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from sparc3_lightning.compression.methods import WeightScores
 from sparc3_lightning.identity import base_model
 from sparc3_lightning.pruning.masks import Pattern
 from sparc3_lightning.pruning.save import save_compressed_model, save_pruned_model
+from sparc3_lightning.pruning.weight_scores import WeightScores
 from sparc3_lightning.trials.compress import Compression
 from tests.tiny import tiny_llama
 from tests.tiny_files import recipe_of, tiny_tokenizer

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparc3_lightning.lrp.attribute import attribute
 from sparc3_lightning.models import load_model
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.select import select_neurons
 from sparc3_lightning.scoring.combine import differential
+from sparc3_lightning.scoring.plain import attribute
 from sparc3_lightning.scoring.score_set import ScoreSet
 from tests.runs import QUIET, ROOT, board, command, log_dir, read, samples_of
 

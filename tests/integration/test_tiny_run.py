@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from sparc3_lightning.cli import SparC3CLI
 from sparc3_lightning.evaluation.records import Evaluation
-from sparc3_lightning.lrp.attribute import attribute
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.select import select_neurons
 from sparc3_lightning.scoring.combine import differential
+from sparc3_lightning.scoring.plain import attribute
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.version import __version__
 from tests.runs import BRIEF, QUIET, TINY, board, command, log_dir, read, written

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from sparc3_lightning.evaluation.generation import Decoding, generate
-from sparc3_lightning.lrp.attribute import attribute
 from sparc3_lightning.models import context_length
 from sparc3_lightning.plan.shape import shape_of
 from sparc3_lightning.rope import older_fields, rope_types
+from sparc3_lightning.scoring.plain import attribute
 from tests.tiny import SHAPE, tiny_llama, tiny_samples
 from tests.tiny_files import tiny_tokenizer
 from tests.unit.evaluation.tiny import TextPrompt

@@ -24,7 +24,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_lrp_is_not_scored_twice_and_stands_beside_the_others(model: str, tmp_path: Path) -> None:
     callbacks = [RelevanceCallback(), BaselineCallback(["lrp", "random"], signs=["abs", "signed"], seed=5)]
     module = predict(make_trainer("replicated", *callbacks, default_root_dir=str(tmp_path)), make_module(model))
-    found = module.run.method_scores
+    found = module.run.scores
     assert list(found) == ["lrp", "lrp_signed", "random"]
     assert found["lrp"].sets == module.run.score_sets
     assert {path.name for path in (tmp_path / "scores").iterdir()} == {"lrp_signed", "random"}
@@ -41,7 +41,7 @@ def test_the_trainers_precision_is_that_of_baselines_too(model: str, tmp_path: P
         trainer = make_trainer(
             "replicated", *callbacks, precision=precision, default_root_dir=str(tmp_path / f"{sign}-{precision}")
         )
-        return predict(trainer, make_module(model, Case(sign=sign, dtype="float32"))).run.method_scores
+        return predict(trainer, make_module(model, Case(sign=sign, dtype="float32"))).run.scores
 
     first, second, exact = scored("abs", "bf16-mixed"), scored("signed", "bf16-mixed"), scored("abs", "32-true")
     for key in ("lrp", "lrp_signed"):
@@ -71,7 +71,7 @@ def test_refused_before_any_work(model: str, callbacks: Any, names: tuple[str, .
 
 
 def test_a_sharded_model_is_refused_before_any_work(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparc3_lightning.scoring.baselines.sequential.is_sharded", lambda model: True)
+    monkeypatch.setattr("sparc3_lightning.scoring.sequential.is_sharded", lambda model: True)
     monkeypatch.setattr(RelevanceCallback, "on_predict_batch_end", None)  # no batch is run
     callbacks = [RelevanceCallback(), BaselineCallback(["wanda_sequential"])]
     with pytest.raises(ValueError, match="'wanda_sequential' needs each layer's whole rows, got a sharded model"):

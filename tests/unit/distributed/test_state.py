@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from sparc3_lightning.distributed import sums
-from sparc3_lightning.distributed.state import State, StateFolder, differences, is_unfinished
+from sparc3_lightning.distributed.state import State, StateFolder, differences, forget_later_stages, is_unfinished
 from sparc3_lightning.distributed.sums import read_sums, write_sums
-from sparc3_lightning.lrp.attribute import attribute
 from sparc3_lightning.lrp.attribution import Attribution
+from sparc3_lightning.scoring.plain import attribute
 from tests.disk import record
 from tests.tiny import tiny_llama, tiny_samples
 
@@ -276,3 +276,14 @@ def test_scores_are_on_the_disk_before_sums_go(tmp_path: Path, monkeypatch: pyte
     folder.finish_set({})
     order = ["fsync scores.safetensors", "replace toxic", "fsync scores", "replace state.json", f"rmtree {old}"]
     assert [calls.index(call) for call in order] == sorted(calls.index(call) for call in order)
+
+
+def test_later_stages_make_room(tmp_path: Path) -> None:
+    kept = ["scores/toxic/manifest.json", "pruned_neurons.json", ".theirs.tmp", "deep/er/.a.12345678.tmp"]
+    gone = ["scores/differential/manifest.json", "pruned_model/config.json", ".a.json.12345678.tmp",
+            "scores/.toxic.12345678.tmp/scores.safetensors"]  # fmt: skip
+    for name in (*kept, *gone):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    forget_later_stages(tmp_path)
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)

@@ -18,10 +18,9 @@ from tests.unit.evaluation.fake_run import LAYERS, NEURONS, make_run, make_set, 
 def run_with(general: list[torch.Tensor], behaviour: torch.Tensor, k: int = 2, sign: str = "abs") -> Run:
     run = make_run()
     run.general = [f"general_seed{seed}" for seed in range(len(general))]
-    run.score_sets = {
-        name: make_set(name, rows, num_samples=4, num_tokens=40, sign=sign)
-        for name, rows in zip(run.general, general, strict=True)
-    }
+    run.score_sets.clear()
+    for name, rows in zip(run.general, general, strict=True):
+        run.score_sets[name] = make_set(name, rows, num_samples=4, num_tokens=40, sign=sign)
     run.score_sets["toxic"] = make_set("toxic", behaviour, num_samples=2, num_tokens=80, sign=sign)
     run.recipe = Recipe([(0, index) for index in range(k)], [-1.0] * k, dict(run.base_model), {"scope": "global"})
     return run

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparc3_lightning.pruning.masks import Pattern, check_sparsity, lowest_per_group, mask_of, num_removed
-from sparc3_lightning.scoring.baselines.formulas import lowest_per_row
+from sparc3_lightning.scoring.weights import lowest_per_row
 from tests.reference.compression import group_mask, row_mask
 
 SCORES = torch.rand(7, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

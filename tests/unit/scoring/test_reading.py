@@ -11,10 +11,9 @@ import torch
 
 from sparc3_lightning import ScoreSet, differential
 from sparc3_lightning.scoring import summary as room
-from sparc3_lightning.scoring.baselines.formulas import random_scores
-from sparc3_lightning.scoring.checks import count_scores
 from sparc3_lightning.scoring.combine import as_shares, seed_variation
-from sparc3_lightning.scoring.lazy import LazyScores
+from sparc3_lightning.scoring.lazy import LazyScores, check_modules, count_scores
+from sparc3_lightning.scoring.weights import random_scores
 from tests.runs import ROOT
 
 NUM_SETS = 4
@@ -130,3 +129,26 @@ def test_scores_that_are_not_finite_are_refused_when_they_are_read(tmp_path: Pat
     stored = ScoreSet.open(tmp_path / "set")
     with pytest.raises(ValueError, match="scores of a must be finite"):
         stored.summary("a")
+
+
+def test_counts() -> None:
+    scores = {
+        "a": torch.tensor([1.0, float("nan"), float("inf"), -float("inf")]),
+        "b": torch.tensor([[-1.0, 0.0], [float("nan"), -2.0]]),
+    }
+    assert count_scores(scores) == {
+        "num_modules": 2,
+        "num_scores": 8,
+        "num_nan": 2,
+        "num_inf": 2,
+        "num_negative": 3,
+    }
+
+
+def test_expected_layers() -> None:
+    # Trap 14: every expected layer, and no other.
+    check_modules(["a", "b"], ["b", "a"])
+    with pytest.raises(ValueError, match=r"missing: \['c'\], not expected: \['b'\]"):
+        check_modules(["a", "b"], ["a", "c"])
+    with pytest.raises(ValueError, match="every expected layer once"):
+        check_modules(["a", "a"], ["a"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sparc3_lightning import ScoreSet, attribute
-from sparc3_lightning.scoring import files as room
+from sparc3_lightning.scoring import score_set as room
 from sparc3_lightning.scoring.manifest import Manifest
 from tests.tiny import tiny_llama, tiny_samples
 

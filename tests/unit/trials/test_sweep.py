@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from sparc3_lightning.scoring.baselines import MethodScores, score_baselines
+from sparc3_lightning.scoring.combine import MethodScores
+from sparc3_lightning.scoring.plain import score_baselines
 from sparc3_lightning.trials.sweep import Cell, Grid, cells_of, plan_cells, select_cell
 from tests.tiny import tiny_llama, tiny_samples
 

@@ -29,7 +29,8 @@ from sparc3_lightning.report.trial_figures import (
     sweep_figures,
     sweep_summary,
 )
-from sparc3_lightning.scoring.baselines import MethodScores, score_baselines
+from sparc3_lightning.scoring.combine import MethodScores
+from sparc3_lightning.scoring.plain import score_baselines
 from sparc3_lightning.statistics.corrections import least_holm
 from sparc3_lightning.statistics.signs import PairedTest, least_p_value
 from sparc3_lightning.trials.choice import HALVES, choose_at_prices, half_of

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from sparc3_lightning.distributed.finished import forget_later_stages, read_finished
-from sparc3_lightning.lrp.attribute import attribute
+from sparc3_lightning.scoring.plain import attribute
+from sparc3_lightning.scoring.saving import read_finished
 from tests.tiny import tiny_llama, tiny_samples
 from tests.unit.distributed.test_state import CPU, flip
 
@@ -42,14 +42,3 @@ def test_harmed_scores_are_refused(tmp_path: Path) -> None:
     flip(tmp_path / "scores" / "toxic" / "scores.safetensors")
     with pytest.raises(ValueError, match=r"scores/toxic/scores\.safetensors must have sha256"):
         read_finished(tmp_path, fingerprint, CPU)
-
-
-def test_later_stages_make_room(tmp_path: Path) -> None:
-    kept = ["scores/toxic/manifest.json", "pruned_neurons.json", ".theirs.tmp", "deep/er/.a.12345678.tmp"]
-    gone = ["scores/differential/manifest.json", "pruned_model/config.json", ".a.json.12345678.tmp",
-            "scores/.toxic.12345678.tmp/scores.safetensors"]  # fmt: skip
-    for name in (*kept, *gone):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    forget_later_stages(tmp_path)
-    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)

@@ -1,4 +1,4 @@
-"""Forward statistics of a reference set: input norms, mean activations, highest activations, over real tokens only."""
+"""Methods made of a plain forward pass: input norms, mean and highest activations, over real tokens only."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -6,15 +6,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
 
+import numpy as np
 import torch
+from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sparc3_lightning.data.batches import PADDING, Batch
 from sparc3_lightning.distributed.ranks import gather_objects, world_size
-from sparc3_lightning.distributed.reduce import check_every_sample
 from sparc3_lightning.families import get_family
+from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.patch import frozen, pre_hook
+from sparc3_lightning.scoring.manifest import Manifest, SetData
+from sparc3_lightning.scoring.method import Method, Scored, Scoring, check_every_sample, of_rank_zero
+from sparc3_lightning.scoring.weights import MadeOfWeights
 
 
 @dataclass
@@ -138,3 +143,130 @@ class ForwardStatistics:
 def _add(sums: dict[str, Tensor], name: str, part: Tensor) -> None:
     # float64: then neither batches nor ranks show in the result.
     sums[name] = sums[name] + part.double() if name in sums else part.double()
+
+
+class Activation(Method):
+    """Mean |activation| of each neuron over the set's real tokens."""
+
+    name = "activation"
+    needs = frozenset({"activations"})
+    neurons_only = True
+
+    def scores(self, seen: SetStatistics, data: SetData) -> Scored:
+        """The means."""
+        means = {layer: total / seen.num_tokens for layer, total in seen.activation_sums.items()}
+        return Scored(of_rank_zero(means))
+
+
+class Wanda(MadeOfWeights):
+    """|W| times the L2 norm of the input over all real tokens of the set."""
+
+    name = "wanda"
+    needs = frozenset({"inputs"})
+    orders_weights = True
+
+    def of_weight(self, name: str, weight: Tensor, by_neuron: bool, seen: SetStatistics) -> Tensor:
+        """Wanda's scores."""
+        return wanda_scores(weight, seen.squared_norms[name], by_neuron)
+
+
+class WandaMean(MadeOfWeights):
+    """The same with the mean over samples of the squared norm, as Wanda's code; within a row it orders as `wanda`."""
+
+    name = "wanda_mean"
+    needs = frozenset({"inputs"})
+
+    def of_weight(self, name: str, weight: Tensor, by_neuron: bool, seen: SetStatistics) -> Tensor:
+        """Wanda's scores of the mean."""
+        return wanda_scores(weight, seen.squared_norms[name] / seen.num_samples, by_neuron)
+
+
+class Auroc(Method):
+    """0.5 - AUROC of the neuron's highest activation, behaviour against general: below 0 is specific to the behaviour.
+
+    Source: Suau et al., ICML 2024 (AurA), Sec. 3.
+    """
+
+    name = "auroc"
+    needs = frozenset({"maxima"})
+    ranks = compares = neurons_only = True
+
+    def __init__(self, scoring: Scoring, sign: str = "abs") -> None:
+        super().__init__(scoring, sign)
+        self._maxima: dict[str, dict[str, Tensor]] = {}
+        self._data: dict[str, SetData] = {}
+
+    @classmethod
+    def sign_of(cls, sign: str) -> Sign:
+        """Below and above 0."""
+        return "signed"
+
+    def scores(self, seen: SetStatistics, data: SetData) -> None:
+        """Keep the highest activations: the ranking is made of all sets."""
+        self._maxima[data["name"]], self._data[data["name"]] = seen.maxima, data
+
+    def ranking(self) -> dict[str, Tensor]:
+        """The behaviour's set against the general ones."""
+        assert self.scoring.behaviour is not None
+        behaviour, general = self._maxima[self.scoring.behaviour], [self._maxima[name] for name in self.scoring.general]
+        ties = TIES.get(self.scoring.dtype, TIES_OF_HALVES)
+        return of_rank_zero({
+            name: 0.5 - auroc(behaviour[name], torch.cat([maxima[name] for maxima in general]), ties)
+            for name in self.layers
+        })  # fmt: skip
+
+    def ranking_manifest(self) -> Manifest:
+        """Below 0 means specific to the behaviour, as in a differential."""
+        manifest = super().ranking_manifest()
+        manifest["kind"] = "differential"
+        manifest["inputs"] = {
+            "general": [self._data[name] for name in self.scoring.general],
+            "behaviour": self._data[str(self.scoring.behaviour)],
+        }
+        return manifest
+
+
+def wanda_scores(weight: Tensor, squared_norm: Tensor, by_neuron: bool) -> Tensor:
+    """`|W_ij| * ||x_j||`, or its sum over each row.
+
+    Args:
+        weight: Weight of the layer.
+        squared_norm: Squared L2 norm of each input over the tokens that count.
+        by_neuron: Row sums, instead of one score a weight.
+
+    Returns:
+        Scores in float32 (float64 where the weight is).
+
+    Shape: weight (O, I), squared_norm (I,), result (O,) or (O, I).
+    Source: Sun et al., ICLR 2024 (Wanda), Eq. 1.
+    """
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    norm = squared_norm.sqrt().to(weight.device, dtype)
+    return weight.abs().to(dtype) @ norm if by_neuron else weight.abs().to(dtype) * norm
+
+
+# Below this share of a neuron's largest value two values are one: a first token that all samples begin with gives
+# every sample the same value, but for rounding, which depends on the batch.
+TIES: dict[torch.dtype, float] = {torch.float64: 1e-9, torch.float32: 1e-4}
+TIES_OF_HALVES = 1e-2
+
+
+def auroc(behaviour: Tensor, general: Tensor, ties: float = 0.0) -> Tensor:
+    """Chance that a behaviour's sample has a higher value than a general one; ties count half.
+
+    Args:
+        behaviour: A value a sample and neuron.
+        general: The same of general samples.
+        ties: Values that differ by no more than this share of the neuron's largest absolute value are tied.
+
+    Returns:
+        One figure a neuron, float64: 1 if every sample of the behaviour is above every general one, 0.5 by chance.
+
+    Shape: behaviour (P, F), general (N, F), result (F,).
+    Source: Suau et al., ICML 2024 (AurA), Sec. 3; the Mann-Whitney statistic.
+    """
+    positives, negatives = behaviour.double().cpu().numpy(), general.double().cpu().numpy()
+    margin = ties * np.maximum(np.abs(positives).max(axis=0), np.abs(negatives).max(axis=0))
+    # Shifted down a tie counts nothing, shifted up it counts whole: half of it in the mean.
+    wins = [mannwhitneyu(positives + shift, negatives, method="asymptotic").statistic for shift in (-margin, margin)]
+    return torch.from_numpy((wins[0] + wins[1]) / (2 * len(positives) * len(negatives)))

@@ -10,24 +10,21 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sparc3_lightning.data.batches import PADDING, Batch
-from sparc3_lightning.distributed.fsdp import reshard
 from sparc3_lightning.distributed.owners import own_rows
 from sparc3_lightning.families.layers import weight_of
 from sparc3_lightning.pruning.apply import block_linears
 from sparc3_lightning.pruning.masks import Pattern, mask_of
-from sparc3_lightning.scoring.baselines.formulas import magnitude_scores, random_scores, wanda_scores
-from sparc3_lightning.scoring.baselines.methods import METHODS, expand_methods
-from sparc3_lightning.scoring.baselines.sequential import sequential_masks
-from sparc3_lightning.scoring.baselines.statistics import ForwardStatistics
+from sparc3_lightning.scoring.loop import forward_pass, see
+from sparc3_lightning.scoring.method import Method, Pass, Scoring
+from sparc3_lightning.scoring.registry import METHODS, expand_methods
 from sparc3_lightning.scoring.score_set import ScoreSet
+from sparc3_lightning.scoring.sequential import SequentialPass, WandaSequential
 
 Batches = Callable[[], Iterable[Batch]]
 """Gives this rank's batches of all general sets, on the model's device, from the start."""
 Masks = Iterator[tuple[str, Tensor]]
 
-# Methods whose scores are relevance: one attribution each, made before.
-ATTRIBUTED = tuple(name for name, method in METHODS.items() if method.variant is not None)
-COMPRESSION_METHODS = (*ATTRIBUTED, "wanda", "wanda_sequential", "magnitude", "random")
+COMPRESSION_METHODS = tuple(name for name, method in METHODS.items() if method.orders_weights)
 
 
 def compression_keys(methods: Sequence[str], signs: Sequence[str]) -> list[str]:
@@ -46,7 +43,7 @@ def compression_keys(methods: Sequence[str], signs: Sequence[str]) -> list[str]:
 
 def relevance_keys(keys: Sequence[str]) -> list[str]:
     """The keys whose scores are relevance."""
-    return [key for key in keys if key.removesuffix("_signed") in ATTRIBUTED]
+    return [key for key in keys if METHODS[key.removesuffix("_signed")].variant is not None]
 
 
 def check_scored(
@@ -106,9 +103,9 @@ class WeightScores:
         precision: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.model, self.found, self.batches, self.num_samples = model, found, batches, num_samples
-        self.seed, self.precision = seed, precision
-        self.layers = block_linears(model)
-        self._squared_norms: dict[str, Tensor] = {}
+        self.precision, self.layers = precision, block_linears(model)
+        self.scoring = Scoring(model=model, granularity="weight", modules=list(self.layers), seed=seed)
+        self._seen: dict[frozenset[str], Any] = {}
 
     def masks(self, key: str, amount: float | Pattern) -> Masks:
         """Name and mask of one layer after the other, in this rank's rows. Every rank must take all of them.
@@ -119,53 +116,46 @@ class WeightScores:
 
         Shape: masks (O, I) bool.
         """
-        if key == "wanda_sequential":
+        mask_by = partial(mask_of, amount=amount)
+        if key == WandaSequential.name:
             # All before the first is applied: the blocks' inputs are those of its own pruned blocks.
-            mask_by = partial(mask_of, amount=amount)
             with self.precision():
-                found = list(sequential_masks(self.model, self.batches(), self.num_samples, mask_by))
+                found = list(self._see(SequentialPass(self.model, mask_by)))
             yield from [(name, mask) for name, _, mask in found]
             return
-        score = self._scorer(key)
+        score = self._scores(key)
         for name, layer in self.layers.items():
-            yield name, mask_of(score(name, layer), amount)
+            yield name, mask_by(score(name, layer))
 
     def options(self, key: str) -> dict[str, Any]:
         """How a method scores, for the record."""
         if key in self.found:
             return dict(self.found[key][0].manifest.get("options", {}))
-        return {"method": key} | ({"seed": self.seed} if key == "random" else {})
+        return {"method": key} | ({"seed": self.scoring.seed} if key == "random" else {})
 
-    def _scorer(self, key: str) -> Callable[[str, nn.Module], Tensor]:
+    def _scores(self, key: str) -> Callable[[str, nn.Module], Tensor]:
         if key in self.found:
-            return partial(self._relevance, self.found[key])
-        if key == "wanda" and not self._squared_norms:
-            self._squared_norms = self._measure()
-        return {"wanda": self._wanda, "magnitude": self._magnitude, "random": self._random}[key]
+            return partial(_relevance, self.found[key])
+        method = METHODS[key](self.scoring)
+        return partial(method.rows, seen=self._statistics(method))
 
-    def _relevance(self, sets: Sequence[ScoreSet], name: str, layer: nn.Module) -> Tensor:
-        weight, rows = own_rows(weight_of(layer))
-        parts = [score_set.scores[name][rows].to(weight.device).double() for score_set in sets]
-        return torch.stack(parts).mean(0).abs()
+    def _statistics(self, method: Method) -> Any:
+        """What the method needs of the forward pass: measured once, whatever the amount."""
+        forward = forward_pass([method])
+        if forward is not None and method.needs not in self._seen:
+            with self.precision():
+                self._seen[method.needs] = self._see(forward)
+        return self._seen.get(method.needs)
 
-    def _wanda(self, name: str, layer: nn.Module) -> Tensor:
-        return wanda_scores(own_rows(weight_of(layer))[0], self._squared_norms[name], by_neuron=False)
+    def _see(self, one_pass: Pass) -> Any:
+        return see(one_pass, self.batches(), self.num_samples)
 
-    def _magnitude(self, name: str, layer: nn.Module) -> Tensor:
-        return magnitude_scores(own_rows(weight_of(layer))[0], by_neuron=False)
 
-    def _random(self, name: str, layer: nn.Module) -> Tensor:
-        weight, rows = own_rows(weight_of(layer))
-        # A draw of its own for each layer: then no rank draws all layers to mask one.
-        seed = self.seed * len(self.layers) + list(self.layers).index(name)
-        return random_scores({name: tuple(weight_of(layer).shape)}, seed)[name][rows].to(weight.device)
-
-    def _measure(self) -> dict[str, Tensor]:
-        reshard(self.model)
-        with self.precision(), ForwardStatistics(self.model, list(self.layers)) as statistics:
-            for batch in self.batches():
-                statistics.step(batch)
-            return statistics.reduce(self.num_samples).squared_norms
+def _relevance(sets: Sequence[ScoreSet], name: str, layer: nn.Module) -> Tensor:
+    """Magnitude of the sets' mean."""
+    weight, rows = own_rows(weight_of(layer))
+    parts = [score_set.scores[name][rows].to(weight.device).double() for score_set in sets]
+    return torch.stack(parts).mean(0).abs()
 
 
 def joined(sets: Sequence[tuple[Iterable[Batch], int]]) -> Iterator[Batch]:

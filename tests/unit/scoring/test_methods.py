@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sparc3_lightning.lrp.attribute import attribute
 from sparc3_lightning.pruning.select import neuron_scores, select_neurons
-from sparc3_lightning.scoring.baselines import METHODS, score_baselines
 from sparc3_lightning.scoring.combine import differential
+from sparc3_lightning.scoring.plain import attribute, score_baselines
+from sparc3_lightning.scoring.registry import METHODS
 from sparc3_lightning.scoring.score_set import ScoreSet
 from tests.tiny import LAYERS, NEURONS, PARTS, TINY, gradients, neuron_modules, rows_of, tiny_llama, tiny_samples
 
@@ -248,5 +248,5 @@ def test_what_cannot_be_scored_is_refused(methods: list[str], options: Any, said
 
 
 def test_the_page_has_every_method() -> None:
-    page = (Path(__file__).parents[4] / "docs" / "baselines.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "baselines.md").read_text()
     assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)[1:] == list(METHODS)

@@ -10,9 +10,10 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.data.batches import Batch, pad_right, plan_batches
 from sparc3_lightning.families import get_family
-from sparc3_lightning.scoring.baselines.formulas import lowest_per_row, wanda_scores
-from sparc3_lightning.scoring.baselines.sequential import sequential_masks
-from sparc3_lightning.scoring.baselines.statistics import ForwardStatistics
+from sparc3_lightning.scoring.activations import ForwardStatistics, wanda_scores
+from sparc3_lightning.scoring.loop import see
+from sparc3_lightning.scoring.sequential import SequentialPass
+from sparc3_lightning.scoring.weights import lowest_per_row
 from tests.tiny import PARTS, TINY, rows_of, tiny_samples
 
 SAMPLES = tiny_samples()
@@ -29,10 +30,7 @@ def by_full_passes(model: PreTrainedModel) -> Found:
     for number, block in enumerate(get_family(family).block_modules(model)):
         linears = {name: rows_of(family, name, block.get_submodule(name).weight) for name in PARTS[family].linears}
         prefix = f"{PARTS[family].blocks}.{number}."
-        with ForwardStatistics(model, [prefix + name for name in linears]) as statistics:
-            for batch in BATCHES:
-                statistics.step(batch)
-            norms = statistics.reduce(len(SAMPLES)).squared_norms
+        norms = see(ForwardStatistics(model, [prefix + name for name in linears]), BATCHES, len(SAMPLES)).squared_norms
         for name, weight in linears.items():
             scores = wanda_scores(weight, norms[prefix + name], by_neuron=False)
             found.append((prefix + name, scores, HALF(scores)))
@@ -53,7 +51,7 @@ def test_masks_are_those_of_full_passes_for_two_of_each_block(family: str, atten
     for number, block in enumerate(blocks):
         # Blocks that do nothing make no call of what is in them.
         block.get_submodule(PARTS[family].attention).register_forward_hook(lambda *_, n=number: calls.update([n]))
-    found = list(sequential_masks(model, BATCHES, len(SAMPLES), HALF))
+    found = list(see(SequentialPass(model, HALF), BATCHES, len(SAMPLES)))
     assert [name for name, _, _ in found] == [name for name, _, _ in wanted]
     for (name, scores, mask), (_, full_scores, full_mask) in zip(found, wanted, strict=True):
         assert torch.equal(scores, full_scores), name

@@ -10,16 +10,18 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sparc3_lightning.compression.methods import (
+from sparc3_lightning.data.batches import PADDING, Batch, pad_right, plan_batches
+from sparc3_lightning.pruning.masks import Pattern, mask_of
+from sparc3_lightning.pruning.weight_scores import (
     COMPRESSION_METHODS,
     WeightScores,
     check_scored,
     compression_keys,
     joined,
 )
-from sparc3_lightning.data.batches import PADDING, Batch, pad_right, plan_batches
-from sparc3_lightning.lrp.attribute import attribute
-from sparc3_lightning.pruning.masks import Pattern
+from sparc3_lightning.scoring.loop import see
+from sparc3_lightning.scoring.plain import attribute
+from sparc3_lightning.scoring.sequential import SequentialPass
 from tests.reference.compression import relevance_group_mask, relevance_row_mask
 from tests.reference.llama import Reference
 from tests.reference.wanda import sequential_masks
@@ -121,11 +123,8 @@ def test_the_model_is_passed_in_the_precision_that_is_given(key: str) -> None:
 
 
 def test_an_end_before_the_end_restores_too() -> None:
-    from sparc3_lightning.pruning.masks import mask_of
-    from sparc3_lightning.scoring.baselines.sequential import sequential_masks as ours
-
     model = tiny_llama()
-    found = ours(model, batches(), len(SAMPLES), lambda weights: mask_of(weights, 0.5))
+    found = see(SequentialPass(model, lambda weights: mask_of(weights, 0.5)), batches(), len(SAMPLES))
     assert len(list(islice(found, 9))) == 9
     assert not torch.equal(model.model.layers[0].mlp.up_proj.weight, tiny_llama().model.layers[0].mlp.up_proj.weight)
     found.close()

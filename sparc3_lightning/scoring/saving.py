@@ -1,9 +1,10 @@
-"""Write one score directory from all ranks: whole or not at all."""
+"""Write one score directory from all ranks, whole or not at all; read those that an interrupted run has written."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,13 +12,15 @@ from sparc3_lightning.distributed.owners import share_out
 from sparc3_lightning.distributed.ranks import (
     from_rank_zero,
     gather_objects,
+    is_rank_zero,
     raise_together,
     rank_and_world_size,
 )
-from sparc3_lightning.files import new_directory
-from sparc3_lightning.scoring.files import ScoreFile, plan_files, write_index_and_manifest
+from sparc3_lightning.distributed.state import differences
+from sparc3_lightning.files import check_visible, new_directory
 from sparc3_lightning.scoring.lazy import LazyScores
-from sparc3_lightning.scoring.score_set import ScoreSet
+from sparc3_lightning.scoring.manifest import read_manifest
+from sparc3_lightning.scoring.score_set import ScoreFile, ScoreSet, plan_files, write_index_and_manifest
 
 
 def save_together(
@@ -92,15 +95,49 @@ def _part(score_set: ScoreSet) -> ScoreSet:
     return ScoreSet(score_set.scores.only(mine), score_set.manifest)
 
 
-def check_visible(paths: Sequence[Path]) -> None:
-    """Refuse a file system that each node has for itself.
+def read_finished(log_dir: Path, fingerprint: Mapping[str, Any], device: torch.device) -> dict[str, ScoreSet]:
+    """Read the scores that an interrupted run has written. Every rank must call.
+
+    Args:
+        log_dir: The run's directory.
+        fingerprint: `weights`, `options` and, for each reference set, `samples` that its scores must be of.
+        device: Where the ranks' backend communicates from.
+
+    Returns:
+        Each set that has any, as the score writer leaves it: weights are read module by module, neurons are on rank 0.
 
     Raises:
-        OSError: What another rank has made is not there.
+        ValueError: Scores of something else, or a truncated or changed file. On every rank.
+        OSError: A file of them is missing. On every rank.
     """
-    for path in paths:
-        if not path.exists():
-            raise OSError(
-                f"{path.parent} must lie on a file system that all ranks share: {path.name}, made by another rank, is "
-                "not there. Set `trainer.logger.init_args.save_dir` (or `trainer.default_root_dir`)."
-            )
+
+    def check() -> list[str]:
+        names = [name for name in fingerprint["samples"] if (log_dir / "scores" / name).exists()]
+        for name in names:
+            read_manifest(log_dir / "scores" / name)
+        return names
+
+    # All bytes of all files are hashed: the others wait for that however long it takes.
+    names = from_rank_zero(check)
+
+    def read() -> dict[str, ScoreSet]:
+        return {name: _read(log_dir / "scores" / name, fingerprint, name) for name in names}
+
+    return raise_together(read, (ValueError, OSError), device)
+
+
+def _read(directory: Path, fingerprint: Mapping[str, Any], name: str) -> ScoreSet:
+    stored = ScoreSet.open(directory, check_files=False)
+    manifest = stored.manifest
+    given = {
+        "weights": manifest.get("base_model", {}).get("weight_hash"),
+        "options": manifest.get("options"),
+        "samples": manifest.get("data", {}).get("token_hash"),
+    }
+    wanted = {key: fingerprint[key] for key in ("weights", "options")} | {"samples": fingerprint["samples"][name]}
+    changed = differences(given, wanted)
+    if changed:
+        raise ValueError(f"{directory} is not of this run: {changed}. Remove it, and it is made again.")
+    if fingerprint["options"]["granularity"] == "weight":
+        return stored
+    return ScoreSet(dict(stored.scores) if is_rank_zero() else {}, manifest)

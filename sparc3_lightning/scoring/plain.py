@@ -1,35 +1,27 @@
-"""Attribution in one call, from plain Python."""
+"""Scores in one call, from plain Python, on a model that is already there."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from sparc3_lightning.data.samples import token_hash
+from sparc3_lightning.data.batches import Batch, pad_right, plan_batches
 from sparc3_lightning.data.tokens import check_vocabulary
-from sparc3_lightning.identity import base_model
-from sparc3_lightning.lrp.attribution import Attribution, Granularity
+from sparc3_lightning.distributed.ranks import alone
+from sparc3_lightning.lrp.attribution import Granularity
 from sparc3_lightning.lrp.dispatch import Kernel
 from sparc3_lightning.lrp.linear import Sign
-from sparc3_lightning.lrp.rules import METHOD_OF_VARIANT, Variant
+from sparc3_lightning.lrp.rules import Variant
 from sparc3_lightning.lrp.targets import Target
 from sparc3_lightning.models import context_length
-from sparc3_lightning.scoring.manifest import Manifest, Options, make_manifest
+from sparc3_lightning.scoring.combine import MethodScores
+from sparc3_lightning.scoring.loop import Loop, set_data
+from sparc3_lightning.scoring.method import Scoring
+from sparc3_lightning.scoring.registry import expand_methods, gradient_method, make_methods
 from sparc3_lightning.scoring.score_set import ScoreSet
-
-
-def attribution_options(attribution: Attribution, modules: str | Sequence[str]) -> Options:
-    """How an attribution computes relevance, for manifests."""
-    return Options(
-        method=METHOD_OF_VARIANT[attribution.variant],
-        variant=attribution.variant,
-        target=str(attribution.target),
-        sign=attribution.sign,
-        granularity=attribution.granularity,
-        modules=modules if isinstance(modules, str) else list(modules),
-    )
 
 
 def check_samples(
@@ -110,40 +102,60 @@ def attribute(
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     check_samples(samples, context_length(model), model.config.vocab_size)
-    attribution = Attribution(
-        model, granularity=granularity, sign=sign, target=target, modules=modules, variant=variant, kernel=kernel,
+    method = gradient_method(variant)
+    scoring = Scoring(
+        model=model, granularity=granularity, target=target, modules=modules, kernel=kernel,
         activation_checkpointing=activation_checkpointing,
     )  # fmt: skip
-    target_ids: list[int] = []
-    with attribution:
-        for start in range(0, len(samples), batch_size):
-            batch = [sample.long() for sample in samples[start : start + batch_size]]
-            lengths = torch.tensor([len(sample) for sample in batch])
-            ids = pad_sequence(batch, batch_first=True).to(attribution.device)
-            target_ids += attribution.step(ids, lengths).tolist()
-        # In place: no second copy of all of them on the device.
-        scores = ScoreSet({name: total.div_(len(samples)) for name, total in attribution.sums().items()})
-    scores.manifest = _manifest(scores, attribution, modules, samples, target_ids)
-    return scores
+    loop = Loop({method.name: method(scoring, sign)})
+    with alone():  # whoever else runs beside it
+        _score(loop, scoring, "", samples, batch_size, bucket=False)
+    return loop.finish()[method.name].sets[""]
 
 
-def _manifest(
-    scores: ScoreSet,
-    attribution: Attribution,
-    modules: str | Sequence[str],
-    samples: Sequence[Tensor],
-    target_ids: Sequence[int],
-) -> Manifest:
-    return make_manifest(
-        base_model=base_model(attribution.model),
-        options=attribution_options(attribution, modules),
-        left_out=attribution.left_out,
-        data={
-            "token_hash": token_hash(samples),
-            "num_samples": len(samples),
-            "num_tokens": sum(len(sample) for sample in samples),
-            "target_ids": list(target_ids),
-        },
-        relevance_per_sample=scores.total,
-        model_dtype=str(attribution.model.dtype).removeprefix("torch."),
-    )
+def score_baselines(
+    model: PreTrainedModel,
+    reference_sets: Mapping[str, Sequence[Tensor]],
+    methods: Sequence[str],
+    signs: Sequence[str] = ("abs",),
+    batch_size: int = 8,
+    **options: Any,
+) -> dict[str, MethodScores]:
+    """Scores of several reference sets by several methods.
+
+    Args:
+        model: A causal language model of a known family.
+        reference_sets: Token ids by the set's name, one 1-D tensor a sample, unpadded.
+        methods: Names in `scoring.registry.METHODS`.
+        signs: Signs of the gradient-based methods.
+        batch_size: Samples in one pass; scores do not depend on it.
+        **options: See `Scoring`: `granularity`, `modules`, `target`, `general`, `behaviour`, `seed`, `sparsity`.
+
+    Returns:
+        What each method found, by its key: the name, and `_signed` where its scores are.
+
+    Raises:
+        ValueError: An unknown method or option; samples that are empty or longer than the context.
+    """
+    chosen = expand_methods(methods, signs)
+    scoring = Scoring(model=model, **options)
+    loop = Loop(make_methods(chosen, scoring))
+    for name, samples in reference_sets.items():
+        check_samples(samples, context_length(model), model.config.vocab_size, f"reference_sets[{name!r}]")
+        _score(loop, scoring, name, samples, batch_size, bucket=True)
+    return loop.finish()
+
+
+def _score(loop: Loop, scoring: Scoring, name: str, samples: Sequence[Tensor], batch_size: int, bucket: bool) -> None:
+    plan = plan_batches([len(sample) for sample in samples], batch_size, bucket=bucket)
+    ids = [sample.long() for sample in samples]
+    loop.score(set_data(samples, name), partial(_batches, ids, plan, scoring.device))
+
+
+def _batches(
+    samples: Sequence[Tensor], plan: Sequence[Sequence[int]], device: torch.device, description: str
+) -> Iterator[Batch]:
+    for indices in plan:
+        batch = pad_right(samples, indices)
+        batch["input_ids"] = batch["input_ids"].to(device)
+        yield batch

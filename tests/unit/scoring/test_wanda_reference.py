@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sparc3_lightning.scoring.baselines import score_baselines
-from sparc3_lightning.scoring.baselines.formulas import lowest_per_row
+from sparc3_lightning.scoring.plain import score_baselines
+from sparc3_lightning.scoring.weights import lowest_per_row
 from tests.reference.wanda import PARTS, sequential_masks
 
 

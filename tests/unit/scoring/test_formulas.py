@@ -3,13 +3,8 @@
 import pytest
 import torch
 
-from sparc3_lightning.scoring.baselines.formulas import (
-    auroc,
-    lowest_per_row,
-    magnitude_scores,
-    random_scores,
-    wanda_scores,
-)
+from sparc3_lightning.scoring.activations import auroc, wanda_scores
+from sparc3_lightning.scoring.weights import lowest_per_row, magnitude_scores, random_scores
 
 
 def test_wanda_by_hand() -> None:

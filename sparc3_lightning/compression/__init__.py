@@ -1,1 +1,0 @@
-"""Compression: weights scored by several methods."""
