@@ -84,6 +84,7 @@ class RelevanceCallback(Callback):
         assert relevance is not None
         data = set_data(samples.ids, name, samples.source, samples.sample_ids)
         module.run.score_sets[name] = checked_set(relevance.method, data, relevance.reduce(len(samples)))
+        relevance.reset()
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the rules: what follows runs the plain model."""

@@ -119,7 +119,7 @@ class RelevancePass:
         return ids
 
     def reduce(self, num_samples: int) -> Scored:
-        """Mean over the real samples of all ranks, in the accumulators' type; a new set begins.
+        """Mean over the real samples of all ranks, in the accumulators' type; what was summed is overwritten.
 
         Raises:
             ValueError: Samples are missing or came twice. On every rank.
@@ -128,9 +128,12 @@ class RelevancePass:
         check_every_sample([index for index, _ in gathered], num_samples)
         reduce = _reduce_neurons if self.attribution.granularity == "neuron" else _reduce_weights
         scores = reduce(self.attribution.sums(), num_samples)
+        return Scored(scores, list(dict(sorted(gathered)).values()))
+
+    def reset(self) -> None:
+        """A new reference set begins."""
         self.attribution.reset()
         self._explained = []
-        return Scored(scores, list(dict(sorted(gathered)).values()))
 
 
 def _reduce_neurons(sums: Mapping[str, Tensor], num_samples: int) -> dict[str, Tensor]:

@@ -122,7 +122,7 @@ class Pass(Protocol):
         """See a batch of this rank."""
 
     def reduce(self, num_samples: int) -> Any:
-        """What all ranks have seen of a set of so many samples; a new set begins."""
+        """What all ranks have seen of a set of so many samples."""
 
 
 class Method:
