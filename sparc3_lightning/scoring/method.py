@@ -159,8 +159,8 @@ class Method:
         self.scoring, self.sign = scoring, self.sign_of(sign)
         if self.compares and (scoring.behaviour is None or not scoring.general):
             raise ValueError(
-                f"method {self.name!r} needs to know which sets are general and which is the behaviour's. Give `general` "
-                "and `behaviour` (in a config, `data.general` and `data.behaviours`)."
+                f"method {self.name!r} needs to know which sets are general and which is the behaviour's. Give "
+                "`general` and `behaviour` (in a config, `data.general` and `data.behaviours`)."
             )
 
     @classmethod
