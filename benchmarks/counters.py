@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from sparc3_lightning.plan.sent import all_gather_bytes, all_reduce_bytes
+from sparc3_lightning.plan.memory import all_gather_bytes, all_reduce_bytes
 
 
 class CountSent(TorchDispatchMode):

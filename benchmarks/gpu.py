@@ -31,15 +31,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from work import Work, attribution_work, product_work
 
 from sparc3_lightning.data.batches import Batch, pad_right, plan_batches
+from sparc3_lightning.families.llama import LLAMA_3_8B
 from sparc3_lightning.lrp.attribution import Attribution
 from sparc3_lightning.lrp.linear import add_relevance_
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-LLAMA_3_8B = {
-    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-    "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
-}  # fmt: skip
 TINY = {**LLAMA_3_8B, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "vocab_size": 256}  # fmt: skip
 SETS = ("long", "long x 2", "short")
@@ -69,9 +65,7 @@ def build_model(shape: dict[str, Any]) -> PreTrainedModel:
     """Random weights, made on the device."""
     torch.manual_seed(0)
     with torch.device(DEVICE):
-        model = AutoModelForCausalLM.from_config(
-            LlamaConfig(**shape, tie_word_embeddings=False), dtype=torch.bfloat16, attn_implementation="sdpa"
-        )
+        model = AutoModelForCausalLM.from_config(LlamaConfig(**shape), dtype=torch.bfloat16, attn_implementation="sdpa")
     return model.eval()
 
 

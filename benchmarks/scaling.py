@@ -36,11 +36,10 @@ from callbacks import RelevanceCallback
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.samples import LoadContext, ReferenceSamples, ReferenceSet
 from sparc3_lightning.module import SparC3Module
-from sparc3_lightning.plan.memory import CONTEXT_BYTES, gpu_bytes
-from sparc3_lightning.plan.sent import set_bytes, step_bytes
-from sparc3_lightning.plan.settings import Settings
-from sparc3_lightning.plan.shape import Shape, shape_of
-from sparc3_lightning.plan.show import amount
+from sparc3_lightning.plan.command import amount
+from sparc3_lightning.plan.memory import CONTEXT_BYTES, gpu_bytes, set_bytes, step_bytes
+from sparc3_lightning.plan.needs import Settings
+from sparc3_lightning.plan.sizes import Sizes, model_config
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL: dict[str, Any] = {
@@ -63,8 +62,7 @@ class Case:
         """As `sparc3 plan` would read them from a config."""
         return Settings(
             strategy=self.strategy, ranks_per_node=self.num_ranks, num_nodes=1, dtype="bfloat16",
-            granularity=self.granularity, modules=self.modules, num_layers=MODEL["num_hidden_layers"],
-            batch_size=BATCH, max_tokens=None, sets=(),
+            granularity=self.granularity, modules=self.modules, batch_size=BATCH, max_tokens=None,
         )  # fmt: skip
 
     @property
@@ -197,22 +195,18 @@ def _of_all(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def compare(found: dict[str, Any]) -> dict[str, Any]:
     """What was counted beside the closed forms."""
     case = Case(found["strategy"], found["granularity"], found["num_ranks"])
-    settings, shape = case.settings(), model_shape()
-    attributed = shape.attributed(settings.modules)
-    held = gpu_bytes(settings, shape, attributed, BATCH * TOKENS)
+    settings, sizes = case.settings(), Sizes(model_config(MODEL))
+    attributed = sizes.attributed(settings.modules)
+    work = sizes.count(settings.modules, settings.dtype)
+    held = gpu_bytes(settings, sizes, work, attributed, [(TOKENS, BATCH)])
     return found | {
         "closed_form": {
-            "batch": sum(step_bytes(settings, shape, attributed).values()),
+            "batch": sum(step_bytes(settings, sizes, attributed).values()),
             "end": set_bytes(settings, attributed),
             "peak_bytes": sum(held.values()) - CONTEXT_BYTES,
             "held": held,
         },
     }
-
-
-def model_shape() -> Shape:
-    """The benchmark's model."""
-    return shape_of(MODEL)
 
 
 def show(results: list[dict[str, Any]]) -> None:

@@ -1,12 +1,11 @@
-"""How much an attribution has to compute and to move, in closed form: what achieved rates are taken of."""
+"""How much an attribution has to compute and to move, counted: what achieved rates are taken of."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from transformers import PreTrainedModel
 
-from sparc3_lightning.plan.shape import shape_of
-from sparc3_lightning.plan.work import forward_flops, input_gradient_flops, product_flops
+from sparc3_lightning.plan.sizes import Sizes
 
 Kind = Literal["forward", "neuron", "weight"]
 
@@ -27,19 +26,15 @@ def attribution_work(model: PreTrainedModel, lengths: list[int], num_batches: in
     pass two and a half times its forward pass. Weights are read once a pass and a batch, and once more for a product;
     an accumulator of weights is read and written once a batch.
     """
-    shape, size = shape_of(model.config.to_dict()), model.dtype.itemsize
+    sizes, size = Sizes(model.config), model.dtype.itemsize
     if kind == "forward":
-        read = size * sum(linear.numel for linear in shape.linears)
-        return Work(sum(forward_flops(shape, length, full=True) for length in lengths), float(read * num_batches))
-    attributed = shape.attributed("neurons" if kind == "neuron" else "all")
-    first = min(linear.place for linear in attributed)
-    flops = sum(
-        forward_flops(shape, length)
-        + input_gradient_flops(shape, length, attributed)
-        + product_flops(shape, length, attributed)
-        for length in lengths
-    )
-    read = size * sum(linear.numel * (1 + (linear.place > first)) for linear in shape.linears)
+        read = size * sum(linear.numel for linear in sizes.linears)
+        return Work(sum(sizes.forward_flops(length) for length in lengths), float(read * num_batches))
+    modules = "neurons" if kind == "neuron" else "all"
+    attributed, counted = sizes.attributed(modules), sizes.count(modules, str(model.dtype).removeprefix("torch."))
+    first = min(linear.block for linear in attributed)
+    flops = sum(counted(length).forward_flops + counted(length).backward_flops for length in lengths)
+    read = size * sum(linear.numel * (1 + (linear.block >= first)) for linear in sizes.linears)
     added = sum(linear.numel for linear in attributed) * (size + (8 if kind == "weight" else 0))
     return Work(flops, float((read + added) * num_batches))
 

@@ -221,13 +221,19 @@ def _quiet() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
 
 
-def run(args: ArgsType = None, execute: bool = True, descriptions: Mapping[str, str] | None = None) -> SparC3CLI:
+def run(
+    args: ArgsType = None,
+    execute: bool = True,
+    descriptions: Mapping[str, str] | None = None,
+    kind: type[SparC3CLI] = SparC3CLI,
+) -> SparC3CLI:
     """Parse a config, build everything it names, and run it.
 
     Args:
         args: Command and options; None: the command line's.
         execute: False builds and does not run; then `args` has no command.
         descriptions: What each command does, for its help.
+        kind: What goes about it.
     """
     _quiet()
     programs = {name: {"prog": f"sparc3 {name}"} for name in SparC3CLI.subcommands()}
@@ -235,7 +241,7 @@ def run(args: ArgsType = None, execute: bool = True, descriptions: Mapping[str, 
         programs[name]["description"] = (
             f"sparc3 {name}: {text}. Every key can also stand in a YAML (docs/configuration.md)."
         )
-    return SparC3CLI(
+    return kind(
         model_class=SparC3Module,
         datamodule_class=SparC3DataModule,
         parser_class=_Parser,

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparc3_lightning.plan.options import add_plan_options, spell_keys
-
 if TYPE_CHECKING:
     from sparc3_lightning.pruning.recipe import Recipe
     from sparc3_lightning.scoring.score_set import ScoreSet
@@ -41,7 +39,11 @@ def run_file_command(command: str, args: list[str]) -> None:
         OSError: A file that is missing, or an output that exists.
     """
     if command == "plan":
-        args = spell_keys(args)
+        # Its options are those of a run, in whose words its errors are.
+        from sparc3_lightning.plan.command import plan
+
+        with _plain_warnings():
+            return plan(args)
     add_options, run = _COMMANDS[command]
     parser = argparse.ArgumentParser(
         prog=f"sparc3 {command}",
@@ -253,28 +255,10 @@ def _report(options: argparse.Namespace) -> None:
     print(f"report: {write_report(options.run, options.num_prompts)}")
 
 
-def _plan(options: argparse.Namespace) -> None:
-    """Say what a run needs before anyone queues: memory, disk, bytes sent, seconds.
-
-    Reads the YAML and the model's config.json only, and builds nothing. A run's own keys can be set too, such as
-    `--model.granularity weight`.
-    """
-    from sparc3_lightning.plan.command import plan
-
-    found = plan(options)
-    if options.json:
-        print(json.dumps(found, indent=2, allow_nan=False))
-        return
-    from sparc3_lightning.plan.show import print_plan
-
-    print_plan(found)
-
-
 _Options = Callable[[argparse.ArgumentParser], None]
 _COMMANDS: dict[str, tuple[_Options, Callable[[argparse.Namespace], None]]] = {
     "inspect": (_inspect_options, _inspect),
     "select": (_select_options, _select),
     "apply": (_apply_options, _apply),
     "report": (_report_options, _report),
-    "plan": (add_plan_options, _plan),
 }

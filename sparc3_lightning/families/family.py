@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
@@ -93,6 +93,15 @@ class Family:
     def block_modules(self, model: PreTrainedModel) -> list[nn.Module]:
         """The decoder blocks, in order."""
         return list(model.get_submodule(self.blocks).children())
+
+    def keep_blocks(self, model: PreTrainedModel, kept: Sequence[int]) -> None:
+        """Leave a model some of its decoder blocks only, in their order."""
+        from torch import nn
+
+        blocks, (parent, _, name) = self.block_modules(model), self.blocks.rpartition(".")
+        setattr(model.get_submodule(parent), name, nn.ModuleList(blocks[place] for place in kept))
+        # By this name transformers knows the number in every family's config.
+        model.config.num_hidden_layers = len(kept)
 
     def last_token_modules(self, model: PreTrainedModel) -> list[nn.Module]:
         """What need see no token but the explained one: the last block's per-token parts, and lm_head."""

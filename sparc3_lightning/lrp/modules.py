@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
@@ -47,6 +48,8 @@ def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tupl
 
 def _check_plain(model: PreTrainedModel, names: Sequence[str]) -> None:
     """Quantised and off-loaded layers have no weight gradient: refuse them rather than score them zero (trap 14)."""
+    if all(parameter.is_meta or isinstance(parameter, FakeTensor) for parameter in model.parameters()):
+        return  # sizes alone, as a plan counts them: nothing can be scored
     for name in names:
         module = model.get_submodule(name)
         weight = getattr(module, "weight", None)

@@ -1,10 +1,26 @@
-"""How fast a GPU computes, reads and sends; what was measured, what is assumed, and which is which."""
+"""How fast a GPU computes, reads and sends: what was measured, what is assumed; and what a run's parts take by it."""
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sparc3_lightning.families.llama import LLAMA_3_8B
+from sparc3_lightning.files import load_yaml
+from sparc3_lightning.metrics.perplexity import windows
+from sparc3_lightning.plan.memory import pass_bytes, step_bytes, sum_itemsize
+from sparc3_lightning.plan.needs import Settings
+from sparc3_lightning.plan.sizes import Linear, Sizes, model_config
 
 # Of the vendors' peaks, where nothing was measured. The H200's measured 790 of 989 TFLOP/s and 4.3 of 4.8 TB/s are 80
 # and 90 %.
 _OF_PEAK_FLOPS, _OF_PEAK_BANDWIDTH, _OF_PEAK_LINK = 0.75, 0.9, 0.8
+# The fused kernel takes so many tokens at once: fewer cost as much.
+_KERNEL_TOKENS = 64
+SENDING = "sending, beside the rest"
+TOKENS = 2048
+"""Length of the samples "long" of benchmarks/gpu.py, one a batch."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +36,8 @@ class Rates:
         node_link: Bytes a second that it sends to another GPU of its node.
         network_link: Bytes a second that it sends to another node, over an adapter of its own.
         source: Where the numbers are from.
+        launch: Seconds that the host takes at least to start one block's operations: a token generated waits for it.
+        texts: Completions a second that a scorer on the GPU judges.
     """
 
     name: str
@@ -30,6 +48,8 @@ class Rates:
     node_link: float
     network_link: float
     source: str
+    launch: float = 0.5e-3
+    texts: float = 500.0
 
     def flops(self, dtype: str) -> float:
         """Of a large matrix product in `dtype`.
@@ -54,13 +74,41 @@ class Rates:
         return between if ranks_per_node == 1 else min(self.node_link, between)
 
 
+RATE_OPTIONS: dict[str, tuple[str, float, str, str]] = {
+    "memory": ("GB", 1e9, "memory", "memory of a GPU"),
+    "tflops": ("TFLOP/S", 1e12, "half_flops", "arithmetic in 16-bit types that large matrix products reach"),
+    "bandwidth": ("TB/S", 1e12, "bandwidth", "memory bandwidth that is reached"),
+    "node_link": ("GB/S", 1e9, "node_link", "what a GPU sends to another one of its node"),
+    "network_link": ("GB/S", 1e9, "network_link", "what a GPU sends to another node"),
+    "launch": ("MS", 1e-3, "launch", "what the host takes to start one block's operations"),
+    "texts": ("TEXTS/S", 1.0, "texts", "completions that the scorer judges"),
+}
+"""Rates that an option or a file may set: unit, what it is in the field's, the field, and the meaning."""
+
+
+def with_rates(rates: Rates, given: Mapping[str, float], where: str) -> Rates:
+    """Rates, some of them replaced.
+
+    Args:
+        rates: All others.
+        given: By name in `RATE_OPTIONS`, in its unit.
+        where: What the source says of them.
+
+    Raises:
+        ValueError: One is no number above 0.
+    """
+    for name, value in given.items():
+        if not isinstance(value, int | float) or not value > 0:
+            raise ValueError(f"`{name}` must be a number above 0 ({RATE_OPTIONS[name][0]}), got {value!r}.")
+    fields: dict[str, Any] = {RATE_OPTIONS[name][2]: value * RATE_OPTIONS[name][1] for name, value in given.items()}
+    return replace(rates, **fields, source=f"{rates.source}; but {', '.join(given)} {where}") if given else rates
+
+
 # One 400 Gb/s adapter a GPU.
 _NETWORK = 50e9 * _OF_PEAK_LINK
 
 
-def _assumed(
-    name: str, half: float, float32: float, bandwidth: float, memory: float, link: float, network: float = _NETWORK
-) -> Rates:
+def _assumed(name: str, half: float, float32: float, bandwidth: float, memory: float, link: float) -> Rates:
     return Rates(
         name=name,
         half_flops=half * 1e12 * _OF_PEAK_FLOPS,
@@ -68,7 +116,7 @@ def _assumed(
         bandwidth=bandwidth * 1e12 * _OF_PEAK_BANDWIDTH,
         memory=memory * 1e9,
         node_link=link * 1e9 * _OF_PEAK_LINK,
-        network_link=network,
+        network_link=_NETWORK,
         source=f"assumed: {_OF_PEAK_FLOPS:.0%} of the peak arithmetic and {_OF_PEAK_BANDWIDTH:.0%} of the peak "
         "bandwidth that its vendor states",
     )
@@ -90,3 +138,162 @@ GPUS = {
         _assumed("l40s", 362, 91.6, 0.864, 48, 32),
     )
 }
+
+
+def read_rates(path: Path, base: Rates | None, granularity: str) -> Rates:
+    """Rates of a file: names of `RATE_OPTIONS` with their values, or what the benchmark has measured.
+
+    Of the latter, arithmetic and bandwidth of `base` are scaled by one factor, so that the plan takes as long as the
+    benchmark's long samples took.
+
+    Args:
+        path: YAML or JSON.
+        base: Rates to replace or to scale; None: those of the GPU that a benchmark names, or else an H100's.
+        granularity: "neuron" or "weight": which of a benchmark's runs counts.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It holds neither; or only the benchmark of a tiny model.
+    """
+    content = load_yaml(path.read_text(encoding="utf-8"), str(path))
+    if isinstance(content, dict) and content and content.keys() <= RATE_OPTIONS.keys():
+        return with_rates(base or GPUS["h100"], content, f"of {path}")
+    seconds = _measured_seconds(content, granularity) if isinstance(content, dict) else None
+    if seconds is None:
+        raise ValueError(
+            f"`--rates` must hold rates ({', '.join(RATE_OPTIONS)}) or be what `benchmarks/gpu.py --json FILE` has "
+            f"written on a GPU, with a run of long samples and granularity {granularity!r}, got {path}."
+        )
+    device = str(content["device"])
+    base = base or next((rates for name, rates in GPUS.items() if name in device.lower()), GPUS["h100"])
+    factor = _computed_seconds(base, granularity) / seconds
+    return replace(
+        base,
+        half_flops=base.half_flops * factor,
+        float32_flops=base.float32_flops * factor,
+        bandwidth=base.bandwidth * factor,
+        source=f"measured on {device} ({path}): LLaMA-3-8B's shape took {seconds:.4g} s a sample of {TOKENS} tokens",
+    )
+
+
+def _measured_seconds(content: Mapping[str, Any], granularity: str) -> float | None:
+    if "tiny" in str(content.get("model", "tiny")) or "device" not in content:
+        return None
+    runs = [row for row in content.get("runs", []) if (row["samples"], row["kind"]) == ("long", granularity)]
+    return min((float(row["seconds"]) for row in runs), default=None)
+
+
+def _computed_seconds(rates: Rates, granularity: str) -> float:
+    modules = "neurons" if granularity == "neuron" else "all"
+    settings = Settings("single", 1, 1, "bfloat16", granularity, modules, batch_size=1, max_tokens=None)
+    pace = Pace(settings, Sizes(model_config(LLAMA_3_8B)), rates)
+    return elapsed(pace.step(TOKENS, 1))
+
+
+def elapsed(step: Mapping[str, float]) -> float:
+    """Seconds of a step whose sending overlaps with its computing."""
+    return max(step[SENDING], sum(step.values()) - step[SENDING])
+
+
+def longest(step: Mapping[str, float]) -> str:
+    """What sets the pace: sending, where the rest is over before it; or else the longest of the rest."""
+    rest = {name: seconds for name, seconds in step.items() if name != SENDING}
+    return SENDING if step[SENDING] > sum(rest.values()) else max(rest, key=rest.__getitem__)
+
+
+def product_flops(attributed: Sequence[Linear], tokens: int) -> float:
+    """Of the relevance products d_s^T x_s of one sample."""
+    return float(sum(2 * (1 if linear.explains_last_token else tokens) * linear.numel for linear in attributed))
+
+
+class Pace:
+    """Seconds of a run's parts on one rank, all of them at work.
+
+    A phase of matrix products takes as long as its arithmetic, or as reading the weights once.
+
+    Args:
+        settings: The run.
+        sizes: Its model's.
+        rates: The GPU's.
+
+    Raises:
+        ValueError: A type without known rates; modules that are not there.
+    """
+
+    def __init__(self, settings: Settings, sizes: Sizes, rates: Rates) -> None:
+        self.settings, self.sizes, self.rates = settings, sizes, rates
+        self.flops = rates.flops(settings.dtype)
+        self.attributed = sizes.attributed(settings.modules)
+        self.work = sizes.count(settings.modules, settings.dtype, settings.variant)
+        self.read = settings.itemsize * sizes.num_parameters / rates.bandwidth
+        self.link = rates.ring_link(settings.ranks_per_node, settings.num_nodes)
+
+    def step(self, tokens: int, batch: int) -> dict[str, float]:
+        """One batch of an attribution, by what its seconds go into; sending overlaps with all of the others.
+
+        Args:
+            tokens: Length of each sample.
+            batch: Samples.
+        """
+        work, settings = self.work(tokens), self.settings
+        again = 2 if settings.checkpoints_activations else 1
+        gradients = work.backward_flops - product_flops(self.attributed, tokens)
+        products = product_flops(self.attributed, max(tokens, _KERNEL_TOKENS))
+        moved = work.forward_bytes + work.backward_bytes
+        # Inside the product's epilogue W is read, and an accumulator of weights read and written, once a batch.
+        per_weight = settings.itemsize + (2 * sum_itemsize(settings) if settings.granularity == "weight" else 0)
+        added = per_weight * sum(linear.numel for linear in self.attributed)
+        sent = sum(step_bytes(settings, self.sizes, self.attributed).values())
+        return {
+            "forward pass": again * max(batch * work.forward_flops / self.flops, self.read),
+            "input gradients": max(batch * gradients / self.flops, self.read),
+            "relevance products": batch * products / self.flops,
+            "accumulation": added / self.rates.bandwidth,
+            "norms, activations, residuals": batch * moved / self.rates.bandwidth,
+            SENDING: sent / self.link,
+        }
+
+    def forward(self, tokens: int, batch: int, logits: float = 1) -> float:
+        """One forward pass alone.
+
+        Args:
+            tokens: Length of each sample.
+            batch: Samples.
+            logits: At how many tokens of each the next one is predicted.
+        """
+        arithmetic = max(batch * self.sizes.forward_flops(tokens, logits) / self.flops, self.read)
+        moved = batch * self.work(tokens).forward_bytes / self.rates.bandwidth
+        return max(arithmetic + moved, self._at_least)
+
+    @property
+    def _at_least(self) -> float:
+        """Of any pass: sending the blocks, or starting their operations."""
+        return max(pass_bytes(self.settings, self.sizes) / self.link, self.sizes.layers * self.rates.launch)
+
+    def perplexity(self, text_tokens: int) -> float:
+        """A text's perplexities, by all protocols."""
+        evaluated, total = self.settings.evaluated, 0.0
+        window = min(evaluated.window, self.sizes.context)
+        for protocol in evaluated.protocols if text_tokens else ():
+            cut = windows(max(text_tokens, window), protocol, window, evaluated.stride)
+            share = math.ceil(len(cut) / self.settings.num_ranks)
+            batch = min(self.settings.windows_a_batch(window), share)
+            scored = sum(one.num_scored for one in cut) / len(cut)
+            total += math.ceil(share / batch) * self.forward(window, batch, scored + 1)
+        return total
+
+    def generation(self, num_prompts: int, prompt_tokens: int) -> float:
+        """Completions of prompts, and their scores; each new token reads the weights, and keys and values so far."""
+        evaluated, sizes = self.settings.evaluated, self.sizes
+        share = math.ceil(num_prompts * evaluated.num_completions / self.settings.num_ranks)
+        if not share:
+            return 0.0
+        batch = min(self.settings.windows_a_batch(prompt_tokens + evaluated.max_new_tokens), share)
+        length = prompt_tokens + evaluated.max_new_tokens / 2
+        cache = batch * length * 2 * sizes.layers * sizes.key_width * self.settings.itemsize / self.rates.bandwidth
+        # A token attends to all before it: the difference that one more makes.
+        flops = sizes.forward_flops(length + 0.5) - sizes.forward_flops(length - 0.5) + sizes.forward_flops(0)
+        token = max(batch * flops / self.flops, self.read + cache, self._at_least)
+        batches = math.ceil(share / batch)
+        new = (evaluated.max_new_tokens - 1) * token
+        return batches * (self.forward(prompt_tokens, batch) + new) + share / self.rates.texts

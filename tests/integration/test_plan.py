@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from sparc3_lightning.cli import SparC3CLI, run
+from sparc3_lightning.cli import SparC3CLI
 from sparc3_lightning.main import main
-from sparc3_lightning.plan.compose import compose
-from sparc3_lightning.plan.options import spell_keys
-from sparc3_lightning.plan.settings import Settings, settings_of
+from sparc3_lightning.plan.command import read_run
+from sparc3_lightning.plan.needs import Pass, PlannedSet
 from tests.runs import QUIET, ROOT
+from tests.tiny import TINY as TINY_MODELS
 from tests.tiny_files import typed
 
 pytestmark = QUIET
@@ -21,7 +20,6 @@ pytestmark = QUIET
 LLAMA = ["--config", "configs/llama3_8b/suppress.yaml"]
 SHAPE = ["--model_config", "configs/shapes/llama3_8b.json"]
 TINY = ["--config", "configs/tiny/suppress.yaml"]
-FSDP = "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy"
 FILES = {
     # Sets are replaced, but an entry of the same name keeps what the new one does not say; a list may be appended to.
     "own.yaml": """
@@ -41,22 +39,6 @@ trainer:
     "more.yaml": "trainer: {devices: 2, strategy: {init_args: {data_parallel_size: 2}}}\n",
     "none.yaml": "trainer: {callbacks: [{class_path: callbacks.RelevanceCallback}]}\nmodel: {evaluator: null}\n",
 }
-LINES = [
-    TINY,
-    LLAMA,
-    *([*LLAMA, "--config", f"configs/trainer/{name}.yaml"] for name in ("single_gpu", "fsdp", "fsdp_multinode")),
-    *(
-        [*LLAMA, "--config", f"configs/llama3_8b/{name}.yaml"]
-        for name in ("response_prompts", "completions_25", "signed")
-    ),
-    [*TINY, "--config", "own.yaml"],
-    [*TINY, "--config", "own.yaml", "--config", "more.yaml", "--model.granularity", "weight"],
-    [*TINY, "--config=own.yaml", "--config=more.yaml", "--trainer.strategy=ddp"],
-    [*TINY, "--config", "none.yaml", "--model.dtype=auto"],
-    [*TINY, "--data.behaviours.toxic.init_args.num_prompts", "5", "--data.batch_size=3", "--data.max_tokens=40"],
-    [*TINY, "--trainer.devices=4", FSDP, "--trainer.strategy.init_args.data_parallel_size=4"],
-    [*TINY, FSDP, "--trainer.strategy.data_parallel_size=1", "--trainer.strategy.tensor_parallel_size=1"],
-]
 
 
 @pytest.fixture
@@ -69,37 +51,40 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def planned(words: list[str]) -> Settings:
-    spelled = spell_keys([word for text in words for word in text.replace("--config=", "--config\n").split("\n")])
-    parts = [
-        ("config", value) if option == "--config" else tuple(value.split("=", 1))
-        for option, value in zip(spelled[::2], spelled[1::2], strict=True)
-    ]
-    return settings_of(compose(parts), 2, "float16", None, None)
+def test_settings_are_those_of_the_run(place: Path) -> None:
+    settings, module = read_run([*TINY, "--config", "own.yaml", "--config=more.yaml", "--model.granularity", "weight"])
+    assert (settings.strategy, settings.num_ranks, settings.dtype) == ("FSDP2", 2, "bfloat16")
+    assert settings.warnings == ()
+    assert (settings.granularity, settings.modules) == ("weight", ["lm_head", "*.q_proj"])
+    assert settings.max_tokens is None
+    assert settings.evaluated.batch_size == 3
+    assert settings.sets[-1] == PlannedSet("toxic", 3, None)
+    assert module.model is None, "nothing is loaded"
+    other = read_run([*TINY, "--config=own.yaml", "--config=more.yaml", "--trainer.strategy=ddp"])[0]
+    assert (other.strategy, other.evaluated.num_completions) == ("replicated", 4)
 
 
-def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """By LightningCLI, which writes out every default."""
-    monkeypatch.setattr(SparC3CLI, "instantiate_classes", lambda self: None)
-    cli = run(words, execute=False)
-    config = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False, skip_validation=True))
-    return settings_of(config, 2, "float16", None, None)
-
-
-@pytest.mark.parametrize("words", LINES, ids=lambda words: " ".join(words)[-60:])
-def test_same_settings_as_the_run(words: list[str], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The example names no number of devices; its trainer fragments do.
-    words = words if "tiny" in words[1] or "trainer" in words[-1] else [*words, "--trainer.devices=1"]
-    assert planned(words) == parsed(words, monkeypatch)
+def test_what_is_counted_beside_attribution(place: Path) -> None:
+    settings = read_run([*TINY, "--config", "configs/tiny/sweep.yaml"])[0]
+    assert settings.passes == (Pass("baselines", 5, 1),)
+    assert [(one.number, one.with_prompts) for one in settings.trials] == [(1, True), (4, True), (55, True)]
+    text = (place / "configs/tiny/heldout.txt").stat().st_size
+    assert settings.evaluated.text_tokens == text // 4
+    settings = read_run(["--config", "configs/tiny/compress.yaml"])[0]
+    # Wanda by one pass; in its published form by two for each of its three models.
+    assert settings.passes == (Pass("scores to compress by", 0, 7),)
+    assert [(one.number, one.with_prompts) for one in settings.trials] == [(1, False), (15, False)]
+    assert read_run([*TINY, "--config", "none.yaml"])[0].trials == ()
 
 
 def test_the_config_that_a_run_has_saved(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SparC3CLI, "instantiate_classes", lambda self: None)
-    monkeypatch.setattr(SparC3CLI, "_run_subcommand", lambda self, subcommand: None)
-    cli = main(["predict", *TINY])
-    (place / "config.yaml").write_text(cli._parser("predict").dump(cli.config.predict, skip_none=False))
+    with monkeypatch.context() as patched:
+        patched.setattr(SparC3CLI, "instantiate_classes", lambda self: None)
+        patched.setattr(SparC3CLI, "_run_subcommand", lambda self, subcommand: None)
+        cli = main(["predict", *TINY])
+        (place / "config.yaml").write_text(cli._parser("predict").dump(cli.config.predict, skip_none=False))
     assert "weights_only" in (place / "config.yaml").read_text()
-    assert planned(["--config", "config.yaml"]) == planned(TINY)
+    assert read_run(["--config", "config.yaml"])[0] == read_run(TINY)[0]
 
 
 def plan(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
@@ -175,6 +160,9 @@ def test_rates_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     measured = plan(capsys, *words, "--data.max_tokens=2048", "--rates", str(rates))
     assert measured["sets"][0]["seconds_a_sample_and_gpu"] == pytest.approx(0.5)
     assert measured["gpu"]["name"] == "h200"
+    rates.write_text("{tflops: 100, bandwidth: 1, memory: 12}")
+    own = plan(capsys, *words, "--rates", str(rates))
+    assert own["seconds"] == given["seconds"]
     rates.write_text(json.dumps({**content, "model": "a tiny LLaMA (times mean nothing)"}))
     with pytest.raises(ValueError, match="has written on a GPU"):
         plan(capsys, *words, "--rates", str(rates))
@@ -183,14 +171,11 @@ def test_rates_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
 REFUSED = {
     "the model's config.json": ([*LLAMA, "--devices", "1"], "Add `--model_config FILE`"),
     "devices": ([*LLAMA, *SHAPE], "Add `--devices N`"),
-    "dtype": ([*LLAMA, *SHAPE, "--devices=1", "--model.dtype=int4"], "Set `model.dtype`"),
-    "granularity": ([*LLAMA, *SHAPE, "--devices=1", "--model.granularity=layer"], "Set `model.granularity`"),
     "strategy": ([*LLAMA, *SHAPE, "--devices=2", "--trainer.strategy=fsdp"], "`trainer.strategy` must be"),
-    "no file": (["--config", "nothing.yaml", *SHAPE], "no such file: nothing.yaml"),
-    "no config": (["--config", "README.md", *SHAPE], "README.md"),
-    "no sets": (["--config", "configs/trainer/cpu.yaml", *SHAPE], "Set `data.general` and `data.behaviours`"),
-    "no model": (["--config", "configs/trainer/cpu.yaml"], "must name a model"),
+    "no sets": (["--config", "configs/trainer/cpu.yaml", *SHAPE], "at least one set of samples to attribute"),
+    "no model": (["--config", "configs/trainer/cpu.yaml"], "exactly one of `model` and `config`"),
     "length": ([*LLAMA, *SHAPE, "--devices=1", "--prompt_tokens=9000"], "the model's context of 8192"),
+    "rate": ([*TINY, "--tflops=-1"], "`tflops` must be a number above 0"),
 }
 
 
@@ -198,6 +183,37 @@ REFUSED = {
 def test_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises((ValueError, OSError), match=message.replace("(", "\\(").replace(".", "\\.")):
         plan(capsys, *words)
+
+
+REFUSED_BY_THE_RUN = {
+    "dtype": ([*TINY, "--model.dtype=int4"], "int4"),
+    "granularity": ([*TINY, "--model.granularity=layer"], "layer"),
+    "no file": (["--config", "nothing.yaml", *SHAPE], "nothing.yaml"),
+    "no config": (["--config", "README.md", *SHAPE], "README.md"),
+    "option": ([*TINY, "--gpuu", "h100"], "--gpuu"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), REFUSED_BY_THE_RUN.values(), ids=REFUSED_BY_THE_RUN)
+def test_refused_as_the_run_refuses_it(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        plan(capsys, *words)
+    said = capsys.readouterr().err
+    assert said.startswith("sparc3 plan: error: ")
+    assert message in said
+
+
+@pytest.mark.parametrize("family", TINY_MODELS)
+def test_every_family(family: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    model = TINY_MODELS[family]()
+    (tmp_path / "config.json").write_text(json.dumps(model.config.to_dict()))
+    attention = f"--model.attn_implementation={model.config._attn_implementation}"
+    own = ["--model_config", str(tmp_path), "--model.granularity=weight", "--model.modules=all", attention]
+    found = plan(capsys, *TINY, *own)
+    assert found["model"]["num_parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert found["seconds"] > 0
+    assert min(found["gpu_bytes"].values()) > 0
+    assert [item["number"] for item in found["beside"]] == [1, 4]
 
 
 def test_as_a_user_types_it() -> None:

@@ -151,8 +151,6 @@ ARCHITECTURE = re.compile(
 )
 NO_FAMILY = {
     "sparc3_lightning/demo/scorer.py": "a BERT of the demo's own, which judges texts and is never attributed",
-    "sparc3_lightning/plan/shape.py": "closed forms of LLaMA's blocks, until a plan reads sizes from a model on meta",
-    "sparc3_lightning/plan/measured.py": "the shape that the benchmark of a GPU runs",
 }
 
 

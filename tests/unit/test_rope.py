@@ -7,7 +7,7 @@ import torch
 
 from sparc3_lightning.evaluation.generation import Decoding, generate
 from sparc3_lightning.models import context_length
-from sparc3_lightning.plan.shape import shape_of
+from sparc3_lightning.plan.sizes import Sizes, model_config
 from sparc3_lightning.rope import older_fields, rope_types
 from sparc3_lightning.scoring.plain import attribute
 from tests.tiny import SHAPE, tiny_llama, tiny_samples
@@ -77,9 +77,13 @@ def test_completions_do_not_depend_on_the_batch(kind: str) -> None:
 def test_a_plan_counts_no_longer_samples() -> None:
     fields = {**SHAPE, "model_type": "llama"}
     older = {key: value for key, value in LONG.items() if key not in ("rope_theta", "original_max_position_embeddings")}
-    assert shape_of({**fields, "rope_parameters": LONG}).context == ORIGINAL
-    assert shape_of({**fields, "rope_scaling": older, "original_max_position_embeddings": ORIGINAL}).context == ORIGINAL
-    assert shape_of(fields).context == CONTEXT
+
+    def context(**options: Any) -> int:
+        return Sizes(model_config({**fields, **options})).context
+
+    assert context(rope_parameters=LONG) == ORIGINAL
+    assert context(rope_scaling=older, original_max_position_embeddings=ORIGINAL) == ORIGINAL
+    assert context() == CONTEXT
 
 
 def test_kinds_of_layers_with_their_own_embedding() -> None:

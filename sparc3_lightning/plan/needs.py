@@ -1,0 +1,331 @@
+"""What a run is going to do, read from its config: how it is set, what it scores, how often it evaluates."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import Callback
+
+from callbacks import (
+    BaselineCallback,
+    CompressionCallback,
+    EvaluationCallback,
+    PruningCallback,
+    ResumeCallback,
+    SweepCallback,
+)
+from sparc3_lightning.data.datamodule import SparC3DataModule
+from sparc3_lightning.metrics.perplexity import PerplexityProtocol
+from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.scoring.baselines.methods import METHODS, key_of_variant
+
+ITEMSIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+_SINGLE = ("auto", "SingleDeviceStrategy")
+_SHARDED = ("ModelParallelStrategy",)
+_REPLICATED = ("DDPStrategy",)
+_BYTES_A_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class PlannedSet:
+    """One reference set.
+
+    Attributes:
+        name: Its name.
+        num_samples: How many; None where the config does not say.
+        tokens: Length of each; None where the config does not say.
+    """
+
+    name: str
+    num_samples: int | None
+    tokens: int | None
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What one evaluation reads, and how.
+
+    Attributes:
+        text_tokens: Tokens of the text; None where nothing says, 0 where there is none.
+        num_prompts: Prompts; None where the config does not say, 0 where there are none.
+        protocols: Names of the perplexities.
+        window: Tokens of a window of the perplexity.
+        stride: Tokens between two `sliding` windows; None for the evaluator's own.
+        num_completions: Completions a prompt.
+        max_new_tokens: Their length.
+        batch_size: Most windows or completions in one forward pass, and
+        max_tokens: most tokens.
+    """
+
+    text_tokens: int | None = 0
+    num_prompts: int | None = 0
+    protocols: tuple[PerplexityProtocol, ...] = ()
+    window: int = 2048
+    stride: int | None = None
+    num_completions: int = 1
+    max_new_tokens: int = 50
+    batch_size: int = 256
+    max_tokens: int = 16_384
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Passes over all samples of the reference sets beside the run's own attribution.
+
+    Attributes:
+        name: What they are for.
+        attributions: How many are attributions, and
+        forward_passes: how many forward passes alone.
+    """
+
+    name: str
+    attributions: int = 0
+    forward_passes: int = 0
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Evaluations of one kind. Screening, where a config has it, is one more: candidates, one at a time.
+
+    Attributes:
+        name: What is evaluated.
+        number: How many models, at most: those that lose the same neurons are evaluated once.
+        with_prompts: By completions too, not by the text alone.
+    """
+
+    name: str
+    number: int
+    with_prompts: bool = True
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The run.
+
+    Attributes:
+        strategy: "single", "replicated" or "FSDP2".
+        ranks_per_node: Processes a node, one a GPU.
+        num_nodes: Nodes.
+        dtype: Type that is computed in.
+        granularity: "neuron" or "weight".
+        modules: Layers attributed.
+        batch_size: Most samples a batch.
+        max_tokens: Most tokens a batch; None: no limit.
+        variant: The rules.
+        sets: The reference sets.
+        has_differential: The run takes the differential of its sets.
+        saves_model: It saves the pruned or a compressed model.
+        saves_state: It saves a state to resume from.
+        checkpoints_activations: Blocks keep their input only, and run again in the backward pass.
+        passes: What else scores the sets.
+        trials: What is evaluated.
+        evaluated: On what.
+        accelerator: What the config runs on.
+        warnings: What the run would refuse.
+    """
+
+    strategy: str
+    ranks_per_node: int
+    num_nodes: int
+    dtype: str
+    granularity: str
+    modules: str | list[str]
+    batch_size: int
+    max_tokens: int | None
+    variant: str = "attnlrp"
+    sets: tuple[PlannedSet, ...] = ()
+    has_differential: bool = False
+    saves_model: bool = False
+    saves_state: bool = False
+    checkpoints_activations: bool = False
+    passes: tuple[Pass, ...] = ()
+    trials: tuple[Trials, ...] = ()
+    evaluated: Evaluated = Evaluated()
+    accelerator: str = "auto"
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes of the run, W."""
+        return self.ranks_per_node * self.num_nodes
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether FSDP2 shards the model."""
+        return self.strategy == "FSDP2"
+
+    @property
+    def num_shards(self) -> int:
+        """Ranks that the parameters are spread over."""
+        return self.num_ranks if self.is_sharded else 1
+
+    @property
+    def reduced_by_fsdp(self) -> bool:
+        """Whether relevance is a sharded gradient (method.md, section 5)."""
+        return self.is_sharded and self.granularity == "weight"
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes a number that is computed in."""
+        return ITEMSIZE[self.dtype]
+
+    def samples_a_batch(self, tokens: int, num_samples: int) -> int:
+        """Samples of one batch on one rank, of a set of so many that are `tokens` long."""
+        return min(_that_fit(tokens, self.batch_size, self.max_tokens), math.ceil(num_samples / self.num_ranks))
+
+    def windows_a_batch(self, tokens: int) -> int:
+        """Windows of `tokens`, or completions, in one forward pass of the evaluation."""
+        return _that_fit(tokens, self.evaluated.batch_size, self.evaluated.max_tokens)
+
+
+def _that_fit(tokens: int, batch_size: int, max_tokens: int | None) -> int:
+    """Rows of `tokens` each that make a batch."""
+    return batch_size if max_tokens is None else min(batch_size, max(1, max_tokens // tokens))
+
+
+def settings_of(
+    trainer: Mapping[str, Any],
+    callbacks: Sequence[Callback],
+    module: SparC3Module,
+    data: SparC3DataModule,
+    checkpoint_dtype: str,
+) -> Settings:
+    """Read the settings of a run.
+
+    Args:
+        trainer: The config's group `trainer`, every default in it.
+        callbacks: What it lists.
+        module: The config's model, not loaded.
+        data: The config's data, not read.
+        checkpoint_dtype: Type of the checkpoint's weights.
+
+    Raises:
+        ValueError: An option that a plan needs is missing.
+    """
+    devices, num_nodes = _devices(trainer["devices"]), int(trainer["num_nodes"])
+    strategy, warnings = _strategy(trainer["strategy"], devices * num_nodes)
+    kinds = [type(callback) for callback in callbacks]
+    options = module.attribution_options
+    return Settings(
+        strategy=strategy,
+        ranks_per_node=devices,
+        num_nodes=num_nodes,
+        dtype=checkpoint_dtype if module.dtype_name == "auto" else module.dtype_name,
+        granularity=options["granularity"],
+        modules=options["modules"],
+        variant=options["variant"],
+        batch_size=data.batch_size,
+        max_tokens=data.max_tokens,
+        sets=tuple(_planned(name, one) for name, one in data.reference_sets.items()),
+        has_differential=PruningCallback in kinds,
+        saves_model=any(getattr(one, "save_model", None) or getattr(one, "save", None) for one in callbacks),
+        saves_state=ResumeCallback in kinds,
+        checkpoints_activations=options["activation_checkpointing"],
+        passes=tuple(_passes(callbacks, key_of_variant(options["variant"], options["sign"]))),
+        trials=tuple(_trials(callbacks, data)),
+        evaluated=_evaluated(module, data),
+        accelerator=str(trainer["accelerator"]),
+        warnings=warnings,
+    )
+
+
+def _devices(value: object) -> int:
+    if isinstance(value, list):
+        return len(value)
+    if not str(value).isdecimal() or int(str(value)) < 1:
+        raise ValueError(
+            f"`trainer.devices` must be a number to plan with, got {value!r}: the plan does not see the machine that "
+            "the run will have. Add `--devices N`."
+        )
+    return int(str(value))
+
+
+def _strategy(value: Any, num_ranks: int) -> tuple[str, tuple[str, ...]]:
+    """Its name here, and what the run would refuse."""
+    is_class = isinstance(value, Mapping)
+    name = str(value["class_path"] if is_class else value).rpartition(".")[2]
+    options = (value.get("init_args") or {}) if is_class else {}
+    if name in _SHARDED:
+        tensor, data = options.get("tensor_parallel_size", "auto"), options.get("data_parallel_size", "auto")
+        refused = (
+            f"the run will need `trainer.strategy.init_args.data_parallel_size: {num_ranks}` (devices x num_nodes) and "
+            f"`tensor_parallel_size: 1`, got {data!r} and {tensor!r}."
+        )
+        return "FSDP2", () if (tensor, data) == (1, num_ranks) else (refused,)
+    if name in _REPLICATED or name.startswith("ddp") or (name in _SINGLE and num_ranks > 1):
+        return "replicated", ()
+    if name in _SINGLE:
+        return "single", ()
+    raise ValueError(
+        f"`trainer.strategy` must be auto, ddp or lightning.pytorch.strategies.ModelParallelStrategy, got {name!r}."
+    )
+
+
+def _planned(name: str, source: object) -> PlannedSet:
+    return PlannedSet(name, _number_of(source), getattr(source, "length", None))
+
+
+def _number_of(source: object) -> int | None:
+    number: int | None = getattr(source, "num_samples", getattr(source, "num_prompts", None))
+    return number
+
+
+def _passes(callbacks: Sequence[Callback], own: str) -> list[Pass]:
+    """What scores the sets beside the run's own attribution; all that a plain pass shows is seen in one."""
+    found = []
+    for callback in callbacks:
+        if isinstance(callback, BaselineCallback):
+            methods = [METHODS[key.removesuffix("_signed")] for key in callback.keys if key != own]
+            shared = any(method.needs for method in methods)
+            # What needs nothing of a shared pass, and is no ranking of the weights alone, passes each block twice.
+            alone = [method for method in methods if not (method.variant or method.needs or method.ranks)]
+            attributions = sum(method.variant is not None for method in methods)
+            found.append(Pass("baselines", attributions, shared + 2 * len(alone)))
+        if isinstance(callback, CompressionCallback):
+            shared = any(METHODS[key.removesuffix("_signed")].needs for key in callback.keys)
+            names = [METHODS[one.method.removesuffix("_signed")] for one in callback.compressions]
+            alone = [method for method in names if not (method.variant or method.needs or method.ranks)]
+            found.append(Pass("scores to compress by", 0, shared + 2 * len(alone)))
+    return [one for one in found if one.attributions or one.forward_passes]
+
+
+def _trials(callbacks: Sequence[Callback], data: SparC3DataModule) -> list[Trials]:
+    """What is evaluated; nothing where there is nothing to evaluate on. The model as it is, once a run."""
+    found = []
+    for callback in callbacks:
+        if isinstance(callback, EvaluationCallback):
+            found.append(Trials(f"pruned, {callback.num_control_draws} controls", 1 + callback.num_control_draws))
+        elif isinstance(callback, SweepCallback):
+            found.append(Trials("cells of the sweep", len(callback.cells)))
+        elif isinstance(callback, CompressionCallback) and data.evaluation_text is not None:
+            found.append(Trials("compressed models", len(callback.compressions), with_prompts=False))
+    if not found or (data.evaluation_text is None and data.evaluation_prompts is None):
+        return []
+    return [Trials("the model as it is", 1, any(trials.with_prompts for trials in found)), *found]
+
+
+def _evaluated(module: SparC3Module, data: SparC3DataModule) -> Evaluated:
+    evaluator, prompts = module.evaluator, data.evaluation_prompts
+    return Evaluated(
+        text_tokens=_text_tokens(data.evaluation_text),
+        num_prompts=0 if prompts is None else _number_of(prompts),
+        protocols=tuple(evaluator.perplexity_protocols),
+        window=evaluator.window,
+        stride=evaluator.stride,
+        num_completions=evaluator.decoding.num_completions,
+        max_new_tokens=evaluator.decoding.max_new_tokens,
+        batch_size=evaluator.batch_size,
+        max_tokens=evaluator.max_tokens,
+    )
+
+
+def _text_tokens(text: object) -> int | None:
+    """Of a file that is here, by its size."""
+    if text is None:
+        return 0
+    path = getattr(getattr(text, "source", None), "path", None)
+    if path is None or not Path(cast(str, path)).is_file():
+        return None
+    return max(2, Path(path).stat().st_size // _BYTES_A_TOKEN)
