@@ -19,7 +19,7 @@ from callbacks import (
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.metrics.perplexity import PerplexityProtocol
 from sparc3_lightning.module import SparC3Module
-from sparc3_lightning.scoring.baselines.methods import METHODS, key_of_variant
+from sparc3_lightning.scoring.registry import METHODS, gradient_method, method_key
 
 ITEMSIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _SINGLE = ("auto", "SingleDeviceStrategy")
@@ -223,7 +223,7 @@ def settings_of(
         saves_model=any(getattr(one, "save_model", None) or getattr(one, "save", None) for one in callbacks),
         saves_state=ResumeCallback in kinds,
         checkpoints_activations=options["activation_checkpointing"],
-        passes=tuple(_passes(callbacks, key_of_variant(options["variant"], options["sign"]))),
+        passes=tuple(_passes(callbacks, method_key(gradient_method(options["variant"]).name, options["sign"]))),
         trials=tuple(_trials(callbacks, data)),
         evaluated=_evaluated(module, data),
         accelerator=str(trainer["accelerator"]),
