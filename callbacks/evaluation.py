@@ -8,8 +8,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.distributed.ranks import from_rank_zero
-from sparc3_lightning.evaluation.experiment import experiment_results
 from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.evaluation.results import experiment_results
 from sparc3_lightning.families import get_family
 from sparc3_lightning.files import write_json
 from sparc3_lightning.identity import tokenizer_hash

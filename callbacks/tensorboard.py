@@ -6,8 +6,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.score_writer import check_scores_are_whole
-from sparc3_lightning.evaluation.experiment import neurons_per_layer
 from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.evaluation.results import neurons_per_layer
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.report.figures import comparison_figure, layer_figure
 from sparc3_lightning.report.tensorboard import (

@@ -2,11 +2,37 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 from sparc3_lightning.evaluation.measure import Column, Role
-from sparc3_lightning.evaluation.results import VerdictResult
 from sparc3_lightning.statistics.compare import Change
 from sparc3_lightning.words import p_equals, percent, spoken
+
+
+class VerdictResult(TypedDict):
+    """What the figures show and what they do not.
+
+    Attributes:
+        headline: One sentence.
+        behaviour: Sentences on the column that decides, and on other scorers' word.
+        beside_it: Sentences on every other column that is shown.
+        caveats: What to know before believing it.
+        column: Name of the column that decides; None where no behaviour was measured.
+        improved: Whether it got better significantly; None where it was not measured.
+        improved_against_control: The same against the control; None without one.
+        price: Relative change of each price, by name of its column.
+        worsened: Names of the sanity columns that got significantly worse.
+    """
+
+    headline: str
+    behaviour: list[str]
+    beside_it: list[str]
+    caveats: list[str]
+    column: str | None
+    improved: bool | None
+    improved_against_control: bool | None
+    price: dict[str, float | None]
+    worsened: list[str]
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from sparc3_lightning.evaluation.experiment import throughput
 from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.evaluation.results import throughput
 from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.pruning.select import neuron_scores
 from sparc3_lightning.report.figures import Panel

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from sparc3_lightning.evaluation.experiment import neurons_per_layer
 from sparc3_lightning.evaluation.measure import Column
 from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.evaluation.results import neurons_per_layer
 from sparc3_lightning.files import write_bytes, write_text
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.scoring.combine import MethodScores

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from sparc3_lightning.evaluation.measure import Better, Column, Role, Rows
-from sparc3_lightning.evaluation.results import VerdictResult
-from sparc3_lightning.evaluation.verdict import Findings, verdict
+from sparc3_lightning.evaluation.verdict import Findings, VerdictResult, verdict
 from sparc3_lightning.statistics import Interval, Power
 from sparc3_lightning.statistics.compare import Change
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sparc3_lightning.evaluation import Evaluator
-from sparc3_lightning.evaluation.experiment import experiment_results
+from sparc3_lightning.evaluation.results import experiment_results
 from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.files import write_json
 from tests.unit.evaluation.fake_run import make_run

@@ -12,8 +12,8 @@ from rich.console import Console
 
 import sparc3_lightning.report
 from sparc3_lightning.evaluation import Evaluation, Evaluator
-from sparc3_lightning.evaluation.experiment import experiment_results
 from sparc3_lightning.evaluation.measure import Column
+from sparc3_lightning.evaluation.results import experiment_results
 from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.report.figures import pictures
 from sparc3_lightning.report.page import render_page

@@ -8,7 +8,7 @@ import torch
 from tensorboard.plugin_util import markdown_to_safe_html
 
 from sparc3_lightning.evaluation import Evaluator
-from sparc3_lightning.evaluation.experiment import experiment_results
+from sparc3_lightning.evaluation.results import experiment_results
 from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.report.tensorboard import (
     board_hyperparameters,

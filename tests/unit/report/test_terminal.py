@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from sparc3_lightning.evaluation import Evaluation, Evaluator
-from sparc3_lightning.evaluation.experiment import experiment_results
+from sparc3_lightning.evaluation.results import experiment_results
 from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.report.rows import set_table
 from sparc3_lightning.report.terminal import print_summary
