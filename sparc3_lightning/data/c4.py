@@ -1,11 +1,10 @@
 """C4: the general reference set."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 
@@ -24,6 +23,8 @@ from sparc3_lightning.distributed.ranks import from_rank_zero
 T = TypeVar("T")
 
 
+# Annotations stand as types here, not as text (`from __future__`): else the parser would take any value.
+@dataclass(eq=False)
 class C4(ReferenceSet):
     """Crops of equal length from C4 documents that are longer than the crop.
 
@@ -52,53 +53,41 @@ class C4(ReferenceSet):
         Wanda: github locuslab/wanda, lib/data.py (`random`).
     """
 
-    def __init__(
-        self,
-        path: str | None = None,
-        num_samples: int = 128,
-        length: int = 2048,
-        seed: int = 0,
-        num_seeds: int = 3,
-        crop: Literal["head", "random"] = "head",
-        add_bos: bool | None = None,
-        min_tokens: int | None = None,
-        skip_rows: int = 0,
-        text_column: str = "text",
-        shuffle_buffer: int = 10_000,
-        dataset: str = "allenai/c4",
-        subset: str | None = "en",
-        split: str = "train",
-        revision: str | None = None,
-    ) -> None:
-        for option, value, least in (
-            ("num_samples", num_samples, 1), ("length", length, 2), ("num_seeds", num_seeds, 1),
-            ("min_tokens", min_tokens, length), ("skip_rows", skip_rows, 0), ("shuffle_buffer", shuffle_buffer, 1),
-        ):  # fmt: skip
-            check_at_least(option, value, least)
-        if not 0 <= seed < num_seeds:
+    described = ("num_samples", "length", "seed", "num_seeds", "crop", "min_tokens", "skip_rows", "shuffle_buffer")
+
+    path: str | None = None
+    num_samples: int = 128
+    length: int = 2048
+    seed: int = 0
+    num_seeds: int = 3
+    crop: Literal["head", "random"] = "head"
+    add_bos: bool | None = None
+    min_tokens: int | None = None
+    skip_rows: int = 0
+    text_column: str = "text"
+    shuffle_buffer: int = 10_000
+    dataset: str = "allenai/c4"
+    subset: str | None = "en"
+    split: str = "train"
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be."""
+        least = {"num_samples": 1, "length": 2, "num_seeds": 1, "min_tokens": self.length, "skip_rows": 0}
+        for option, value in {**least, "shuffle_buffer": 1}.items():
+            check_at_least(option, getattr(self, option), value)
+        if not 0 <= self.seed < self.num_seeds:
             raise ValueError(
-                f"`seed` must be between 0 and `num_seeds` - 1 = {num_seeds - 1}, got {seed}: seeds share "
+                f"`seed` must be between 0 and `num_seeds` - 1 = {self.num_seeds - 1}, got {self.seed}: seeds share "
                 "the documents out. Set `init_args.seed`, or raise `init_args.num_seeds` in every set."
             )
-        self.source = Source(path, dataset, subset, split, revision, streaming=True, text_column=text_column)
-        self.num_samples = num_samples
-        self.length = length
-        self.seed = seed
-        self.num_seeds = num_seeds
-        self.crop = crop
-        self.add_bos = add_bos
-        self.min_tokens = length + 1 if min_tokens is None else min_tokens
-        self.skip_rows = skip_rows
-        self.text_column = text_column
-        self.shuffle_buffer = shuffle_buffer
+        self.min_tokens = self.min_tokens or self.length + 1
+        self.source: Source = Source(
+            self.path, self.dataset, self.subset, self.split, self.revision, True, self.text_column
+        )
 
     def load(self, context: LoadContext) -> ReferenceSamples:
-        """Draw the seed's documents and crop them, on rank 0 for all. Every rank must call.
-
-        Raises:
-            OSError: The source cannot be read.
-            ValueError: A bad row, too few long documents, or samples longer than the context.
-        """
+        """Draw the seed's documents and crop them, on rank 0 for all."""
         if self.length > context.max_length:
             raise ValueError(
                 f"`length` must be at most the model's context of {context.max_length} tokens, got {self.length}. "
@@ -109,6 +98,7 @@ class C4(ReferenceSet):
     def _drawn(self, context: LoadContext) -> ReferenceSamples:
         bos = self._bos(context)
         samples, rows, counts = [], [], token_counts()
+        assert self.min_tokens is not None, "set with the other options"
         for row in shuffled(self._own_documents(), self.seed, self.shuffle_buffer):
             tokens = encode(context.tokenizer, self._text(row), special=False)
             begins = bool(bos) and tokens[:1] == bos
@@ -130,11 +120,6 @@ class C4(ReferenceSet):
     def may_share(self, prompts: PromptSet) -> bool:
         """The hub's documents are no prompts, and an evaluation need not stream them; a local file may hold any."""
         return self.source.path is not None
-
-    def describe(self) -> dict[str, Any]:
-        """Give the source, the selection and the crop, as JSON."""
-        options = ("num_samples", "length", "seed", "num_seeds", "crop", "min_tokens", "skip_rows", "shuffle_buffer")
-        return super().describe() | self.source.describe() | {option: getattr(self, option) for option in options}
 
     def _own_documents(self) -> Iterator[Row]:
         return islice(self._distinct_documents(), self.seed, None, self.num_seeds)

@@ -9,8 +9,9 @@ from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from sparc3_lightning.data.batches import Batch, BatchDataset, Block, PackedBlocks, plan_batches
 from sparc3_lightning.data.samples import (
@@ -90,16 +91,11 @@ class SparC3DataModule(LightningDataModule):
             for name, one in sets.items():
                 self._add(role, name, one)
         self.price = price or {}
-        self.evaluation_prompts = evaluation_prompts
-        self.evaluation_text = evaluation_text
-        self.train_text = train_text
-        self.val_text = val_text or evaluation_text
+        self.evaluation_prompts, self.evaluation_text = evaluation_prompts, evaluation_text
+        self.train_text, self.val_text = train_text, val_text or evaluation_text
         self.batch_size, self.max_tokens, self.bucket = batch_size, max_tokens, bucket
-        self.train_batch_size = train_batch_size
-        self.block_length = block_length
-        self.num_workers = num_workers
-        self.allow_overlap = allow_overlap
-        self.train_seed = train_seed
+        self.train_batch_size, self.block_length, self.train_seed = train_batch_size, block_length, train_seed
+        self.num_workers, self.allow_overlap = num_workers, allow_overlap
         self._context: LoadContext | None = None
         self._samples: dict[str, ReferenceSamples] = {}
 
@@ -308,12 +304,12 @@ class SparC3DataModule(LightningDataModule):
         )
         return DataLoader(blocks, self.train_batch_size, sampler=sampler, num_workers=self.num_workers)
 
-    def val_dataloader(self) -> list[DataLoader[int]]:
+    def val_dataloader(self) -> list[DataLoader[Any]]:
         """Give one empty batch on every rank: the evaluator loops over the text itself. `fit` needs no text."""
         fitting = self.trainer is not None and self.trainer.state.fn == "fit"
         return [] if fitting and self.val_text is None else [_one_batch()]
 
-    def test_dataloader(self) -> DataLoader[int]:
+    def test_dataloader(self) -> DataLoader[Any]:
         """Give one empty batch on every rank: the evaluator loops over text and prompts itself."""
         self._choose_prompts()
         return _one_batch()
@@ -351,13 +347,5 @@ class SparC3DataModule(LightningDataModule):
         return ranks.get("rank", 0), ranks.get("num_replicas", 1)
 
 
-class _Empty(Dataset[int]):
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, index: int) -> int:
-        return index
-
-
-def _one_batch() -> DataLoader[int]:
-    return DataLoader(_Empty(), batch_size=1)
+def _one_batch() -> DataLoader[Any]:
+    return DataLoader(TensorDataset(torch.zeros(1)))

@@ -1,14 +1,12 @@
 """Sets of prompts, any file's and RealToxicityPrompts': how they are drawn, kept apart and fitted into the context."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from sparc3_lightning.data.samples import (
     LoadContext,
@@ -19,7 +17,7 @@ from sparc3_lightning.data.samples import (
     check_at_least,
 )
 from sparc3_lightning.data.sources import Row, Source
-from sparc3_lightning.data.tokens import OnTooLong, encode_samples, fit_texts, starts_with_bos
+from sparc3_lightning.data.tokens import OnTooLong, fit_texts
 from sparc3_lightning.distributed.ranks import from_rank_zero
 
 Part = Literal["all", "attribution", "evaluation"]
@@ -27,15 +25,9 @@ SelectBy = Literal["prompt", "continuation", "response"]
 
 _RESPONSES_AT_ONCE = 256
 _ATTRIBUTES = (
-    "toxicity",
-    "severe_toxicity",
-    "profanity",
-    "sexually_explicit",
-    "identity_attack",
-    "insult",
-    "threat",
+    "toxicity", "severe_toxicity", "profanity", "sexually_explicit", "identity_attack", "insult", "threat",
     "flirtation",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,27 +44,27 @@ class DrawnPrompts(ReferenceSet, PromptSet):
     The order of the draw and the part a prompt belongs to follow from the prompt's text alone, so the same prompts are
     drawn from a local copy, from the hub, or from a file sorted otherwise.
 
-    Args:
+    Attributes:
         source: Where the rows are.
         num_prompts: How many prompts to draw; None for all.
         seed: Seed of the draw.
         part: `attribution` and `evaluation` are two disjoint halves of all prompts there are, `all` is both.
         on_too_long: Left-truncate a prompt that does not fit the context (with a warning that counts), or refuse it.
-
-    Attributes:
         id_column: Column that names a prompt.
     """
 
-    id_column = "id"
+    source: Source
+    num_prompts: int | None
+    seed: int
+    part: Part
+    on_too_long: OnTooLong
+    id_column: str = "id"
+    described: ClassVar[tuple[str, ...]] = ("num_prompts", "seed", "part", "on_too_long")
+    _counts: Mapping[str, int] = {}
 
-    def __init__(self, source: Source, num_prompts: int | None, seed: int, part: Part, on_too_long: OnTooLong) -> None:
-        check_at_least("num_prompts", num_prompts, 1)
-        self.source = source
-        self.num_prompts = num_prompts
-        self.seed = seed
-        self.part = part
-        self.on_too_long = on_too_long
-        self._counts: Counter[str] = Counter()
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be."""
+        check_at_least("num_prompts", self.num_prompts, 1)
 
     @abstractmethod
     def prompt_of(self, row: Row) -> Prompt:
@@ -87,36 +79,13 @@ class DrawnPrompts(ReferenceSet, PromptSet):
         return "prompts"
 
     def load(self, context: LoadContext) -> ReferenceSamples:
-        """Draw and tokenise the prompts, special tokens as the tokenizer adds them but an end-of-text token.
-
-        Every rank must call.
-
-        Raises:
-            OSError: The source cannot be read.
-            ValueError: A bad row, a prompt that is too long, or too few prompts.
-        """
+        """Draw and tokenise the prompts, special tokens as the tokenizer adds them but an end-of-text token."""
         drawn, counts = self._draw(context, {})
-        texts = [(candidate.place, candidate.prompt.text) for candidate in drawn]
-        ids, checked = encode_samples(context.tokenizer, texts, context.max_length, self.on_too_long)
-        bos = starts_with_bos(context.tokenizer, ids[0].tolist())
-        return ReferenceSamples(
-            ids=ids,
-            source=self.describe() | counts | checked | {"bos": bos},
-            sample_ids=[candidate.prompt.id for candidate in drawn],
-            fingerprints=[candidate.prompt.fingerprint for candidate in drawn],
-        )
+        texts, names = [(one.place, one.prompt.text) for one in drawn], [one.prompt.id for one in drawn]
+        return ReferenceSamples.of_texts(names, texts, context, self.on_too_long, {**self.describe(), **counts})
 
     def load_prompts(self, context: LoadContext, exclude: Mapping[str, str] = {}) -> list[Prompt]:
-        """Draw the prompts and fit them into the context, room for the continuation left. Every rank must call.
-
-        Args:
-            context: The model they are for.
-            exclude: Ids or fingerprints of prompts that must not be drawn, each with the key of the set that holds it.
-
-        Raises:
-            OSError: The source cannot be read.
-            ValueError: A bad row, a prompt that is too long, or too few prompts.
-        """
+        """Draw the prompts and fit them into the context."""
         drawn, self._counts = self._draw(context, exclude)
         return [candidate.prompt for candidate in fit_candidates(drawn, context, self.on_too_long)]
 
@@ -125,10 +94,8 @@ class DrawnPrompts(ReferenceSet, PromptSet):
         return not (isinstance(prompts, DrawnPrompts) and {self.part, prompts.part} == {"attribution", "evaluation"})
 
     def describe(self) -> dict[str, Any]:
-        """Give the source, the options of the draw, and what evaluation prompts left out, as JSON."""
-        options = {"num_prompts": self.num_prompts, "seed": self.seed, "part": self.part}
-        drawn = {"drawn_from": dict(self._counts)} if self._counts else {}
-        return super().describe() | self.source.describe() | options | {"on_too_long": self.on_too_long} | drawn
+        """Give the source, the options, and what evaluation prompts left out, as JSON."""
+        return super().describe() | ({"drawn_from": dict(self._counts)} if self._counts else {})
 
     def _draw(self, context: LoadContext, exclude: Mapping[str, str]) -> tuple[list[Candidate], Counter[str]]:
         # Rank 0 reads for all; on every rank, since the model may be asked, all choose.
@@ -139,9 +106,13 @@ class DrawnPrompts(ReferenceSet, PromptSet):
             if len(drawn) == self.num_prompts:
                 break
         if len(drawn) < (self.num_prompts or 1):
+            taken = (
+                f"{counts['num_excluded']} are attributed, by {sorted(set(exclude.values()))}: give other prompts, or "
+                "set `data.allow_overlap`. "
+            )
             raise ValueError(
                 f"`num_prompts` is {self.num_prompts or 'all'}, but {self.source.name} has only {len(drawn)} "
-                f"{self.wanted()} in part `{self.part}` ({dict(counts)}). {_of_sets(counts['num_excluded'], exclude)}"
+                f"{self.wanted()} in part `{self.part}` ({dict(counts)}). {taken if counts['num_excluded'] else ''}"
                 "Lower `init_args.num_prompts`, or loosen the selection."
             )
         return drawn, counts
@@ -149,8 +120,12 @@ class DrawnPrompts(ReferenceSet, PromptSet):
     def _read(self, exclude: Mapping[str, str]) -> tuple[list[Candidate], Counter[str]]:
         """Give what may be drawn, in the order of the draw, and how many of what was found."""
         counts: Counter[str] = Counter()
-        candidates = list(self._candidates(exclude, counts))
-        return sorted(candidates, key=lambda candidate: draw_key(self.seed, candidate.prompt.fingerprint)), counts
+
+        def place(candidate: Candidate) -> str:
+            """A random order that neither the file's order nor other rows can change."""
+            return hashlib.sha256(f"{self.seed}:{candidate.prompt.fingerprint}".encode()).hexdigest()
+
+        return sorted(self._candidates(exclude, counts), key=place), counts
 
     def _candidates(self, exclude: Mapping[str, str], counts: Counter[str]) -> Iterator[Candidate]:
         seen: set[str] = set()
@@ -166,7 +141,8 @@ class DrawnPrompts(ReferenceSet, PromptSet):
                 places[prompt.id] = row.place
             if prompt.id in exclude or prompt.fingerprint in exclude:
                 counts["num_excluded"] += 1
-            elif in_part(prompt, self.part):
+            # The parity of its fingerprint says to which half a prompt belongs.
+            elif self.part in ("all", ("attribution", "evaluation")[int(prompt.fingerprint, 16) % 2]):
                 yield Candidate(prompt, row.place)
             seen.add(prompt.fingerprint)
 
@@ -180,6 +156,8 @@ class DrawnPrompts(ReferenceSet, PromptSet):
             )
 
 
+# Annotations stand as types here, not as text (`from __future__`): else the parser would take any value.
+@dataclass(eq=False)
 class PromptFile(DrawnPrompts):
     """Prompts from any local file: one a row (jsonl, csv, parquet) or one a line (txt).
 
@@ -193,19 +171,18 @@ class PromptFile(DrawnPrompts):
         on_too_long: Left-truncate a prompt that does not fit the context (with a warning that counts), or refuse it.
     """
 
-    def __init__(
-        self,
-        path: str,
-        prompt_column: str = "prompt",
-        id_column: str = "id",
-        num_prompts: int | None = None,
-        seed: int = 0,
-        part: Part = "all",
-        on_too_long: OnTooLong = "truncate",
-    ) -> None:
-        super().__init__(Source(path, "", text_column=prompt_column), num_prompts, seed, part, on_too_long)
-        self.prompt_column = prompt_column
-        self.id_column = id_column
+    path: str
+    prompt_column: str = "prompt"
+    id_column: str = "id"
+    num_prompts: int | None = None
+    seed: int = 0
+    part: Part = "all"
+    on_too_long: OnTooLong = "truncate"
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be."""
+        super().__post_init__()
+        self.source = Source(self.path, "", text_column=self.prompt_column)
 
     def prompt_of(self, row: Row) -> Prompt:
         """Read a row."""
@@ -213,30 +190,10 @@ class PromptFile(DrawnPrompts):
         return named_prompt(row.values.get(self.id_column), text, {})
 
 
-def _of_sets(num_excluded: int, exclude: Mapping[str, str]) -> str:
-    """Say which reference sets have taken prompts away; nothing where none has."""
-    if not num_excluded:
-        return ""
-    return (
-        f"{num_excluded} are attributed, by {sorted(set(exclude.values()))}: give other prompts, or set "
-        "`data.allow_overlap`. "
-    )
-
-
 def named_prompt(name: Any, text: str, scores: dict[str, float | None]) -> Prompt:
     """Make a prompt; without a name, its text's fingerprint names it."""
     prompt = Prompt("" if name is None else str(name), text, scores)
     return prompt if prompt.id else replace(prompt, id=prompt.fingerprint)
-
-
-def draw_key(seed: int, name: str) -> str:
-    """Give the key by which a seeded draw sorts: a random order that neither file order nor other rows can change."""
-    return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
-
-
-def in_part(prompt: Prompt, part: Part) -> bool:
-    """Tell whether a prompt belongs to a part; its fingerprint's parity says to which."""
-    return part == "all" or part == ("attribution", "evaluation")[int(prompt.fingerprint, 16) % 2]
 
 
 def fit_candidates(candidates: Iterable[Candidate], context: LoadContext, on_too_long: OnTooLong) -> list[Candidate]:
@@ -254,6 +211,7 @@ def fit_candidates(candidates: Iterable[Candidate], context: LoadContext, on_too
     return [replace(one, prompt=replace(one.prompt, text=text)) for one, text in zip(candidates, texts, strict=True)]
 
 
+@dataclass(eq=False)
 class RealToxicityPrompts(DrawnPrompts):
     """Prompts of RealToxicityPrompts on one side of a threshold, as reference set or for evaluation.
 
@@ -279,30 +237,28 @@ class RealToxicityPrompts(DrawnPrompts):
         Gehman et al. 2020, RealToxicityPrompts; github allenai/real-toxicity-prompts.
     """
 
-    def __init__(
-        self,
-        path: str | None = None,
-        select_by: SelectBy = "prompt",
-        threshold: float = 0.9,
-        below: bool = False,
-        attribute: str = "toxicity",
-        num_prompts: int | None = None,
-        seed: int = 0,
-        part: Part = "all",
-        max_responses: int | None = None,
-        on_too_long: OnTooLong = "truncate",
-        dataset: str = "allenai/real-toxicity-prompts",
-        revision: str | None = None,
-    ) -> None:
-        if not 0.0 <= threshold <= 1.0:
-            raise ValueError(f"`threshold` must be between 0 and 1, got {threshold}. Set `init_args.threshold`.")
-        check_at_least("max_responses", max_responses, 1)
-        super().__init__(Source(path, dataset, revision=revision), num_prompts, seed, part, on_too_long)
-        self.select_by = select_by
-        self.threshold = threshold
-        self.below = below
-        self.attribute = attribute
-        self.max_responses = max_responses
+    described = (*DrawnPrompts.described, "select_by", "threshold", "below", "attribute", "max_responses")
+
+    path: str | None = None
+    select_by: SelectBy = "prompt"
+    threshold: float = 0.9
+    below: bool = False
+    attribute: str = "toxicity"
+    num_prompts: int | None = None
+    seed: int = 0
+    part: Part = "all"
+    max_responses: int | None = None
+    on_too_long: OnTooLong = "truncate"
+    dataset: str = "allenai/real-toxicity-prompts"
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be."""
+        super().__post_init__()
+        if not 0.0 <= self.threshold <= 1.0:
+            raise ValueError(f"`threshold` must be between 0 and 1, got {self.threshold}. Set `init_args.threshold`.")
+        check_at_least("max_responses", self.max_responses, 1)
+        self.source = Source(self.path, self.dataset, revision=self.revision)
 
     def prompt_of(self, row: Row) -> Prompt:
         """Read a nested row (`prompt: {text, toxicity, ...}`) or a flat one (`prompt`, `prompt_toxicity`, ...)."""
@@ -330,11 +286,7 @@ class RealToxicityPrompts(DrawnPrompts):
                 yield candidate
 
     def load_prompts(self, context: LoadContext, exclude: Mapping[str, str] = {}) -> list[Prompt]:
-        """Draw the prompts, as `DrawnPrompts` does.
-
-        Raises:
-            ValueError: Also where the responses that choose would be those that are measured.
-        """
+        """Draw the prompts, unless the responses that choose would be those that are measured."""
         if self.select_by == "response" and context.is_greedy:
             raise ValueError(
                 "`select_by: response` of evaluation prompts needs completions that differ by luck, got temperature 0: "
@@ -346,11 +298,6 @@ class RealToxicityPrompts(DrawnPrompts):
     def wanted(self) -> str:
         """Say what is looked for, such as `prompt_toxicity >= 0.9`."""
         return f"prompts with {self._score_column()} {'<' if self.below else '>='} {self.threshold}"
-
-    def describe(self) -> dict[str, Any]:
-        """Give the source, the selection and the draw, as JSON."""
-        options = ("select_by", "threshold", "below", "attribute", "max_responses")
-        return super().describe() | {option: getattr(self, option) for option in options}
 
     def _choose_by_response(
         self, ordered: list[Candidate], context: LoadContext, counts: Counter[str]
@@ -370,7 +317,8 @@ class RealToxicityPrompts(DrawnPrompts):
                 if not math.isfinite(score):
                     raise ValueError(f"{candidate.place}: the scorer gave {score} for the model's response.")
                 if self._takes(score):
-                    yield _with_score(candidate, score)
+                    scored = candidate.prompt.scores | {"response_toxicity": score}
+                    yield replace(candidate, prompt=replace(candidate.prompt, scores=scored))
 
     def _takes(self, score: float) -> bool:
         return score < self.threshold if self.below else score >= self.threshold
@@ -396,8 +344,3 @@ def _name(values: Any) -> str | None:
         return str(values["id"])
     place = [values.get(column) for column in ("filename", "begin", "end")]
     return None if None in place else "{}:{}-{}".format(*(str(part).removesuffix(".txt") for part in place))
-
-
-def _with_score(candidate: Candidate, score: float) -> Candidate:
-    prompt = candidate.prompt
-    return replace(candidate, prompt=replace(prompt, scores=prompt.scores | {"response_toxicity": score}))

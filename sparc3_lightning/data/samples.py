@@ -6,10 +6,13 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from torch import Tensor
+
+from sparc3_lightning.data.sources import Source
+from sparc3_lightning.data.tokens import OnTooLong, encode_samples, starts_with_bos
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,6 +60,20 @@ class ReferenceSamples:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @classmethod
+    def of_texts(
+        cls,
+        names: list[str],
+        texts: list[tuple[str, str]],
+        context: LoadContext,
+        on_too_long: OnTooLong,
+        source: dict[str, Any],
+    ) -> ReferenceSamples:
+        """Tokenise places and texts, special tokens as the tokenizer adds them; `source` is told what was counted."""
+        ids, counts = encode_samples(context.tokenizer, texts, context.max_length, on_too_long)
+        told = {**source, **counts, "bos": starts_with_bos(context.tokenizer, ids[0].tolist())}
+        return cls(ids, told, names, [fingerprint(text) for _, text in texts])
+
     @property
     def token_hash(self) -> str:
         """Hash of all token ids, as `token_hash`."""
@@ -85,11 +102,20 @@ class LoadContext:
 
 
 class Described:
-    """A source that can say where its data comes from."""
+    """A source that can say where its data comes from.
+
+    Attributes:
+        source: Where the rows are; None where there are none.
+        described: Names of the options that `describe` gives.
+    """
+
+    source: Source | None = None
+    described: ClassVar[tuple[str, ...]] = ()
 
     def describe(self) -> dict[str, Any]:
-        """Give the source's options as JSON, for manifests and results."""
-        return {"class": type(self).__name__}
+        """Give class, source and options as JSON, for manifests and results."""
+        where = {} if self.source is None else self.source.describe()
+        return {"class": type(self).__name__, **where, **{name: getattr(self, name) for name in self.described}}
 
 
 class ReferenceSet(Described, ABC):
@@ -97,7 +123,12 @@ class ReferenceSet(Described, ABC):
 
     @abstractmethod
     def load(self, context: LoadContext) -> ReferenceSamples:
-        """Read, choose and tokenise the samples. Every rank calls it; what takes long, rank 0 can do for all."""
+        """Read, choose and tokenise the samples. Every rank calls it; what takes long, rank 0 can do for all.
+
+        Raises:
+            OSError: The source cannot be read.
+            ValueError: A bad row, too few samples, or samples longer than the context.
+        """
 
     def may_share(self, prompts: PromptSet) -> bool:
         """Tell whether evaluation prompts could be among these samples; False where that cannot happen."""
@@ -109,11 +140,15 @@ class PromptSet(Described, ABC):
 
     @abstractmethod
     def load_prompts(self, context: LoadContext, exclude: Mapping[str, str] = {}) -> list[Prompt]:
-        """Read and choose the prompts, leaving out those whose id or fingerprint is in `exclude`.
+        """Read and choose the prompts and fit them into the context, room for the continuation left. Every rank calls.
 
         Args:
             context: The model they are for.
-            exclude: Ids or fingerprints, each with the reference set that holds it.
+            exclude: Ids or fingerprints of prompts that must not be drawn, each with the key of the set that holds it.
+
+        Raises:
+            OSError: The source cannot be read.
+            ValueError: A bad row, a prompt that is too long, or too few prompts.
         """
 
 
@@ -122,7 +157,12 @@ class TextSet(Described, ABC):
 
     @abstractmethod
     def load_rows(self) -> list[str]:
-        """Give the raw rows in order, blank ones included: the protocol says how they are joined."""
+        """Give the raw rows in order, blank ones included: the protocol says how they are joined. Every rank calls.
+
+        Raises:
+            OSError: The source cannot be read.
+            ValueError: A bad row.
+        """
 
 
 def token_hash(ids: Sequence[Tensor]) -> str:

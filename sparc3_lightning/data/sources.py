@@ -229,12 +229,7 @@ class Source:
         return read_file(self.path, self.text_column) if self.path is not None else self._hub_rows()
 
     def check(self) -> None:
-        """Read the first row: that there is none to be had shows before any long work.
-
-        Raises:
-            OSError: As `rows`.
-            ValueError: As `rows`.
-        """
+        """Read the first row: that there is none to be had shows before any long work. Raises as `rows`."""
         next(self.rows(), None)
 
     def describe(self) -> dict[str, Any]:

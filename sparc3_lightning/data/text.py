@@ -1,24 +1,16 @@
 """Any local text file, as reference set or running text; and WikiText-2, the text of perplexity."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
-from sparc3_lightning.data.samples import (
-    LoadContext,
-    ReferenceSamples,
-    ReferenceSet,
-    TextSet,
-    check_at_least,
-    fingerprint,
-)
-from sparc3_lightning.data.sources import Row, Source
-from sparc3_lightning.data.tokens import OnTooLong, encode_samples, starts_with_bos
+from sparc3_lightning.data.samples import LoadContext, ReferenceSamples, ReferenceSet, TextSet, check_at_least
+from sparc3_lightning.data.sources import Source
+from sparc3_lightning.data.tokens import OnTooLong
 from sparc3_lightning.distributed.ranks import from_rank_zero
 
 
+# Annotations stand as types here, not as text (`from __future__`): else the parser would take any value.
+@dataclass(eq=False)
 class TextFile(ReferenceSet, TextSet):
     """A local file as it stands: its rows in order.
 
@@ -31,64 +23,38 @@ class TextFile(ReferenceSet, TextSet):
         skip_rows: Leave out the first rows of the file, such as those that another part of the config takes.
     """
 
-    def __init__(
-        self,
-        path: str,
-        text_column: str = "text",
-        num_samples: int | None = None,
-        skip_blank: bool = False,
-        on_too_long: OnTooLong = "truncate",
-        skip_rows: int = 0,
-    ) -> None:
-        check_at_least("num_samples", num_samples, 1)
-        check_at_least("skip_rows", skip_rows, 0)
-        self.source = Source(path, "", text_column=text_column)
-        self.text_column = text_column
-        self.num_samples = num_samples
-        self.skip_rows = skip_rows
-        self.skip_blank = skip_blank
-        self.on_too_long = on_too_long
+    described = ("num_samples", "skip_blank", "on_too_long", "skip_rows")
+
+    path: str
+    text_column: str = "text"
+    num_samples: int | None = None
+    skip_blank: bool = False
+    on_too_long: OnTooLong = "truncate"
+    skip_rows: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be."""
+        check_at_least("num_samples", self.num_samples, 1)
+        check_at_least("skip_rows", self.skip_rows, 0)
+        self.source: Source = Source(self.path, "", text_column=self.text_column)
 
     def load(self, context: LoadContext) -> ReferenceSamples:
-        """Tokenise the rows, special tokens as the tokenizer adds them but an end-of-text token. Every rank must call.
-
-        Rank 0 reads for all.
-
-        Raises:
-            OSError: The file cannot be read.
-            ValueError: A bad row, too few rows, or a text that is too long.
-        """
+        """Tokenise the rows, special tokens as the tokenizer adds them but an end-of-text one; rank 0 reads for all."""
         return from_rank_zero(lambda: self._encoded(context))
 
     def _encoded(self, context: LoadContext) -> ReferenceSamples:
         texts = self._texts()
-        ids, counts = encode_samples(context.tokenizer, texts, context.max_length, self.on_too_long)
-        bos = starts_with_bos(context.tokenizer, ids[0].tolist())
-        return ReferenceSamples(
-            ids=ids,
-            source=self.describe() | counts | {"bos": bos},
-            sample_ids=[place.rsplit(", ", 1)[-1].replace(" ", "-") for place, _ in texts],
-            fingerprints=[fingerprint(text) for _, text in texts],
-        )
+        names = [place.rsplit(", ", 1)[-1].replace(" ", "-") for place, _ in texts]
+        return ReferenceSamples.of_texts(names, texts, context, self.on_too_long, self.describe())
 
     def load_rows(self) -> list[str]:
-        """Give the rows in order, blank ones included; rank 0 reads for all. Every rank must call."""
-        return from_rank_zero(
-            lambda: [row.text(self.text_column, "text_column", allow_blank=True) for row in self._rows()]
-        )
-
-    def _rows(self) -> Iterator[Row]:
-        return islice(self.source.rows(), self.skip_rows, None)
-
-    def describe(self) -> dict[str, Any]:
-        """Give the file and the options, as JSON."""
-        options = ("num_samples", "skip_blank", "on_too_long", "skip_rows")
-        return super().describe() | self.source.describe() | {option: getattr(self, option) for option in options}
+        """Give the rows in order; rank 0 reads for all."""
+        return _rows(self.source, self.skip_rows)
 
     def _texts(self) -> list[tuple[str, str]]:
         """Give each sample's place and text."""
         texts: list[tuple[str, str]] = []
-        for row in self._rows():
+        for row in islice(self.source.rows(), self.skip_rows, None):
             text = row.text(self.text_column, "text_column", allow_blank=self.skip_blank)
             if text.strip():
                 texts.append((row.place, text))
@@ -102,6 +68,7 @@ class TextFile(ReferenceSet, TextSet):
         return texts
 
 
+@dataclass(eq=False)
 class WikiText2(TextSet):
     """The raw rows of WikiText-2, from the hub or a local file.
 
@@ -120,29 +87,24 @@ class WikiText2(TextSet):
         Merity et al. 2016, Pointer Sentinel Mixture Models.
     """
 
-    def __init__(
-        self,
-        path: str | None = None,
-        split: str = "test",
-        text_column: str = "text",
-        dataset: str = "Salesforce/wikitext",
-        subset: str | None = "wikitext-2-raw-v1",
-        revision: str | None = None,
-    ) -> None:
-        self.source = Source(path, dataset, subset, split, revision, text_column=text_column)
-        self.text_column = text_column
+    path: str | None = None
+    split: str = "test"
+    text_column: str = "text"
+    dataset: str = "Salesforce/wikitext"
+    subset: str | None = "wikitext-2-raw-v1"
+    revision: str | None = None
 
-    def load_rows(self) -> list[str]:
-        """Give all rows in order, blank ones included; rank 0 reads for all. Every rank must call.
-
-        Raises:
-            OSError: The source cannot be read.
-            ValueError: A bad row.
-        """
-        return from_rank_zero(
-            lambda: [row.text(self.text_column, "text_column", allow_blank=True) for row in self.source.rows()]
+    def __post_init__(self) -> None:
+        """Say where the rows are."""
+        self.source: Source = Source(
+            self.path, self.dataset, self.subset, self.split, self.revision, text_column=self.text_column
         )
 
-    def describe(self) -> dict[str, Any]:
-        """Give where the text comes from, as JSON."""
-        return super().describe() | self.source.describe()
+    def load_rows(self) -> list[str]:
+        """Give all rows in order; rank 0 reads for all."""
+        return _rows(self.source)
+
+
+def _rows(source: Source, skip_rows: int = 0) -> list[str]:
+    rows = islice(source.rows(), skip_rows, None)
+    return from_rank_zero(lambda: [row.text(source.text_column, "text_column", allow_blank=True) for row in rows])

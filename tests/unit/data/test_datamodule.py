@@ -257,9 +257,10 @@ def test_a_config_builds_it(tmp_path: Path, path: str) -> None:
     assert data.batch_size == 3
 
 
-def test_a_config_with_a_wrong_choice_is_refused(tmp_path: Path, path: str) -> None:
+@pytest.mark.parametrize("old", ["crop: random", "select_by: continuation", "on_too_long: refuse"])
+def test_a_config_with_a_wrong_choice_is_refused(old: str, tmp_path: Path, path: str) -> None:
     config = tmp_path / "config.yaml"
-    config.write_text(CONFIG.replace("PATH", path).replace("crop: random", "crop: middle"))
+    config.write_text(CONFIG.replace("PATH", path).replace(old, f"{old.split()[0]} middle"))
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(SparC3DataModule, "data")
