@@ -20,7 +20,7 @@ from sparc3_lightning.report.read import RESULTS_FILE, finished_run
 from sparc3_lightning.report.terminal import print_places, print_summary
 from sparc3_lightning.trials.store import TRIALS_DIR, TrialStore
 from sparc3_lightning.trials.suppress import draw_controls
-from sparc3_lightning.trials.trial import Intervention, Neurons, Trials, Unchanged
+from sparc3_lightning.trials.trial import UNCHANGED, Intervention, Trials, scaled_neurons
 
 _ORDER = (
     "an evaluation needs neurons to remove: `trainer.callbacks` must list `callbacks.PruningCallback` before "
@@ -74,10 +74,10 @@ class EvaluationCallback(Callback):
         controls = draw_controls(run.recipe, width, self.num_control_draws, self.control_seed)
         save("baseline_eval.json", baseline_of(pl_module).to_json())
         trials = trials_of(pl_module)
-        run.pruned = _measure(pl_module, trials, Neurons(run.recipe), "pruned")
+        run.pruned = _measure(pl_module, trials, scaled_neurons(run.recipe), "pruned")
         save("pruned_eval.json", run.pruned.to_json())
         for number, recipe in enumerate(controls, start=1):
-            run.controls.append(_measure(pl_module, trials, Neurons(recipe), f"control {number}"))
+            run.controls.append(_measure(pl_module, trials, scaled_neurons(recipe), f"control {number}"))
         save("control_eval.json", [control.to_json() for control in run.controls])
 
         def report() -> None:
@@ -131,7 +131,7 @@ def baseline_of(module: SparC3Module) -> Evaluation:
     run = module.run
     if run.baseline is None:
         trials = trials_of(module, "evaluation_prompts" in module.reads)
-        run.baseline = _measure(module, trials, Unchanged(), "baseline")
+        run.baseline = _measure(module, trials, UNCHANGED, "baseline")
     return run.baseline
 
 

@@ -15,7 +15,7 @@ from sparc3_lightning.pruning.masks import Pattern, check_sparsity, num_removed
 from sparc3_lightning.pruning.weight_scores import WeightScores
 from sparc3_lightning.statistics.compare import Change, compare_columns
 from sparc3_lightning.statistics.signs import PairedTest
-from sparc3_lightning.trials.trial import Intervention, Trial, Weights
+from sparc3_lightning.trials.trial import Intervention, Trial, masked_weights
 from sparc3_lightning.version import package_versions
 
 FORMAT_VERSION = 1
@@ -91,7 +91,7 @@ def trial_of(
         name: What the trial of an intervention is kept under.
     """
     made_by = {**asdict(compression), "options": scores.options(compression.method), "general": list(general)}
-    removed = Weights(made_by, partial(scores.masks, compression.method, compression.amount))
+    removed = masked_weights(made_by, partial(scores.masks, compression.method, compression.amount))
     share = share_removed(scores.layers, compression.amount)
     return Compressed(compression=compression, share=share, intervention=removed, name=name(removed))
 

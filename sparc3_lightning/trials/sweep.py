@@ -13,7 +13,7 @@ from sparc3_lightning.scoring.combine import PENALTIES, MethodScores, Penalty, c
 from sparc3_lightning.scoring.registry import METHODS, method_key
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.scoring.weights import random_scores
-from sparc3_lightning.trials.trial import Intervention, Neurons, Trial, said
+from sparc3_lightning.trials.trial import Intervention, Trial, said, scaled_neurons
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def plan_cells(
         except ValueError as error:
             planned.append(PlannedCell(cell=cell, error=said(error)))
         else:
-            done = Neurons(recipe, cell.factor)
+            done = scaled_neurons(recipe, cell.factor)
             planned.append(PlannedCell(cell=cell, recipe=recipe, intervention=done, name=name(done)))
     return planned
 

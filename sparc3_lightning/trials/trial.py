@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,69 +21,42 @@ from sparc3_lightning.version import __version__
 ProgressBar = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 
-class Intervention(Protocol):
-    """What is done to a model while it is measured."""
-
-    def key(self) -> dict[str, Any]:
-        """All that decides what it does to a given model, as JSON values."""
-
-    def apply(self, model: PreTrainedModel) -> AbstractContextManager[object]:
-        """Do it, until the end of a `with` block. Every rank must call."""
-
-
 @dataclass(frozen=True)
-class Unchanged:
-    """Nothing is done: the baseline."""
-
-    def key(self) -> dict[str, Any]:
-        """See `Intervention`."""
-        return {"kind": "none"}
-
-    def apply(self, model: PreTrainedModel) -> AbstractContextManager[object]:
-        """See `Intervention`."""
-        return nullcontext()
-
-
-@dataclass(frozen=True)
-class Neurons:
-    """A recipe's neurons are scaled.
+class Intervention:
+    """What is done to a model while it is measured.
 
     Attributes:
+        key: All that decides what it does to a given model, as JSON values.
+        apply: Does it, until the end of a `with` block. Every rank must call.
+    """
+
+    key: Mapping[str, Any]
+    apply: Callable[[PreTrainedModel], AbstractContextManager[object]]
+
+
+UNCHANGED = Intervention({"kind": "none"}, nullcontext)
+"""The baseline's."""
+
+
+def scaled_neurons(recipe: Recipe, factor: float = 0.0) -> Intervention:
+    """A recipe's neurons are removed, or dampened; recipes of the same neurons do the same.
+
+    Args:
         recipe: Which.
         factor: What their outputs are multiplied by; 0 removes them.
     """
-
-    recipe: Recipe
-    factor: float = 0.0
-
-    def key(self) -> dict[str, Any]:
-        """See `Intervention`; recipes of the same neurons have the same."""
-        return {"kind": "neurons", "neurons": sorted(self.recipe.neurons), "factor": self.factor}
-
-    def apply(self, model: PreTrainedModel) -> AbstractContextManager[object]:
-        """See `Intervention`."""
-        return apply_recipe(model, self.recipe, check_base=False, factor=self.factor)
+    key = {"kind": "neurons", "neurons": sorted(recipe.neurons), "factor": factor}
+    return Intervention(key, partial(apply_recipe, recipe=recipe, check_base=False, factor=factor))
 
 
-@dataclass(frozen=True)
-class Weights:
+def masked_weights(made_by: Mapping[str, Any], masks: Callable[[], Iterable[tuple[str, Tensor]]]) -> Intervention:
     """Masked weights are zeroed.
 
-    Attributes:
+    Args:
         made_by: What the masks follow from, as JSON: they are not made to find that a trial is done.
         masks: Makes them, one layer after the other; see `apply_masks`.
     """
-
-    made_by: Mapping[str, Any]
-    masks: Callable[[], Iterable[tuple[str, Tensor]]]
-
-    def key(self) -> dict[str, Any]:
-        """See `Intervention`."""
-        return {"kind": "weights", **self.made_by}
-
-    def apply(self, model: PreTrainedModel) -> AbstractContextManager[object]:
-        """See `Intervention`."""
-        return apply_masks(model, self.masks())
+    return Intervention({"kind": "weights", **made_by}, lambda model: apply_masks(model, masks()))
 
 
 class Trials:
@@ -135,7 +109,7 @@ class Trials:
         return self.store.measure(self._key(intervention), run)
 
     def _key(self, intervention: Intervention) -> dict[str, Any]:
-        return {**self._rest, "intervention": intervention.key()}
+        return {**self._rest, "intervention": dict(intervention.key)}
 
 
 @dataclass(kw_only=True)

@@ -76,14 +76,14 @@ def found() -> dict[str, MethodScores]:
 def test_the_same_neurons_are_one_trial(found: dict[str, MethodScores]) -> None:
     """All 48 neurons are the same selection, whatever scored."""
     cells = [*Grid(["lrp", "wanda"], [48]).cells(), Cell("lrp", "abs", "global", 48, factor=0.5)]
-    lrp, wanda, half = plan_cells(cells, found, ["seed0", "seed1"], "toxic", lambda done: str(done.key()))
+    lrp, wanda, half = plan_cells(cells, found, ["seed0", "seed1"], "toxic", lambda done: str(done.key))
     assert lrp.name == wanda.name != half.name
     assert lrp.recipe != wanda.recipe
 
 
 def test_a_selection_that_fails_is_noted(found: dict[str, MethodScores]) -> None:
     cells = Grid(["lrp"], [3, 49]).cells()
-    good, bad = plan_cells(cells, found, ["seed0", "seed1"], "toxic", lambda done: str(done.key()))
+    good, bad = plan_cells(cells, found, ["seed0", "seed1"], "toxic", lambda done: str(done.key))
     assert (good.error, bad.intervention, bad.name) == (None, None, None)
     assert bad.error == (
         "ValueError: `num_neurons` must be between 1 and 48, got 49. Set `PruningCallback.init_args.num_neurons`."

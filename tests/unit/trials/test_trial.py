@@ -18,7 +18,15 @@ from sparc3_lightning.files import acquire, release
 from sparc3_lightning.metrics import JointScorer, LexicalScorer, Scorer
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.trials.store import TrialStore, trial_name
-from sparc3_lightning.trials.trial import Neurons, Trial, Trials, Unchanged, Weights, check_one_is_done, run_trials
+from sparc3_lightning.trials.trial import (
+    UNCHANGED,
+    Trial,
+    Trials,
+    check_one_is_done,
+    masked_weights,
+    run_trials,
+    scaled_neurons,
+)
 from tests.tiny import tiny_llama
 
 
@@ -56,7 +64,7 @@ def trials(home: Path, evaluator: Evaluator | None = None, **identity: str) -> T
 
 def neurons(*sizes: int) -> list[Trial]:
     """Trials that remove so many neurons of the first layer."""
-    return [Trial(intervention=Neurons(Recipe([(0, index) for index in range(size)]))) for size in sizes]
+    return [Trial(intervention=scaled_neurons(Recipe([(0, index) for index in range(size)]))) for size in sizes]
 
 
 def run(planned: list[Trial], home: Path, evaluator: Evaluator, keep: Any = None) -> list[float | None]:
@@ -109,10 +117,15 @@ def test_an_interrupt_or_a_full_disk_ends_all_and_keeps_what_is_done(error: Base
 
 
 def test_the_same_intervention_is_measured_once(tmp_path: Path) -> None:
-    recipe = Recipe([(0, 2), (0, 1)], [-2.0, -1.0])
+    recipe, same = Recipe([(0, 2), (0, 1)], [-2.0, -1.0]), Recipe([(0, 1), (0, 2)])
     planned = [
         Trial(intervention=one)
-        for one in (Neurons(recipe), Neurons(Recipe([(0, 1), (0, 2)])), Neurons(recipe, 0.5), Unchanged())
+        for one in (
+            scaled_neurons(recipe),
+            scaled_neurons(Recipe([(0, 1), (0, 2)])),
+            scaled_neurons(recipe, 0.5),
+            UNCHANGED,
+        )
     ]
     evaluator = ZeroCounter()
     assert run(planned, tmp_path, evaluator) == [2, 2, 0, 0]
@@ -128,10 +141,10 @@ def test_masks_are_not_made_to_find_that_a_trial_is_done(tmp_path: Path) -> None
         yield "model.layers.0.mlp.down_proj", torch.ones(16, 24, dtype=torch.bool)
 
     for _ in range(2):
-        planned = [Trial(intervention=Weights({"method": "all"}, masks))]
+        planned = [Trial(intervention=masked_weights({"method": "all"}, masks))]
         assert run(planned, tmp_path, ZeroCounter()) == [24]
     assert len(made) == 1
-    assert run([Trial(intervention=Weights({"method": "other"}, masks))], tmp_path, ZeroCounter()) == [24]
+    assert run([Trial(intervention=masked_weights({"method": "other"}, masks))], tmp_path, ZeroCounter()) == [24]
     assert len(made) == 2
 
 
@@ -150,7 +163,7 @@ def test_a_damaged_file_is_measured_again(tmp_path: Path) -> None:
 def test_whole_evaluations_are_kept(tmp_path: Path) -> None:
     """Statistics can be made of them again, without a model; and how long it took is known."""
     measures = trials(tmp_path)
-    first, again = (measures.measure(Neurons(Recipe([(0, 1), (0, 2)]))) for _ in range(2))
+    first, again = (measures.measure(scaled_neurons(Recipe([(0, 1), (0, 2)]))) for _ in range(2))
     assert first.evaluation == again.evaluation == evaluation(2)
     assert (first.is_reused, again.is_reused) == (False, True)
     assert first.seconds == again.seconds > 0
@@ -183,7 +196,7 @@ def measured_meanwhile(home: Path, name: str, begun: Any) -> None:
     lock = acquire(home / f".{name}.lock")
     begun.set()
     store = TrialStore(home)
-    key = trials(home)._key(Unchanged())
+    key = trials(home)._key(UNCHANGED)
     store._save(name, key, store.measure({"other": "trial"}, lambda: evaluation(17)))
     release(lock)
 
@@ -191,10 +204,10 @@ def measured_meanwhile(home: Path, name: str, begun: Any) -> None:
 def test_a_run_waits_for_another_that_measures_the_same(tmp_path: Path) -> None:
     context, evaluator = multiprocessing.get_context("forkserver"), ZeroCounter()
     begun = context.Event()
-    other = context.Process(target=measured_meanwhile, args=(tmp_path, trials(tmp_path).name(Unchanged()), begun))
+    other = context.Process(target=measured_meanwhile, args=(tmp_path, trials(tmp_path).name(UNCHANGED), begun))
     other.start()
     assert begun.wait(600)
-    assert run([Trial(intervention=Unchanged())], tmp_path, evaluator) == [17]
+    assert run([Trial(intervention=UNCHANGED)], tmp_path, evaluator) == [17]
     assert evaluator.asked == []
     other.join()
 
@@ -256,9 +269,10 @@ def test_a_text_alone_depends_on_no_decoding() -> None:
 
 
 def test_a_name_follows_from_intervention_model_and_evaluator(tmp_path: Path) -> None:
-    one, other = Neurons(Recipe([(0, 1), (1, 2)])), Neurons(Recipe([(0, 1)]))
+    recipe = Recipe([(0, 1), (1, 2)])
+    one, other = scaled_neurons(recipe), scaled_neurons(Recipe([(0, 1)]))
     plain = trials(tmp_path, weight_hash="a", dtype="float32")
-    names = [plain.name(what) for what in (one, other, Neurons(one.recipe, 0.5), Unchanged())]
+    names = [plain.name(what) for what in (one, other, scaled_neurons(recipe, 0.5), UNCHANGED)]
     names += [trials(tmp_path, weight_hash="b", dtype="float32").name(one)]
     names += [trials(tmp_path, weight_hash="a", dtype="bfloat16").name(one)]
     names += [trials(tmp_path, Evaluator(window=16), weight_hash="a", dtype="float32").name(one)]
