@@ -55,14 +55,16 @@ def old_keys(config: Any) -> str:
     """
     groups = config if isinstance(config, dict) else {}
     data, trainer = (group if isinstance(group := groups.get(name), dict) else {} for name in ("data", "trainer"))
-    roles = []
+    roles, cells = [], ""
     for callback in (one for key in ("callbacks", "callbacks+") for one in _dicts(trainer.get(key))):
         name = str(callback.get("class_path")).rpartition(".")[2]
         options = _dicts(callback.get("init_args")) if name in _NAMED_ROLES else []
         roles += [f"`{name}.init_args.{key}`" for one in options for key in ("general", "behaviour") if key in one]
+        if name == "SweepCallback" and any("cells" in one for one in options):
+            cells = "`SweepCallback.init_args.cells`: name the directory under `model.trials_dir`"
     instead = [f"`{OLD_SETS}`: {_OLD_SETS_NOW}"] if "reference_sets" in data else []
     instead += [f"{', '.join(roles)}: leave out, `data` says it"] if roles else []
-    return "; ".join(instead)
+    return "; ".join([*instead, *[cells] * bool(cells)])
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:

@@ -93,12 +93,15 @@ SETS_NOW = "write its general sets under `data.general` and the behaviour's unde
 
 def test_config_of_an_earlier_version_says_what_to_write_instead(type_in: Type, tmp_path: Path) -> None:
     options = {name: {"general": "general_seed*", "behaviour": "toxic"} for name in ("Pruning", "Baseline", "Sweep")}
-    options["Compression"] = {"general": "general_seed*"}
-    listed = [{"class_path": f"callbacks.{name}Callback", "init_args": given} for name, given in options.items()]
+    options["Compression"], cells = {"general": "general_seed*"}, {"cells": "logs/cells"}
+    listed = [
+        {"class_path": f"callbacks.{name}Callback", "init_args": {**given, **cells}} for name, given in options.items()
+    ]
     path = tmp_path / "old.yaml"
     path.write_text(yaml.safe_dump({"data": {"reference_sets": {}}, "trainer": {"callbacks+": listed}}))
     said = [f"`{name}Callback.init_args.{key}`" for name, given in options.items() for key in given]
     said += [f"`--config`: {path} has keys of an earlier version", f"`data.reference_sets`: {SETS_NOW}", "leave out"]
+    said += ["`SweepCallback.init_args.cells`: name the directory under `model.trials_dir`"]
     refused(type_in("predict", "--config", TINY, "--config", str(path)), 2, *said)
     shown = type_in("predict", "--config", TINY, "--data.reference_sets.toxic.init_args.threshold=0.5")
     refused(shown, 2, "`--data.reference_sets` is a key of an earlier version", SETS_NOW)

@@ -120,12 +120,7 @@ def test_the_same_intervention_is_measured_once(tmp_path: Path) -> None:
     recipe, same = Recipe([(0, 2), (0, 1)], [-2.0, -1.0]), Recipe([(0, 1), (0, 2)])
     planned = [
         Trial(intervention=one)
-        for one in (
-            scaled_neurons(recipe),
-            scaled_neurons(Recipe([(0, 1), (0, 2)])),
-            scaled_neurons(recipe, 0.5),
-            UNCHANGED,
-        )
+        for one in (scaled_neurons(recipe), scaled_neurons(same), scaled_neurons(recipe, 0.5), UNCHANGED)
     ]
     evaluator = ZeroCounter()
     assert run(planned, tmp_path, evaluator) == [2, 2, 0, 0]
