@@ -20,6 +20,8 @@ from transformers import (
     MistralForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -123,14 +125,21 @@ def tiny_opt(*, dtype: torch.dtype = torch.float32, seed: int = 0, **options: An
     return _build(OPTForCausalLM, OPTConfig(**{**shape, **options}), dtype, seed)
 
 
+def tiny_phi3(*, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any) -> Phi3ForCausalLM:
+    """Phi-3: gate and up in one layer, q, k and v in another; half of each head's channels turn; a sliding window."""
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+    own = {"sliding_window": 4, "rope_parameters": rope, "original_max_position_embeddings": 32}
+    return _build(Phi3ForCausalLM, Phi3Config(**{**SHAPE, **own, **options}), dtype, seed)
+
+
 TINY = {
     "llama": tiny_llama, "mistral": tiny_mistral, "qwen2": tiny_qwen2, "qwen3": tiny_qwen3,
     "gemma2": tiny_gemma2, "gemma3_text": tiny_gemma3,
-    "gpt2": tiny_gpt2, "opt": tiny_opt, "gpt_neox": tiny_gpt_neox,
+    "gpt2": tiny_gpt2, "opt": tiny_opt, "gpt_neox": tiny_gpt_neox, "phi3": tiny_phi3,
 }  # fmt: skip
 GATED = ["llama", "mistral", "qwen2"]
 # What tests/reference/llama.py covers; absolute.py the others.
-RMS_NORM = [*GATED, "qwen3", "gemma2", "gemma3_text"]
+RMS_NORM = [*GATED, "qwen3", "gemma2", "gemma3_text", "phi3"]
 
 
 class Parts(NamedTuple):
@@ -144,6 +153,8 @@ class Parts(NamedTuple):
     column: str
     linears: tuple[str, ...]
     without_cp_lrp: tuple[str, ...]
+    # Parts of a layer of `rows`, each with a row of every neuron.
+    fused: int = 1
 
 
 _ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
@@ -159,6 +170,10 @@ PARTS = {
     **dict.fromkeys(
         ["qwen3", "gemma3_text"],
         _LLAMA._replace(without_cp_lrp=(*_LLAMA.without_cp_lrp, "self_attn.q_norm", "self_attn.k_norm")),
+    ),
+    "phi3": _LLAMA._replace(
+        act="mlp.activation_fn", rows=("mlp.gate_up_proj",), fused=2, without_cp_lrp=(),
+        linears=("self_attn.o_proj", "self_attn.qkv_proj", "mlp.gate_up_proj", "mlp.down_proj"),
     ),
     "gpt2": Parts(
         blocks="transformer.h", attention="attn", norm="transformer.ln_f", act="mlp.act",
@@ -184,6 +199,11 @@ PARTS = {
 def neuron_modules(family: str) -> list[str]:
     """Full names of the layers whose rows are neurons."""
     return [f"{PARTS[family].blocks}.{layer}.{PARTS[family].rows[0]}" for layer in range(LAYERS)]
+
+
+def neuron_rows(family: str, index: int, neurons: int = NEURONS) -> list[int]:
+    """Rows of one neuron in each of the layers that make it."""
+    return [part * neurons + index for part in range(PARTS[family].fused)]
 
 
 def rows_of(family: str, name: str, tensor: Tensor) -> Tensor:

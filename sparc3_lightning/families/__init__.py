@@ -8,6 +8,7 @@ from sparc3_lightning.families.gpt_neox import GPT_NEOX
 from sparc3_lightning.families.llama import LLAMA
 from sparc3_lightning.families.mistral import MISTRAL
 from sparc3_lightning.families.opt import OPT
+from sparc3_lightning.families.phi3 import PHI3
 from sparc3_lightning.families.qwen2 import QWEN2
 from sparc3_lightning.families.qwen3 import QWEN3
 
@@ -25,6 +26,7 @@ FAMILIES: dict[str, Family] = {
         GPT2,
         GPT_NEOX,
         OPT,
+        PHI3,
     )
 }
 

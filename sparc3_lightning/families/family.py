@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,7 +31,8 @@ class Family:
         blocks: Name of the list of decoder blocks in the model; these are also the units that FSDP2 shards.
         attention: Name of the attention module.
         up: Name of the linear layer whose row i is neuron i.
-        gate: Name of the gate layer, or None where there is none.
+        gate: Name of the gate layer, or None where there is none. The same as `up` where one layer makes both: the
+            gate's rows come first, then neuron i is row F + i.
         down: Name of the linear layer whose column i reads neuron i.
         activation: Name of the feed-forward's activation module.
         norms_per_block: How many norms a decoder block holds, those of queries and keys too; there is one more after
@@ -119,6 +120,22 @@ class Family:
     def neuron_modules(self, model: PreTrainedModel) -> list[str]:
         """Full names of the neuron modules of all layers, in order."""
         return [self.neuron_module(layer) for layer in range(len(self.block_modules(model)))]
+
+    def rows(self, config: PreTrainedConfig) -> list[tuple[str, int]]:
+        """Names of the layers that make neurons, each with its row of neuron 0."""
+        if self.gate == self.up:
+            return [(self.up, self.num_neurons(config)), (self.up, 0)]
+        return [(name, 0) for name in (self.up, self.gate) if name is not None]
+
+    def neuron_rows(self, base_model: Mapping[str, Any]) -> slice:
+        """Where the neurons are among the scores of a neuron module's rows; some methods score them alone.
+
+        Args:
+            base_model: The model, as manifests describe it.
+        """
+        if self.gate != self.up:
+            return slice(None)
+        return slice(-(base_model["num_neurons"] // base_model["num_layers"]), None)
 
     def layer_of(self, name: str) -> int | None:
         """The layer whose neurons are the rows of module `name`; None where `name` is no neuron module."""

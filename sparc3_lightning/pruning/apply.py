@@ -45,16 +45,15 @@ def _local_part(parameter: Tensor, dim: int, indices: Sequence[int]) -> _Part:
 
 
 def _parts(model: PreTrainedModel, recipe: Recipe, only_output: bool = False) -> Iterator[_Part]:
-    """What a neuron consists of: row i of up and gate (and their biases), column i of down; or this column."""
+    """What a neuron consists of: its rows of up and gate (and their biases), column i of down; or this column."""
     family = get_family(model.config.model_type)
     blocks = family.block_modules(model)
     for layer, indices in recipe.per_layer().items():
-        for part in (family.up, family.gate):
-            if part is not None and not only_output:
-                linear = blocks[layer].get_submodule(part)
-                yield _local_part(weight_of(linear), 0, indices)
-                if isinstance(linear.bias, Tensor):
-                    yield _local_part(linear.bias, 0, indices)
+        for name, first in [] if only_output else family.rows(model.config):
+            linear, rows = blocks[layer].get_submodule(name), [first + index for index in indices]
+            yield _local_part(weight_of(linear), 0, rows)
+            if isinstance(linear.bias, Tensor):
+                yield _local_part(linear.bias, 0, rows)
         yield _local_part(weight_of(blocks[layer].get_submodule(family.down)), 1, indices)
 
 

@@ -24,7 +24,7 @@ def neuron_scores(scores: ScoreSet) -> dict[int, Tensor]:
     """
     layers: dict[int, Tensor] = {}
     for layer, name in neuron_modules(scores).items():
-        layers[layer] = scores.summary(name).rows
+        layers[layer] = scores.summary(name).rows[_rows(scores)]
         if not layers[layer].isfinite().all():
             raise ValueError(f"`scores` of {name} must be finite, got NaN or Inf: they have no order.")
     return layers
@@ -49,7 +49,13 @@ def neuron_modules(scores: ScoreSet) -> dict[int, str]:
 
 def num_neurons_of(scores: ScoreSet) -> int:
     """Neurons that the set has scores of; nothing is read."""
-    return sum(scores.shapes[name][0] for name in neuron_modules(scores).values())
+    return sum(len(range(scores.shapes[name][0])[_rows(scores)]) for name in neuron_modules(scores).values())
+
+
+def _rows(scores: ScoreSet) -> slice:
+    base_model = scores.manifest.get("base_model", {})
+    family = FAMILIES.get(str(base_model.get("model_type")))
+    return slice(None) if family is None else family.neuron_rows(base_model)
 
 
 def _layer_of(families: list[Family], name: str) -> int | None:

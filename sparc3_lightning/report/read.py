@@ -214,15 +214,17 @@ def _stored_scores(directory: Path) -> dict[int, Floats]:
     from safetensors import SafetensorError, safe_open
 
     manifest = read_manifest(directory)
-    if (model_type := manifest.get("base_model", {}).get("model_type")) is None:
+    base_model = manifest.get("base_model", {})
+    if (model_type := base_model.get("model_type")) is None:
         raise ValueError(f"{directory / MANIFEST_FILE} names no model type.")
+    family = get_family(str(model_type))
     rows: dict[int, Floats] = {}
     for file in tensor_files(manifest):
         try:
             with safe_open(directory / file, framework="numpy") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - it is no dict
-                    if (layer := get_family(str(model_type)).layer_of(name)) is not None:
-                        score = tensors.get_tensor(name)
+                    if (layer := family.layer_of(name)) is not None:
+                        score = tensors.get_tensor(name)[family.neuron_rows(base_model)]
                         rows[layer] = score.reshape(len(score), -1).sum(1, dtype=np.float64)
         except SafetensorError as error:
             raise ValueError(f"{directory / file} is no readable safetensors file: {error}.") from error

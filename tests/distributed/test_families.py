@@ -1,4 +1,4 @@
-"""FSDP2 and the families whose layers are not LLaMA's: the same scores; what cannot be done is said."""
+"""FSDP2 and the families that are not built as LLaMA: the same scores; what cannot be done is said."""
 
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from sparc3_lightning.pruning.recipe import Recipe
 from tests.distributed.jobs import LENGTHS, Case, local_weights, make_module, make_trainer, predict, reduced_scores
 from tests.distributed.test_invariance import TOLERANCE, alone, largest_difference
 from tests.launch import run_distributed
-from tests.tiny import PARTS, TINY, rows_of, tiny_samples
+from tests.tiny import GATED, LAYERS, PARTS, TINY, neuron_rows, rows_of, tiny_samples
 from tests.tiny_files import tiny_tokenizer
 
-FAMILIES = ("gpt2", "opt")
+FAMILIES = tuple(family for family in TINY if family not in GATED)
 # Two ranks hold 11 and 10 of a layer's neurons.
 SIZE: dict[str, dict[str, Any]] = {"gpt2": {"n_inner": 21}, "opt": {"ffn_dim": 21}}
+SIZE = {family: SIZE.get(family, {"intermediate_size": 21}) for family in FAMILIES}
 CASES = [Case("sharded", granularity) for granularity in ("neuron", "weight")]
 GONE = [(1, 20), (0, 0), (1, 3)]
 
@@ -41,7 +42,7 @@ def score(directory: str) -> None:
             with pytest.raises(ValueError, match=r"compression needs whole rows .*'gpt2'.*replicated\.yaml"):
                 block_linears(module.lm)
         else:
-            assert len(block_linears(module.lm)) == 12
+            assert len(block_linears(module.lm)) == LAYERS * len(PARTS[family].linears)
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +72,11 @@ def test_the_same_weights_are_zeroed(family: str, runs: Path) -> None:
     wanted, parts = TINY[family](dtype=torch.float64, **SIZE[family]).state_dict(), PARTS[family]
     for layer, index in GONE:
         block = f"{parts.blocks}.{layer}"
-        rows_of(family, parts.rows[0], wanted[f"{block}.{parts.rows[0]}.weight"])[index] = 0.0
-        wanted[f"{block}.{parts.rows[0]}.bias"][index] = 0.0
+        for part in parts.rows:
+            rows = neuron_rows(family, index, neurons=21)
+            rows_of(family, part, wanted[f"{block}.{part}.weight"])[rows] = 0.0
+            if (bias := f"{block}.{part}.bias") in wanted:
+                wanted[bias][rows] = 0.0
         rows_of(family, parts.column, wanted[f"{block}.{parts.column}.weight"])[:, index] = 0.0
     found = torch.load(runs / family / "pruned.pt", weights_only=True)
     assert found.keys() == wanted.keys()

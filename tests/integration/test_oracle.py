@@ -6,7 +6,9 @@ The oracle patches its whole process, so it runs in one of its own.
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from sparc3_lightning import attribute
-from tests.tiny import PARTS, rows_of, tiny_gpt2, tiny_samples
+from tests.tiny import LAYERS, PARTS, TINY, rows_of, tiny_samples
 
 Scores = dict[str, Tensor]
 TEXT = {"stories260K": ("tinystories/stories.jsonl", "text"), "realtext_lm": ("c4_sample/c4.jsonl", "text")}
@@ -114,18 +116,25 @@ def test_absolute_value_after_averaging_is_another_thing(case: tuple[PreTrainedM
 
 
 @pytest.mark.parametrize("variant", ["attnlrp", "cp_lrp"])
-def test_gpt2(variant: str, tmp_path: Path) -> None:
-    """LXT has GPT-2 too, and not OPT. Its identity rule divides by x + 1e-10."""
-    model, samples = tiny_gpt2(dtype=torch.float64), tiny_samples()
-    model.save_pretrained(tmp_path / "model")
+def test_families_that_lxt_has(variant: str, tmp_path: Path) -> None:
+    """LXT knows no soft caps. Its identity rule divides by x + 1e-10."""
+    builders: dict[str, Any] = {**TINY, "gemma3_text": partial(TINY["gemma3_text"], final_logit_softcapping=None)}
+    families, samples = ("gpt2", "qwen3", "gemma3_text"), tiny_samples()
+    models = {family: builders[family](dtype=torch.float64) for family in families}
+    for family, model in models.items():
+        model.save_pretrained(tmp_path / family)
     torch.save(samples, tmp_path / "ids.pt")
-    script = Path(__file__).parents[1] / "reference" / "lxt_gpt2.py"
-    words = [str(tmp_path / name) for name in ("model", "ids.pt", "scores.pt")]
-    result = subprocess.run([sys.executable, str(script), *words, variant], capture_output=True, text=True, check=False)
+    script = Path(__file__).parents[1] / "reference" / "lxt_models.py"
+    command = [sys.executable, str(script), str(tmp_path), variant]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    expected = torch.load(tmp_path / "scores.pt", weights_only=True)
-    ours = attribute(model, samples, granularity="weight", modules="all", variant=variant).scores
-    assert len(ours) == len(PARTS["gpt2"].linears) * model.config.n_layer + 1
-    for name, score in ours.items():
-        wanted = rows_of("gpt2", name, expected[f"{name}.weight"])
-        assert (score - wanted).abs().max() <= 1e-6 * wanted.max(), name
+    for family, model in models.items():
+        expected = torch.load(tmp_path / family / f"scores_{variant}.pt", weights_only=True)
+        ours = attribute(model, samples, granularity="weight", modules="all", variant=variant).scores
+        assert len(ours) == len(PARTS[family].linears) * LAYERS + 1
+        for name, score in ours.items():
+            if f"{name}.weight" not in expected:  # no gradient reached it
+                assert not score.any(), name
+                continue
+            wanted = rows_of(family, name, expected[f"{name}.weight"])
+            assert (score - wanted).abs().max() <= 1e-6 * wanted.max(), name

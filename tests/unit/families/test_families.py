@@ -33,12 +33,13 @@ def test_table_describes_the_model(name: str) -> None:
     for block in blocks:
         assert [n for n, m in block.named_modules() if type(m).__name__ in ("Linear", "Conv1D")] == [*parts.linears]
         for row in parts.rows:
-            assert weight_of(block.get_submodule(row)).shape == (NEURONS, 16)
+            assert weight_of(block.get_submodule(row)).shape == (parts.fused * NEURONS, 16)
         assert weight_of(block.get_submodule(parts.column)).shape == (16, NEURONS)
         assert block.get_submodule(parts.act) is block.get_submodule(family.activation)
         assert hasattr(block.get_submodule(family.attention), "is_causal")
-    rows = (family.up,) if family.gate is None else (family.up, family.gate)
-    assert (rows, family.down) == (parts.rows, parts.column)
+    rows = [(row, part * NEURONS) for row in parts.rows for part in range(parts.fused)]
+    assert sorted(family.rows(model.config)) == sorted(rows)
+    assert family.down == parts.column
     assert sorted(family.linears) == sorted(parts.linears)
 
 

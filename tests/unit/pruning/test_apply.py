@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from sparc3_lightning import Recipe, apply_recipe
 from sparc3_lightning.identity import base_model
 from sparc3_lightning.pruning.apply import zero_neurons_
-from tests.tiny import LAYERS, NEURONS, PARTS, TINY, rows_of, tiny_llama, tiny_samples
+from tests.tiny import LAYERS, NEURONS, PARTS, TINY, neuron_rows, rows_of, tiny_llama, tiny_samples
 
 NEURONS_GONE = [(1, 3), (0, 0), (1, 23), (1, 4)]
 (SAMPLE,) = tiny_samples((9,))
@@ -36,7 +36,7 @@ def expected(model: PreTrainedModel) -> dict[str, Tensor]:
     for layer, index in NEURONS_GONE:
         block = f"{PARTS[family].blocks}.{layer}"
         for part in PARTS[family].rows:
-            rows_of(family, part, state[f"{block}.{part}.weight"])[index] = 0
+            rows_of(family, part, state[f"{block}.{part}.weight"])[neuron_rows(family, index)] = 0
             if (name := f"{block}.{part}.bias") in state:
                 state[name][index] = 0
         rows_of(family, PARTS[family].column, state[f"{block}.{PARTS[family].column}.weight"])[:, index] = 0

@@ -20,7 +20,7 @@ from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.card import model_card
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import free_path, save_hf_directory, save_pruned_model
-from tests.tiny import PARTS, TINY, rows_of, tiny_llama, tiny_samples
+from tests.tiny import PARTS, TINY, neuron_rows, rows_of, tiny_llama, tiny_samples
 from tests.tiny_files import NEURONS, recipe_of, same_weights, tiny_tokenizer
 
 
@@ -44,7 +44,7 @@ def test_reloads_without_the_neurons_and_nothing_else_changes(family: str, tied:
     for layer, index in NEURONS:
         block, parts = reloaded.get_submodule(PARTS[family].blocks)[layer], PARTS[family]
         for part in parts.rows:
-            assert not rows_of(family, part, block.get_submodule(part).weight)[index].any()
+            assert not rows_of(family, part, block.get_submodule(part).weight)[neuron_rows(family, index)].any()
         assert not rows_of(family, parts.column, block.get_submodule(parts.column).weight)[:, index].any()
     with apply_recipe(before, recipe_of(before)):
         assert same_weights(reloaded, before)

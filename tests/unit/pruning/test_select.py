@@ -5,9 +5,10 @@ import warnings
 import pytest
 import torch
 
-from sparc3_lightning import ScoreSet, select_neurons
-from sparc3_lightning.pruning.select import rank_neurons
+from sparc3_lightning import ScoreSet, attribute, select_neurons
+from sparc3_lightning.pruning.select import neuron_scores, num_neurons_of, rank_neurons
 from sparc3_lightning.scoring.manifest import Manifest
+from tests.tiny import LAYERS, NEURONS, TINY, tiny_samples
 
 
 def scores(*layers: list[float], **manifest: object) -> ScoreSet:
@@ -125,3 +126,13 @@ def test_rank_covers_every_neuron_once() -> None:
         assert sorted(zip(layer.tolist(), index.tolist(), strict=True)) == [(a, b) for a in range(2) for b in range(4)]
         for a, b, value in zip(layer.tolist(), index.tolist(), score.tolist(), strict=True):
             assert SOME.scores[f"model.layers.{a}.mlp.up_proj"][b].item() == value
+
+
+@pytest.mark.parametrize("granularity", ["neuron", "weight"])
+def test_a_neuron_of_a_fused_layer_scores_its_own_row_not_the_gates(granularity: str) -> None:
+    model = TINY["phi3"]()
+    scores = attribute(model, tiny_samples(), granularity=granularity)
+    assert num_neurons_of(scores) == LAYERS * NEURONS
+    for layer, found in neuron_scores(scores).items():
+        rows = scores.scores[f"model.layers.{layer}.mlp.gate_up_proj"].double().reshape(2 * NEURONS, -1).sum(1)
+        assert torch.equal(found, rows[NEURONS:])

@@ -95,7 +95,7 @@ def test_wanda_grows_by_the_square_root_of_n(times: int) -> None:
         )  # fmt: skip
 
 
-@pytest.mark.parametrize(("family", "batch_size"), [("llama", 1), ("llama", 4), ("gpt2", 4), ("opt", 4)])
+@pytest.mark.parametrize(("family", "batch_size"), [("llama", 1), ("llama", 4), ("gpt2", 4), ("opt", 4), ("phi3", 4)])
 def test_activation_and_auroc_of_neurons(family: str, batch_size: int) -> None:
     model = TINY[family](dtype=torch.float64)
     found = score_baselines(model, SETS, ["activation", "auroc"], batch_size=batch_size, modules="all", **ROLES)
