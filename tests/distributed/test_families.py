@@ -15,7 +15,8 @@ from tests.launch import run_distributed
 from tests.tiny import GATED, LAYERS, PARTS, TINY, neuron_rows, rows_of, tiny_samples
 from tests.tiny_files import tiny_tokenizer
 
-FAMILIES = tuple(family for family in TINY if family not in GATED)
+# Gemma 2 has eager attention only, which is float32 inside: too coarse to compare; of its parts Gemma 3 has all.
+FAMILIES = tuple(family for family in TINY if family not in (*GATED, "gemma2"))
 # Two ranks hold 11 and 10 of a layer's neurons.
 SIZE: dict[str, dict[str, Any]] = {"gpt2": {"n_inner": 21}, "opt": {"ffn_dim": 21}}
 SIZE = {family: SIZE.get(family, {"intermediate_size": 21}) for family in FAMILIES}
