@@ -24,7 +24,7 @@ from second_scorer import DIRECTORY, make_scorer
 
 from sparc3_lightning.demo.__main__ import SUPPRESS_CONFIG, Demo, fit_model, fit_scorer, make_corpus
 from sparc3_lightning.main import main as sparc3
-from sparc3_lightning.words import percent
+from sparc3_lightning.wording import percent
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "tests/configs"

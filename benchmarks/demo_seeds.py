@@ -21,7 +21,7 @@ from rich.table import Table
 from sparc3_lightning.demo.__main__ import SUPPRESS, Demo
 from sparc3_lightning.demo.__main__ import main as make_demo
 from sparc3_lightning.files import read_json
-from sparc3_lightning.words import number, p_value, percent
+from sparc3_lightning.wording import number, p_value, percent
 
 
 def share(value: float) -> str:

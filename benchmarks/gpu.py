@@ -31,9 +31,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from work import Work, attribution_work, product_work
 
 from sparc3_lightning.data.batches import Batch, pad_right, plan_batches
-from sparc3_lightning.families.llama import LLAMA_3_8B
 from sparc3_lightning.lrp.attribution import Attribution
 from sparc3_lightning.lrp.linear import add_relevance_
+from sparc3_lightning.models.families.llama import LLAMA_3_8B
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TINY = {**LLAMA_3_8B, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -10,9 +10,9 @@ from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.evaluation.results import experiment_results
-from sparc3_lightning.families import get_family
 from sparc3_lightning.files import write_json
-from sparc3_lightning.identity import tokenizer_hash
+from sparc3_lightning.models.families import get_family
+from sparc3_lightning.models.identity import tokenizer_hash
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.report.page import write_report

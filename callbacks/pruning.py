@@ -6,7 +6,7 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sparc3_lightning.distributed.ranks import from_rank_zero
-from sparc3_lightning.families import get_family
+from sparc3_lightning.models.families import get_family
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import save_pruned_model

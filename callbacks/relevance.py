@@ -8,8 +8,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from sparc3_lightning.distributed.ranks import check_same_on_every_rank
-from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.runs.run import Run
 from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.scoring.loop import checked_set, set_data
 from sparc3_lightning.scoring.plain import check_samples

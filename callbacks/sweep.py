@@ -10,7 +10,7 @@ from callbacks.evaluation import baseline_of, trials_of
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.records import Evaluation
-from sparc3_lightning.families import get_family
+from sparc3_lightning.models.families import get_family
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.report.trial_figures import write_sweep

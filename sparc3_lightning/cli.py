@@ -21,13 +21,19 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 import callbacks
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.distributed.ranks import from_rank_zero
-from sparc3_lightning.distributed.slurm import check_tasks, slurm_environment
 from sparc3_lightning.files import load_yaml, write_json
 from sparc3_lightning.messages import old_keys, short_message
 from sparc3_lightning.module import SparC3Module
-from sparc3_lightning.provenance import PROVENANCE_FILE, provenance
-from sparc3_lightning.run_directory import Claim, check_loggers, refuse_used, standing_directories
-from sparc3_lightning.unfinished import go_on_in_unfinished
+from sparc3_lightning.runs.directory import (
+    PROVENANCE_FILE,
+    Claim,
+    check_loggers,
+    go_on_in_unfinished,
+    provenance,
+    refuse_used,
+    standing_directories,
+)
+from sparc3_lightning.runs.slurm import check_tasks, slurm_environment
 
 
 class _Parser(LightningArgumentParser):

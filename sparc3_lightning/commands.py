@@ -229,7 +229,7 @@ def _tokenizer(recipe: "Recipe", model: str, revision: str | None, wanted: str |
 def _save_pruned(
     recipe: "Recipe", name: str, revision: str | None, tokenizer: tuple[str, str | None], options: argparse.Namespace
 ) -> None:
-    from sparc3_lightning.models import load_model, load_tokenizer, torch_dtype
+    from sparc3_lightning.models.load import load_model, load_tokenizer, torch_dtype
     from sparc3_lightning.pruning.save import save_pruned_model
 
     # In the checkpoint's own type: in a narrower one the weights would no longer have the recipe's hash.

@@ -18,25 +18,24 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sparc3_lightning.data.batches import Batch
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.samples import Prompt
-from sparc3_lightning.distributed.fsdp import data_parallel_mesh, shard_model
-from sparc3_lightning.distributed.loading import load_sharded_model, shard_built_model
 from sparc3_lightning.distributed.ranks import any_rank, from_rank_zero
-from sparc3_lightning.distributed.signals import EXIT_CODE, StopSignals
-from sparc3_lightning.distributed.state import mark_unfinished
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.responses import PROBES, RESPONSES_FILE, ResponseStore, named_base, score_once
-from sparc3_lightning.evaluation.run import Run
-from sparc3_lightning.identity import base_model, tokenizer_hash, tokenizer_identity
 from sparc3_lightning.lrp.attribution import Granularity
 from sparc3_lightning.lrp.dispatch import Kernel
 from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.rules import Variant
 from sparc3_lightning.metrics.scorers import scorer_setting
-from sparc3_lightning.models import DtypeName, build_model, context_length, load_model, load_tokenizer
+from sparc3_lightning.models.identity import base_model, tokenizer_hash, tokenizer_identity
+from sparc3_lightning.models.load import DtypeName, build_model, context_length, load_model, load_tokenizer
+from sparc3_lightning.models.sharding import data_parallel_mesh, load_sharded_model, shard_built_model, shard_model
 from sparc3_lightning.progress import keep_lines_whole, trainer_progress
 from sparc3_lightning.pruning.apply import apply_recipe, check_recipe, zero_neurons_
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import free_path, save_hf_directory
+from sparc3_lightning.runs.resume import mark_unfinished
+from sparc3_lightning.runs.run import Run
+from sparc3_lightning.runs.signals import EXIT_CODE, StopSignals
 from sparc3_lightning.scoring.gradient import RelevancePass
 from sparc3_lightning.scoring.method import Scoring
 

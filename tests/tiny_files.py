@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from sparc3_lightning.identity import base_model
+from sparc3_lightning.models.identity import base_model
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.scoring.plain import attribute
 from tests.launch import PATIENCE

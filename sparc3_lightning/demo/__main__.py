@@ -26,7 +26,7 @@ from sparc3_lightning.main import main as sparc3
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.save import write_tokenizer
 from sparc3_lightning.report.terminal import print_summary
-from sparc3_lightning.words import number
+from sparc3_lightning.wording import number
 
 LOGS = Path("logs/demo")
 CORPUS, FIT, SCORER, SUPPRESS = (LOGS / name for name in ("corpus", "fit", "scorer", "suppress"))

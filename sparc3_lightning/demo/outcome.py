@@ -12,7 +12,7 @@ from rich.text import Text
 from sparc3_lightning.demo.grammar import known_words
 from sparc3_lightning.evaluation.records import Evaluation, PromptResult, ScoredCompletion, ToxicityResult
 from sparc3_lightning.files import read_json
-from sparc3_lightning.words import number, percent, visible
+from sparc3_lightning.wording import number, percent, visible
 
 _MODELS = ("baseline", "pruned")
 

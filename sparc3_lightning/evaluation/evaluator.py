@@ -41,7 +41,7 @@ from sparc3_lightning.metrics.completions import (
 )
 from sparc3_lightning.metrics.perplexity import PROTOCOLS, PerplexityProtocol, check_protocol
 from sparc3_lightning.metrics.scorers import Scorer, scorer_setting
-from sparc3_lightning.models import context_length
+from sparc3_lightning.models.load import context_length
 from sparc3_lightning.statistics.signs import PairedTest
 
 ToxicityProtocol = Literal["document", "rtp", "custom"]

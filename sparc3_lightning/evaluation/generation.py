@@ -29,7 +29,7 @@ from sparc3_lightning.data.tokens import check_vocabulary, count_control, encode
 from sparc3_lightning.distributed.owners import is_sharded
 from sparc3_lightning.distributed.ranks import gather_objects, raise_together, rank_and_world_size
 from sparc3_lightning.metrics.completions import Completion
-from sparc3_lightning.models import context_length
+from sparc3_lightning.models.load import context_length
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sparc3_lightning.words import spoken
+from sparc3_lightning.wording import spoken
 
 if TYPE_CHECKING:
     from sparc3_lightning.evaluation.generation import Progress, TextPrompt

@@ -15,7 +15,7 @@ from sparc3_lightning.evaluation.generation import Decoding
 from sparc3_lightning.evaluation.measure import Column, Role
 from sparc3_lightning.metrics.completions import AttributeSummary, Length, Repetition
 from sparc3_lightning.metrics.perplexity import windows
-from sparc3_lightning.words import spoken
+from sparc3_lightning.wording import spoken
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import Any, TypedDict, cast
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.measure import Aggregate, Better, Role, Rows
 from sparc3_lightning.evaluation.records import Evaluation
-from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.evaluation.second_looks import agreements, notable_words
-from sparc3_lightning.evaluation.validation import validation_table
-from sparc3_lightning.evaluation.verdict import Findings, VerdictResult, verdict
 from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.runs.run import Run
 from sparc3_lightning.statistics.compare import Change, compare, compare_with_control
+from sparc3_lightning.trials.checks import validation_table
+from sparc3_lightning.trials.verdict import Findings, VerdictResult, verdict
 from sparc3_lightning.version import RESULTS_FORMAT, package_versions
 
 

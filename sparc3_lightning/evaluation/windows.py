@@ -20,7 +20,7 @@ from sparc3_lightning.metrics.perplexity import (
     window_losses,
     windows,
 )
-from sparc3_lightning.models import context_length
+from sparc3_lightning.models.load import context_length
 
 
 class CutText(NamedTuple):

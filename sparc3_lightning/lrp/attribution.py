@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from sparc3_lightning.families import get_family
-from sparc3_lightning.families.layers import out_in, weight_of
 from sparc3_lightning.lrp.attention import warn_of_eager_attention
 from sparc3_lightning.lrp.dispatch import Kernel, uses_triton
 from sparc3_lightning.lrp.linear import SIGNS, Sign, Sink, relevance_forward
@@ -18,6 +16,8 @@ from sparc3_lightning.lrp.modules import select_modules
 from sparc3_lightning.lrp.patch import frozen, pre_hook, recomputed, replaced_forward
 from sparc3_lightning.lrp.rules import Variant, attnlrp
 from sparc3_lightning.lrp.targets import Target, parse_target
+from sparc3_lightning.models.families import get_family
+from sparc3_lightning.models.families.layers import out_in, weight_of
 
 Granularity = Literal["neuron", "weight"]
 GRANULARITIES: tuple[str, ...] = ("neuron", "weight")

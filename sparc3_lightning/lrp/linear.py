@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from sparc3_lightning.families.layers import out_in
 from sparc3_lightning.lrp.dispatch import Kernel, uses_triton
+from sparc3_lightning.models.families.layers import out_in
 
 Sign = Literal["abs", "signed"]
 SIGNS: tuple[str, ...] = ("abs", "signed")

@@ -7,9 +7,9 @@ from torch._subclasses import FakeTensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from sparc3_lightning.families import get_family
-from sparc3_lightning.families.layers import is_linear
-from sparc3_lightning.families.patterns import matching_names
+from sparc3_lightning.models.families import get_family
+from sparc3_lightning.models.families.layers import is_linear
+from sparc3_lightning.models.families.patterns import matching_names
 
 
 def tied_modules(model: PreTrainedModel) -> list[str]:

@@ -8,11 +8,11 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sparc3_lightning.families import Family, get_family
 from sparc3_lightning.lrp.attention import attention_rules
 from sparc3_lightning.lrp.functional import IdentityRule, LayerNormRule, RMSNormRule, SoftCapRule, activation_ratio
 from sparc3_lightning.lrp.lxt_rules import divide_gradient, stop_gradient
 from sparc3_lightning.lrp.patch import evaluating, pre_hook, replaced_forward
+from sparc3_lightning.models.families import Family, get_family
 
 Variant = Literal["attnlrp", "cp_lrp", "gradient"]
 VARIANTS: tuple[str, ...] = ("attnlrp", "cp_lrp", "gradient")

@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedConfig
 
-from sparc3_lightning.checkpoint import CONFIG
 from sparc3_lightning.cli import SparC3CLI, run
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.files import read_json
-from sparc3_lightning.hub import local_directory
 from sparc3_lightning.messages import short_message
+from sparc3_lightning.models.checkpoint import CONFIG
+from sparc3_lightning.models.hub import local_directory
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.plan.memory import (
     disk_bytes,

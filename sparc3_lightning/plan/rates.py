@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sparc3_lightning.families.llama import LLAMA_3_8B
 from sparc3_lightning.files import load_yaml
 from sparc3_lightning.metrics.perplexity import windows
+from sparc3_lightning.models.families.llama import LLAMA_3_8B
 from sparc3_lightning.plan.memory import pass_bytes, step_bytes, sum_itemsize
 from sparc3_lightning.plan.needs import Settings
 from sparc3_lightning.plan.sizes import Linear, Sizes, model_config

@@ -24,13 +24,13 @@ from transformers import (
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from sparc3_lightning.checkpoint import check_rope
-from sparc3_lightning.families import get_family
-from sparc3_lightning.families.layers import weight_of
-from sparc3_lightning.hub import reason
 from sparc3_lightning.lrp.attribution import Attribution
 from sparc3_lightning.lrp.modules import select_modules
-from sparc3_lightning.models import context_length, give_memory
+from sparc3_lightning.models.checkpoint import check_rope
+from sparc3_lightning.models.families import get_family
+from sparc3_lightning.models.families.layers import weight_of
+from sparc3_lightning.models.hub import reason
+from sparc3_lightning.models.load import context_length, give_memory
 
 # Lengths at which an attribution is counted: what it needs is a polynomial of a sample's tokens, of the second degree
 # where attention keeps all of its T x T weights.

@@ -11,9 +11,9 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from sparc3_lightning.distributed.owners import is_split_by_columns, own_part, own_rows
-from sparc3_lightning.families import get_family
-from sparc3_lightning.families.layers import is_linear, weight_of
-from sparc3_lightning.identity import checkpoint_hash, weight_hash
+from sparc3_lightning.models.families import get_family
+from sparc3_lightning.models.families.layers import is_linear, weight_of
+from sparc3_lightning.models.identity import checkpoint_hash, weight_hash
 from sparc3_lightning.pruning.recipe import Recipe
 
 

@@ -16,18 +16,17 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from sparc3_lightning.checkpoint import CONFIG, NO_CODE
 from sparc3_lightning.distributed.owners import is_sharded
 from sparc3_lightning.distributed.ranks import from_rank_zero
-from sparc3_lightning.distributed.weight_files import stored_weights, write_weight_files
 from sparc3_lightning.files import new_directory, read_json, write_json, write_text
-from sparc3_lightning.hub import local_directory
-from sparc3_lightning.identity import tokenizer_hash
-from sparc3_lightning.models import TOKENIZER_FILES
+from sparc3_lightning.models.checkpoint import CONFIG, NO_CODE, older_fields
+from sparc3_lightning.models.hub import local_directory
+from sparc3_lightning.models.identity import tokenizer_hash
+from sparc3_lightning.models.load import TOKENIZER_FILES
+from sparc3_lightning.models.sharding import stored_weights, write_weight_files
 from sparc3_lightning.pruning.apply import apply_masks, apply_recipe, check_base_model
 from sparc3_lightning.pruning.card import CARD_FILE, compressed_card, model_card
 from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe
-from sparc3_lightning.rope import older_fields
 from sparc3_lightning.version import package_versions
 
 _TOKENIZER_CONFIG = "tokenizer_config.json"

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sparc3_lightning.families import FAMILIES, Family
+from sparc3_lightning.models.families import FAMILIES, Family
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.scoring.score_set import ScoreSet
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.data.batches import PADDING, Batch
 from sparc3_lightning.distributed.owners import own_rows
-from sparc3_lightning.families.layers import weight_of
+from sparc3_lightning.models.families.layers import weight_of
 from sparc3_lightning.pruning.apply import block_linears
 from sparc3_lightning.pruning.masks import Pattern, mask_of
 from sparc3_lightning.scoring.loop import forward_pass, see

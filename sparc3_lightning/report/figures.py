@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sparc3_lightning.files import write_bytes
 from sparc3_lightning.report.read import FinishedRun, NeuronScores
 from sparc3_lightning.report.rows import FigureRow, figure_rows
-from sparc3_lightning.words import spoken
+from sparc3_lightning.wording import spoken
 
 Floats = NDArray[np.float64]
 DPI = 120

@@ -25,7 +25,7 @@ from sparc3_lightning.report.rows import (
     removed,
     set_table,
 )
-from sparc3_lightning.words import MISSING, number, p_value, visible
+from sparc3_lightning.wording import MISSING, number, p_value, visible
 
 _TEMPLATES = Path(__file__).parent
 NUM_PROMPTS = 20

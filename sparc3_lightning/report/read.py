@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sparc3_lightning.families import get_family
 from sparc3_lightning.files import read_json
+from sparc3_lightning.models.families import get_family
 from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe
 from sparc3_lightning.scoring.manifest import MANIFEST_FILE, read_manifest, tensor_files
 from sparc3_lightning.version import RESULTS_FORMAT
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sparc3_lightning.evaluation.run import Run
+    from sparc3_lightning.runs.run import Run
     from sparc3_lightning.scoring.score_set import ScoreSet
 
     Floats = NDArray[np.float64]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sparc3_lightning.report.read import scored_prompts
-from sparc3_lightning.words import MISSING, number, p_value, percent, signed, spaced, spoken
+from sparc3_lightning.wording import MISSING, number, p_value, percent, signed, spaced, spoken
 
 if TYPE_CHECKING:
     from sparc3_lightning.evaluation.results import ColumnResult

@@ -27,7 +27,7 @@ from sparc3_lightning.report.rows import (
     removed,
     set_table,
 )
-from sparc3_lightning.words import MISSING, number, p_value, percent, signed
+from sparc3_lightning.wording import MISSING, number, p_value, percent, signed
 
 Row = Mapping[str, Any]
 _BAR = 30

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.data.batches import PADDING, Batch
 from sparc3_lightning.distributed.ranks import gather_objects, world_size
-from sparc3_lightning.families import get_family
 from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.patch import frozen, pre_hook
+from sparc3_lightning.models.families import get_family
 from sparc3_lightning.scoring.manifest import Manifest, SetData
 from sparc3_lightning.scoring.method import Method, Scored, Scoring, check_every_sample, of_rank_zero
 from sparc3_lightning.scoring.weights import MadeOfWeights

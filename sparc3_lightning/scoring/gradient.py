@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from sparc3_lightning.data.batches import PADDING, Batch
-from sparc3_lightning.distributed.fsdp import check_accumulates, reshard
 from sparc3_lightning.distributed.owners import gather_to_owner, share_out, sum_to_owner
 from sparc3_lightning.distributed.ranks import gather_objects, raise_together, world_size
 from sparc3_lightning.lrp.attribution import Attribution
 from sparc3_lightning.lrp.rules import Variant
 from sparc3_lightning.lrp.targets import parse_target
+from sparc3_lightning.models.sharding import check_accumulates, reshard
 from sparc3_lightning.scoring.manifest import Options, SetData
 from sparc3_lightning.scoring.method import Method, Scored, check_every_sample
 

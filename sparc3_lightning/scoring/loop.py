@@ -7,8 +7,8 @@ from torch import Tensor
 
 from sparc3_lightning.data.batches import Batch
 from sparc3_lightning.data.samples import token_hash
-from sparc3_lightning.distributed.fsdp import reshard
 from sparc3_lightning.distributed.ranks import gather_objects, raise_together
+from sparc3_lightning.models.sharding import reshard
 from sparc3_lightning.scoring.activations import ForwardStatistics
 from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.scoring.lazy import check_modules, check_scores

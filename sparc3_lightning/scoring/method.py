@@ -11,14 +11,14 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.data.batches import Batch
 from sparc3_lightning.distributed.ranks import is_rank_zero
-from sparc3_lightning.families import get_family
-from sparc3_lightning.identity import base_model
 from sparc3_lightning.lrp.attribution import Granularity
 from sparc3_lightning.lrp.dispatch import Kernel
 from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.modules import select_modules
 from sparc3_lightning.lrp.rules import Variant
 from sparc3_lightning.lrp.targets import Target
+from sparc3_lightning.models.families import get_family
+from sparc3_lightning.models.identity import base_model
 from sparc3_lightning.scoring.manifest import Manifest, Options, SetData, make_manifest
 
 Need = Literal["inputs", "activations", "maxima"]

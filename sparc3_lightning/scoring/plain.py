@@ -16,7 +16,7 @@ from sparc3_lightning.lrp.dispatch import Kernel
 from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.rules import Variant
 from sparc3_lightning.lrp.targets import Target
-from sparc3_lightning.models import context_length
+from sparc3_lightning.models.load import context_length
 from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.scoring.loop import Loop, set_data
 from sparc3_lightning.scoring.method import Scoring

@@ -16,8 +16,8 @@ from sparc3_lightning.distributed.ranks import (
     raise_together,
     rank_and_world_size,
 )
-from sparc3_lightning.distributed.state import differences
 from sparc3_lightning.files import check_visible, new_directory
+from sparc3_lightning.runs.resume import differences
 from sparc3_lightning.scoring.lazy import LazyScores
 from sparc3_lightning.scoring.manifest import read_manifest
 from sparc3_lightning.scoring.score_set import ScoreFile, ScoreSet, plan_files, write_index_and_manifest

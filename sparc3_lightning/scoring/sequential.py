@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.data.batches import Batch
 from sparc3_lightning.distributed.owners import is_sharded, own_rows
-from sparc3_lightning.families import get_family
-from sparc3_lightning.families.layers import is_linear, weight_of
 from sparc3_lightning.lrp.patch import frozen, replaced_forward
+from sparc3_lightning.models.families import get_family
+from sparc3_lightning.models.families.layers import is_linear, weight_of
 from sparc3_lightning.pruning.apply import Applied, block_linears
 from sparc3_lightning.scoring.activations import ForwardStatistics, wanda_scores
 from sparc3_lightning.scoring.manifest import Options, SetData

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from sparc3_lightning.distributed.fsdp import reshard
 from sparc3_lightning.distributed.owners import gather_to_owner, own_rows, share_out
 from sparc3_lightning.distributed.ranks import rank_and_world_size
-from sparc3_lightning.families.layers import weight_of
+from sparc3_lightning.models.families.layers import weight_of
+from sparc3_lightning.models.sharding import reshard
 from sparc3_lightning.scoring.lazy import LazyScores
 from sparc3_lightning.scoring.manifest import Options, SetData
 from sparc3_lightning.scoring.method import Method, Scored, of_rank_zero

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from sparc3_lightning.evaluation.records import Evaluation
-from sparc3_lightning.families.layers import weight_of
 from sparc3_lightning.files import write_json
+from sparc3_lightning.models.families.layers import weight_of
 from sparc3_lightning.pruning.masks import Pattern, check_sparsity, num_removed
 from sparc3_lightning.pruning.weight_scores import WeightScores
 from sparc3_lightning.statistics.compare import Change, compare_columns

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sparc3_lightning.distributed.signals import EXIT_CODE, STOP_FILE
+from sparc3_lightning.runs.signals import EXIT_CODE, STOP_FILE
 from tests.launch import PATIENCE, free_port
 from tests.runs import QUIET, ROOT, TINY, command, log_dir
 

@@ -13,10 +13,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from sparc3_lightning.distributed.fsdp import shard_model
-from sparc3_lightning.distributed.loading import load_sharded_model
-from sparc3_lightning.identity import base_model, weight_hash
-from sparc3_lightning.models import load_model
+from sparc3_lightning.models.identity import base_model, weight_hash
+from sparc3_lightning.models.load import load_model
+from sparc3_lightning.models.sharding import load_sharded_model, shard_model
 from tests.distributed.memory import measured, peak_growth, save_wide_model
 from tests.launch import run_distributed
 from tests.tiny import tiny_llama, tiny_qwen2

@@ -15,8 +15,8 @@ from sparc3_lightning.data import C4, PromptFile, RealToxicityPrompts, TextFile,
 from sparc3_lightning.data import c4 as c4_module
 from sparc3_lightning.data.samples import LoadContext, Prompt
 from sparc3_lightning.data.sources import Row, Source
-from sparc3_lightning.distributed.fsdp import shard_model
 from sparc3_lightning.distributed.ranks import gather_objects
+from sparc3_lightning.models.sharding import shard_model
 from tests.launch import run_distributed
 from tests.tiny import tiny_llama
 from tests.tiny_files import tiny_tokenizer

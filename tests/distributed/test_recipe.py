@@ -8,10 +8,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from sparc3_lightning.distributed.fsdp import shard_model
 from sparc3_lightning.distributed.owners import own_rows
-from sparc3_lightning.families.layers import weight_of
-from sparc3_lightning.identity import base_model
+from sparc3_lightning.models.families.layers import weight_of
+from sparc3_lightning.models.identity import base_model
+from sparc3_lightning.models.sharding import shard_model
 from sparc3_lightning.pruning.apply import apply_masks, apply_recipe, block_linears
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.scoring.weights import lowest_per_row

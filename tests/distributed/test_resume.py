@@ -107,7 +107,7 @@ def full_disk_on_one_rank(model: str, home: str) -> None:
 
     case, directory = Case("sharded", "weight"), Path(home, "full")
     often = ResumeCallback(minutes=None, num_samples=1)
-    failing = mock.patch("sparc3_lightning.distributed.state.write_sums", write)
+    failing = mock.patch("sparc3_lightning.runs.resume.write_sums", write)
     with failing, pytest.raises(OSError, match=r"on rank 1: .*File too large.*resume"):
         run(directory, model, case, resume=often, batch_size=1)
     torch.distributed.barrier()

@@ -16,8 +16,7 @@ from transformers import AutoModelForCausalLM
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.text import TextFile
 from sparc3_lightning.distributed import weight_files
-from sparc3_lightning.distributed.fsdp import shard_model
-from sparc3_lightning.distributed.loading import load_sharded_model
+from sparc3_lightning.models.sharding import load_sharded_model, shard_model
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.save import save_hf_directory, save_pruned_model

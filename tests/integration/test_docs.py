@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from sparc3_lightning import commands
 from sparc3_lightning.cli import SparC3CLI
 from sparc3_lightning.main import TRAINER_COMMANDS, main
-from sparc3_lightning.models import build_model
+from sparc3_lightning.models.load import build_model
 from sparc3_lightning.pruning.recipe import Recipe
 from tests.pages import PAGES, blocks, is_file, lines, sparc3_words
 from tests.runs import BRIEF, QUIET, ROOT, TINY, command, log_dir, read

@@ -11,7 +11,7 @@ from callbacks import PruningCallback
 from sparc3_lightning.data import C4, RealToxicityPrompts
 from sparc3_lightning.demo.__main__ import FIT_CONFIG, SUPPRESS_CONFIG, Demo
 from sparc3_lightning.evaluation.evaluator import Evaluator
-from sparc3_lightning.models import build_model
+from sparc3_lightning.models.load import build_model
 from sparc3_lightning.module import SparC3Module
 from tests.pages import PAGES
 from tests.runs import ROOT

@@ -12,9 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sparc3_lightning import commands
-from sparc3_lightning.identity import tokenizer_identity
 from sparc3_lightning.main import main
-from sparc3_lightning.models import DtypeName
+from sparc3_lightning.models.identity import tokenizer_identity
+from sparc3_lightning.models.load import DtypeName
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.select import SCOPES, select_neurons

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from sparc3_lightning.cli import SparC3CLI
-from sparc3_lightning.identity import base_model
+from sparc3_lightning.models.identity import base_model
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.recipe import Recipe
 from tests.runs import QUIET, board, command, log_dir, read, written

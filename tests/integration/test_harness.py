@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from sparc3_lightning.identity import base_model
+from sparc3_lightning.models.identity import base_model
 from sparc3_lightning.pruning.masks import Pattern
 from sparc3_lightning.pruning.save import save_compressed_model, save_pruned_model
 from sparc3_lightning.pruning.weight_scores import WeightScores

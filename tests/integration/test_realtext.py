@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparc3_lightning.models import load_model
+from sparc3_lightning.models.load import load_model
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.select import select_neurons
 from sparc3_lightning.scoring.combine import differential

@@ -155,11 +155,11 @@ def predict_and_die(config: Path, save_dir: Path, target: str, call: int, instea
 
 DEATHS = [
     ("sparc3_lightning.distributed.sums.save_file", 2, half),  # in the midst of the sums
-    ("sparc3_lightning.distributed.state.write_json", 1, die),  # sums written, not yet named
+    ("sparc3_lightning.runs.resume.write_json", 1, die),  # sums written, not yet named
     ("os.replace", 3, die),  # the first two are of provenance.json and the config
-    ("sparc3_lightning.distributed.state.StateFolder._tidy", 3, die),  # two directories, one named
+    ("sparc3_lightning.runs.resume.StateFolder._tidy", 3, die),  # two directories, one named
     ("pathlib.Path.replace", 1, die),  # scores whole, under a temporary name
-    ("sparc3_lightning.distributed.state.StateFolder.finish_set", 1, die),  # scores there, state still before them
+    ("sparc3_lightning.runs.resume.StateFolder.finish_set", 1, die),  # scores there, state still before them
 ]
 
 
@@ -269,7 +269,7 @@ def test_full_disk_while_saving(tmp_path: Path, type_in: Type) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
     path = config(tmp_path / "run.yaml", *SCORES_ONLY)
-    with mock.patch("sparc3_lightning.distributed.state.write_sums", write):
+    with mock.patch("sparc3_lightning.runs.resume.write_sums", write):
         shown = type_in("predict", "--config", str(path))
     assert shown.status == 1
     assert "sparc3: error: " in shown.err

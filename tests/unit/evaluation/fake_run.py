@@ -7,9 +7,9 @@ import torch
 
 from sparc3_lightning.evaluation import Decoding, Evaluation, PerplexityResult, ToxicityResult
 from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion
-from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.metrics import summarise, windows
 from sparc3_lightning.pruning.select import select_neurons
+from sparc3_lightning.runs.run import Run
 from sparc3_lightning.scoring.combine import differential
 from sparc3_lightning.scoring.manifest import make_manifest
 from sparc3_lightning.scoring.score_set import ScoreSet

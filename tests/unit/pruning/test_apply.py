@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sparc3_lightning import Recipe, apply_recipe
-from sparc3_lightning.identity import base_model
+from sparc3_lightning.models.identity import base_model
 from sparc3_lightning.pruning.apply import zero_neurons_
 from tests.tiny import LAYERS, NEURONS, PARTS, TINY, neuron_rows, rows_of, tiny_llama, tiny_samples
 

@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from sparc3_lightning.lrp.rules import attnlrp
-from sparc3_lightning.models import load_model
+from sparc3_lightning.models.load import load_model
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.card import model_card

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from sparc3_lightning.models import load_model, load_tokenizer
+from sparc3_lightning.models.load import load_model, load_tokenizer
 from sparc3_lightning.pruning.save import save_hf_directory, save_pruned_model
 from tests.tiny import tiny_llama, tiny_mistral
 from tests.tiny_files import recipe_of, tiny_tokenizer

@@ -10,7 +10,6 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from sparc3_lightning.evaluation.run import Run
 from sparc3_lightning.report.figures import (
     NeuronScores,
     Panel,
@@ -28,6 +27,7 @@ from sparc3_lightning.report.figures import (
 from sparc3_lightning.report.page import write_report
 from sparc3_lightning.report.read import read_run
 from sparc3_lightning.report.rows import FigureRow
+from sparc3_lightning.runs.run import Run
 from tests.unit.evaluation.fake_run import make_evaluation, make_run
 from tests.unit.report.conftest import write_run
 

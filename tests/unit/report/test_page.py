@@ -12,7 +12,7 @@ from sparc3_lightning.main import main
 from sparc3_lightning.report import page
 from sparc3_lightning.report.page import write_report
 from sparc3_lightning.report.read import read_run
-from sparc3_lightning.words import spaced, visible
+from sparc3_lightning.wording import spaced, visible
 from tests.unit.evaluation.fake_run import make_evaluation, make_run
 from tests.unit.report.conftest import write_run
 

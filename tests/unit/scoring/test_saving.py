@@ -8,7 +8,7 @@ import pytest
 from sparc3_lightning.scoring.plain import attribute
 from sparc3_lightning.scoring.saving import read_finished
 from tests.tiny import tiny_llama, tiny_samples
-from tests.unit.distributed.test_state import CPU, flip
+from tests.unit.runs.test_state import CPU, flip
 
 
 def finished(tmp_path: Path) -> dict[str, Any]:

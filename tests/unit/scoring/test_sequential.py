@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sparc3_lightning.data.batches import Batch, pad_right, plan_batches
-from sparc3_lightning.families import get_family
+from sparc3_lightning.models.families import get_family
 from sparc3_lightning.scoring.activations import ForwardStatistics, wanda_scores
 from sparc3_lightning.scoring.loop import see
 from sparc3_lightning.scoring.sequential import SequentialPass

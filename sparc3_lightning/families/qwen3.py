@@ -1,5 +1,0 @@
-"""Qwen3: norms of the queries and keys of each head."""
-
-from sparc3_lightning.families.family import Family
-
-QWEN3 = Family(model_type="qwen3", norm_class="Qwen3RMSNorm", norms_per_block=4)

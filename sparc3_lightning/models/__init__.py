@@ -1,0 +1,1 @@
+"""Models: families, and how a checkpoint is found, loaded, told apart, and sharded."""

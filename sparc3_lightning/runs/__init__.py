@@ -1,0 +1,1 @@
+"""A run: what it found, its directory, and how it stops and goes on."""
