@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 
-from sparc3_lightning import identity
 from sparc3_lightning.data import C4, PromptFile, RealToxicityPrompts, TextFile, WikiText2
 from sparc3_lightning.data import c4 as c4_module
 from sparc3_lightning.data.samples import LoadContext, Prompt
 from sparc3_lightning.data.sources import Row, Source
 from sparc3_lightning.distributed.ranks import gather_objects
+from sparc3_lightning.models import identity
 from sparc3_lightning.models.sharding import shard_model
 from tests.launch import run_distributed
 from tests.tiny import tiny_llama

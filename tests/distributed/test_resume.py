@@ -13,8 +13,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import RelevanceCallback, ResumeCallback, ScoreWriter
-from sparc3_lightning.distributed import state
 from sparc3_lightning.distributed.ranks import any_rank, rank_and_world_size
+from sparc3_lightning.runs import resume
 from sparc3_lightning.scoring.score_set import ScoreSet
 from tests.distributed.jobs import Case, make_data, make_module, make_trainer, predict
 from tests.launch import run_distributed
@@ -97,7 +97,7 @@ def test_a_signal_to_one_rank_stops_both_and_scores_are_the_same(tmp_path: Path)
 
 def full_disk_on_one_rank(model: str, home: str) -> None:
     """The second save fails on rank 1 alone; both say so, and the first save is what the next run goes on with."""
-    write_sums, calls = state.write_sums, []
+    write_sums, calls = resume.write_sums, []
 
     def write(directory: Path, prefix: str, sums: Mapping[str, torch.Tensor]) -> dict[str, str]:
         calls.append(directory)

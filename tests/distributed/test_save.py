@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.text import TextFile
-from sparc3_lightning.distributed import weight_files
+from sparc3_lightning.models import sharding
 from sparc3_lightning.models.sharding import load_sharded_model, shard_model
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.apply import apply_recipe
@@ -48,11 +48,11 @@ def save_many_files(directory: str) -> None:
     recipe = recipe_of(model)
     shard_model(model, mesh, float32_shards=True)
     before = model.config.to_dict()
-    with mock.patch.object(weight_files, "MAX_SHARD_SIZE", 2000):
+    with mock.patch.object(sharding, "MAX_SHARD_SIZE", 2000):
         save_pruned_model(model, tiny_tokenizer(), recipe, f"{directory}/many", dtype=torch.bfloat16)
         assert model.config.to_dict() == before
         # The last rank's disk is full.
-        full = mock.patch.object(weight_files, "save_file", side_effect=OSError("disk full"))
+        full = mock.patch.object(sharding, "save_file", side_effect=OSError("disk full"))
         with full if mesh.get_rank() else nullcontext(), pytest.raises(OSError, match="on rank 1: disk full"):
             save_pruned_model(model, tiny_tokenizer(), recipe, f"{directory}/none", dtype=torch.bfloat16)
 
@@ -62,7 +62,7 @@ def save_in_little_memory(wide: str, directory: str) -> None:
     mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
     model = load_sharded_model(wide, partial(shard_model, mesh=mesh, float32_shards=True), torch.device("cpu"))
     whole = 2 * model.num_parameters()
-    with mock.patch.object(weight_files, "MAX_SHARD_SIZE", whole // 8), peak_growth() as saving:
+    with mock.patch.object(sharding, "MAX_SHARD_SIZE", whole // 8), peak_growth() as saving:
         save_hf_directory(model, tiny_tokenizer(), f"{directory}/{mesh.size()}")
     assert saving.bytes < 0.6 * whole
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from sparc3_lightning.cli import SparC3CLI
-from sparc3_lightning.distributed import state
+from sparc3_lightning.runs import resume
 from tests.launch import PATIENCE
 from tests.runs import BRIEF, QUIET, ROOT, TINY, command, log_dir, read, written
 from tests.shown import Type
@@ -74,7 +74,7 @@ def results(directory: Path) -> dict[str, Any]:
 
 
 def unfinished(save_dir: Path) -> list[Path]:
-    return [path for path in sorted((save_dir / "tiny").glob("version_*")) if state.is_unfinished(path)]
+    return [path for path in sorted((save_dir / "tiny").glob("version_*")) if resume.is_unfinished(path)]
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +258,7 @@ def test_samples_that_changed_meanwhile_are_refused(tmp_path: Path) -> None:
 
 def test_full_disk_while_saving(tmp_path: Path, type_in: Type) -> None:
     """The second save meets a file-size limit."""
-    write_sums, calls, old = state.write_sums, itertools.count(1), resource.getrlimit(resource.RLIMIT_FSIZE)
+    write_sums, calls, old = resume.write_sums, itertools.count(1), resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def write(*args: Any) -> Any:
         if next(calls) == 2:

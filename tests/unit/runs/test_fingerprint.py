@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from sparc3_lightning.distributed import fingerprint
 from sparc3_lightning.lrp.attribution import Attribution
+from sparc3_lightning.runs import resume
 from tests.tiny import tiny_llama
 from tests.tiny_files import tiny_tokenizer
 
@@ -25,10 +25,10 @@ def module_of(**options: Any) -> Any:
 
 
 def test_the_kernel_is_the_one_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    auto, eager = (fingerprint.fingerprint(module_of(kernel=kernel)) for kernel in ("auto", "eager"))
+    auto, eager = (resume.fingerprint(module_of(kernel=kernel)) for kernel in ("auto", "eager"))
     assert auto == eager, "on a CPU"
     # A GPU on which Triton did not compile, and then did: other figures, in the last bits.
-    monkeypatch.setattr(fingerprint, "uses_triton", lambda *_: True)
-    fused = fingerprint.fingerprint(module_of(kernel="auto"))
+    monkeypatch.setattr(resume, "uses_triton", lambda *_: True)
+    fused = resume.fingerprint(module_of(kernel="auto"))
     assert (fused["kernel"], auto["kernel"]) == ("triton", "eager")
     assert {key: value for key, value in fused.items() if auto[key] != value} == {"kernel": "triton"}
