@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from sparc3_lightning.lrp.attribution import Attribution
 from sparc3_lightning.runs import resume
+from sparc3_lightning.scoring.gradient import LRP, RelevancePass
+from sparc3_lightning.scoring.method import Scoring
 from tests.tiny import tiny_llama
 from tests.tiny_files import tiny_tokenizer
 
@@ -18,7 +19,8 @@ def module_of(**options: Any) -> Any:
     trainer = SimpleNamespace(world_size=1, strategy=object(), precision="32-true")
     data = SimpleNamespace(batch_size=2, max_tokens=None, bucket=True, reference_samples={})
     return SimpleNamespace(
-        attribution=Attribution(model, **options), data=data, trainer=trainer, tokenizer=tiny_tokenizer(),
+        attribution=RelevancePass(LRP(Scoring(model=model, **options))), attribution_options=options,
+        data=data, trainer=trainer, tokenizer=tiny_tokenizer(),
         run=SimpleNamespace(base_model={"weight_hash": "0"}), modules_to_attribute="neurons",
         weights_dtype=model.dtype, device=torch.device("cpu"), attn_implementation="sdpa",
     )  # fmt: skip
