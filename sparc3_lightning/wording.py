@@ -1,6 +1,7 @@
 """How names, numbers and texts that a model wrote are shown: the same in the terminal, on the page and in pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 MISSING = "-"
 
@@ -58,3 +59,24 @@ def p_value(value: float) -> str:
 def p_equals(value: float) -> str:
     """A p-value as it is written in a sentence."""
     return "p < 0.001" if value < 0.001 else f"p = {p_value(value)}"
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What changed, by dotted key, for a message; empty where nothing did."""
+    old, new = dict(_flat(then)), dict(_flat(now))
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return ", ".join(f"`{key}` was {_short(old.get(key))} and is {_short(new.get(key))}" for key in changed)
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from _flat(inner, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", inner
+
+
+def _short(value: Any) -> str:
+    """A value for a message: nobody reads the whole of a hash."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:16]}..."

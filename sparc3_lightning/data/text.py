@@ -15,7 +15,7 @@ class TextFile(ReferenceSet, TextSet):
     """A local file as it stands: its rows in order.
 
     Args:
-        path: jsonl, csv or parquet file with a text column, or a txt file, one sample a line.
+        path: Jsonl, csv or parquet file with a text column, or a txt file, one sample a line.
         text_column: Column that holds the text.
         num_samples: Take the first rows only; None for all.
         skip_blank: Leave out empty and whitespace rows of a reference set instead of refusing them.

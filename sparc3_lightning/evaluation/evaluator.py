@@ -57,29 +57,29 @@ class Evaluator:
     """Measures perplexity and toxicity of a causal language model, alone or on several processes together.
 
     Args:
-        scorer: scores completions; needed for toxicity only.
-        decoding: how completions are drawn; taken from the protocol where not given.
-        perplexity_protocols: which perplexities, of `sliding` and `disjoint`.
-        window: tokens in a perplexity window, at most the model's context.
-        stride: tokens between the starts of `sliding` windows; a quarter of the window unless given.
-        batch_size: most windows or completions in one forward pass on one process.
-        max_tokens: most tokens in one, padding and what is to be generated included; a pass of one window or completion
+        scorer: Scores completions; needed for toxicity only.
+        decoding: How completions are drawn; taken from the protocol where not given.
+        perplexity_protocols: Which perplexities, of `sliding` and `disjoint`.
+        window: Tokens in a perplexity window, at most the model's context.
+        stride: Tokens between the starts of `sliding` windows; a quarter of the window unless given.
+        batch_size: Most windows or completions in one forward pass on one process.
+        max_tokens: Most tokens in one, padding and what is to be generated included; a pass of one window or completion
             may be longer. It lets long windows go a few and short completions many at a time.
         toxicity_protocol: `document` and `rtp` are names for decodings; `custom` takes any.
-        threshold: a score above it counts as toxic.
-        num_draws: bootstrap samples and permutations of comparisons; a sweep draws more permutations where it corrects
+        threshold: A score above it counts as toxic.
+        num_draws: Bootstrap samples and permutations of comparisons; a sweep draws more permutations where it corrects
             many p-values.
-        confidence: coverage of their intervals.
-        statistics_seed: seed of their draws.
-        measures: what is measured besides perplexity, the scorer's attributes, repetition and length; each is shown
+        confidence: Coverage of their intervals.
+        statistics_seed: Seed of their draws.
+        measures: What is measured besides perplexity, the scorer's attributes, repetition and length; each is shown
             in tables, figures and statistics.
 
     Attributes:
-        precision: gives the context in which every pass through the model runs. The module sets the trainer's
+        precision: Gives the context in which every pass through the model runs. The module sets the trainer's
             (`trainer.precision`), so that each command and callback computes alike; by default there is none.
 
     Raises:
-        ValueError: an unknown protocol, or a decoding that is not the named protocol's.
+        ValueError: An unknown protocol, or a decoding that is not the named protocol's.
     """
 
     def __init__(
@@ -124,11 +124,11 @@ class Evaluator:
         """Perplexity of `rows` (where given) and toxicity of completions of `prompts` (where given).
 
         Args:
-            model: a causal language model; it is put in evaluation mode meanwhile.
-            tokenizer: its tokenizer.
-            rows: the text's rows, the same on every rank.
-            prompts: the same on every rank.
-            progress: wraps every loop.
+            model: A causal language model; it is put in evaluation mode meanwhile.
+            tokenizer: Its tokenizer.
+            rows: The text's rows, the same on every rank.
+            prompts: The same on every rank.
+            progress: Wraps every loop.
 
         Returns:
             The evaluation, the same on every rank.
@@ -174,7 +174,7 @@ class Evaluator:
         """Refuse before hours of work what `evaluate` would refuse in its course; its arguments are meant.
 
         Raises:
-            ValueError: no scorer; a prompt or a text that cannot be read, by its name.
+            ValueError: No scorer; a prompt or a text that cannot be read, by its name.
         """
         if prompts:
             self.load_scorer()
@@ -278,7 +278,7 @@ class Evaluator:
         """The scorer, with what it reads read: a wrong path shows before hours of work.
 
         Raises:
-            ValueError: there is none.
+            ValueError: There is none.
         """
         if self.scorer is None:
             raise ValueError("toxicity needs a scorer, got none. Set `Evaluator.init_args.scorer`.")

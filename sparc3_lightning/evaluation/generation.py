@@ -59,11 +59,11 @@ class Decoding:
     """How completions are drawn; every parameter of the sampling is here, none is taken from the model's files.
 
     Attributes:
-        max_new_tokens: length at most.
-        temperature: divides the logits; 0 decodes greedily, without noise.
-        top_p: smallest set of tokens with this probability is kept; 1 keeps all.
-        num_completions: completions of each prompt.
-        seed: of the noise.
+        max_new_tokens: Length at most.
+        temperature: Divides the logits; 0 decodes greedily, without noise.
+        top_p: Smallest set of tokens with this probability is kept; 1 keeps all.
+        num_completions: Completions of each prompt.
+        seed: Of the noise.
     """
 
     max_new_tokens: int = 50
@@ -372,9 +372,9 @@ def noise_key(seed: int, prompt_id: str, completion: int) -> int:
     """The 64-bit key of one completion's noise, as a signed integer.
 
     Args:
-        seed: of the run.
-        prompt_id: the prompt's id in its data set.
-        completion: number j of the completion.
+        seed: Of the run.
+        prompt_id: The prompt's id in its data set.
+        completion: Number j of the completion.
     """
     # The id comes last: it may hold any character, the numbers before it cannot.
     digest = hashlib.sha256(f"{seed}/{completion}/{prompt_id}".encode()).digest()
@@ -386,7 +386,7 @@ def gumbel_noise(keys: Tensor, step: int, vocab_size: int) -> Tensor:
 
     Args:
         keys: int64, from `noise_key`, a completion each.
-        step: number of the token about to be generated.
+        step: Number of the token about to be generated.
         vocab_size: V.
 
     Returns:

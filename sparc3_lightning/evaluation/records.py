@@ -25,15 +25,15 @@ class PerplexityResult:
     Attributes:
         protocol: `sliding` or `disjoint`.
         perplexity: exp(mean loss).
-        mean_loss: nats a scored token.
-        num_tokens: tokens of the text.
-        num_scored: tokens that count.
-        num_windows: windows read.
-        window: tokens in a window.
-        stride: tokens between two windows' starts.
-        begins_with_bos: whether the tokenizer put a beginning-of-text token before the text.
-        window_losses: sum of token losses of each window, in nats, in the text's order: what pairs two models.
-        token_counts: what was found in the text's token ids; see `data.tokens.token_counts`.
+        mean_loss: Nats a scored token.
+        num_tokens: Tokens of the text.
+        num_scored: Tokens that count.
+        num_windows: Windows read.
+        window: Tokens in a window.
+        stride: Tokens between two windows' starts.
+        begins_with_bos: Whether the tokenizer put a beginning-of-text token before the text.
+        window_losses: Sum of token losses of each window, in nats, in the text's order: what pairs two models.
+        token_counts: What was found in the text's token ids; see `data.tokens.token_counts`.
     """
 
     protocol: str
@@ -74,18 +74,18 @@ class ToxicityResult:
 
     Attributes:
         protocol: `document`, `rtp` or `custom`.
-        scorer: what scored.
-        threshold: a score above it counts as toxic.
-        decoding: how completions were drawn.
-        attributes: summary of each score, the main one first.
-        uniqueness: mean over completions that are not empty; None where all are.
-        length: mean number of generated tokens, end-of-text left out.
-        num_prompts: prompts.
-        num_empty: completions without a token.
-        num_truncated_prompts: prompts cut to leave room in the context.
-        num_truncated_texts: completions cut to the scorer's length limit.
-        prompts: every prompt with its completions and scores.
-        token_counts: what was found in the prompts' token ids; see `data.tokens.token_counts`.
+        scorer: What scored.
+        threshold: A score above it counts as toxic.
+        decoding: How completions were drawn.
+        attributes: Summary of each score, the main one first.
+        uniqueness: Mean over completions that are not empty; None where all are.
+        length: Mean number of generated tokens, end-of-text left out.
+        num_prompts: Prompts.
+        num_empty: Completions without a token.
+        num_truncated_prompts: Prompts cut to leave room in the context.
+        num_truncated_texts: Completions cut to the scorer's length limit.
+        prompts: Every prompt with its completions and scores.
+        token_counts: What was found in the prompts' token ids; see `data.tokens.token_counts`.
     """
 
     protocol: str

@@ -22,10 +22,10 @@ class WordChange:
     """A word's frequency before and after.
 
     Attributes:
-        word: in lower case.
-        before: how often it came before.
-        after: how often it came after.
-        z: standardised log-odds ratio; below 0 it became rarer. Beyond 1.96 in size it stands out, were it the only
+        word: In lower case.
+        before: How often it came before.
+        after: How often it came after.
+        z: Standardised log-odds ratio; below 0 it became rarer. Beyond 1.96 in size it stands out, were it the only
             word looked at: a list of many words holds some by luck.
     """
 
@@ -42,9 +42,9 @@ def word_changes(before: Sequence[str], after: Sequence[str], prior_words: float
     frequencies together weighing `prior_words` words, keeps words that came once from standing out.
 
     Args:
-        before: texts of the model as it was.
-        after: texts of the changed model.
-        prior_words: weight of the prior in words.
+        before: Texts of the model as it was.
+        after: Texts of the changed model.
+        prior_words: Weight of the prior in words.
 
     Returns:
         Sorted by `z`, then by the word.
@@ -74,9 +74,9 @@ def notable_words(before: ToxicityResult, after: ToxicityResult, at_most: int = 
     """The words that became rarer and commoner most, as far as they stand out.
 
     Args:
-        before: the baseline's completions.
-        after: the pruned model's.
-        at_most: words of either kind.
+        before: The baseline's completions.
+        after: The pruned model's.
+        at_most: Words of either kind.
     """
     changes = word_changes(_texts(before), _texts(after))
     rarer = [change for change in changes if change.z < -_NOTABLE]
@@ -97,12 +97,12 @@ class Agreement:
     """Two scorers' main attributes on the same completions.
 
     Attributes:
-        first: the attribute that decides.
-        second: another scorer's.
-        pearson: correlation of their scores of single completions, both models' together; None where one is constant.
-        spearman: the same of their ranks.
-        pearson_change: correlation of the prompts' changes; None where one scorer saw none.
-        same_direction: share of prompts that both scorers saw fall, or both rise, of those where both saw a change;
+        first: The attribute that decides.
+        second: Another scorer's.
+        pearson: Correlation of their scores of single completions, both models' together; None where one is constant.
+        spearman: The same of their ranks.
+        pearson_change: Correlation of the prompts' changes; None where one scorer saw none.
+        same_direction: Share of prompts that both scorers saw fall, or both rise, of those where both saw a change;
             None where there are none.
     """
 
@@ -118,8 +118,8 @@ def agreements(before: ToxicityResult, after: ToxicityResult) -> list[Agreement]
     """How far every further scorer agrees with the first one; empty where there is one scorer.
 
     Args:
-        before: the baseline's completions.
-        after: the pruned model's, of the same prompts.
+        before: The baseline's completions.
+        after: The pruned model's, of the same prompts.
     """
     first, *others = after.main_attributes
     return [_agreement(before, after, first, second) for second in others]

@@ -28,9 +28,9 @@ class CutText(NamedTuple):
 
     Attributes:
         token_ids: Of the whole text.
-        windows: where they are cut.
-        stride: tokens between the starts of two windows.
-        token_counts: what was found in the ids; see `data.tokens.token_counts`.
+        windows: Where they are cut.
+        stride: Tokens between the starts of two windows.
+        token_counts: What was found in the ids; see `data.tokens.token_counts`.
     """
 
     token_ids: list[int]
@@ -50,7 +50,7 @@ def cut_text(
     """Tokenise a text and cut it into windows; the arguments are those of `measure_perplexity`.
 
     Raises:
-        ValueError: a text too short, or with tokens that the model has not.
+        ValueError: A text too short, or with tokens that the model has not.
     """
     counts = token_counts()
     token_ids = encode(tokenizer, join_rows(rows, protocol), counts=counts)
@@ -76,21 +76,21 @@ def measure_perplexity(
     """Perplexity of a text, on all processes together.
 
     Args:
-        model: a causal language model.
-        tokenizer: its tokenizer, called once on the whole text.
-        rows: the text's rows, the same on every rank.
+        model: A causal language model.
+        tokenizer: Its tokenizer, called once on the whole text.
+        rows: The text's rows, the same on every rank.
         protocol: `sliding` or `disjoint`.
-        window: tokens in a window, at most the model's context.
-        stride: tokens between the starts of `sliding` windows; a quarter of the window unless given.
-        batch_size: most windows in one forward pass on one rank.
-        max_tokens: most tokens in one; one window may be longer.
-        progress: wraps the batches.
+        window: Tokens in a window, at most the model's context.
+        stride: Tokens between the starts of `sliding` windows; a quarter of the window unless given.
+        batch_size: Most windows in one forward pass on one rank.
+        max_tokens: Most tokens in one; one window may be longer.
+        progress: Wraps the batches.
 
     Returns:
         The result, the same on every rank.
 
     Raises:
-        ValueError: a text too short or with tokens that the model has not, or a figure that is not finite.
+        ValueError: A text too short or with tokens that the model has not, or a figure that is not finite.
     """
     token_ids, cut, stride, counts = cut_text(model, tokenizer, rows, protocol, window, stride)
     metric = WindowPerplexity().to(model.device)

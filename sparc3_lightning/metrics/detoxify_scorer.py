@@ -43,12 +43,12 @@ class DetoxifyScorer(Scorer):
     """Scores texts as Detoxify does.
 
     Args:
-        model_type: one of Detoxify's published models, downloaded on first use; ignored where `checkpoint` is given.
-        checkpoint: a local directory with one .ckpt file in Detoxify's format, config.json and tokenizer files (or
+        model_type: One of Detoxify's published models, downloaded on first use; ignored where `checkpoint` is given.
+        checkpoint: A local directory with one .ckpt file in Detoxify's format, config.json and tokenizer files (or
             that .ckpt file itself).
-        device: where it runs; `auto` takes the GPU where there is one.
-        batch_size: texts in one forward pass.
-        max_length: longest text in tokens; never above what the classifier can read. Longer ones are cut and counted
+        device: Where it runs; `auto` takes the GPU where there is one.
+        batch_size: Texts in one forward pass.
+        max_length: Longest text in tokens; never above what the classifier can read. Longer ones are cut and counted
             in `num_truncated`.
     """
 
@@ -85,7 +85,7 @@ class DetoxifyScorer(Scorer):
         """Score texts in batches of similar length; see `Scorer.score`.
 
         Raises:
-            ValueError: a text is not a string, or a score is not finite.
+            ValueError: A text is not a string, or a score is not finite.
         """
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("`texts` must be strings only; a missing completion cannot be scored.")
@@ -130,18 +130,18 @@ def load_classifier(model_type: str, checkpoint: str | None, device: torch.devic
     """Read a Detoxify checkpoint safely and strictly.
 
     Args:
-        model_type: published model, where `checkpoint` is None.
-        checkpoint: local directory or .ckpt file.
-        device: where the module goes.
-        max_length: wanted length limit in tokens.
+        model_type: Published model, where `checkpoint` is None.
+        checkpoint: Local directory or .ckpt file.
+        device: Where the module goes.
+        max_length: Wanted length limit in tokens.
 
     Returns:
         The classifier in float32 and evaluation mode.
 
     Raises:
-        FileNotFoundError: no checkpoint there.
-        OSError: a download failed; the message says what to do offline.
-        ValueError: not a Detoxify checkpoint, or its weights do not fit its config.
+        FileNotFoundError: No checkpoint there.
+        OSError: A download failed; the message says what to do offline.
+        ValueError: Not a Detoxify checkpoint, or its weights do not fit its config.
     """
     if checkpoint is None:
         loaded, where = _download(model_type)

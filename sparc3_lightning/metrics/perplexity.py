@@ -25,9 +25,9 @@ class Window:
     """One stretch of the text that the model reads in one pass.
 
     Attributes:
-        start: first token of the window.
-        stop: one past its last token.
-        num_scored: how many of its last tokens count; the others are context, counted in an earlier window.
+        start: First token of the window.
+        stop: One past its last token.
+        num_scored: How many of its last tokens count; the others are context, counted in an earlier window.
     """
 
     start: int
@@ -51,7 +51,7 @@ def join_rows(rows: Sequence[str], protocol: str) -> str:
     """Make one text of a data set's rows, as the protocol does.
 
     Args:
-        rows: rows in their order, unchanged.
+        rows: Rows in their order, unchanged.
         protocol: `sliding` drops rows of blanks only; `disjoint` keeps all.
 
     Returns:
@@ -68,17 +68,17 @@ def windows(num_tokens: int, protocol: str, window: int, stride: int | None = No
     """Cut a text into windows so that every scored token counts once.
 
     Args:
-        num_tokens: length of the text.
+        num_tokens: Length of the text.
         protocol: `sliding` starts a window every `stride` tokens and scores what earlier windows did not, to the
             text's end. `disjoint` takes whole windows side by side and drops the tail.
-        window: tokens in a window.
-        stride: tokens between two starts of `sliding`; a quarter of the window unless given. `disjoint` has none.
+        window: Tokens in a window.
+        stride: Tokens between two starts of `sliding`; a quarter of the window unless given. `disjoint` has none.
 
     Returns:
         The windows in order. A window's first token has no prediction and is never scored.
 
     Raises:
-        ValueError: an unknown protocol, a window of less than two tokens, a stride outside the window, or a text too
+        ValueError: An unknown protocol, a window of less than two tokens, a stride outside the window, or a text too
             short to score.
 
     Source:
@@ -123,8 +123,8 @@ def token_loss_sum(logits: Tensor, targets: Tensor) -> Tensor:
     """Sum of token losses, never holding more than a chunk of float32 logits.
 
     Args:
-        logits: predictions aligned with `targets`; any floating dtype.
-        targets: token ids.
+        logits: Predictions aligned with `targets`; any floating dtype.
+        targets: Token ids.
 
     Returns:
         The sum, float64.
@@ -148,9 +148,9 @@ def window_losses(logits: Tensor, input_ids: Tensor, num_scored: int) -> Tensor:
     """Sum of token losses of each window, over its last `num_scored` tokens.
 
     Args:
-        logits: the model's output at the last K >= num_scored + 1 positions; the shift happens here.
-        input_ids: the windows' token ids.
-        num_scored: tokens that count, the same in every window of the batch.
+        logits: The model's output at the last K >= num_scored + 1 positions; the shift happens here.
+        input_ids: The windows' token ids.
+        num_scored: Tokens that count, the same in every window of the batch.
 
     Returns:
         The sums, float64.
@@ -186,8 +186,8 @@ class WindowPerplexity(Metric):
         """Count some windows.
 
         Args:
-            losses: of each window, as `window_losses` gives them.
-            num_scored: tokens that count, the same in every window of the batch.
+            losses: Of each window, as `window_losses` gives them.
+            num_scored: Tokens that count, the same in every window of the batch.
 
         Shape:
             losses (B,).
@@ -199,7 +199,7 @@ class WindowPerplexity(Metric):
         """The perplexity.
 
         Raises:
-            ValueError: nothing was counted, or the figure is not finite (a broken model).
+            ValueError: Nothing was counted, or the figure is not finite (a broken model).
         """
         if int(self.count) == 0:
             raise ValueError("perplexity needs at least one scored token, got none. Give a longer `evaluation_text`.")

@@ -34,7 +34,7 @@ class Scorer(ABC):
         """Score texts.
 
         Args:
-            texts: any number of texts, none and one included.
+            texts: Any number of texts, none and one included.
 
         Returns:
             For each attribute a float64 tensor on the CPU, in the order of `texts`.
@@ -48,10 +48,10 @@ class LexicalScorer(Scorer):
     """1 where a text holds any word of a list, 0 elsewhere. Needs no model and no download.
 
     Args:
-        words: the words; whole words are matched, case ignored.
+        words: The words; whole words are matched, case ignored.
 
     Raises:
-        ValueError: no words, or an empty one.
+        ValueError: No words, or an empty one.
     """
 
     def __init__(self, words: list[str]) -> None:
@@ -82,10 +82,10 @@ class JointScorer(Scorer):
     attribute is added, as `NAME/ATTRIBUTE`.
 
     Args:
-        scorers: two or more, with different names.
+        scorers: Two or more, with different names.
 
     Raises:
-        ValueError: fewer than two scorers, or two with one name.
+        ValueError: Fewer than two scorers, or two with one name.
     """
 
     def __init__(self, scorers: list[Scorer]) -> None:

@@ -142,7 +142,7 @@ class Checkpoint:
             attn_implementation: Attention implementation; None for what the config says, or transformers' choice.
 
         Raises:
-            OSError: transformers makes no model of the config.
+            OSError: Transformers makes no model of the config.
             ValueError: Weights are missing, or of other shapes than the config says.
         """
         options: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
@@ -294,7 +294,7 @@ def check_rope(fields: Mapping[str, Any], where: str, key: str) -> None:
     Args:
         fields: Of a config.
         where: What messages call it, and
-        key: the config key to change.
+        key: The config key to change.
 
     Raises:
         ValueError: One is unknown.

@@ -83,7 +83,7 @@ class Family:
         """
         if (found := self.refuses(config)) is not None:
             raise ValueError(
-                f"a model of type {self.model_type!r} must be one that families/ describes, got one with {found}. Set "
+                f"a model of type {self.model_type!r} must be one that models/families/ describes, got one with {found}. Set "
                 "`model.model` (or `model.config`) to another."
             )
 
@@ -153,7 +153,7 @@ class Family:
         if len(found) != expected:
             raise ValueError(
                 f"`model` of type {self.model_type!r} must have {expected} {self.norm_class}, got {len(found)}: "
-                "its architecture is not the one that families/ describes, so the rules would not cover it."
+                "its architecture is not the one that models/families/ describes, so the rules would not cover it."
             )
         return found
 

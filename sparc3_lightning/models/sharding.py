@@ -27,7 +27,6 @@ from sparc3_lightning.distributed.ranks import (
     world_size,
 )
 from sparc3_lightning.files import check_visible, write_text
-from sparc3_lightning.lrp.attribution import Attribution
 from sparc3_lightning.models.checkpoint import Checkpoint, fetch_checkpoint
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.models.identity import hash_in_hand
@@ -113,20 +112,6 @@ def reshard(model: PreTrainedModel) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
-
-
-def check_accumulates(attribution: Attribution) -> None:
-    """Refuse to accumulate relevance in shards of half precision (traps 6 and 7).
-
-    Raises:
-        ValueError: The shards are of half precision: `trainer.precision` converts them after they were made.
-    """
-    dtype = attribution.model.dtype
-    if attribution.reduced_by_fsdp and dtype.itemsize < 4:
-        raise ValueError(
-            f"`trainer.precision` must leave the shards in float32, in which relevance is summed, got {dtype}. Set "
-            "`trainer.precision: 32-true` and `model.dtype: bfloat16`: stored in float32, computed in bfloat16."
-        )
 
 
 def load_sharded_model(

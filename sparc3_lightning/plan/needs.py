@@ -56,7 +56,7 @@ class Evaluated:
         num_completions: Completions a prompt.
         max_new_tokens: Their length.
         batch_size: Most windows or completions in one forward pass, and
-        max_tokens: most tokens.
+        max_tokens: Most tokens.
     """
 
     text_tokens: int | None = 0
@@ -77,7 +77,7 @@ class Pass:
     Attributes:
         name: What they are for.
         attributions: How many are attributions, and
-        forward_passes: how many forward passes alone.
+        forward_passes: How many forward passes alone.
     """
 
     name: str

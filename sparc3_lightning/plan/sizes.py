@@ -53,7 +53,7 @@ class Work(NamedTuple):
         forward_flops: Operations of matrix products in the forward pass; attention is causal.
         backward_flops: Those of the backward pass, relevance products included.
         forward_bytes: What all but matrix products read and write in the forward pass, and
-        backward_bytes: in the backward pass; without what adds relevance up, which does not grow with the sample.
+        backward_bytes: In the backward pass; without what adds relevance up, which does not grow with the sample.
         kept_bytes: Activations that the backward pass needs.
     """
 
@@ -122,7 +122,7 @@ class Sizes:
         attn_implementation: Attention implementation.
 
     Raises:
-        ValueError: transformers makes no model of the config.
+        ValueError: Transformers makes no model of the config.
     """
 
     def __init__(self, config: PreTrainedConfig, attn_implementation: str | None = "sdpa") -> None:

@@ -115,7 +115,7 @@ def _card_of(base_model: Mapping[str, Any], template: str, options: Mapping[str,
     Args:
         base_model: Identity of the base model.
         template: The card's text, without its head; it may name `name`, `base`, `is_on_hub`, `revision`, `options`, and
-        options: how it was made, as pairs of words.
+        options: How it was made, as pairs of words.
         **fields: What else the template names.
     """
     base = str(base_model.get("id", "base model"))

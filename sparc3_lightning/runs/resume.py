@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -24,6 +23,7 @@ from sparc3_lightning.lrp.attribution import Attribution
 from sparc3_lightning.lrp.dispatch import uses_triton
 from sparc3_lightning.models.identity import tokenizer_hash
 from sparc3_lightning.version import package_versions
+from sparc3_lightning.wording import differences
 
 if TYPE_CHECKING:
     from sparc3_lightning.module import SparC3Module
@@ -42,39 +42,6 @@ def mark_unfinished(log_dir: Path) -> None:
     """Let the same command go on in this directory: something is kept there, if no sums yet."""
     (log_dir / FOLDER).mkdir(parents=True, exist_ok=True)
     (log_dir / FOLDER / _CHOOSING).touch()
-
-
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What changed, by dotted key, for a message; empty where nothing did."""
-    old, new = dict(_flat(then)), dict(_flat(now))
-    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return ", ".join(f"`{key}` was {_short(old.get(key))} and is {_short(new.get(key))}" for key in changed)
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, inner in value.items():
-        if isinstance(inner, Mapping):
-            yield from _flat(inner, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", inner
-
-
-def _short(value: Any) -> str:
-    """A value for a message: nobody reads the whole of a hash."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:16]}..."
-
-
-def forget_later_stages(log_dir: Path) -> None:
-    """Make room for selection and evaluation, which are done again, and clear away what was half written."""
-    half_written = [
-        path for room in (".", "scores", "trials", "figures") for path in (log_dir / room).glob(".*.????????.tmp")
-    ]
-    for path in [log_dir / "scores" / "differential", log_dir / "pruned_model", *half_written]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -270,3 +237,15 @@ def fingerprint(module: SparC3Module) -> dict[str, Any]:
         },
         "versions": {package: versions.get(package) for package in PACKAGES},
     }
+
+
+def forget_later_stages(log_dir: Path) -> None:
+    """Make room for selection and evaluation, which are done again, and clear away what was half written."""
+    half_written = [
+        path for room in (".", "scores", "trials", "figures") for path in (log_dir / room).glob(".*.????????.tmp")
+    ]
+    for path in [log_dir / "scores" / "differential", log_dir / "pruned_model", *half_written]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

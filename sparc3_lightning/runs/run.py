@@ -19,12 +19,12 @@ class Run:
     Attributes:
         base_model: Identity of the model attributed.
         main_key: Key of the method that the run attributes by, and
-        scores: what each method found, by its key: of neurons on rank 0; of weights shared out over the ranks until
+        scores: What each method found, by its key: of neurons on rank 0; of weights shared out over the ranks until
             they are written, then whole on every rank, read from the run's directory module by module. From the start
             of a predict run it has every key that will be scored.
         expected_modules: Layers that every score set must hold.
         general: Names of the general sets, and
-        behaviour: of the behaviour's, as the pruning callback matched them.
+        behaviour: Of the behaviour's, as the pruning callback matched them.
         differential: Differential scores: of neurons on rank 0, of weights read from the run's directory.
         recipe: What was selected.
         baseline: Evaluation of the model as it was, before pruning.

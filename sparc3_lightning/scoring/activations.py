@@ -50,7 +50,7 @@ class ForwardStatistics:
         model: A causal language model of a known family, whole, replicated or sharded (FSDP2).
         inputs: Layers whose inputs are measured.
         activations: Whether the neurons' mean activations are, and
-        maxima: their highest in each sample.
+        maxima: Their highest in each sample.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from sparc3_lightning.distributed.ranks import gather_objects, raise_together, w
 from sparc3_lightning.lrp.attribution import Attribution
 from sparc3_lightning.lrp.rules import Variant
 from sparc3_lightning.lrp.targets import parse_target
-from sparc3_lightning.models.sharding import check_accumulates, reshard
+from sparc3_lightning.models.sharding import reshard
 from sparc3_lightning.scoring.manifest import Options, SetData
 from sparc3_lightning.scoring.method import Method, Scored, check_every_sample
 
@@ -80,7 +80,7 @@ class RelevancePass:
             modules=scoring.modules, variant=method.variant, kernel=scoring.kernel,
             activation_checkpointing=scoring.activation_checkpointing,
         )  # fmt: skip
-        check_accumulates(self.attribution)
+        _check_accumulates(self.attribution)
         self._explained: list[Tensor] = []
 
     def __enter__(self) -> Self:
@@ -156,3 +156,17 @@ def _reduce_weights(sums: Mapping[str, Tensor], num_samples: int) -> dict[str, T
             # In place: on a CPU these are the sums themselves, of which there need be no second copy.
             found[name] = to_owner.div_(num_samples)
     return found
+
+
+def _check_accumulates(attribution: Attribution) -> None:
+    """Refuse to accumulate relevance in shards of half precision (traps 6 and 7).
+
+    Raises:
+        ValueError: The shards are of half precision: `trainer.precision` converts them after they were made.
+    """
+    dtype = attribution.model.dtype
+    if attribution.reduced_by_fsdp and dtype.itemsize < 4:
+        raise ValueError(
+            f"`trainer.precision` must leave the shards in float32, in which relevance is summed, got {dtype}. Set "
+            "`trainer.precision: 32-true` and `model.dtype: bfloat16`: stored in float32, computed in bfloat16."
+        )

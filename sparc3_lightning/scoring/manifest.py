@@ -21,7 +21,7 @@ class Options(TypedDict):
         granularity: "neuron" or "weight".
         modules: Layers scored: "neurons", "all" or name patterns.
         variant: Rules of a gradient-based method, and
-        target: what it explains.
+        target: What it explains.
         seed: Seed of `random`.
         sparsity: Share that `wanda_sequential` removed, block by block.
     """

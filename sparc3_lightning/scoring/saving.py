@@ -17,10 +17,10 @@ from sparc3_lightning.distributed.ranks import (
     rank_and_world_size,
 )
 from sparc3_lightning.files import check_visible, new_directory
-from sparc3_lightning.runs.resume import differences
 from sparc3_lightning.scoring.lazy import LazyScores
 from sparc3_lightning.scoring.manifest import read_manifest
 from sparc3_lightning.scoring.score_set import ScoreFile, ScoreSet, plan_files, write_index_and_manifest
+from sparc3_lightning.wording import differences
 
 
 def save_together(

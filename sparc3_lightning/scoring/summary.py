@@ -17,7 +17,7 @@ class SeedSummary:
 
     Attributes:
         variation: Sum of the scores' coefficients of variation, of those whose mean is not zero, and
-        num_varying: how many these are.
+        num_varying: How many these are.
         own_rows: Of each general set, row sums of the differential that it makes alone, (O,) float32.
     """
 
@@ -33,12 +33,12 @@ class Summary:
     Attributes:
         num_scores: How many, and of them
         num_nan: NaN,
-        num_inf: infinite, and
-        num_negative: below 0.
+        num_inf: Infinite, and
+        num_negative: Below 0.
         total: Their sum.
         absolute: Sum of their absolute values.
         lowest: The lowest, and
-        highest: the highest.
+        highest: The highest.
         rows: Row sums, (O,) float64: the scores of neurons.
         seeds: Of a differential, how its general sets differ.
     """

@@ -29,13 +29,13 @@ class Power:
     rather found too large: `num_needed` is an order of magnitude, and for a new run rather too low.
 
     Attributes:
-        wanted: chance of a significant result that counts as enough.
-        smallest_change: the smallest true change that this many prompts show with that chance; None where unknown.
-        num_needed: prompts needed to see the change found, with as many completions each; None where unknown.
-        num_needed_with_25: the same with 25 completions of each prompt.
-        sd_between: standard deviation of the prompts' true changes.
-        sd_within: standard deviation of the changes of one prompt's completions.
-        missing: why figures are None; empty where none is.
+        wanted: Chance of a significant result that counts as enough.
+        smallest_change: The smallest true change that this many prompts show with that chance; None where unknown.
+        num_needed: Prompts needed to see the change found, with as many completions each; None where unknown.
+        num_needed_with_25: The same with 25 completions of each prompt.
+        sd_between: Standard deviation of the prompts' true changes.
+        sd_within: Standard deviation of the changes of one prompt's completions.
+        missing: Why figures are None; empty where none is.
     """
 
     wanted: float
@@ -89,7 +89,7 @@ def variance_components(changes: Tensor) -> tuple[float, float]:
     """Variance between prompts and within prompts, from a balanced one-way analysis of variance.
 
     Args:
-        changes: of each completion.
+        changes: Of each completion.
 
     Returns:
         The variance of the prompts' true changes, 0 where completions alone explain the spread; the variance of
@@ -113,9 +113,9 @@ def power(changes: Tensor, alpha: float = 0.05, wanted: float = 0.8) -> Power:
     many. Where signs alone cannot be significant, however large the changes, there is none.
 
     Args:
-        changes: of each completion, or of each prompt where a figure has one value a prompt, as a maximum has.
-        alpha: a p-value must be below it.
-        wanted: chance of that, in (0, 1).
+        changes: Of each completion, or of each prompt where a figure has one value a prompt, as a maximum has.
+        alpha: A p-value must be below it.
+        wanted: Chance of that, in (0, 1).
 
     Shape:
         (N,) or (N, J).

@@ -26,8 +26,8 @@ class Tested:
 
     Attributes:
         p_value: two-sided; by exchange, twice the smaller of the two sides'.
-        p_value_least: the least that the test can give with so many units and draws.
-        interval: by exchange, the shifts of the pruned model's values, per unit of size, at which each side's p-value
+        p_value_least: The least that the test can give with so many units and draws.
+        interval: By exchange, the shifts of the pruned model's values, per unit of size, at which each side's p-value
             is above half of 1 - confidence. Where units are too few for any p-value to be that low, the shifts at which
             it is not the least, with the confidence that these have.
     """

@@ -44,9 +44,9 @@ class Bootstrap:
     """A figure in every draw, and what it is a figure of.
 
     Attributes:
-        draws: the figure in each draw.
-        data: what was drawn, unit by unit.
-        statistic: the figure of such data.
+        draws: The figure in each draw.
+        data: What was drawn, unit by unit.
+        statistic: The figure of such data.
 
     Shape:
         draws (B,), data (N,) each.
@@ -65,7 +65,7 @@ class Bootstrap:
         """The quantiles of the draws.
 
         Raises:
-            ValueError: a confidence outside (0, 1).
+            ValueError: A confidence outside (0, 1).
 
         Source:
             Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
@@ -79,7 +79,7 @@ class Bootstrap:
             The interval; None where it is not defined: nothing varies, or the figure lies beyond all draws.
 
         Raises:
-            ValueError: a confidence outside (0, 1).
+            ValueError: A confidence outside (0, 1).
 
         Source:
             Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 14.3 (equations 14.9 to 14.15).
@@ -104,16 +104,16 @@ def paired_bootstrap(before: Scores, after: Scores, num_draws: int = 10_000, see
     """Bootstrap of the mean change, drawing prompts with their pair and all their completions.
 
     Args:
-        before: scores before, a prompt each.
-        after: scores of the same prompts after.
-        num_draws: bootstrap samples.
-        seed: of the draws.
+        before: Scores before, a prompt each.
+        after: Scores of the same prompts after.
+        num_draws: Bootstrap samples.
+        seed: Of the draws.
 
     Shape:
         (N,) or (N, J) with J completions a prompt.
 
     Raises:
-        ValueError: shapes differ, no prompts, a score that is not finite, or no draw.
+        ValueError: Shapes differ, no prompts, a score that is not finite, or no draw.
 
     Source:
         Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8 (the first strategy); Field and
@@ -126,9 +126,9 @@ def bootstrap_means(columns: Tensor, num_draws: int = 10_000, seed: int = 0) -> 
     """Bootstrap of every column's mean, all columns in the same draws.
 
     Args:
-        columns: changes of the same prompts, a figure a column.
-        num_draws: bootstrap samples.
-        seed: of the draws.
+        columns: Changes of the same prompts, a figure a column.
+        num_draws: Bootstrap samples.
+        seed: Of the draws.
 
     Shape:
         (N, M).
@@ -170,9 +170,9 @@ def two_stage_means(changes: Tensor, num_draws: int = 10_000, seed: int = 0) -> 
     expected maximum would be drawn too low.
 
     Args:
-        changes: of each completion, a figure in each place of the last dimension.
-        num_draws: bootstrap samples.
-        seed: of the draws.
+        changes: Of each completion, a figure in each place of the last dimension.
+        num_draws: Bootstrap samples.
+        seed: Of the draws.
 
     Shape:
         (N, J, M).
@@ -202,11 +202,11 @@ def perplexity_bootstrap(
     is wider.
 
     Args:
-        before: sum of token losses of each window before.
-        after: the same windows' after.
-        num_scored: scored tokens of each window.
-        num_draws: bootstrap samples.
-        seed: of the draws.
+        before: Sum of token losses of each window before.
+        after: The same windows' after.
+        num_scored: Scored tokens of each window.
+        num_draws: Bootstrap samples.
+        seed: Of the draws.
 
     Returns:
         That of exp(sum of losses after / tokens) - exp(sum of losses before / tokens).
@@ -218,7 +218,7 @@ def perplexity_bootstrap(
         losses in nats, the figures in perplexity.
 
     Raises:
-        ValueError: shapes differ, no windows, a loss that is not finite, or no draw.
+        ValueError: Shapes differ, no windows, a loss that is not finite, or no draw.
     """
     paired_change(before, after)
     data = tuple(np.asarray(values, dtype=np.float64) for values in (before, after, num_scored))

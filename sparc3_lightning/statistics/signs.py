@@ -63,7 +63,7 @@ def paired_change(before: Scores, after: Scores) -> Tensor:
         (N,) or (N, J) in, (N,) out.
 
     Raises:
-        ValueError: shapes differ, no prompts, or a score that is not finite.
+        ValueError: Shapes differ, no prompts, or a score that is not finite.
     """
     change = completion_changes(before, after)
     return change.mean(dim=1) if change.ndim == 2 else change
@@ -76,7 +76,7 @@ def completion_changes(before: Scores, after: Scores) -> Tensor:
         (N,) or (N, J) in and out.
 
     Raises:
-        ValueError: shapes differ, no prompts, or a score that is not finite.
+        ValueError: Shapes differ, no prompts, or a score that is not finite.
     """
     old, new = (torch.as_tensor(scores, dtype=torch.float64).cpu() for scores in (before, after))
     if old.shape != new.shape or old.ndim not in (1, 2) or old.numel() == 0:
@@ -103,10 +103,10 @@ def sign_flip_p_value(before: Scores, after: Scores, num_draws: int = 10_000, se
     """Two-sided p-value of the mean change, under signs of the changes that could as well be the other way round.
 
     Args:
-        before: scores before.
-        after: scores after.
-        num_draws: patterns drawn; see `sign_flip_p_values`.
-        seed: of the draws.
+        before: Scores before.
+        after: Scores after.
+        num_draws: Patterns drawn; see `sign_flip_p_values`.
+        seed: Of the draws.
 
     Shape:
         (N,) or (N, J).
@@ -124,9 +124,9 @@ def sign_flip_p_values(columns: Tensor, num_draws: int = 10_000, seed: int = 0) 
     and the observed one is counted among them, so that the value is never 0.
 
     Args:
-        columns: changes of the same units, a figure a column.
-        num_draws: patterns drawn.
-        seed: of the draws.
+        columns: Changes of the same units, a figure a column.
+        num_draws: Patterns drawn.
+        seed: Of the draws.
 
     Shape:
         (N, M).
@@ -161,8 +161,8 @@ def num_draws_for(num_tests: int, alpha: float, at_least: int = 10_000) -> int:
 
     Args:
         num_tests: p-values that are corrected together.
-        alpha: a corrected p-value must be below it.
-        at_least: draws of a single test.
+        alpha: A corrected p-value must be below it.
+        at_least: Draws of a single test.
     """
     return max(at_least, math.ceil(20 * num_tests / alpha))
 
@@ -176,8 +176,8 @@ def wilcoxon_p_value(before: Scores, after: Scores) -> float:
     all signs are counted; of many scipy takes the normal approximation.
 
     Args:
-        before: scores before.
-        after: scores after.
+        before: Scores before.
+        after: Scores after.
 
     Shape:
         (N,) or (N, J).
