@@ -83,8 +83,8 @@ class Family:
         """
         if (found := self.refuses(config)) is not None:
             raise ValueError(
-                f"a model of type {self.model_type!r} must be one that models/families/ describes, got one with {found}. Set "
-                "`model.model` (or `model.config`) to another."
+                f"a model of type {self.model_type!r} must be one that families/ describes, got one with {found}. "
+                "Set `model.model` (or `model.config`) to another."
             )
 
     def total_neurons(self, config: PreTrainedConfig) -> int:
