@@ -14,6 +14,8 @@ from transformers import (
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -132,12 +134,20 @@ def tiny_phi3(*, dtype: torch.dtype = torch.float32, seed: int = 0, **options: A
     return _build(Phi3ForCausalLM, Phi3Config(**{**SHAPE, **own, **options}), dtype, seed)
 
 
+def tiny_granite(*, dtype: torch.dtype = torch.float32, seed: int = 0, **options: Any) -> GraniteForCausalLM:
+    """Granite: all four factors other than one."""
+    own = {
+        "embedding_multiplier": 3.0, "attention_multiplier": 0.3, "residual_multiplier": 0.6, "logits_scaling": 4.0,
+    }  # fmt: skip
+    return _build(GraniteForCausalLM, GraniteConfig(**{**SHAPE, **own, **options}), dtype, seed)
+
+
 TINY = {
     "llama": tiny_llama, "mistral": tiny_mistral, "qwen2": tiny_qwen2, "qwen3": tiny_qwen3,
     "gemma2": tiny_gemma2, "gemma3_text": tiny_gemma3,
-    "gpt2": tiny_gpt2, "opt": tiny_opt, "gpt_neox": tiny_gpt_neox, "phi3": tiny_phi3,
+    "gpt2": tiny_gpt2, "opt": tiny_opt, "gpt_neox": tiny_gpt_neox, "phi3": tiny_phi3, "granite": tiny_granite,
 }  # fmt: skip
-GATED = ["llama", "mistral", "qwen2"]
+GATED = ["llama", "mistral", "qwen2", "granite"]
 # What tests/reference/llama.py covers; absolute.py the others.
 RMS_NORM = [*GATED, "qwen3", "gemma2", "gemma3_text", "phi3"]
 

@@ -2,8 +2,8 @@
 
 One sample at a time. Relevance travels as relevance (see rules.py) through every operation, so that a mistake in a
 gradient-based rule cannot repeat itself here. Biases, sliding windows and norms of queries and keys included: Mistral,
-Qwen2 and Qwen3 fit too; so do Gemma 2 and 3 (norms by 1 + weight, also after each branch; soft caps; scaled embeddings)
-and Phi-3 (fused layers, taken apart first).
+Qwen2 and Qwen3 fit too; so do Gemma 2 and 3 (norms by 1 + weight, also after each branch; soft caps; scaled
+embeddings), Phi-3 (fused layers, taken apart first) and Granite (factors, which hand relevance on as it is).
 """
 
 from dataclasses import dataclass, field
@@ -74,6 +74,10 @@ class Reference:
 
     def __post_init__(self) -> None:
         self.is_gemma = self.config.model_type.startswith("gemma")
+        # Granite's: of embeddings, and of each branch before its sum.
+        scale = self.config.hidden_size**0.5 if self.is_gemma else 1.0
+        self.embedded = getattr(self.config, "embedding_multiplier", scale)
+        self.added = getattr(self.config, "residual_multiplier", 1.0)
         self.heads = self.config.num_attention_heads
         self.head_dim = getattr(self.config, "head_dim", None) or self.config.hidden_size // self.heads
 
@@ -85,14 +89,15 @@ class Reference:
             targets: Logits explained and their factors; default: the largest one.
         """
         fused = self._take_apart()
-        x = self.state["model.embed_tokens.weight"][ids] * (self.config.hidden_size**0.5 if self.is_gemma else 1.0)
+        x = self.state["model.embed_tokens.weight"][ids] * self.embedded
         trace = []
         for layer in range(self.config.num_hidden_layers):
             record = self._forward_block(layer, x)
             trace.append(record)
             x = record["out"]
         head = self._linear("lm_head", self._norm("model.norm", x))
-        self.logits = rules.soft_cap(head.out, getattr(self.config, "final_logit_softcapping", None))
+        scaled = head.out / getattr(self.config, "logits_scaling", 1.0)
+        self.logits = rules.soft_cap(scaled, getattr(self.config, "final_logit_softcapping", None))
         last = torch.zeros_like(head.out)
         for token, factor in targets or [(int(self.logits[-1].argmax()), 1.0)]:
             last[-1, token] = factor * self.logits[-1, token]
@@ -151,6 +156,7 @@ class Reference:
         attended = o.out
         if self.is_gemma:  # the name that LLaMA gives to the norm before its feed-forward
             attended, before = self._norm(prefix + before, o.out), "pre_feedforward_layernorm"
+        attended = self.added * attended
         middle = x + attended
         h2 = self._norm(prefix + before, middle)
         gate, up = (self._linear(f"{prefix}mlp.{part}_proj", h2) for part in ("gate", "up"))
@@ -158,7 +164,7 @@ class Reference:
         activation = rules.ACTIVATIONS[name]
         act = torch.tensor([[activation(value) for value in row] for row in gate.out.tolist()], dtype=torch.float64)
         down = self._linear(prefix + "mlp.down_proj", act * up.out)
-        fed = self._norm(prefix + after, down.out)
+        fed = self.added * self._norm(prefix + after, down.out)
         return {**locals(), "out": middle + fed}
 
     def _heads(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor, Tensor, int]]:
@@ -173,6 +179,7 @@ class Reference:
 
     def _scale_and_cap(self) -> tuple[float, float | None]:
         scale = getattr(self.config, "query_pre_attn_scalar", self.head_dim) ** -0.5
+        scale = getattr(self.config, "attention_multiplier", scale)
         # Gemma 3's config has the second field, and its attention does not read it.
         return scale, self.config.attn_logit_softcapping if self.config.model_type == "gemma2" else None
 

@@ -4,6 +4,7 @@ from sparc3_lightning.models.families.gemma2 import GEMMA2
 from sparc3_lightning.models.families.gemma3 import GEMMA3
 from sparc3_lightning.models.families.gpt2 import GPT2
 from sparc3_lightning.models.families.gpt_neox import GPT_NEOX
+from sparc3_lightning.models.families.granite import GRANITE
 from sparc3_lightning.models.families.llama import LLAMA
 from sparc3_lightning.models.families.mistral import MISTRAL
 from sparc3_lightning.models.families.opt import OPT
@@ -27,6 +28,7 @@ FAMILIES: dict[str, Family] = {
         GPT_NEOX,
         OPT,
         PHI3,
+        GRANITE,
     )
 }
 
