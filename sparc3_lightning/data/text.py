@@ -106,5 +106,8 @@ class WikiText2(TextSet):
 
 
 def _rows(source: Source, skip_rows: int = 0) -> list[str]:
-    rows = islice(source.rows(), skip_rows, None)
-    return from_rank_zero(lambda: [row.text(source.text_column, "text_column", allow_blank=True) for row in rows])
+    def read() -> list[str]:
+        rows = islice(source.rows(), skip_rows, None)
+        return [row.text(source.text_column, "text_column", allow_blank=True) for row in rows]
+
+    return from_rank_zero(read)
