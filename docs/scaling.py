@@ -13,9 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sparc3_lightning.plan.command import Assumed, amount, duration, estimate, read_run
+from sparc3_lightning.plan.command import amount, duration, estimate, read_run
 from sparc3_lightning.plan.needs import Settings
-from sparc3_lightning.plan.rates import GPUS
+from sparc3_lightning.plan.rates import GPUS, Assumed
 from sparc3_lightning.plan.sizes import Sizes, model_config
 
 ROOT = Path(__file__).resolve().parent.parent

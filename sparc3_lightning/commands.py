@@ -5,7 +5,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,12 +38,6 @@ def run_file_command(command: str, args: list[str]) -> None:
         ValueError: What a file or an option's value caused.
         OSError: A file that is missing, or an output that exists.
     """
-    if command == "plan":
-        # Its options are those of a run, in whose words its errors are.
-        from sparc3_lightning.plan.command import plan
-
-        with _plain_warnings():
-            return plan(args)
     add_options, run = _COMMANDS[command]
     parser = argparse.ArgumentParser(
         prog=f"sparc3 {command}",
@@ -51,8 +45,13 @@ def run_file_command(command: str, args: list[str]) -> None:
         allow_abbrev=False,
     )
     add_options(parser)
-    with _in_words_of_options(), _plain_warnings():
-        run(parser.parse_args(args))
+    options, words = parser.parse_known_args(args)
+    is_of_run = command == "plan"  # whose other options are those of a run, in whose words its errors are
+    if words and not is_of_run:
+        parser.error(f"unrecognized arguments: {' '.join(words)}")
+    options.words = words
+    with nullcontext() if is_of_run else _in_words_of_options(), _plain_warnings():
+        run(options)
 
 
 @contextmanager
@@ -255,10 +254,44 @@ def _report(options: argparse.Namespace) -> None:
     print(f"report: {write_report(options.run, options.num_prompts)}")
 
 
+def _plan_options(parser: argparse.ArgumentParser) -> None:
+    from sparc3_lightning.plan.rates import DEFAULT_GPU, GPUS, RATE_OPTIONS, Assumed
+
+    parser.usage = "sparc3 plan --config FILE [--config FILE ...] [--model.KEY VALUE ...] [options]"
+    parser.add_argument("--devices", metavar="N", type=_positive, help="GPUs a node, in the config's place")
+    parser.add_argument("--num_nodes", metavar="N", type=_positive, help="nodes, in the config's place")
+    parser.add_argument("--model_config", metavar="FILE", type=Path, help="config.json of a model that is not here")
+    parser.add_argument("--gpu", choices=GPUS, help=f"kind of GPU (default: {DEFAULT_GPU})")
+    parser.add_argument("--rates", metavar="FILE", type=Path, help="YAML of rates below, or of benchmarks/gpu.py")
+    for option, (unit, _, _, meaning) in RATE_OPTIONS.items():
+        parser.add_argument(f"--{option}", metavar=unit, type=float, help=f"{meaning}, in place of the GPU's")
+    for option, meaning in (
+        ("num_prompts", "samples of a set whose config names no number"),
+        ("prompt_tokens", "length of samples whose config names none"),
+        ("text_tokens", "length of a text of the perplexity that is no local file"),
+    ):
+        shown = f"{meaning} (default: %(default)s)"
+        parser.add_argument(f"--{option}", metavar="N", type=_positive, default=getattr(Assumed(), option), help=shown)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _plan(options: argparse.Namespace) -> None:
+    """Say what a run needs before anyone queues: memory, disk, bytes sent, seconds.
+
+    Reads the YAML as `sparc3 predict` does, and the model's config.json; loads neither model nor data. A run's own
+    keys can be set too, such as `--model.granularity weight`.
+    """
+    from sparc3_lightning.plan.command import planned, print_plan
+
+    found = planned(options)
+    print(json.dumps(found, indent=2, allow_nan=False)) if options.json else print_plan(found)
+
+
 _Options = Callable[[argparse.ArgumentParser], None]
 _COMMANDS: dict[str, tuple[_Options, Callable[[argparse.Namespace], None]]] = {
     "inspect": (_inspect_options, _inspect),
     "select": (_select_options, _select),
     "apply": (_apply_options, _apply),
     "report": (_report_options, _report),
+    "plan": (_plan_options, _plan),
 }

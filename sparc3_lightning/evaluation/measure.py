@@ -32,8 +32,6 @@ Role = Literal["behaviour", "opinion", "price", "sanity", "beside", "logged", "d
 says whether the model still works as it did; `beside` is shown with no part in the verdict; `logged` stands in files
 and loggers; `detail` in files.
 """
-SHOWN: tuple[Role, ...] = ("price", "behaviour", "beside", "sanity")
-"""Roles of the columns that tables and figures show, in their order."""
 
 
 @dataclass(frozen=True, eq=False)

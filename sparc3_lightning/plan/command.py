@@ -1,7 +1,6 @@
 """`sparc3 plan`: a config read as the run reads it, what it needs, and that as one table that fits 80 columns."""
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
@@ -34,26 +33,11 @@ from sparc3_lightning.plan.memory import (
     step_bytes,
 )
 from sparc3_lightning.plan.needs import PlannedSet, Settings, settings_of
-from sparc3_lightning.plan.rates import GPUS, RATE_OPTIONS, Pace, Rates, elapsed, longest, read_rates, with_rates
+from sparc3_lightning.plan.pace import Pace, elapsed, longest
+from sparc3_lightning.plan.rates import DEFAULT_GPU, GPUS, RATE_OPTIONS, Assumed, Rates, read_rates, with_rates
 from sparc3_lightning.plan.sizes import Sizes, model_config
 
-_DEFAULT_GPU = "h100"
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
-
-
-@dataclass(frozen=True)
-class Assumed:
-    """What stands in for numbers that no config holds.
-
-    Attributes:
-        num_prompts: Prompts of a set whose config names no number.
-        prompt_tokens: Length of samples whose config names none.
-        text_tokens: Length of the text of the perplexity, where it is no local file; WikiText-2's in LLaMA-3's tokens.
-    """
-
-    num_prompts: int = 100
-    prompt_tokens: int = 32
-    text_tokens: int = 289_000
 
 
 class _ReadCLI(SparC3CLI):
@@ -103,62 +87,18 @@ def read_run(words: Sequence[str], dtype: str = "float32") -> tuple[Settings, Sp
     return settings_of(cli.group, cli.callbacks, module, cli.datamodule, dtype), module
 
 
-def add_plan_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `sparc3 plan` beside those of the run."""
-    parser.usage = "sparc3 plan --config FILE [--config FILE ...] [--model.KEY VALUE ...] [options]"
-    parser.add_argument("--devices", metavar="N", type=_positive, help="GPUs a node, in the config's place")
-    parser.add_argument("--num_nodes", metavar="N", type=_positive, help="nodes, in the config's place")
-    parser.add_argument("--model_config", metavar="FILE", type=Path, help="config.json of a model that is not here")
-    parser.add_argument("--gpu", choices=GPUS, help="kind of GPU (default: h100)")
-    parser.add_argument("--rates", metavar="FILE", type=Path, help="YAML of rates below, or of benchmarks/gpu.py")
-    for option, (unit, _, _, meaning) in RATE_OPTIONS.items():
-        parser.add_argument(f"--{option}", metavar=unit, type=float, help=f"{meaning}, in place of the GPU's")
-    for option, meaning in (
-        ("num_prompts", "samples of a set whose config names no number"),
-        ("prompt_tokens", "length of samples whose config names none"),
-        ("text_tokens", "length of a text of the perplexity that is no local file"),
-    ):
-        parser.add_argument(f"--{option}", metavar="N", type=_positive, default=getattr(Assumed(), option),
-                            help=f"{meaning} (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
-
-
-def plan(args: Sequence[str]) -> None:
-    """Say what a run needs before anyone queues: memory, disk, bytes sent, seconds.
-
-    Reads the YAML as `sparc3 predict` does, and the model's config.json; loads neither model nor data. A run's own
-    keys can be set too, such as `--model.granularity weight`.
+def planned(options: argparse.Namespace) -> dict[str, Any]:
+    """What a run needs, as JSON.
 
     Args:
-        args: Options; those that are not the plan's own are the run's.
+        options: Of `sparc3 plan`; those that are not its own, `words`, are the run's.
 
     Raises:
         SystemExit: Options that cannot be, with status 2.
         ValueError: The run would refuse the config, or a plan needs more.
         OSError: A file cannot be read, or the model's config.json is not here.
     """
-    parser = argparse.ArgumentParser(
-        prog="sparc3 plan", description=(plan.__doc__ or "").partition("Args:")[0], allow_abbrev=False
-    )
-    add_plan_options(parser)
-    options, words = parser.parse_known_args(list(args))
-    found = planned(options, words)
-    if options.json:
-        print(json.dumps(found, indent=2, allow_nan=False))
-    else:
-        print_plan(found)
-
-
-def planned(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
-    """What `sparc3 plan` says, as JSON; for the arguments see `plan`."""
-    words = list(words)
+    words = list(options.words)
     for key in ("devices", "num_nodes"):
         words += [f"--trainer.{key}={getattr(options, key)}"] if getattr(options, key) else []
     if options.model_config is not None:
@@ -177,7 +117,7 @@ def planned(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]
 
 
 def _rates(options: argparse.Namespace, granularity: str) -> Rates:
-    rates = GPUS[options.gpu or _DEFAULT_GPU]
+    rates = GPUS[options.gpu or DEFAULT_GPU]
     if options.rates is not None:
         rates = read_rates(options.rates, GPUS[options.gpu] if options.gpu else None, granularity)
     given = {name: getattr(options, name) for name in RATE_OPTIONS if getattr(options, name) is not None}
@@ -419,7 +359,10 @@ def print_plan(plan: dict[str, Any], console: Console | None = None) -> None:
     _print(console, ("reference set", "samples", "tokens", "time", "a sample, GPU", "sent a sample"), _sets(plan))
     _print(console, ("time goes into", "", ""), _phases(plan))
     if plan["beside"]:
-        _print(console, ("beside attribution, at most", "times", "time", "each"), _beside(plan))
+        parts = list(dict.fromkeys(name for item in plan["beside"] for name in item.get("each", {})))
+        _print(console, ("beside attribution, at most", "times", "time", *parts), _beside(plan, parts))
+        if parts:
+            console.print(f"Under {' and '.join(parts)}: what one evaluation takes.")
     console.print(f"Rates of {gpu['name']}: {gpu['source']}.")
     console.print("Not in the time: loading, saving, statistics, what a first batch compiles.")
     if any(item["assumed"] for item in plan["sets"]):
@@ -469,8 +412,9 @@ def _phases(plan: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
             yield name, duration(value), "most" if name == plan["dominated_by"]["time"] else ""
 
 
-def _beside(plan: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+def _beside(plan: dict[str, Any], parts: Sequence[str]) -> Iterator[tuple[str, ...]]:
     for item in plan["beside"]:
-        each = [f"{name} {duration(value)}" for name, value in item.get("each", {}).items() if value]
-        yield item["name"], str(item["number"]), duration(item["seconds"]), ", ".join(each)
-    yield "all", "", duration(plan["seconds_beside"]), ""
+        each = item.get("each", {})
+        shown = [duration(each[part]) if each.get(part) else "" for part in parts]
+        yield item["name"], str(item["number"]), duration(item["seconds"]), *shown
+    yield "all", "", duration(plan["seconds_beside"]), *("" for _ in parts)

@@ -53,16 +53,6 @@ def _name(score_set: ScoreSet) -> str:
     return str(score_set.manifest.get("data", {}).get("name", "unnamed"))
 
 
-def mean_scores(sets: Sequence[ScoreSet]) -> dict[str, Tensor]:
-    """Plain mean over the sets, in float64.
-
-    Source: the document: the general score is the mean of the scores of its seeds.
-    """
-    return {
-        name: torch.stack([score_set.scores[name].double() for score_set in sets]).mean(0) for name in sets[0].scores
-    }
-
-
 def as_shares(score_set: ScoreSet) -> ScoreSet:
     """Each score as a share of the set's total absolute score: sets of different totals then weigh the same.
 

@@ -5,9 +5,7 @@ from sparc3_lightning.statistics.exchange import Tested, exchange_tests
 from sparc3_lightning.statistics.intervals import (
     Bootstrap,
     Interval,
-    paired_bootstrap,
     perplexity_bootstrap,
-    two_stage_bootstrap,
 )
 from sparc3_lightning.statistics.signs import share_improved, sign_flip_p_value, wilcoxon_p_value
 
@@ -17,14 +15,12 @@ __all__ = [
     "Power",
     "Tested",
     "exchange_tests",
-    "paired_bootstrap",
     "perplexity_bootstrap",
     "power",
     "rank_biserial",
     "share_improved",
     "sign_flip_p_value",
     "standardised_effect",
-    "two_stage_bootstrap",
     "variance_components",
     "wilcoxon_p_value",
 ]

@@ -24,7 +24,7 @@ from scipy import stats
 from torch import Tensor
 
 from sparc3_lightning.evaluation.measure import MAX_LOSS
-from sparc3_lightning.statistics.signs import Scores, block_rows, completion_changes, paired_change
+from sparc3_lightning.statistics.signs import Scores, block_rows, paired_change
 
 Values = NDArray[np.float64]
 
@@ -100,30 +100,8 @@ class Bootstrap:
         return Interval(float(found.low), float(found.high), confidence, len(self.draws))
 
 
-def paired_bootstrap(before: Scores, after: Scores, num_draws: int = 10_000, seed: int = 0) -> Bootstrap:
-    """Bootstrap of the mean change, drawing prompts with their pair and all their completions.
-
-    Args:
-        before: Scores before, a prompt each.
-        after: Scores of the same prompts after.
-        num_draws: Bootstrap samples.
-        seed: Of the draws.
-
-    Shape:
-        (N,) or (N, J) with J completions a prompt.
-
-    Raises:
-        ValueError: Shapes differ, no prompts, a score that is not finite, or no draw.
-
-    Source:
-        Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8 (the first strategy); Field and
-        Welsh, Bootstrapping clustered data, 2007 (the cluster bootstrap, consistent with random effects).
-    """
-    return bootstrap_means(paired_change(before, after).unsqueeze(1), num_draws, seed)[0]
-
-
 def bootstrap_means(columns: Tensor, num_draws: int = 10_000, seed: int = 0) -> list[Bootstrap]:
-    """Bootstrap of every column's mean, all columns in the same draws.
+    """Bootstrap of every column's mean, all columns in the same draws: of prompts, with all their completions.
 
     Args:
         columns: Changes of the same prompts, a figure a column.
@@ -132,6 +110,13 @@ def bootstrap_means(columns: Tensor, num_draws: int = 10_000, seed: int = 0) -> 
 
     Shape:
         (N, M).
+
+    Raises:
+        ValueError: No draw.
+
+    Source:
+        Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8 (the first strategy); Field and
+        Welsh, Bootstrapping clustered data, 2007 (the cluster bootstrap, consistent with random effects).
     """
     values = columns.T.contiguous().numpy()
     draws = _drawn((values,), partial(_mean, largest=_largest(values)), num_draws, seed)
@@ -151,15 +136,6 @@ def _mean(values: Values, largest: Values, axis: int) -> Values:
 def _largest(values: Values) -> Values:
     largest: Values = np.abs(values).max(axis=-1, keepdims=True).clip(min=np.finfo(float).tiny)
     return largest
-
-
-def two_stage_bootstrap(before: Scores, after: Scores, num_draws: int = 10_000, seed: int = 0) -> Bootstrap:
-    """Bootstrap of the mean change, drawing prompts, and completions within each drawn prompt; see `two_stage_means`.
-
-    Shape:
-        (N, J).
-    """
-    return two_stage_means(completion_changes(before, after).unsqueeze(2), num_draws, seed)[0]
 
 
 def two_stage_means(changes: Tensor, num_draws: int = 10_000, seed: int = 0) -> list[Bootstrap]:

@@ -70,6 +70,7 @@ def test_light_commands_import_nothing_heavy(tmp_path: Path) -> None:
     recipe = Recipe([(0, 1)], [-1.0], {"id": "someone/tiny", "num_layers": 2}).save(tmp_path / "r.json")
     commands = [["inspect", str(recipe)], ["inspect", str(recipe), "--json"], ["inspect", "--help"]]
     commands += [
+        ["plan", "--help"],
         ["select", "--help"],
         ["apply", "--help"],
         ["report", "--help"],

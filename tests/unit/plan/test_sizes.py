@@ -12,7 +12,8 @@ from sparc3_lightning.lrp.attribution import Attribution
 from sparc3_lightning.lrp.modules import select_modules
 from sparc3_lightning.models.families.llama import LLAMA_3_8B
 from sparc3_lightning.plan.needs import Settings
-from sparc3_lightning.plan.rates import GPUS, Pace, product_flops
+from sparc3_lightning.plan.pace import Pace, product_flops
+from sparc3_lightning.plan.rates import GPUS
 from sparc3_lightning.plan.sizes import Sizes, Work, _counts, model_config
 from tests.runs import ROOT
 from tests.tiny import TINY

@@ -15,7 +15,6 @@ from sparc3_lightning.files import read_json, write_json
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.report.read import inspect_path, read_run
 from sparc3_lightning.report.terminal import print_report
-from sparc3_lightning.scoring.combine import mean_scores
 from sparc3_lightning.scoring.score_set import ScoreSet
 from tests.unit.evaluation.fake_run import LAYERS, NEURONS, make_run, module
 from tests.unit.report.conftest import write_run
@@ -23,7 +22,8 @@ from tests.unit.report.conftest import write_run
 
 def test_scores_are_those_of_the_score_sets(run_dir: Path) -> None:
     run, neurons = make_run(), read_run(run_dir).neurons
-    general = mean_scores([run.score_sets[name] for name in run.general])
+    sets = [run.score_sets[name].scores for name in run.general]
+    general = {name: torch.stack([scores[name].double() for scores in sets]).mean(0) for name in sets[0]}
     np.testing.assert_allclose(neurons.general, torch.cat([general[module(i)] for i in range(LAYERS)]), rtol=1e-12)
     toxic = run.score_sets["toxic"].scores
     np.testing.assert_allclose(neurons.behaviour, torch.cat([toxic[module(i)] for i in range(LAYERS)]), rtol=1e-12)

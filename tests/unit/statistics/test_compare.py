@@ -21,18 +21,17 @@ from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion
 from sparc3_lightning.metrics import summarise, windows
 from sparc3_lightning.statistics import (
     exchange_tests,
-    paired_bootstrap,
     perplexity_bootstrap,
     power,
     rank_biserial,
     share_improved,
     sign_flip_p_value,
     standardised_effect,
-    two_stage_bootstrap,
     wilcoxon_p_value,
 )
 from sparc3_lightning.statistics.compare import Change, compare, compare_columns, compare_with_control
 from sparc3_lightning.statistics.signs import PairedTest, paired_change
+from tests.unit.statistics.single import paired_bootstrap, two_stage_bootstrap
 
 BEFORE = [[0.9, 0.8], [0.7, 0.1], [0.2, 0.3]]
 AFTER = [[0.4, 0.2], [0.7, 0.1], [0.3, 0.4]]

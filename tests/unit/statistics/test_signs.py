@@ -8,10 +8,11 @@ import pytest
 import torch
 from scipy import stats
 
-from sparc3_lightning.statistics import paired_bootstrap, share_improved, sign_flip_p_value, wilcoxon_p_value
+from sparc3_lightning.statistics import share_improved, sign_flip_p_value, wilcoxon_p_value
 from sparc3_lightning.statistics import signs as room
 from sparc3_lightning.statistics.signs import sign_flip_p_values, signed_ranks
 from tests.unit.statistics.pairs import pair
+from tests.unit.statistics.single import paired_bootstrap
 
 
 @pytest.mark.parametrize("n", [1, 5, 9])
