@@ -9,7 +9,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.records import Evaluation
-from sparc3_lightning.evaluation.results import experiment_results
 from sparc3_lightning.files import write_json
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.models.identity import tokenizer_hash
@@ -18,6 +17,7 @@ from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.report.page import write_report
 from sparc3_lightning.report.read import RESULTS_FILE, finished_run
 from sparc3_lightning.report.terminal import print_places, print_summary
+from sparc3_lightning.runs.results import experiment_results
 from sparc3_lightning.trials.store import TRIALS_DIR, TrialStore
 from sparc3_lightning.trials.suppress import draw_controls
 from sparc3_lightning.trials.trial import UNCHANGED, Intervention, Trials, scaled_neurons

@@ -7,8 +7,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.evaluation.records import Evaluation
-from sparc3_lightning.evaluation.results import neurons_per_layer
 from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.pruning.recipe import neurons_per_layer
 from sparc3_lightning.report.figures import comparison_figure, layer_figure
 from sparc3_lightning.report.tensorboard import (
     board_hyperparameters,

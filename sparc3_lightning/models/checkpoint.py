@@ -10,7 +10,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from sparc3_lightning.distributed.owners import own_part
@@ -145,6 +152,7 @@ class Checkpoint:
             OSError: Transformers makes no model of the config.
             ValueError: Weights are missing, or of other shapes than the config says.
         """
+        check_attention(self.config, attn_implementation)
         options: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
         with one_line("model", self.name), _parameters_on_meta():  # trap 23
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
@@ -303,6 +311,23 @@ def check_rope(fields: Mapping[str, Any], where: str, key: str) -> None:
     for kind in rope_types(fields):
         if kind not in known:
             raise ValueError(f"the rotary embedding in {where} must be one of {known}, got {kind!r}. Set `{key}`.")
+
+
+def check_attention(config: PreTrainedConfig, attn_implementation: str | None) -> None:
+    """Refuse `sdpa` of a model that has eager attention alone, such as one with a soft cap in it.
+
+    Args:
+        config: The model's.
+        attn_implementation: Attention implementation.
+
+    Raises:
+        ValueError: It is.
+    """
+    if attn_implementation == "sdpa" and not MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._supports_sdpa:
+        raise ValueError(
+            f"`attn_implementation` must be 'eager' for a model of type {config.model_type!r}, got 'sdpa', which "
+            "transformers does not have for it. Set `model.attn_implementation: eager`."
+        )
 
 
 def _stored(name: str, directory: Path) -> dict[str, Stored]:

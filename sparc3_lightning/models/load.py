@@ -1,11 +1,20 @@
 """Load a causal language model and its tokenizer from the hub, a directory, or a bare config."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from sparc3_lightning.models.checkpoint import CONFIG, NO_CODE, Checkpoint, check_rope, constant_context
+from sparc3_lightning.models.checkpoint import (
+    CONFIG,
+    NO_CODE,
+    Checkpoint,
+    check_attention,
+    check_rope,
+    constant_context,
+)
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.models.hub import fetch, one_line, reason
 
@@ -101,16 +110,21 @@ def build_model(
             f"`config` must hold fields of a {family.model_type} config, got {unknown}. Set `model.config`."
         )
     check_rope(fields, "`config`", "model.config.rope_parameters")
-    try:
+    with _describing(family.model_type):
         built = AutoConfig.for_model(family.model_type, **fields)
+    check_attention(built, attn_implementation)
+    with _describing(family.model_type):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            built,
-            dtype=torch_dtype(dtype) or torch.float32,
-            attn_implementation=attn_implementation,
+            built, dtype=torch_dtype(dtype) or torch.float32, attn_implementation=attn_implementation
         )
-    except Exception as error:
-        raise ValueError(
-            f"`config` must describe a {family.model_type} model: {reason(error)} Set `model.config`."
-        ) from error
     family.check_config(built)
     return model.eval()
+
+
+@contextmanager
+def _describing(model_type: str) -> Iterator[None]:
+    """Whatever transformers raises over the fields of a config becomes one line."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"`config` must describe a {model_type} model: {reason(error)} Set `model.config`.") from error

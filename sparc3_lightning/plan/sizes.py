@@ -26,7 +26,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sparc3_lightning.lrp.attribution import Attribution
 from sparc3_lightning.lrp.modules import select_modules
-from sparc3_lightning.models.checkpoint import check_rope
+from sparc3_lightning.models.checkpoint import check_attention, check_rope
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.models.families.layers import weight_of
 from sparc3_lightning.models.hub import reason
@@ -126,6 +126,7 @@ class Sizes:
     """
 
     def __init__(self, config: PreTrainedConfig, attn_implementation: str | None = "sdpa") -> None:
+        check_attention(config, attn_implementation)
         self.config, self.attn_implementation = config, attn_implementation
         self.model = self._on_meta(torch.float32)
         self._counted: dict[tuple[str, ...], np.ndarray] = {}

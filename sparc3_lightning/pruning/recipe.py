@@ -128,3 +128,9 @@ def _describe_set(data: dict[str, Any]) -> str:
 
 def _join(parts: Iterable[str]) -> str:
     return ", ".join(parts)
+
+
+def neurons_per_layer(recipe: Recipe, num_layers: int) -> list[int]:
+    """Number of selected neurons of each layer, first layer first."""
+    per_layer = recipe.per_layer()
+    return [len(per_layer.get(layer, [])) for layer in range(num_layers)]

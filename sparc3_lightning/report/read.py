@@ -67,7 +67,7 @@ def read_results(run_dir: Path) -> dict[str, Any]:
 def _from_format_3(run_dir: Path, results: dict[str, Any]) -> dict[str, Any]:
     """Results of an earlier version, with the evaluations beside them."""
     from sparc3_lightning.evaluation.records import Evaluation
-    from sparc3_lightning.evaluation.results import from_format_3
+    from sparc3_lightning.runs.results import from_format_3
 
     names = ("baseline", "pruned", *(["control"] if results["control"] is not None else []))
     baseline, pruned, *controls = (read_json(run_dir / f"{name}_eval.json", f"{name} evaluation") for name in names)

@@ -8,7 +8,7 @@ from sparc3_lightning.report.read import scored_prompts
 from sparc3_lightning.wording import MISSING, number, p_value, percent, signed, spaced, spoken
 
 if TYPE_CHECKING:
-    from sparc3_lightning.evaluation.results import ColumnResult
+    from sparc3_lightning.runs.results import ColumnResult
 
 HIDDEN = ("opinion", "logged", "detail")
 """Roles of the columns that no table shows."""

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from sparc3_lightning.evaluation.records import Evaluation
-from sparc3_lightning.evaluation.results import throughput
 from sparc3_lightning.pruning.select import neuron_scores
 from sparc3_lightning.report.figures import Panel
 from sparc3_lightning.report.read import scored_prompts
 from sparc3_lightning.report.rows import HIDDEN, Completion, first_completions, kind_of
+from sparc3_lightning.runs.results import throughput
 from sparc3_lightning.runs.run import Run
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.trials.sweep_table import prices_of

@@ -40,6 +40,7 @@ _FILES = {
     "baseline_eval.json": "prompts and completions, baseline model",
     "pruned_eval.json": "prompts and completions, pruned model",
     "control_eval.json": "prompts and completions, control",
+    "trials": "every model that was measured, so that a killed run goes on after it",
     "pruned_model": "the pruned model",
     "responses.json": "scores of the responses that prompts were chosen by",
     "config.yaml": "the run's config, with every default",

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from sparc3_lightning import commands
 from sparc3_lightning.cli import SparC3CLI
 from sparc3_lightning.main import TRAINER_COMMANDS, main
+from sparc3_lightning.metrics import Completion, CompletionMeasure
 from sparc3_lightning.models.load import build_model
 from sparc3_lightning.pruning.recipe import Recipe
 from tests.pages import PAGES, blocks, is_file, lines, sparc3_words
@@ -74,13 +75,17 @@ def test_there_is_something_to_test() -> None:
 @pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
 def test_python_block_runs(block: str, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each block by itself, in an empty directory."""
-    shows = "class " not in block  # how to write a class of one's own is no more than imported
-    assert (MODEL in block) == shows
+    assert (MODEL in block) != ("class " in block), "it runs a model, or writes a measure"
     names: dict[str, object] = {"__name__": "docs"}
     with contextlib.chdir(tmp_path):
         exec(compile(block.replace(MODEL, str(model_dir)), "docs", "exec"), names)
     shown = capsys.readouterr().out.strip()
-    assert bool(shown) == shows
+    for written in (one for one in names.values() if isinstance(one, type) and one.__module__ == "docs"):
+        measure = written()
+        assert isinstance(measure, CompletionMeasure)
+        measure.update([Completion(0, 0, [1, 2], "Who? Why?"), Completion(0, 1, [3], "So.")])
+        assert measure.compute().values == [[[2.0], [0.0]]]
+    assert bool(shown) == (MODEL in block)
     if "recipe" in names:
         assert isinstance(names["recipe"], Recipe)
         assert len(names["recipe"].neurons) == 10

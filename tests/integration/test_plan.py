@@ -222,3 +222,12 @@ def test_as_a_user_types_it() -> None:
     assert "58,800 parameters in float32; neuron scores of 3 layers: 192" in done.stdout
     assert "trainer.accelerator" in done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_table_is_whole_in_80_columns(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the longest of our configs: several nodes, baselines, a sweep."""
+    main(["plan", *LLAMA, "--config", "configs/llama3_8b/sweep.yaml", *SHAPE, "--config", "configs/trainer/fsdp.yaml"])
+    shown = capsys.readouterr().out
+    assert "cells of the sweep" in shown
+    assert "\u2026" not in shown, "a figure is cut"
+    assert max(map(len, shown.splitlines())) <= 80

@@ -189,6 +189,41 @@ def test_only_families_know_an_architecture() -> None:
     assert set(NO_FAMILY) <= set(found), "an exception that is none any more"
 
 
+# The way that data takes: a later room may call an earlier one, and none a later.
+ROOMS = [
+    "models",
+    "lrp",
+    "data",
+    "scoring",
+    "pruning",
+    "metrics",
+    "evaluation",
+    "statistics",
+    "trials",
+    "runs",
+    "report",
+    "plan",
+    "demo",
+]
+BACK = {
+    ("sparc3_lightning/scoring/sequential.py", "pruning"): "it prunes block by block while it scores",
+    ("sparc3_lightning/metrics/completions.py", "evaluation"): "a metric says which column it is",
+    ("sparc3_lightning/evaluation/evaluator.py", "statistics"): "its options hold those of the comparisons",
+}
+
+
+def test_no_room_calls_a_later_one() -> None:
+    found = {
+        (relative(path), room)
+        for path in code_files()
+        if path.suffix == ".py" and (mine := path.relative_to(ROOT).parts[1]) in ROOMS
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sparc3_lightning.")
+        if (room := str(node.module).split(".")[1]) in ROOMS and ROOMS.index(room) > ROOMS.index(mine)
+    }
+    assert found == BACK.keys()
+
+
 def test_no_path_of_one_machine() -> None:
     texts = [path for path in project_files() if is_code(path) or path.suffix in {".md", ".txt"}]
     assert [relative(path) for path in texts if MACHINE_PATH.search(path.read_text(errors="replace"))] == []

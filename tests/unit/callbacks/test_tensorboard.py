@@ -11,8 +11,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from callbacks.tensorboard import TensorBoardCallback
 from sparc3_lightning.evaluation import Evaluator
-from sparc3_lightning.evaluation.results import experiment_results
 from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.runs.results import experiment_results
 from tests.unit.evaluation.fake_run import LAYERS, make_run
 
 

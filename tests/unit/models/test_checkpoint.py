@@ -15,9 +15,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sparc3_lightning.models.hub import hub_error
-from sparc3_lightning.models.load import load_model, load_tokenizer
+from sparc3_lightning.models.load import build_model, load_model, load_tokenizer
 from sparc3_lightning.models.sharding import load_sharded_model, shard_model
-from tests.tiny import tiny_llama
+from tests.tiny import TINY, tiny_llama
 from tests.tiny_files import tiny_tokenizer
 
 Loader = Callable[..., PreTrainedModel]
@@ -226,3 +226,15 @@ def test_what_cannot_be_fetched_names_the_key_of_its_own(what: str) -> None:
     said = str(hub_error(what, "organisation/name", ValueError("gated")))
     assert f"the {what} 'organisation/name' cannot be loaded: gated." in said
     assert f"set `model.{what}`" in said
+
+
+def test_attention_that_the_model_does_not_have(load: Loader, tmp_path: Path) -> None:
+    """A soft cap in attention leaves eager alone; whether from a checkpoint or from a config's fields."""
+    tiny = TINY["gemma2"]()
+    tiny.save_pretrained(tmp_path)
+    said = r"`attn_implementation` must be 'eager' .*'gemma2', got 'sdpa'.*Set `model.attn_implementation: eager`"
+    with pytest.raises(ValueError, match=said):
+        load(str(tmp_path), attn_implementation="sdpa")
+    with pytest.raises(ValueError, match=said):
+        build_model({**tiny.config.to_diff_dict(), "model_type": "gemma2"}, 10, attn_implementation="sdpa")
+    assert load(str(tmp_path), attn_implementation="eager").config.model_type == "gemma2"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sparc3_lightning.evaluation import Evaluator
-from sparc3_lightning.evaluation.results import experiment_results
 from sparc3_lightning.files import write_json
+from sparc3_lightning.runs.results import experiment_results
 from sparc3_lightning.runs.run import Run
 from tests.unit.evaluation.fake_run import make_run
 

@@ -13,13 +13,13 @@ from rich.console import Console
 import sparc3_lightning.report
 from sparc3_lightning.evaluation import Evaluation, Evaluator
 from sparc3_lightning.evaluation.measure import Column
-from sparc3_lightning.evaluation.results import experiment_results
 from sparc3_lightning.report.figures import pictures
 from sparc3_lightning.report.page import render_page
 from sparc3_lightning.report.read import read_run
 from sparc3_lightning.report.rows import agreement_lines, evidence_table
 from sparc3_lightning.report.tensorboard import board_outcome, board_scalars
 from sparc3_lightning.report.terminal import print_summary
+from sparc3_lightning.runs.results import experiment_results
 from sparc3_lightning.runs.run import Run
 from tests.unit.evaluation.fake_run import make_evaluation, make_run
 from tests.unit.report.conftest import write_run

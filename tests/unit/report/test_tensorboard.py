@@ -8,7 +8,6 @@ import torch
 from tensorboard.plugin_util import markdown_to_safe_html
 
 from sparc3_lightning.evaluation import Evaluator
-from sparc3_lightning.evaluation.results import experiment_results
 from sparc3_lightning.report.tensorboard import (
     board_hyperparameters,
     board_outcome,
@@ -18,6 +17,7 @@ from sparc3_lightning.report.tensorboard import (
     score_histograms,
     verdict_text,
 )
+from sparc3_lightning.runs.results import experiment_results
 from sparc3_lightning.runs.run import Run
 from tests.unit.evaluation.fake_run import LAYERS, make_evaluation, make_run, module
 

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from sparc3_lightning.evaluation import Evaluation, Evaluator
-from sparc3_lightning.evaluation.results import experiment_results
 from sparc3_lightning.report.rows import set_table
 from sparc3_lightning.report.terminal import print_summary
+from sparc3_lightning.runs.results import experiment_results
 from sparc3_lightning.runs.run import Run
 from tests.unit.evaluation.fake_run import make_evaluation, make_run
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from sparc3_lightning.evaluation import Evaluation, Evaluator
-from sparc3_lightning.evaluation.results import experiment_results, from_format_3
 from sparc3_lightning.files import read_json, write_json
 from sparc3_lightning.report.read import read_results
+from sparc3_lightning.runs.results import experiment_results, from_format_3
 from sparc3_lightning.runs.run import Run
 from sparc3_lightning.statistics.compare import compare, compare_with_control
 from tests.unit.evaluation.fake_run import make_evaluation, make_run

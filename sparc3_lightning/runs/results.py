@@ -9,10 +9,10 @@ from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.measure import Aggregate, Better, Role, Rows
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.evaluation.second_looks import agreements, notable_words
-from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.pruning.recipe import neurons_per_layer
+from sparc3_lightning.runs.checks import validation_table
 from sparc3_lightning.runs.run import Run
 from sparc3_lightning.statistics.compare import Change, compare, compare_with_control
-from sparc3_lightning.trials.checks import validation_table
 from sparc3_lightning.trials.verdict import Findings, VerdictResult, verdict
 from sparc3_lightning.version import RESULTS_FORMAT, package_versions
 
@@ -195,12 +195,6 @@ def _selection(run: Run) -> dict[str, Any]:
         "highest_score": max(recipe.scores, default=None),
         "num_below_zero": sum(score < 0 for score in recipe.scores),
     }
-
-
-def neurons_per_layer(recipe: Recipe, num_layers: int) -> list[int]:
-    """Number of selected neurons of each layer, first layer first."""
-    per_layer = recipe.per_layer()
-    return [len(per_layer.get(layer, [])) for layer in range(num_layers)]
 
 
 def _reference_sets(run: Run) -> dict[str, Any]:

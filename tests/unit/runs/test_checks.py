@@ -8,10 +8,10 @@ import torch
 
 from sparc3_lightning.files import write_json
 from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.runs.checks import pairwise_overlap, validation_table
 from sparc3_lightning.runs.run import Run
 from sparc3_lightning.scoring.combine import differential
 from sparc3_lightning.scoring.score_set import ScoreSet
-from sparc3_lightning.trials.checks import pairwise_overlap, validation_table
 from tests.unit.evaluation.fake_run import LAYERS, NEURONS, make_run, make_set, module
 
 
