@@ -6,9 +6,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
+from callbacks.base import RunCallback
+from callbacks.relevance import RelevanceCallback
 from sparc3_lightning.data.batches import Batch
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.module import SparC3Module
@@ -18,10 +20,8 @@ from sparc3_lightning.scoring.registry import expand_methods, make_methods
 from sparc3_lightning.scoring.saving import save_together
 from sparc3_lightning.scoring.score_set import ScoreSet
 
-_ORDER = "`trainer.callbacks` must list `callbacks.RelevanceCallback` before `callbacks.BaselineCallback`."
 
-
-class BaselineCallback(Callback):
+class BaselineCallback(RunCallback):
     """Scores every reference set by other methods once the rules are off; writes `scores/<method>/<set name>/`.
 
     List it after the relevance callback. What a method found is in `module.run.scores`, beside LRP's own scores.
@@ -33,6 +33,8 @@ class BaselineCallback(Callback):
         sparsity: Share of each row that `wanda_sequential` removes.
     """
 
+    after = (RelevanceCallback,)
+
     def __init__(
         self,
         methods: list[str],
@@ -43,21 +45,18 @@ class BaselineCallback(Callback):
         self.seed, self.sparsity = seed, sparsity
         self.keys = expand_methods(methods, signs or ["abs"])
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def check(self, trainer: Trainer, module: SparC3Module) -> None:
         """Refuse before hours of attribution what would fail after them."""
-        assert isinstance(pl_module, SparC3Module)
-        if pl_module.attribution is None:
-            raise ValueError(_ORDER)
-        names = pl_module.data.reference_names
+        names = module.data.reference_names
         if taken := sorted(set(names) & set(self.keys)):
             raise ValueError(
                 f"a set must not be called as a method is, got {taken}: both would be written to `scores/<name>`. "
-                f"Rename `{pl_module.data.key_of(taken[0])}`."
+                f"Rename `{module.data.key_of(taken[0])}`."
             )
-        self._compared(pl_module)
+        self._compared(module)
         for method, _ in self.keys.values():
-            method.check(pl_module.lm)
-        pl_module.run.scores |= {key: MethodScores() for key in self.keys if key not in pl_module.run.scores}
+            method.check(module.lm)
+        module.run.scores |= {key: MethodScores() for key in self.keys if key not in module.run.scores}
 
     def _compared(self, module: SparC3Module) -> tuple[list[str], str | None]:
         """The general sets and the behaviour's, where a method compares sets: none has to be there otherwise."""
@@ -65,14 +64,13 @@ class BaselineCallback(Callback):
             return [], None
         return module.data.differential_names()
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def finish(self, trainer: Trainer, module: SparC3Module) -> None:
         """Score every set by every method, and write what was found."""
-        assert isinstance(pl_module, SparC3Module)
-        run, data, home = pl_module.run, pl_module.data, pl_module.log_dir / "scores"
+        run, data, home = module.run, module.data, module.log_dir / "scores"
         chosen = {key: choice for key, choice in self.keys.items() if key != run.main_key}
-        general, behaviour = self._compared(pl_module)
-        scoring = pl_module.scoring(general=general, behaviour=behaviour, seed=self.seed, sparsity=self.sparsity)
-        loop = Loop(make_methods(chosen, scoring), partial(_save, home, pl_module.device))
+        general, behaviour = self._compared(module)
+        scoring = module.scoring(general=general, behaviour=behaviour, seed=self.seed, sparsity=self.sparsity)
+        loop = Loop(make_methods(chosen, scoring), partial(_save, home, module.device))
         # A run that was interrupted here does it again, from the start.
         from_rank_zero(partial(_remove, [home / key for key in chosen]))
         loaders = dict(zip(data.reference_names, data.predict_dataloader(), strict=True))
@@ -81,7 +79,7 @@ class BaselineCallback(Callback):
                 described = set_data(samples.ids, name, samples.source, samples.sample_ids)
                 # As Lightning runs the predict steps that the other scores come from.
                 with trainer.precision_plugin.predict_step_context():
-                    loop.score(described, partial(self._batches, trainer, pl_module, name, loaders[name]))
+                    loop.score(described, partial(self._batches, trainer, module, name, loaders[name]))
             run.scores.update(loop.finish())
 
     def _batches(

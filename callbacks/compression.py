@@ -4,16 +4,17 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 
+from callbacks.base import RunCallback
 from callbacks.evaluation import baseline_of, trials_of
+from callbacks.relevance import RelevanceCallback
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.data.batches import Batch
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.lrp.linear import SIGNS
 from sparc3_lightning.module import SparC3Module
-from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.pruning.apply import block_linears
 from sparc3_lightning.pruning.save import free_path, save_compressed_model
 from sparc3_lightning.pruning.weight_scores import (
@@ -40,7 +41,7 @@ from sparc3_lightning.trials.sweep_table import prices_of
 from sparc3_lightning.trials.trial import check_one_is_done, run_trials
 
 
-class CompressionCallback(Callback):
+class CompressionCallback(RunCallback):
     """Compresses the model by every method at every sparsity after attribution; writes `compression/`.
 
     Weights compete within their row, in all linear layers but lm_head; the lowest go. Every method scores by the
@@ -57,7 +58,8 @@ class CompressionCallback(Callback):
         save: Also save this one as a Hugging Face directory, `compressed_model/`.
     """
 
-    reads = ("evaluation_text",)  # fields of `data`
+    after = (RelevanceCallback,)
+    reads = ("evaluation_text",)
 
     def __init__(
         self,
@@ -79,44 +81,38 @@ class CompressionCallback(Callback):
         self.against, self.seed, self.save = against, seed, save
         self._rows: list[dict[str, Any]] = []
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def check(self, trainer: Trainer, module: SparC3Module) -> None:
         """Refuse before hours of attribution what would fail after them."""
-        assert isinstance(pl_module, SparC3Module)
-        if pl_module.attribution is None:
-            raise ValueError(
-                "`trainer.callbacks` must list `callbacks.RelevanceCallback` before `callbacks.CompressionCallback`."
-            )
-        check_scores_are_whole(trainer, pl_module)
-        self._general(pl_module)
-        if not pl_module.data.text_rows:
+        check_scores_are_whole(trainer, module)
+        self._general(module)
+        if not module.data.text_rows:
             raise ValueError("compression is judged by perplexity, which needs a text. Set `data.evaluation_text`.")
-        pl_module.evaluator.check(pl_module.lm, pl_module.tokenizer, pl_module.data.text_rows, None)
-        layers, run = block_linears(pl_module.lm), pl_module.run
-        check_scored(relevance_keys(self.keys), run.scores, pl_module.granularity, layers, run.expected_modules)
+        module.evaluator.check(module.lm, module.tokenizer, module.data.text_rows, None)
+        layers, run = block_linears(module.lm), module.run
+        check_scored(relevance_keys(self.keys), run.scores, module.granularity, layers, run.expected_modules)
         for compression in self.compressions:
             share_removed(layers, compression.amount)
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def finish(self, trainer: Trainer, module: SparC3Module) -> None:
         """Compress, evaluate, restore; write the results after each, tables and figures in the end."""
-        assert isinstance(pl_module, SparC3Module)
-        run, directory = pl_module.run, pl_module.log_dir / "compression"
-        scores = self._scores(trainer, pl_module)
+        run, directory = module.run, module.log_dir / "compression"
+        scores = self._scores(trainer, module)
         described = {
             "base_model": run.base_model,
-            "general": [described_set(run.score_sets[name]) for name in self._general(pl_module)],
+            "general": [described_set(run.score_sets[name]) for name in self._general(module)],
             "methods": {key: scores.options(key) for key in self.keys},
         }
-        hashes = [pl_module.data.reference_samples[name].token_hash for name in self._general(pl_module)]
-        baseline = baseline_of(pl_module)
-        trials, done = trials_of(pl_module, with_prompts=False), list[Compressed]()
+        hashes = [module.data.reference_samples[name].token_hash for name in self._general(module)]
+        baseline = baseline_of(module)
+        trials, done = trials_of(module, with_prompts=False), list[Compressed]()
         planned = [trial_of(compression, scores, hashes, trials.name) for compression in self.compressions]
         with run.timed("compression"):
-            for one in run_trials(planned, trials, _keep, pl_module.progress, "compression"):
+            for one in run_trials(planned, trials, _keep, module.progress, "compression"):
                 done.append(one)
                 from_rank_zero(partial(write_results, directory, described, baseline, done))
             if self.save is not None:
-                self._save(pl_module, scores, self.save)
-        run.compression = compression_rows(baseline, done, self.against, pl_module.evaluator.paired_test)
+                self._save(module, scores, self.save)
+        run.compression = compression_rows(baseline, done, self.against, module.evaluator.paired_test)
         from_rank_zero(lambda: write_compression(run.compression, self.against, directory))
         check_one_is_done(done, "compressed models")
 
@@ -152,13 +148,10 @@ class CompressionCallback(Callback):
         sets = [(map(to_device, loaders[name]), len(data.reference_samples[name])) for name in self._general(module)]
         return joined(sets)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print the tables last, below whatever the progress bar has shown."""
-        assert isinstance(pl_module, SparC3Module)
-        if pl_module.run.compression and trainer.is_global_zero:
-            stop_bar(trainer)
-            rows = pl_module.run.compression
-            print_compression(rows, prices_of(rows), self.against, pl_module.log_dir / "compression")
+    def show(self, module: SparC3Module, stage: str) -> None:
+        """Print the tables."""
+        if rows := module.run.compression:
+            print_compression(rows, prices_of(rows), self.against, module.log_dir / "compression")
 
 
 def _keep(one: Compressed, evaluation: Evaluation) -> None:

@@ -4,8 +4,10 @@ from functools import partial
 from pathlib import Path
 
 import rich
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
+from callbacks.base import RunCallback, module_of
+from callbacks.pruning import PruningCallback
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.records import Evaluation
@@ -13,7 +15,6 @@ from sparc3_lightning.files import write_json
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.models.identity import tokenizer_hash
 from sparc3_lightning.module import SparC3Module
-from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.report.page import write_report
 from sparc3_lightning.report.read import RESULTS_FILE, finished_run
 from sparc3_lightning.report.terminal import print_places, print_summary
@@ -22,13 +23,8 @@ from sparc3_lightning.trials.store import TRIALS_DIR, TrialStore
 from sparc3_lightning.trials.suppress import draw_controls
 from sparc3_lightning.trials.trial import UNCHANGED, Intervention, Trials, scaled_neurons
 
-_ORDER = (
-    "an evaluation needs neurons to remove: `trainer.callbacks` must list `callbacks.PruningCallback` before "
-    "`callbacks.EvaluationCallback`."
-)
 
-
-class EvaluationCallback(Callback):
+class EvaluationCallback(RunCallback):
     """Evaluates the baseline, the pruned model and the control; writes the results files, the figures and the page.
 
     List it after the pruning callback. In `test`, it writes the evaluation of the model tested.
@@ -38,7 +34,9 @@ class EvaluationCallback(Callback):
         control_seed: Seed of the first draw; draw i uses seed + i.
     """
 
-    reads = ("evaluation_prompts", "evaluation_text")  # fields of `data`
+    after = (PruningCallback,)
+    because = "an evaluation needs neurons to remove: "
+    reads = ("evaluation_prompts", "evaluation_text")
 
     def __init__(self, num_control_draws: int = 5, control_seed: int = 0) -> None:
         if num_control_draws < 0:
@@ -48,63 +46,56 @@ class EvaluationCallback(Callback):
             )
         self.num_control_draws, self.control_seed = num_control_draws, control_seed
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def check(self, trainer: Trainer, module: SparC3Module) -> None:
         """Refuse before hours of attribution what would fail after them: order, paths, columns, token ids."""
-        assert isinstance(pl_module, SparC3Module)
-        if pl_module.run.behaviour is None:
-            raise ValueError(_ORDER)
-        check_scores_are_whole(trainer, pl_module)
-        prompts, rows = pl_module.data.prompts, pl_module.data.text_rows
+        check_scores_are_whole(trainer, module)
+        prompts, rows = module.data.prompts, module.data.text_rows
         if not prompts and not rows:
             raise ValueError(
                 "an evaluation needs prompts or a text, got neither. Set `data.evaluation_prompts` or "
                 "`data.evaluation_text`, or leave the evaluation callback out."
             )
-        pl_module.evaluator.check(pl_module.lm, pl_module.tokenizer, rows, prompts)
+        module.evaluator.check(module.lm, module.tokenizer, rows, prompts)
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def finish(self, trainer: Trainer, module: SparC3Module) -> None:
         """Evaluate before, after and the control; write the results and what shows them."""
-        assert isinstance(pl_module, SparC3Module)
-        run, log_dir = pl_module.run, pl_module.log_dir
+        run, log_dir = module.run, module.log_dir
         assert run.recipe is not None, "the pruning callback comes first"
         save = partial(_save, log_dir)
         # Drawn first: that a layer has too few other neurons shows before hours of evaluation.
-        config = pl_module.lm.config
+        config = module.lm.config
         width = get_family(config.model_type).num_neurons(config)
         controls = draw_controls(run.recipe, width, self.num_control_draws, self.control_seed)
-        save("baseline_eval.json", baseline_of(pl_module).to_json())
-        trials = trials_of(pl_module)
-        run.pruned = _measure(pl_module, trials, scaled_neurons(run.recipe), "pruned")
+        save("baseline_eval.json", baseline_of(module).to_json())
+        trials = trials_of(module)
+        run.pruned = _measure(module, trials, scaled_neurons(run.recipe), "pruned")
         save("pruned_eval.json", run.pruned.to_json())
         for number, recipe in enumerate(controls, start=1):
-            run.controls.append(_measure(pl_module, trials, scaled_neurons(recipe), f"control {number}"))
+            run.controls.append(_measure(module, trials, scaled_neurons(recipe), f"control {number}"))
         save("control_eval.json", [control.to_json() for control in run.controls])
 
         def report() -> None:
-            results = experiment_results(run, pl_module.evaluator, pl_module.data.describe())
+            results = experiment_results(run, module.evaluator, module.data.describe())
             write_json(log_dir / RESULTS_FILE, results)
             run.results = {**results}
             write_report(log_dir, run=finished_run(run, log_dir))
 
         from_rank_zero(report)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print the summary last, below whatever the progress bar has shown."""
-        assert isinstance(pl_module, SparC3Module)
-        run, log_dir = pl_module.run, pl_module.log_dir
-        if run.results and trainer.is_global_zero:
-            stop_bar(trainer)
+    def show(self, module: SparC3Module, stage: str) -> None:
+        """Print the summary."""
+        run, log_dir = module.run, module.log_dir
+        if run.results:
             print_summary(run.results, log_dir)
-        elif stage == "test" and (run.baseline or run.pruned) and trainer.is_global_zero:
-            stop_bar(trainer)
+        elif stage == "test" and (run.baseline or run.pruned):
             print_places(log_dir, rich.get_console())
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the evaluation that `test` has made."""
-        assert isinstance(pl_module, SparC3Module)
-        for name, evaluation in (("baseline", pl_module.run.baseline), ("pruned", pl_module.run.pruned)):
+        module = module_of(pl_module)
+        for name, evaluation in (("baseline", module.run.baseline), ("pruned", module.run.pruned)):
             if evaluation is not None:
-                _save(pl_module.log_dir, f"{name}_eval.json", evaluation.to_json())
+                _save(module.log_dir, f"{name}_eval.json", evaluation.to_json())
 
 
 def trials_of(module: SparC3Module, with_prompts: bool = True) -> Trials:

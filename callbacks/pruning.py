@@ -3,8 +3,9 @@
 from functools import partial
 from pathlib import Path
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 
+from callbacks.base import RunCallback
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.module import SparC3Module
@@ -16,7 +17,7 @@ from sparc3_lightning.scoring.saving import save_together, share_summaries
 from sparc3_lightning.scoring.score_set import ScoreSet
 
 
-class PruningCallback(Callback):
+class PruningCallback(RunCallback):
     """Selects after attribution; writes `pruned_neurons.json`, `scores/differential/` and, if asked, `pruned_model/`.
 
     Args:
@@ -42,31 +43,29 @@ class PruningCallback(Callback):
         self.general_weight, self.general_penalty = general_weight, general_penalty
         self.save_model = save_model
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def check(self, trainer: Trainer, module: SparC3Module) -> None:
         """Refuse, before hours of attribution, what could not be selected after them."""
-        assert isinstance(pl_module, SparC3Module)
-        config, run, data = pl_module.lm.config, pl_module.run, pl_module.data
+        config, run, data = module.lm.config, module.run, module.data
         run.general, run.behaviour = data.differential_names()
         if trainer.is_global_zero:
             data.warn_of_shared_samples([*run.general, run.behaviour])
         check_num_neurons(self.num_neurons, get_family(config.model_type).total_neurons(config))
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def finish(self, trainer: Trainer, module: SparC3Module) -> None:
         """Take the differential, select on rank 0, tell every rank, save."""
-        assert isinstance(pl_module, SparC3Module)
-        log_dir, run = pl_module.log_dir, pl_module.run
+        log_dir, run = module.log_dir, module.run
         with run.timed("selection"):
             general, behaviour = [run.score_sets[name] for name in run.general], run.score_sets[str(run.behaviour)]
             contrast = differential(general, behaviour, self.general_weight, self.general_penalty)
-            run.differential = save_together(contrast, log_dir / "scores" / "differential", pl_module.device)
+            run.differential = save_together(contrast, log_dir / "scores" / "differential", module.device)
             # Each rank has read its share of every set: what all of them know makes the selection and its checks.
             share_summaries([*run.score_sets.values(), run.differential])
             run.recipe = from_rank_zero(partial(self._select, run.differential, log_dir))
         if self.save_model:
             with run.timed("saving the pruned model"):
                 save_pruned_model(
-                    pl_module.lm, pl_module.tokenizer, run.recipe, log_dir / "pruned_model", check_base=False,
-                    dtype=pl_module.weights_dtype,
+                    module.lm, module.tokenizer, run.recipe, log_dir / "pruned_model", check_base=False,
+                    dtype=module.weights_dtype,
                 )  # fmt: skip
 
     def _select(self, contrast: ScoreSet, log_dir: Path) -> Recipe:

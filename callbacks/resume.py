@@ -3,11 +3,11 @@
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from lightning.pytorch import LightningModule, Trainer
 
+from callbacks.base import RunCallback, SetProgress, module_of
 from callbacks.relevance import RelevanceCallback
 from callbacks.score_writer import ScoreWriter
 from sparc3_lightning.distributed.ranks import any_rank, from_rank_zero
@@ -19,7 +19,7 @@ from sparc3_lightning.scoring.saving import read_finished
 Resume = Literal["auto", "never", "must"]
 
 
-class ResumeCallback(Callback):
+class ResumeCallback(RunCallback):
     """Saves what a predict run has summed, and goes on from there when the same command is run again.
 
     List it after the score writer. A run that is not finished has `resume/` in its directory: on each rank the sums of
@@ -35,6 +35,7 @@ class ResumeCallback(Callback):
             "must": go on or refuse; "never": begin one.
     """
 
+    after = (RelevanceCallback, ScoreWriter)
     _folder: StateFolder
 
     def __init__(self, minutes: float | None = 10.0, num_samples: int | None = None, resume: Resume = "auto") -> None:
@@ -47,9 +48,9 @@ class ResumeCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a directory that `resume` does not allow; let a long choice of prompts stop and go on."""
-        assert isinstance(pl_module, SparC3Module)
-        pl_module.stop_signals = self.early_signals
-        pl_module.is_resumable = stage == "predict" and self.resume != "never"
+        module = module_of(pl_module)
+        module.stop_signals = self.early_signals
+        module.is_resumable = stage == "predict" and self.resume != "never"
         if stage != "predict":
             return
         log_dir = Path(trainer.log_dir or trainer.default_root_dir)
@@ -60,20 +61,19 @@ class ResumeCallback(Callback):
                 "`ResumeCallback.init_args.resume`."
             )
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse an order in which nothing could be saved."""
-        _check_order(trainer, self)
+    def check(self, trainer: Trainer, module: SparC3Module) -> None:
+        """From here on a signal waits for the batch in progress."""
         self._signals.__enter__()
         # Lightning notes SIGTERM while data is read, and does nothing.
         self._signals.received = self.early_signals.received or ("SIGTERM" if trainer.received_sigterm else None)
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin, or go on with what an interrupted run has left in the run's directory: nobody has refused this run."""
-        assert isinstance(pl_module, SparC3Module)
-        self._folder = StateFolder(pl_module.log_dir, fingerprint(pl_module), pl_module.device)
+        module = module_of(pl_module)
+        self._folder = StateFolder(module.log_dir, fingerprint(module), module.device)
         state = self._folder.begin()
         if state is not None:
-            self._go_on(trainer, pl_module, state)
+            self._go_on(trainer, module, state)
         self._saved_at, self._num_unsaved = time.monotonic(), 0
 
     def _go_on(self, trainer: Trainer, module: SparC3Module, state: State) -> None:
@@ -95,28 +95,16 @@ class ResumeCallback(Callback):
             then = goes_on if following else "selection and evaluation follow"
             print(f"resumed: {module.log_dir} has the scores of {', '.join(finished) or 'no set'}; {then}", flush=True)
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Tensor,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def after_batch(self, trainer: Trainer, module: SparC3Module, progress: SetProgress) -> None:
         """Save where a save is due, and after a set; stop where a signal has come."""
-        assert isinstance(pl_module, SparC3Module)
-        if pl_module.run.is_done(batch_idx, dataloader_idx):
-            return
-        self._num_unsaved += len(outputs) * trainer.world_size
-        stop, is_due = any_rank([self._signals.received is not None, self._is_due(trainer)], pl_module.device)
-        name, num_batches = pl_module.data.reference_names[dataloader_idx], batch_idx + 1
-        if num_batches == trainer.num_predict_batches[dataloader_idx]:
-            self._folder.finish_set(pl_module.run.seconds)
+        self._num_unsaved += progress.num_samples * trainer.world_size
+        stop, is_due = any_rank([self._signals.received is not None, self._is_due(trainer)], module.device)
+        if progress.is_finished:
+            self._folder.finish_set(module.run.seconds)
         elif stop or is_due:
-            relevance = pl_module.attribution
+            relevance = module.attribution
             assert relevance is not None
-            state = State(self._folder.fingerprint, pl_module.run.seconds, name, num_batches)
+            state = State(self._folder.fingerprint, module.run.seconds, progress.name, progress.num_batches)
             self._folder.save(state, relevance.attribution, relevance.explained)
             self._saved_at, self._num_unsaved = time.monotonic(), 0
         if stop:
@@ -136,16 +124,15 @@ class ResumeCallback(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let signals do what they did; say how a run that was told to stop goes on."""
-        assert isinstance(pl_module, SparC3Module)
         self._signals.__exit__()
         received = self._signals.received or self.early_signals.received
         if received is None or not isinstance(exception, SystemExit):
             return
         end_children(trainer.strategy.launcher)
         if trainer.is_global_zero:
-            how = "in" if trainer.predicting else "with the responses in"
+            how, log_dir = "in" if trainer.predicting else "with the responses in", module_of(pl_module).log_dir
             print(
-                f"\nstopped by {received}: the same command goes on {how} {pl_module.log_dir} (exit code {EXIT_CODE})",
+                f"\nstopped by {received}: the same command goes on {how} {log_dir} (exit code {EXIT_CODE})",
                 file=sys.stderr,
             )
 
@@ -154,14 +141,3 @@ class ResumeCallback(Callback):
         self._signals.__exit__()
         if stage == "predict":
             self._folder.remove()
-
-
-def _check_order(trainer: Trainer, callback: Callback) -> None:
-    """The relevance callback and the score writer must come before `callback`."""
-    listed: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it from elsewhere
-    earlier = listed[: listed.index(callback)]
-    if not all(any(isinstance(one, kind) for one in earlier) for kind in (RelevanceCallback, ScoreWriter)):
-        raise ValueError(
-            "`trainer.callbacks` must list `callbacks.RelevanceCallback` and `callbacks.ScoreWriter` before "
-            "`callbacks.ResumeCallback`."
-        )

@@ -3,16 +3,16 @@
 from dataclasses import replace
 
 import rich
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 from rich.console import RenderableType
 
+from callbacks.base import RunCallback
 from callbacks.evaluation import baseline_of, trials_of
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.module import SparC3Module
-from sparc3_lightning.progress import stop_bar
 from sparc3_lightning.report.trial_figures import write_sweep
 from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.trials.sweep import Grid, PlannedCell, cells_of, plan_cells
@@ -20,7 +20,7 @@ from sparc3_lightning.trials.sweep_table import baseline_row, figures_of, num_co
 from sparc3_lightning.trials.trial import check_one_is_done, run_trials
 
 
-class SweepCallback(Callback):
+class SweepCallback(RunCallback):
     """Evaluates every cell of the grids after attribution; writes `sweep/` with tables and figures.
 
     A cell whose neurons were evaluated before, by this run or another one with the same `model.trials_dir`, is read.
@@ -43,11 +43,10 @@ class SweepCallback(Callback):
         self.seed = seed
         self._summary: list[RenderableType] = []
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def check(self, trainer: Trainer, module: SparC3Module) -> None:
         """Refuse before hours of attribution what would fail after them."""
-        assert isinstance(pl_module, SparC3Module)
-        check_scores_are_whole(trainer, pl_module)
-        data, config = pl_module.data, pl_module.lm.config
+        check_scores_are_whole(trainer, module)
+        data, config = module.data, module.lm.config
         data.differential_names()
         total = get_family(config.model_type).total_neurons(config)
         largest = max(c.num_neurons for c in self.cells)
@@ -55,7 +54,7 @@ class SweepCallback(Callback):
             raise ValueError(
                 f"`num_neurons` must be at most {total}, got {largest}. Set `SweepCallback.init_args.grids`."
             )
-        scored = set(pl_module.run.scores)  # the callbacks before this one say at the start what they will score
+        scored = set(module.run.scores)  # the callbacks before this one say at the start what they will score
         if missing := sorted({cell.key for cell in self.cells} - scored):
             raise ValueError(
                 f"the sweep needs scores of {missing}, got those of {sorted(scored)}. List "
@@ -65,25 +64,24 @@ class SweepCallback(Callback):
             raise ValueError(
                 "a sweep needs prompts or a text. Set `data.evaluation_prompts` or `data.evaluation_text`."
             )
-        pl_module.evaluator.check(pl_module.lm, pl_module.tokenizer, data.text_rows, data.prompts)
+        module.evaluator.check(module.lm, module.tokenizer, data.text_rows, data.prompts)
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def finish(self, trainer: Trainer, module: SparC3Module) -> None:
         """Select every cell, evaluate what is not known, write tables and figures."""
-        assert isinstance(pl_module, SparC3Module)
-        run = pl_module.run
+        run = module.run
         found = run.scores
-        names = pl_module.data.differential_names()
-        baseline, trials = baseline_of(pl_module), trials_of(pl_module)
+        names = module.data.differential_names()
+        baseline, trials = baseline_of(module), trials_of(module)
         with run.timed("sweep"):
             planned = from_rank_zero(lambda: plan_cells(self.cells, found, *names, trials.name, self.seed))
-            test = replace(pl_module.evaluator.paired_test, num_tests=num_corrected(planned))
+            test = replace(module.evaluator.paired_test, num_tests=num_corrected(planned))
 
             def judge(cell: PlannedCell, evaluation: Evaluation) -> None:
                 cell.figures = from_rank_zero(lambda: figures_of(baseline, evaluation, test))
 
-            for _ in run_trials(planned, trials, judge, pl_module.progress, "sweep"):
+            for _ in run_trials(planned, trials, judge, module.progress, "sweep"):
                 pass
-        from_rank_zero(lambda: self._write(pl_module, planned, found))
+        from_rank_zero(lambda: self._write(module, planned, found))
         check_one_is_done(planned, "cells of the sweep")
 
     def _write(self, module: SparC3Module, planned: list[PlannedCell], found: dict[str, MethodScores]) -> None:
@@ -93,10 +91,8 @@ class SweepCallback(Callback):
         directory, alpha = module.log_dir / "sweep", module.evaluator.paired_test.alpha
         self._summary = write_sweep(planned, baseline, overlaps, base["num_layers"], directory, alpha)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print the summary last, below whatever the progress bar has shown."""
-        if self._summary and trainer.is_global_zero:
-            stop_bar(trainer)
-            for part in self._summary:
-                rich.print(part)
-            self._summary = []
+    def show(self, module: SparC3Module, stage: str) -> None:
+        """Print the summary."""
+        for part in self._summary:
+            rich.print(part)
+        self._summary = []

@@ -2,9 +2,10 @@
 
 import warnings
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from callbacks.base import RunCallback
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.module import SparC3Module
@@ -22,7 +23,7 @@ from sparc3_lightning.report.tensorboard import (
 )
 
 
-class TensorBoardCallback(Callback):
+class TensorBoardCallback(RunCallback):
     """Shows what the other callbacks found; list it last. Without a TensorBoard logger it only warns.
 
     Args:
@@ -36,23 +37,21 @@ class TensorBoardCallback(Callback):
             )
         self.num_prompts = num_prompts
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def check(self, trainer: Trainer, module: SparC3Module) -> None:
         """Say at once that nothing will be shown, if so."""
-        assert isinstance(pl_module, SparC3Module)
-        check_scores_are_whole(trainer, pl_module)
+        check_scores_are_whole(trainer, module)
         if trainer.is_global_zero and _logger(trainer) is None:
             warnings.warn(
                 "TensorBoardCallback shows nothing: set `trainer.logger` to a TensorBoardLogger, or leave it out.",
                 stacklevel=2,
             )
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def finish(self, trainer: Trainer, module: SparC3Module) -> None:
         """Show everything that was found."""
-        assert isinstance(pl_module, SparC3Module)
         logger = _logger(trainer)
         if logger is None or not trainer.is_global_zero:
             return
-        run, board = pl_module.run, logger.experiment
+        run, board = module.run, logger.experiment
         for histogram in score_histograms(run):
             board.add_histogram(histogram.tag, histogram.values, histogram.layer, bins=histogram.bins)
         logger.log_metrics(board_scalars(run), step=0)
@@ -62,7 +61,7 @@ class TensorBoardCallback(Callback):
             counts = neurons_per_layer(run.recipe, run.base_model["num_layers"])
             board.add_figure("neurons_per_layer", layer_figure(counts, str(run.base_model["id"])), 0, close=False)
         if run.baseline is not None and run.pruned is not None:
-            self._show_outcome(pl_module, logger, run.baseline, run.pruned)
+            self._show_outcome(module, logger, run.baseline, run.pruned)
         logger.save()
 
     def _show_outcome(
