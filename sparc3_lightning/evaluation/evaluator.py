@@ -13,17 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sparc3_lightning.evaluation.generation import (
     CHOICE_SEED,
     Decoding,
-    Progress,
-    TextPrompt,
     evaluation_mode,
     generate,
     no_progress,
     plan_requests,
 )
-from sparc3_lightning.evaluation.measure import Column, Material, Measure
 from sparc3_lightning.evaluation.records import (
     Evaluation,
-    PerplexityResult,
     PromptResult,
     ScoredCompletion,
     ToxicityResult,
@@ -32,14 +28,14 @@ from sparc3_lightning.evaluation.records import (
 from sparc3_lightning.evaluation.windows import cut_text, measure_perplexity
 from sparc3_lightning.metrics.completions import (
     Collected,
-    Completion,
     CompletionMeasure,
     Length,
     Repetition,
     Toxicity,
     summarise,
 )
-from sparc3_lightning.metrics.perplexity import PROTOCOLS, PerplexityProtocol, check_protocol
+from sparc3_lightning.metrics.measure import Column, Completion, Material, Measure, Progress, TextPrompt
+from sparc3_lightning.metrics.perplexity import PROTOCOLS, PerplexityProtocol, PerplexityResult, check_protocol
 from sparc3_lightning.metrics.scorers import Scorer, scorer_setting
 from sparc3_lightning.models.load import context_length
 from sparc3_lightning.statistics.signs import PairedTest

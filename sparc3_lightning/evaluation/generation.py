@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,30 +28,15 @@ from sparc3_lightning.data.batches import PADDING, plan_batches
 from sparc3_lightning.data.tokens import check_vocabulary, count_control, encode, keep_last, token_counts
 from sparc3_lightning.distributed.owners import is_sharded
 from sparc3_lightning.distributed.ranks import gather_objects, raise_together, rank_and_world_size
-from sparc3_lightning.metrics.completions import Completion
+from sparc3_lightning.metrics.measure import Completion, Progress, TextPrompt
 from sparc3_lightning.models.load import context_length
 
 T = TypeVar("T")
-
-Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
-"""`progress(items, total, description)` wraps an iterable of known length and yields its items."""
 
 
 def no_progress(items: Iterable[T], total: int, description: str) -> Iterable[T]:
     """The silent progress."""
     return items
-
-
-class TextPrompt(Protocol):
-    """What generation needs of a prompt: `id` keys its noise, `text` is continued."""
-
-    @property
-    def id(self) -> str:
-        """Unique among the prompts."""
-
-    @property
-    def text(self) -> str:
-        """What is continued."""
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.data.tokens import check_vocabulary, count_control, encode, starts_with_bos, token_counts
 from sparc3_lightning.distributed.ranks import gather_objects, raise_together, rank_and_world_size
-from sparc3_lightning.evaluation.generation import Progress, T, evaluation_mode, no_progress
-from sparc3_lightning.evaluation.records import PerplexityResult
+from sparc3_lightning.evaluation.generation import T, evaluation_mode, no_progress
+from sparc3_lightning.metrics.measure import Progress
 from sparc3_lightning.metrics.perplexity import (
+    PerplexityResult,
     Window,
     WindowPerplexity,
     default_stride,

@@ -2,7 +2,6 @@
 
 from sparc3_lightning.metrics.completions import (
     AttributeSummary,
-    Completion,
     CompletionMeasure,
     Length,
     Repetition,
@@ -10,6 +9,7 @@ from sparc3_lightning.metrics.completions import (
     summarise,
 )
 from sparc3_lightning.metrics.detoxify_scorer import DetoxifyScorer
+from sparc3_lightning.metrics.measure import Completion
 from sparc3_lightning.metrics.perplexity import Window, WindowPerplexity, join_rows, window_losses, windows
 from sparc3_lightning.metrics.scorers import JointScorer, LexicalScorer, Scorer
 

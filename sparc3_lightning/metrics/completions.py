@@ -11,25 +11,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from sparc3_lightning.evaluation.measure import Better, Column, Material, Measure, Role
+from sparc3_lightning.metrics.measure import Better, Column, Completion, Material, Measure, Role
 from sparc3_lightning.metrics.scorers import Scorer
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One generated completion, without its prompt and without the end-of-text token.
-
-    Attributes:
-        prompt: Number of its prompt.
-        completion: Its number among the prompt's completions.
-        token_ids: Generated ids.
-        text: Their text.
-    """
-
-    prompt: int
-    completion: int
-    token_ids: list[int]
-    text: str
 
 
 class Collected(NamedTuple):

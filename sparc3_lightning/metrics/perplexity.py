@@ -5,7 +5,7 @@ A figure without its protocol's name is worthless: `sliding` and `disjoint` diff
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -33,6 +33,37 @@ class Window:
     start: int
     stop: int
     num_scored: int
+
+
+@dataclass(frozen=True)
+class PerplexityResult:
+    """A perplexity with all that its figure depends on.
+
+    Attributes:
+        protocol: `sliding` or `disjoint`.
+        perplexity: exp(mean loss).
+        mean_loss: Nats a scored token.
+        num_tokens: Tokens of the text.
+        num_scored: Tokens that count.
+        num_windows: Windows read.
+        window: Tokens in a window.
+        stride: Tokens between two windows' starts.
+        begins_with_bos: Whether the tokenizer put a beginning-of-text token before the text.
+        window_losses: Sum of token losses of each window, in nats, in the text's order: what pairs two models.
+        token_counts: What was found in the text's token ids; see `data.tokens.token_counts`.
+    """
+
+    protocol: str
+    perplexity: float
+    mean_loss: float
+    num_tokens: int
+    num_scored: int
+    num_windows: int
+    window: int
+    stride: int
+    begins_with_bos: bool
+    window_losses: list[float]
+    token_counts: dict[str, int] = field(default_factory=dict)
 
 
 def check_protocol(protocol: str) -> None:

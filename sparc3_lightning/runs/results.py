@@ -6,9 +6,9 @@ from statistics import mean, stdev
 from typing import Any, TypedDict, cast
 
 from sparc3_lightning.evaluation.evaluator import Evaluator
-from sparc3_lightning.evaluation.measure import Aggregate, Better, Role, Rows
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.evaluation.second_looks import agreements, notable_words
+from sparc3_lightning.metrics.measure import Aggregate, Better, Role, Rows
 from sparc3_lightning.pruning.recipe import neurons_per_layer
 from sparc3_lightning.runs.checks import validation_table
 from sparc3_lightning.runs.run import Run
@@ -43,7 +43,7 @@ class ColumnResult(TypedDict):
         better: Which way is better.
         rows: What a row is: the unit of the statistics.
         aggregate: How rows make a figure.
-        role: What it is evidence of; see `evaluation.measure.Role`.
+        role: What it is evidence of; see `metrics.measure.Role`.
         label: What it is, as a sentence begins with it.
         digits: Decimals in a sentence.
         limits: Least and largest value that there can be; None where there is no such.

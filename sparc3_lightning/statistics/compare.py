@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sparc3_lightning.evaluation.measure import Column, exp_mean, row_means
 from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.metrics.measure import Column, exp_mean, row_means
 from sparc3_lightning.statistics.effects import Power, power, rank_biserial, standardised_effect
 from sparc3_lightning.statistics.exchange import Tested, exchange_tests
 from sparc3_lightning.statistics.intervals import (

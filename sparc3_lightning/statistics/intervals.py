@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from sparc3_lightning.evaluation.measure import MAX_LOSS
+from sparc3_lightning.metrics.measure import MAX_LOSS
 from sparc3_lightning.statistics.signs import Scores, block_rows, paired_change
 
 Values = NDArray[np.float64]

@@ -8,8 +8,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from sparc3_lightning.evaluation.measure import Column
 from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.metrics.measure import Column
 from sparc3_lightning.statistics.compare import Change, compare_columns
 from sparc3_lightning.statistics.corrections import holm, least_holm
 from sparc3_lightning.statistics.signs import PairedTest, paired_change, sign_flip_p_value

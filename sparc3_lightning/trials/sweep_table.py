@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from sparc3_lightning.evaluation.measure import Column
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.files import write_bytes, write_text
+from sparc3_lightning.metrics.measure import Column
 from sparc3_lightning.pruning.recipe import Recipe, neurons_per_layer
 from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.statistics.compare import Change, compare

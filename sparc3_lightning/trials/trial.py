@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.distributed.ranks import from_rank_zero, is_raised_by_all
 from sparc3_lightning.evaluation.evaluator import Evaluator
-from sparc3_lightning.evaluation.generation import Progress, TextPrompt
 from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.metrics.measure import Progress, TextPrompt
 from sparc3_lightning.pruning.apply import apply_masks, apply_recipe
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.trials.store import FORMAT_VERSION, Measured, TrialStore, trial_name

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from sparc3_lightning.evaluation.measure import Column, Role
+from sparc3_lightning.metrics.measure import Column, Role
 from sparc3_lightning.statistics.compare import Change
 from sparc3_lightning.wording import p_equals, percent, spoken
 

@@ -207,7 +207,6 @@ ROOMS = [
 ]
 BACK = {
     ("sparc3_lightning/scoring/sequential.py", "pruning"): "it prunes block by block while it scores",
-    ("sparc3_lightning/metrics/completions.py", "evaluation"): "a metric says which column it is",
     ("sparc3_lightning/evaluation/evaluator.py", "statistics"): "its options hold those of the comparisons",
 }
 

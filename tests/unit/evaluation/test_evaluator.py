@@ -14,7 +14,6 @@ from transformers import LlamaForCausalLM
 
 from sparc3_lightning.evaluation import Decoding, Evaluation, Evaluator, generate
 from sparc3_lightning.evaluation.generation import CHOICE_SEED
-from sparc3_lightning.evaluation.measure import Column, Material, Measure
 from sparc3_lightning.evaluation.windows import _batches
 from sparc3_lightning.metrics import (
     Completion,
@@ -25,6 +24,7 @@ from sparc3_lightning.metrics import (
     Scorer,
     windows,
 )
+from sparc3_lightning.metrics.measure import Column, Material, Measure
 from sparc3_lightning.statistics.compare import compare
 from tests.unit.evaluation.tiny import VOCABULARY, TextPrompt, make_model, make_prompts, make_rows, make_tokenizer
 

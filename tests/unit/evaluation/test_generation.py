@@ -8,7 +8,8 @@ import torch
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from sparc3_lightning.evaluation import Decoding, generate
-from sparc3_lightning.evaluation.generation import Completion, gumbel_noise, noise_key
+from sparc3_lightning.evaluation.generation import gumbel_noise, noise_key
+from sparc3_lightning.metrics import Completion
 from tests.tiny import TINY
 from tests.unit.evaluation.tiny import VOCABULARY, TextPrompt, make_model
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 import sparc3_lightning.report
 from sparc3_lightning.evaluation import Evaluation, Evaluator
-from sparc3_lightning.evaluation.measure import Column
+from sparc3_lightning.metrics.measure import Column
 from sparc3_lightning.report.figures import pictures
 from sparc3_lightning.report.page import render_page
 from sparc3_lightning.report.read import read_run

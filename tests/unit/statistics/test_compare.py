@@ -16,9 +16,9 @@ from sparc3_lightning.evaluation import (
     PerplexityResult,
     ToxicityResult,
 )
-from sparc3_lightning.evaluation.measure import Better, Column
 from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion
 from sparc3_lightning.metrics import summarise, windows
+from sparc3_lightning.metrics.measure import Better, Column
 from sparc3_lightning.statistics import (
     exchange_tests,
     perplexity_bootstrap,

@@ -13,12 +13,12 @@ from rich.console import Console
 from sparc3_lightning.evaluation.generation import Decoding
 from sparc3_lightning.evaluation.records import (
     Evaluation,
-    PerplexityResult,
     PromptResult,
     ScoredCompletion,
     ToxicityResult,
 )
 from sparc3_lightning.metrics import AttributeSummary
+from sparc3_lightning.metrics.perplexity import PerplexityResult
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.report.trial_figures import (
     overlap_figure,

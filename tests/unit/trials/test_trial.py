@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.data.samples import Prompt
 from sparc3_lightning.evaluation import Decoding, Evaluation, Evaluator
-from sparc3_lightning.evaluation.records import PerplexityResult
 from sparc3_lightning.files import acquire, release
 from sparc3_lightning.metrics import JointScorer, LexicalScorer, Scorer
+from sparc3_lightning.metrics.perplexity import PerplexityResult
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.trials.store import TrialStore, trial_name
 from sparc3_lightning.trials.trial import (

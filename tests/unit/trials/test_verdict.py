@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparc3_lightning.evaluation.measure import Better, Column, Role, Rows
+from sparc3_lightning.metrics.measure import Better, Column, Role, Rows
 from sparc3_lightning.statistics import Interval, Power
 from sparc3_lightning.statistics.compare import Change
 from sparc3_lightning.trials.verdict import Findings, VerdictResult, verdict

@@ -4,20 +4,16 @@ import inspect
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sparc3_lightning.metrics.perplexity import PerplexityResult
 from sparc3_lightning.wording import spoken
-
-if TYPE_CHECKING:
-    from sparc3_lightning.evaluation.generation import Progress, TextPrompt
-    from sparc3_lightning.evaluation.records import PerplexityResult
-    from sparc3_lightning.metrics import Completion
 
 # exp of it is still a float64, and further from any language model than anything.
 MAX_LOSS = 700.0
@@ -137,6 +133,39 @@ class Column:
         )
 
 
+Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
+"""`progress(items, total, description)` wraps an iterable of known length and yields its items."""
+
+
+class TextPrompt(Protocol):
+    """What generation needs of a prompt: `id` keys its noise, `text` is continued."""
+
+    @property
+    def id(self) -> str:
+        """Unique among the prompts."""
+
+    @property
+    def text(self) -> str:
+        """What is continued."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One generated completion, without its prompt and without the end-of-text token.
+
+    Attributes:
+        prompt: Number of its prompt.
+        completion: Its number among the prompt's completions.
+        token_ids: Generated ids.
+        text: Their text.
+    """
+
+    prompt: int
+    completion: int
+    token_ids: list[int]
+    text: str
+
+
 @dataclass(frozen=True)
 class Material:
     """What an evaluation has for a measure to make columns of; the same on every rank.
@@ -155,13 +184,13 @@ class Material:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    prompts: "Sequence[TextPrompt]"
-    completions: "Sequence[Sequence[Completion]]"
-    perplexity: "Mapping[str, PerplexityResult]"
+    prompts: Sequence[TextPrompt]
+    completions: Sequence[Sequence[Completion]]
+    perplexity: Mapping[str, PerplexityResult]
     setting: Mapping[str, Any]
     batch_size: int
     max_tokens: int
-    progress: "Progress"
+    progress: Progress
 
 
 class Measure(ABC):
