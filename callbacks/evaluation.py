@@ -75,9 +75,8 @@ class EvaluationCallback(RunCallback):
         save("control_eval.json", [control.to_json() for control in run.controls])
 
         def report() -> None:
-            results = experiment_results(run, module.evaluator, module.data.describe())
-            write_json(log_dir / RESULTS_FILE, results)
-            run.results = {**results}
+            run.results = experiment_results(run, module.evaluator, module.data.describe())
+            write_json(log_dir / RESULTS_FILE, run.results)
             write_report(log_dir, run=finished_run(run, log_dir))
 
         from_rank_zero(report)

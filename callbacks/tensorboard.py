@@ -21,6 +21,8 @@ from sparc3_lightning.report.tensorboard import (
     score_histograms,
     verdict_text,
 )
+from sparc3_lightning.runs.results import Results
+from sparc3_lightning.runs.run import Run
 
 
 class TensorBoardCallback(RunCallback):
@@ -60,24 +62,22 @@ class TensorBoardCallback(RunCallback):
         if run.recipe is not None:
             counts = neurons_per_layer(run.recipe, run.base_model["num_layers"])
             board.add_figure("neurons_per_layer", layer_figure(counts, str(run.base_model["id"])), 0, close=False)
-        if run.baseline is not None and run.pruned is not None:
-            self._show_outcome(module, logger, run.baseline, run.pruned)
+        if run.results and run.baseline is not None and run.pruned is not None:
+            self._show_outcome(run, logger, run.results, run.baseline, run.pruned)
         logger.save()
 
     def _show_outcome(
-        self, module: SparC3Module, logger: TensorBoardLogger, baseline: Evaluation, pruned: Evaluation
+        self, run: Run, logger: TensorBoardLogger, results: Results, baseline: Evaluation, pruned: Evaluation
     ) -> None:
-        run, board = module.run, logger.experiment
-        figure = comparison_figure(board_panels(baseline, pruned, run.controls))
-        board.add_figure("before_and_after", figure, 0, close=False)
+        board = logger.experiment
+        board.add_figure("before_and_after", comparison_figure(board_panels(results)), 0, close=False)
         completions = sample_completions(baseline, pruned, self.num_prompts)
         if completions:
             board.add_text("completions/side_by_side", completions, 0)
-        if run.results:
-            board.add_text("verdict", verdict_text(run.results["verdict"]), 0)
-            # Parameters must come with their metrics: without, Lightning writes a placeholder metric, and
-            # TensorBoard's table keeps the first entry of a run.
-            logger.log_hyperparams(dict(board_hyperparameters(run)), metrics=dict(board_outcome(run)), step=0)
+        board.add_text("verdict", verdict_text(results["verdict"]), 0)
+        # Parameters must come with their metrics: without, Lightning writes a placeholder metric, and TensorBoard's
+        # table keeps the first entry of a run.
+        logger.log_hyperparams(dict(board_hyperparameters(run)), metrics=dict(board_outcome(run)), step=0)
 
 
 def _logger(trainer: Trainer) -> TensorBoardLogger | None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sparc3_lightning.files import write_bytes
 from sparc3_lightning.report.read import FinishedRun, NeuronScores
 from sparc3_lightning.report.rows import FigureRow, figure_rows
+from sparc3_lightning.runs.results import ChangeResult
 from sparc3_lightning.wording import spoken
 
 Floats = NDArray[np.float64]
@@ -131,8 +132,7 @@ def _of_scores(run: FinishedRun) -> Iterator[Picture]:
 
 
 def _of_behaviour(run: FinishedRun, row: FigureRow) -> Iterator[Picture]:
-    sides = [side["columns"][row.name] for side in (run.baseline, run.pruned, *run.controls)]
-    values = np.array(sides, dtype=np.float64)
+    values = np.stack([side.columns[row.name].by_row.numpy() for side in (run.baseline, run.pruned, *run.controls)])
     before, after, *controls = values[:, ~np.isnan(values).any(axis=0)]
     unit, good = row.column["rows"], "Below" if row.column["better"] == "lower" else "Above"
     yield Picture(
@@ -168,7 +168,7 @@ def _file_name(row: FigureRow) -> str:
     return row.kind.replace("/", "_")
 
 
-def _ends(change: dict[str, Any], beside: float = 0.0) -> list[float]:
+def _ends(change: ChangeResult, beside: float = 0.0) -> list[float]:
     return [beside + change["interval"][end] for end in ("low", "high")]
 
 
@@ -273,11 +273,7 @@ def layer_figure(neurons_per_layer: Sequence[int], title: str = "") -> Figure:
 
 
 def seeds_figure(seed_variation: Mapping[str, Any]) -> Figure:
-    """How far two seeds of general samples agree, pair by pair.
-
-    Args:
-        seed_variation: As the validation table has it.
-    """
+    """How far two seeds of general samples agree, pair by pair; as the validation table has it."""
     top, selection = seed_variation["top_overlap"]["pairs"], seed_variation["selection_overlap"]["pairs"]
     pairs = list(selection)
     figure = new_figure((5.2, 1.9 + 0.4 * len(pairs)))
@@ -313,12 +309,7 @@ class Panel(NamedTuple):
 
 
 def comparison_figure(panels: Sequence[Panel], max_columns: int = 4) -> Figure:
-    """The baseline, the pruned model and every draw of the control, one panel a figure.
-
-    Args:
-        panels: What to show; those that a draw has no figure of are left out.
-        max_columns: How many panels stand side by side.
-    """
+    """The baseline, the pruned model and every draw of the control, one panel a figure that every draw has."""
     shown = [panel for panel in panels if None not in panel.draws]
     columns = min(max_columns, len(shown))
     rows = -(-len(shown) // columns)
@@ -347,13 +338,7 @@ def comparison_figure(panels: Sequence[Panel], max_columns: int = 4) -> Figure:
 
 
 def pairs_figure(before: Floats, after: Floats, row: FigureRow) -> Figure:
-    """Every row once: its value before against its value after.
-
-    Args:
-        before: Value of each row, baseline (S,).
-        after: The same, pruned model.
-        row: Whose values.
-    """
+    """Every row once: its value before against its value after (S,)."""
     figure = new_figure((5.2, 4.9))
     axes = figure.add_subplot()
     unit, (low, high) = row.column["rows"], _limits(row, (before, after))
@@ -383,11 +368,8 @@ def changes_figure(before: Floats, after: Floats, controls: Sequence[Floats], ro
 
     If random neurons did the same, the pruned model's line would lie inside the band.
 
-    Args:
-        before: Value of each row, baseline (S,).
-        after: The same, pruned model.
-        controls: The same of each draw of the control; may be empty.
-        row: Whose values.
+    Shape:
+        (S,) each.
     """
     figure = new_figure((5.2, 4.2))
     axes = figure.add_subplot()
@@ -422,13 +404,7 @@ class Point(NamedTuple):
 
 
 def plane_figure(price: FigureRow, gain: FigureRow, controls: Sequence[Point]) -> Figure:
-    """Price and gain in one plane: price to the right, gain up; the control's cross spans all its draws.
-
-    Args:
-        price: What is paid.
-        gain: What is bought.
-        controls: Each draw of the control; may be empty.
-    """
+    """Price and gain in one plane: price to the right, gain up; the control's cross spans all its draws."""
     figure = new_figure((5.2, 4.4))
     axes = figure.add_subplot()
     baseline, pruned = (Point(price.change[side], gain.change[side]) for side in ("before", "after"))

@@ -10,22 +10,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sparc3_lightning.files import write_text
 from sparc3_lightning.report.figures import pictures, save_figure
-from sparc3_lightning.report.read import FinishedRun, read_run, scored_prompts
+from sparc3_lightning.report.read import FinishedRun, read_run
 from sparc3_lightning.report.rows import (
-    FigureRow,
-    Table,
     agreement_lines,
-    change_cells,
-    change_head,
     checks,
     evidence_table,
-    figure_notes,
-    figure_rows,
     first_completions,
+    outcome_table,
     removed,
     set_table,
 )
-from sparc3_lightning.wording import MISSING, number, p_value, visible
+from sparc3_lightning.runs.results import Results
+from sparc3_lightning.wording import MISSING, visible
 
 _TEMPLATES = Path(__file__).parent
 NUM_PROMPTS = 20
@@ -85,19 +81,19 @@ def render_page(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: in
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters["visible"] = visible
-    results, (attribute, prompts) = run.results, scored_prompts(run.baseline)
+    results, scored = run.results, run.baseline.toxicity
     return environment.get_template("page.html").render(
         model=results["base_model"].get("id"),
         num_neurons=results["selection"]["num_neurons"],
         verdict=results["verdict"],
-        outcome=_outcome(results),
+        outcome=outcome_table(results),
         evidence=evidence_table(results),
         figures=figures,
         selection=[removed(results["selection"]), *checks(results), *agreement_lines(results)],
         validation=set_table(results["validation"]),
         completions=first_completions(run.baseline, run.pruned, num_prompts),
-        num_prompts=len(prompts),
-        attribute=attribute,
+        num_prompts=0 if scored is None else len(scored.prompts),
+        attribute="" if scored is None else scored.main_attribute,
         words=_words(results),
         choices=_choices(results),
         provenance=None if run.provenance is None else _flat(run.provenance),
@@ -105,31 +101,7 @@ def render_page(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: in
     )
 
 
-def _outcome(results: dict[str, Any]) -> Table:
-    rows, draws = figure_rows(results), results["num_control_draws"]
-    head = ["", *change_head(rows), "better"]
-    notes = [*figure_notes(rows), "Better: share of the prompts or windows that improved."]
-    if draws:
-        head += ["control", "control's range", "p against control"]
-        notes.append(
-            f"Control: {results['selection']['num_neurons']} random neurons of the same layers, mean and range of "
-            f"{draws} draw{'s' * (draws > 1)}; p: pruned against the draws, exchanged within each prompt or window."
-        )
-    return Table(head, [_outcome_row(row, bool(draws)) for row in rows], " ".join(notes))
-
-
-def _outcome_row(row: FigureRow, has_control: bool) -> list[str]:
-    cells = [row.label, *change_cells(row.change), f"{row.change['share_improved']:.0%}"]
-    if not has_control:
-        return cells
-    control, against = row.column["control"], row.column["change_against_control"]
-    if control is None or control["mean"] is None:
-        return [*cells, *[MISSING] * 3]
-    p = MISSING if against is None else p_value(against["p_value"])
-    return [*cells, number(control["mean"]), f"{number(control['lowest'])} to {number(control['highest'])}", p]
-
-
-def _words(results: dict[str, Any]) -> dict[str, list[str]]:
+def _words(results: Results) -> dict[str, list[str]]:
     """Words that became rarer and commoner, each with its counts."""
     return {
         name: [f"{word['word']} ({word['before']} -> {word['after']}, z {word['z']:+.1f})" for word in words]
@@ -137,10 +109,10 @@ def _words(results: dict[str, Any]) -> dict[str, list[str]]:
     }
 
 
-def _choices(results: dict[str, Any]) -> list[tuple[str, str]]:
+def _choices(results: Results) -> list[tuple[str, str]]:
     """Model, method and selection; what the figures show is left out."""
-    sections = {"model": "base_model", "relevance": "relevance", "selection": "selection"}
-    lines = [line for name, key in sections.items() for line in _flat(results[key], f"{name}: ")]
+    sections = {"model": results["base_model"], "relevance": results["relevance"], "selection": results["selection"]}
+    lines = [line for name, values in sections.items() for line in _flat(values, f"{name}: ")]
     return [(name, text) for name, text in lines if not name.endswith("neurons per layer")]
 
 

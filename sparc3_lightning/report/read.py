@@ -5,37 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from sparc3_lightning.files import read_json
-from sparc3_lightning.models.families import get_family
 from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe
-from sparc3_lightning.scoring.manifest import MANIFEST_FILE, read_manifest, tensor_files
+from sparc3_lightning.scoring.manifest import MANIFEST_FILE
 from sparc3_lightning.version import RESULTS_FORMAT
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from sparc3_lightning.evaluation.records import Evaluation
+    from sparc3_lightning.runs.results import Results
     from sparc3_lightning.runs.run import Run
     from sparc3_lightning.scoring.score_set import ScoreSet
 
     Floats = NDArray[np.float64]
 
 RESULTS_FILE = "experiment_results.json"
-_SECTIONS = (
-    "base_model",
-    "relevance",
-    "selection",
-    "baseline",
-    "pruned",
-    "verdict",
-    "validation",
-)
+_SECTIONS = ("base_model", "relevance", "selection", "baseline", "pruned", "verdict", "validation")
 _SHOWN = f"`inspect` shows run directories, their {RESULTS_FILE}, score directories and recipes."
 
 
-def read_results(run_dir: Path) -> dict[str, Any]:
+def read_results(run_dir: Path) -> Results:
     """Read the results of a finished run.
 
     Raises:
@@ -55,33 +48,37 @@ def read_results(run_dir: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{path} must hold the results of a run, but it has no `{missing[0]}`.")
     if results.get("format_version") == 3:
-        results = _from_format_3(run_dir, results)
+        return _from_format_3(run_dir, results)
     if results.get("format_version") != RESULTS_FORMAT:
         raise ValueError(
             f"{path} must be of format_version {RESULTS_FORMAT}, got {results.get('format_version')!r}: it was written "
             "by another version of sparc3-lightning. Show it with that one, or evaluate again."
         )
-    return dict(results)
+    return cast("Results", results)
 
 
-def _from_format_3(run_dir: Path, results: dict[str, Any]) -> dict[str, Any]:
+def _from_format_3(run_dir: Path, results: dict[str, Any]) -> Results:
     """Results of an earlier version, with the evaluations beside them."""
-    from sparc3_lightning.evaluation.records import Evaluation
     from sparc3_lightning.runs.results import from_format_3
 
-    names = ("baseline", "pruned", *(["control"] if results["control"] is not None else []))
-    baseline, pruned, *controls = (read_json(run_dir / f"{name}_eval.json", f"{name} evaluation") for name in names)
-    draws = [Evaluation.from_json(draw) for of_run in controls for draw in of_run]
-    return {**from_format_3(results, Evaluation.from_json(baseline), Evaluation.from_json(pruned), draws)}
+    (baseline,), (pruned,) = _evaluations(run_dir, "baseline"), _evaluations(run_dir, "pruned")
+    controls = [] if results["control"] is None else _evaluations(run_dir, "control")
+    return from_format_3(results, baseline, pruned, controls)
+
+
+def _evaluations(run_dir: Path, name: str) -> list[Evaluation]:
+    """One of the evaluations' files; only the control's holds several."""
+    from sparc3_lightning.evaluation.records import Evaluation
+
+    found = read_json(run_dir / f"{name}_eval.json", f"{name} evaluation")
+    return [Evaluation.from_json(one) for one in (found if isinstance(found, list) else [found])]
 
 
 class NeuronScores(NamedTuple):
-    """Scores of all neurons, in one order.
+    """Scores of all neurons, in one order: the mean over the general sets, the behaviour's, and which were selected.
 
-    Attributes:
-        general: Mean over the general sets (N,).
-        behaviour: Of the behaviour's set (N,).
-        is_selected: Which of them are in the recipe (N,).
+    Shape:
+        (N,) each.
 
     Units: logits.
     """
@@ -97,19 +94,19 @@ class FinishedRun:
 
     Attributes:
         results: What `experiment_results.json` holds.
-        baseline: Evaluation of the model before pruning, as JSON.
-        pruned: The same of the pruned model.
-        controls: The same of each draw of the control.
+        baseline: The model before pruning.
+        pruned: Without the neurons.
+        controls: Each draw of the control.
         recipe: What was selected.
         neurons: Scores of every neuron.
         provenance: What the run was made with; None where it was not kept.
         config: The config, as text; None where it was not kept.
     """
 
-    results: dict[str, Any]
-    baseline: dict[str, Any]
-    pruned: dict[str, Any]
-    controls: list[dict[str, Any]]
+    results: Results
+    baseline: Evaluation
+    pruned: Evaluation
+    controls: list[Evaluation]
     recipe: Recipe
     neurons: NeuronScores
     provenance: dict[str, Any] | None
@@ -118,23 +115,15 @@ class FinishedRun:
 
 def finished_run(run: Run, run_dir: Path) -> FinishedRun:
     """The run that has just written its results; only what it was started with is read from its directory."""
+    assert run.results is not None
     assert run.recipe is not None
     assert run.baseline is not None
     assert run.pruned is not None
-    from sparc3_lightning.pruning.select import neuron_scores
-
     # Not read again: of weights, neurons' scores are known since they were written.
-    found = [neuron_scores(run.score_sets[name]) for name in (*run.general, str(run.behaviour))]
-    sets = [{layer: scores.numpy() for layer, scores in of_set.items()} for of_set in found]
-    return FinishedRun(
-        results=run.results,
-        baseline=run.baseline.to_json(),
-        pruned=run.pruned.to_json(),
-        controls=[control.to_json() for control in run.controls],
-        recipe=run.recipe,
-        neurons=_neurons(run_dir / "scores", sets, run.recipe),
-        **_made_with(run_dir),
-    )
+    sets = [run.score_sets[name] for name in (*run.general, str(run.behaviour))]
+    neurons = _neurons(run_dir / "scores", sets, run.recipe)
+    evaluations = run.baseline, run.pruned, run.controls
+    return FinishedRun(run.results, *evaluations, run.recipe, neurons, *_made_with(run_dir))
 
 
 def read_run(run_dir: Path) -> FinishedRun:
@@ -145,12 +134,11 @@ def read_run(run_dir: Path) -> FinishedRun:
         ValueError: A file is no readable or belongs to another run; names it.
     """
 
-    def read(name: str) -> Any:
-        return read_json(run_dir / f"{name}_eval.json", f"{name} evaluation")
+    from sparc3_lightning.scoring.score_set import ScoreSet
 
     results, recipe = read_results(run_dir), Recipe.load(run_dir)
-    baseline, pruned = _with_columns(read("baseline")), _with_columns(read("pruned"))
-    controls = [_with_columns(draw) for draw in read("control")] if results["num_control_draws"] else []
+    (baseline,), (pruned,) = _evaluations(run_dir, "baseline"), _evaluations(run_dir, "pruned")
+    controls = _evaluations(run_dir, "control") if results["num_control_draws"] else []
     for name, others in (("pruned", [pruned]), ("control", controls)):
         # Prompts are paired by their place.
         if any(_prompt_ids(other) != _prompt_ids(baseline) for other in others):
@@ -158,47 +146,36 @@ def read_run(run_dir: Path) -> FinishedRun:
                 f"{run_dir / name}_eval.json holds other prompts than baseline_eval.json: they are not of one run."
             )
     scores, selection = run_dir / "scores", results["selection"]
-    sets = [_stored_scores(scores / name) for name in (*selection["general"], selection["behaviour"])]
+    sets = [ScoreSet.open(scores / name) for name in (*selection["general"], selection["behaviour"])]
     neurons = _neurons(scores, sets, recipe)
-    return FinishedRun(results, baseline, pruned, controls, recipe, neurons, **_made_with(run_dir))
+    return FinishedRun(results, baseline, pruned, controls, recipe, neurons, *_made_with(run_dir))
 
 
-def _made_with(run_dir: Path) -> dict[str, Any]:
+def _made_with(run_dir: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """Provenance and config."""
     provenance, config = run_dir / "provenance.json", run_dir / "config.yaml"
-    return {
-        "provenance": read_json(provenance, "provenance") if provenance.exists() else None,
-        "config": config.read_text(encoding="utf-8", errors="replace") if config.exists() else None,
-    }
+    return (
+        read_json(provenance, "provenance") if provenance.exists() else None,
+        config.read_text(encoding="utf-8", errors="replace") if config.exists() else None,
+    )
 
 
-def _with_columns(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """The content of an evaluation's file; earlier versions left the columns' rows out."""
-    if "columns" in evaluation:
-        return evaluation
-    from sparc3_lightning.evaluation.records import Evaluation
-
-    return Evaluation.from_json(evaluation).to_json()
+def _prompt_ids(evaluation: Evaluation) -> list[str]:
+    return [] if evaluation.toxicity is None else [row.id for row in evaluation.toxicity.prompts]
 
 
-def scored_prompts(evaluation: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
-    """The scorer's first attribute, and every prompt with its completions; nothing where none were scored."""
-    scored = evaluation["toxicity"]  # the file's word for what a scorer judges
-    return ("", []) if scored is None else (next(iter(scored["attributes"])), scored["prompts"])
-
-
-def _prompt_ids(evaluation: dict[str, Any]) -> list[str]:
-    return [row["id"] for row in scored_prompts(evaluation)[1]]
-
-
-def _neurons(directory: Path, sets: Sequence[Mapping[int, Floats]], recipe: Recipe) -> NeuronScores:
+def _neurons(directory: Path, sets: Sequence[ScoreSet], recipe: Recipe) -> NeuronScores:
     """Scores of every neuron: of the general sets, and of the behaviour's, which is the last."""
     import numpy as np
 
-    sizes = [{layer: len(score) for layer, score in of_set.items()} for of_set in sets]
+    from sparc3_lightning.pruning.select import neuron_scores
+
+    found = [neuron_scores(score_set) for score_set in sets]
+    sizes = [{layer: len(score) for layer, score in of_set.items()} for of_set in found]
     if any(of_set != sizes[-1] for of_set in sizes):
         raise ValueError(f"{directory}: the score sets hold different layers, so they are not of one run.")
     layers = sorted(sizes[-1])
-    flat = [np.concatenate([of_set[layer] for layer in layers]) for of_set in sets]
+    flat = [np.concatenate([of_set[layer].numpy() for layer in layers]) for of_set in found]
     starts = dict(zip(layers, np.cumsum([0, *(sizes[-1][layer] for layer in layers)]).tolist(), strict=False))
     is_selected = np.zeros(len(flat[-1]), dtype=np.bool_)
     for layer, index in recipe.neurons:
@@ -206,31 +183,6 @@ def _neurons(directory: Path, sets: Sequence[Mapping[int, Floats]], recipe: Reci
             raise ValueError(f"{directory}: no score of neuron {index} in layer {layer}, which the recipe names.")
         is_selected[starts[layer] + index] = True
     return NeuronScores(np.mean(flat[:-1], axis=0), flat[-1], is_selected)
-
-
-def _stored_scores(directory: Path) -> dict[int, Floats]:
-    """Neuron scores by layer; a neuron's score is the sum of its row, where weights were scored."""
-    import numpy as np
-    from safetensors import SafetensorError, safe_open
-
-    manifest = read_manifest(directory)
-    base_model = manifest.get("base_model", {})
-    if (model_type := base_model.get("model_type")) is None:
-        raise ValueError(f"{directory / MANIFEST_FILE} names no model type.")
-    family = get_family(str(model_type))
-    rows: dict[int, Floats] = {}
-    for file in tensor_files(manifest):
-        try:
-            with safe_open(directory / file, framework="numpy") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - it is no dict
-                    if (layer := family.layer_of(name)) is not None:
-                        score = tensors.get_tensor(name)[family.neuron_rows(base_model)]
-                        rows[layer] = score.reshape(len(score), -1).sum(1, dtype=np.float64)
-        except SafetensorError as error:
-            raise ValueError(f"{directory / file} is no readable safetensors file: {error}.") from error
-    if not rows:
-        raise ValueError(f"{directory} holds no scores of neurons.")
-    return rows
 
 
 def inspect_path(path: Path, top: int) -> dict[str, Any]:
@@ -307,44 +259,35 @@ def score_report(path: Path, top: int) -> dict[str, Any]:
     The sha256 of every file, and that no score is NaN or Inf (or negative, for `abs`), are checked on the way. The
     scores are read module by module, once.
     """
+    from sparc3_lightning.pruning.select import neuron_scores
+    from sparc3_lightning.scoring.lazy import count_scores
     from sparc3_lightning.scoring.score_set import ScoreSet
 
     score_set = ScoreSet.open(path)
+    counts = count_scores(score_set.scores)
+    try:
+        num_layers = len(neuron_scores(score_set))
+    except ValueError:
+        num_layers = 0  # only other modules were scored, by name patterns
     return {
         "kind": "scores",
         "path": str(path),
         "manifest": score_set.manifest,
-        "checks": _checks(score_set),
+        "checks": {
+            "num_files": len(score_set.manifest["files"]),
+            **counts,
+            "layers_with_neuron_scores": num_layers,
+            "layers_of_model": score_set.manifest.get("base_model", {}).get("num_layers"),
+            "total": score_set.total,
+        },
         "modules": _module_rows(score_set),
-        "top_neurons": _top_neurons(score_set, top),
+        "top_neurons": _top_neurons(score_set, top) if num_layers else [],
     }
 
 
-def is_differential(manifest: dict[str, Any]) -> bool:
+def is_differential(manifest: Mapping[str, Any]) -> bool:
     """Whether the lowest scores are what matters: those of a differential, or of a ranking."""
     return manifest.get("kind") in ("differential", "ranking")
-
-
-def _checks(score_set: ScoreSet) -> dict[str, Any]:
-    from sparc3_lightning.scoring.lazy import count_scores
-
-    return {
-        "num_files": len(score_set.manifest["files"]),
-        **count_scores(score_set.scores),
-        "layers_with_neuron_scores": len(_neuron_scores(score_set)),
-        "layers_of_model": score_set.manifest.get("base_model", {}).get("num_layers"),
-        "total": score_set.total,
-    }
-
-
-def _neuron_scores(score_set: ScoreSet) -> dict[int, Any]:
-    from sparc3_lightning.pruning.select import neuron_scores
-
-    try:
-        return neuron_scores(score_set)
-    except ValueError:
-        # Only other modules were scored, by name patterns.
-        return {}
 
 
 def _module_rows(score_set: ScoreSet) -> list[dict[str, Any]]:
@@ -373,11 +316,6 @@ def _natural(name: str) -> list[tuple[int, str]]:
 def _top_neurons(score_set: ScoreSet, top: int) -> list[dict[str, Any]]:
     from sparc3_lightning.pruning.select import rank_neurons
 
-    if not _neuron_scores(score_set):
-        return []
-    ranking = rank_neurons(score_set, highest_first=not is_differential(dict(score_set.manifest)))
-    layer, index, score = (column[:top].tolist() for column in ranking)
-    return [
-        {"layer": number, "index": position, "score": value}
-        for number, position, value in zip(layer, index, score, strict=True)
-    ]
+    ranking = rank_neurons(score_set, highest_first=not is_differential(score_set.manifest))
+    rows = zip(*(column[:top].tolist() for column in ranking), strict=True)
+    return [{"layer": layer, "index": index, "score": score} for layer, index, score in rows]

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sparc3_lightning.report.read import scored_prompts
 from sparc3_lightning.wording import MISSING, number, p_value, percent, signed, spaced, spoken
 
-if TYPE_CHECKING:
-    from sparc3_lightning.runs.results import ColumnResult
+if TYPE_CHECKING:  # `inspect` loads no torch
+    from sparc3_lightning.evaluation.records import Evaluation, PromptResult
+    from sparc3_lightning.runs.results import ChangeResult, ColumnResult, Results
 
 HIDDEN = ("opinion", "logged", "detail")
 """Roles of the columns that no table shows."""
@@ -34,16 +34,11 @@ class Table:
 
 @dataclass(frozen=True)
 class FigureRow:
-    """A column that is shown: its name, and what `experiment_results` has of it."""
+    """A column that is shown: its name, what `experiment_results` has of it, and baseline against pruned."""
 
     name: str
     column: "ColumnResult"
-
-    @property
-    def change(self) -> dict[str, Any]:
-        """Baseline against pruned."""
-        assert self.column["change"] is not None
-        return self.column["change"]
+    change: "ChangeResult"
 
     @property
     def draws(self) -> list[float | None]:
@@ -60,29 +55,72 @@ class FigureRow:
         """The name in words."""
         return spoken(self.name)
 
-    def label_below(self, above: "FigureRow | None") -> str:
-        """The name in words; below a figure of the same kind, only what differs, indented."""
-        is_same = above is not None and above.kind == self.kind
-        return f" {spoken(self.name.removeprefix(self.kind + '/'))}" if is_same else self.label
-
 
 def kind_of(name: str) -> str:
     """What a column is one measure of: all of its name before the last slash, where it has one."""
     return name.rpartition("/")[0] or name
 
 
-def figure_rows(results: dict[str, Any]) -> list[FigureRow]:
+def figure_rows(results: "Results") -> list[FigureRow]:
     """The columns that sum up a run."""
-    columns: dict[str, ColumnResult] = results["columns"]
     return [
-        FigureRow(name, column)
-        for name, column in columns.items()
+        FigureRow(name, column, column["change"])
+        for name, column in results["columns"].items()
         if column["role"] not in HIDDEN and column["change"] is not None
     ]
 
 
-def figure_notes(rows: list[FigureRow]) -> list[str]:
-    """What the columns and rows of a table of changes mean, a sentence each; only of those it has."""
+def outcome_table(results: "Results", brief: bool = False) -> Table:
+    """Every figure before and after, and what random neurons do; `brief` where room is short."""
+    rows, draws = figure_rows(results), results["num_control_draws"]
+    confidence = rows[0].change["interval"]["confidence"]
+    head = ["", "baseline", "pruned", "change", f"{confidence:.0%} interval", "p"]
+    notes = _figure_notes(rows)
+    if not brief:
+        head.append("better")
+        notes.append("Better: share of the prompts or windows that improved.")
+    if draws:
+        counted = f"{draws} draw{'s' * (draws > 1)}"
+        random = f"{results['selection']['num_neurons']} random neurons of the same layers"
+        exchange = "pruned against the draws, exchanged within each prompt or window."
+        head += ["control", "its p"] if brief else ["control", "control's range", "p against control"]
+        notes.append(
+            f"Control: mean of {counted} of {random}; its p: {exchange}"
+            if brief
+            else f"Control: {random}, mean and range of {counted}; p: {exchange}"
+        )
+    cells = [_outcome_row(row, brief) + (_control_cells(row, brief) if draws else []) for row in rows]
+    if brief:
+        for above, below, named in zip(rows, rows[1:], cells[1:], strict=False):
+            if above.kind == below.kind:  # below a figure of the same kind only what differs is said
+                named[0] = f" {spoken(below.name.removeprefix(below.kind + '/'))}"
+    return Table(head, cells, " ".join(notes))
+
+
+def _outcome_row(row: FigureRow, brief: bool) -> list[str]:
+    change = row.change
+    return [
+        row.label,
+        number(change["before"]),
+        number(change["after"]),
+        percent(change["relative"]),
+        _interval_cell(change, "interval"),
+        p_value(change["p_value"]),
+        *([] if brief else [f"{change['share_improved']:.0%}"]),
+    ]
+
+
+def _control_cells(row: FigureRow, brief: bool) -> list[str]:
+    control, against = row.column["control"], row.column["change_against_control"]
+    p = MISSING if against is None else p_value(against["p_value"])
+    if control is None or control["mean"] is None:
+        return [MISSING, p] if brief else [MISSING, MISSING, p]
+    spread = f"{number(control['lowest'])} to {number(control['highest'])}"
+    return [number(control["mean"]), *([] if brief else [spread]), p]
+
+
+def _figure_notes(rows: list[FigureRow]) -> list[str]:
+    """What the columns and rows of the table mean, a sentence each; only of those it has."""
     kinds: dict[str, dict[str, None]] = {}
     for row in rows:
         kinds.setdefault(row.column["rows"], {})[spoken(row.kind)] = None
@@ -98,29 +136,11 @@ def figure_notes(rows: list[FigureRow]) -> list[str]:
     ]
 
 
-def change_head(rows: list[FigureRow]) -> list[str]:
-    """Names of the cells that `change_cells` gives."""
-    confidence = rows[0].change["interval"]["confidence"]
-    return ["baseline", "pruned", "change", f"{confidence:.0%} interval", "p"]
-
-
-def change_cells(change: dict[str, Any]) -> list[str]:
-    """A figure before and after, its relative change, and the change's interval and p-value."""
-    return [
-        number(change["before"]),
-        number(change["after"]),
-        percent(change["relative"]),
-        interval_cell(change, "interval"),
-        p_value(change["p_value"]),
-    ]
-
-
-def interval_cell(change: dict[str, Any], name: str) -> str:
-    """One of the intervals of a change, where it has that."""
-    if change[name] is None:
+def _interval_cell(change: "ChangeResult", name: Literal["interval", "interval_bca", "interval_two_stage"]) -> str:
+    interval = change[name]
+    if interval is None:
         return MISSING
-    low, high = (signed(change[name][end], beside=change["before"]) for end in ("low", "high"))
-    return f"{low}, {high}"
+    return ", ".join(signed(interval[end], beside=change["before"]) for end in ("low", "high"))
 
 
 def removed(selection: dict[str, Any]) -> str:
@@ -131,7 +151,7 @@ def removed(selection: dict[str, Any]) -> str:
     return f"{selection['num_neurons']} neurons removed{share}; in layer: {layers}."
 
 
-def checks(results: dict[str, Any]) -> list[str]:
+def checks(results: "Results") -> list[str]:
     """What the validation table says, in sentences."""
     validation = results["validation"]
     sets = validation["sets"]
@@ -172,18 +192,18 @@ def set_table(validation: dict[str, Any]) -> Table:
         [
             name,
             row["role"],
-            count_cell(row["num_samples"]),
+            _count_cell(row["num_samples"]),
             number(row["tokens_per_sample"]),
             number(row["relevance_per_sample"]),
             f"{row['num_modules']} of {row['num_modules_expected']}",
-            *(count_cell(row[key]) for key in ("num_scores", "num_nan", "num_inf", "num_negative")),
+            *(_count_cell(row[key]) for key in ("num_scores", "num_nan", "num_inf", "num_negative")),
         ]
         for name, row in validation["sets"].items()
     ]
     return Table(head, rows, _strength(validation["differential_strength"]))
 
 
-def count_cell(value: int | None) -> str:
+def _count_cell(value: int | None) -> str:
     """A whole number, where there is one."""
     return MISSING if value is None else f"{value:,}"
 
@@ -194,7 +214,7 @@ def _strength(strength: dict[str, Any]) -> str:
     return f"Differential strength: {percent(strength['value'])} over {strength['scope']}. {strength['meaning']}"
 
 
-def evidence_table(results: dict[str, Any]) -> Table:
+def evidence_table(results: "Results") -> Table:
     """A second interval and test of each change, its size, and how many prompts it takes to see it."""
     rows = figure_rows(results)
     has_stages = any(row.change["interval_two_stage"] is not None for row in rows)
@@ -211,17 +231,18 @@ def evidence_table(results: dict[str, Any]) -> Table:
 
 def _evidence_row(row: FigureRow, has_stages: bool) -> list[str]:
     change, power = row.change, row.change["power"] or {}
-    stages = [interval_cell(change, "interval_two_stage")] if has_stages else []
+    assert change["p_value_wilcoxon"] is not None  # only a control's is
+    stages = [_interval_cell(change, "interval_two_stage")] if has_stages else []
     sizes = (change["effect_size"], change["rank_biserial"])
     return [
         row.label,
-        interval_cell(change, "interval_bca"),
+        _interval_cell(change, "interval_bca"),
         *stages,
         p_value(change["p_value_wilcoxon"]),
         *(MISSING if size is None else f"{size:+.2f}" for size in sizes),
         number(power.get("smallest_change")),
-        count_cell(power.get("num_needed")),
-        count_cell(power.get("num_needed_with_25")),
+        _count_cell(power.get("num_needed")),
+        _count_cell(power.get("num_needed_with_25")),
     ]
 
 
@@ -234,7 +255,7 @@ def _missing(rows: list[FigureRow]) -> list[str]:
     return [f"Missing of {'; '.join(labels)}: {reason}." for reason, labels in reasons.items()]
 
 
-def agreement_lines(results: dict[str, Any]) -> list[str]:
+def agreement_lines(results: "Results") -> list[str]:
     """How far further scorers agree with the first one, in sentences; empty where there is one."""
     return [_agreement_line(found) for found in results["agreement"] or []]
 
@@ -243,11 +264,8 @@ def _agreement_line(found: dict[str, Any]) -> str:
     single, changes = (
         MISSING if value is None else f"{value:.2f}" for value in (found["pearson"], found["pearson_change"])
     )
-    same = (
-        ""
-        if found["same_direction"] is None
-        else f"; {found['same_direction']:.0%} of the prompts moved one way by both"
-    )
+    share = found["same_direction"]
+    same = "" if share is None else f"; {share:.0%} of the prompts moved one way by both"
     return (
         f"{found['second']} correlates with {found['first']} by {single} over completions and by {changes} over the "
         f"prompts' changes{same}."
@@ -269,28 +287,20 @@ class Completions(NamedTuple):
     sides: tuple[Completion, ...]
 
 
-def first_completions(before: dict[str, Any], after: dict[str, Any], num_prompts: int) -> list[Completions]:
-    """First completions of some prompts, spaced evenly over all and not chosen by what came out.
+def first_completions(baseline: "Evaluation", pruned: "Evaluation", num_prompts: int) -> list[Completions]:
+    """First completions of some prompts, spaced evenly over all and not chosen by what came out."""
+    before, after = baseline.toxicity, pruned.toxicity
+    if before is None or after is None:
+        return []
+    attribute = before.main_attribute
 
-    Args:
-        before: Evaluation of the baseline, as JSON.
-        after: Of the pruned model, on the same prompts.
-        num_prompts: How many.
+    def side(model: str, row: "PromptResult") -> Completion:
+        first = row.completions[0]
+        return Completion(model, f"{first.scores[attribute]:.3f}", first.text)
 
-    Returns:
-        Empty where no prompts were evaluated.
-    """
-    attribute, prompts = scored_prompts(before)
-    sides = (("baseline", prompts), ("pruned", scored_prompts(after)[1]))
-
-    def side(model: str, row: dict[str, Any]) -> Completion:
-        first = row["completions"][0]
-        return Completion(model, f"{first['scores'][attribute]:.3f}", first["text"])
-
-    return [
-        Completions(prompts[place]["text"], tuple(side(model, rows[place]) for model, rows in sides))
-        for place in spaced(len(prompts), num_prompts)
-    ]
+    pairs = list(zip(before.prompts, after.prompts, strict=True))
+    chosen = [pairs[place] for place in spaced(len(pairs), num_prompts)]
+    return [Completions(old.text, (side("baseline", old), side("pruned", new))) for old, new in chosen]
 
 
 def in_brackets(name: str) -> str:

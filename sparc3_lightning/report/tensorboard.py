@@ -1,19 +1,19 @@
 """What a run shows in TensorBoard, as plain values; the callback only hands them over."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from torch import Tensor
 
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.pruning.select import neuron_scores
 from sparc3_lightning.report.figures import Panel
-from sparc3_lightning.report.read import scored_prompts
 from sparc3_lightning.report.rows import HIDDEN, Completion, first_completions, kind_of
-from sparc3_lightning.runs.results import throughput
+from sparc3_lightning.runs.results import Results, throughput
 from sparc3_lightning.runs.run import Run
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.trials.sweep_table import prices_of
+from sparc3_lightning.trials.verdict import VerdictResult
 
 
 class Histogram(NamedTuple):
@@ -60,14 +60,15 @@ def shown_figures(evaluation: Evaluation) -> dict[str, float]:
     return {name: figure for name, figure in evaluation.scalars().items() if name not in details}
 
 
-def board_panels(baseline: Evaluation, pruned: Evaluation, controls: Sequence[Evaluation]) -> list[Panel]:
+def board_panels(results: Results) -> list[Panel]:
     """Figures before, after and of the control's draws, of the columns that every one has."""
-    before, after, *draws = (shown_figures(side) for side in (baseline, pruned, *controls))
-    return [
-        Panel(name, vars(column), before[name], after[name], [draw[name] for draw in draws])
-        for name, column in baseline.columns.items()
-        if all(name in side for side in (before, after, *draws))
-    ]
+    panels = []
+    for name, column in results["columns"].items():
+        before, after = column["baseline"], column["pruned"]
+        draws = [] if column["control"] is None else column["control"]["draws"]
+        if column["role"] != "detail" and before is not None and after is not None and None not in draws:
+            panels.append(Panel(name, column, before, after, draws))
+    return panels
 
 
 def board_scalars(run: Run) -> dict[str, float]:
@@ -75,9 +76,10 @@ def board_scalars(run: Run) -> dict[str, float]:
     sides = {"1_baseline": run.baseline, "2_pruned": run.pruned}
     figures = {side: shown_figures(evaluation) for side, evaluation in sides.items() if evaluation is not None}
     if run.results and run.results["num_control_draws"]:
-        controls = {name: column["control"]["mean"] for name, column in run.results["columns"].items()}
+        columns = run.results["columns"].items()
+        controls = {name: column["control"]["mean"] for name, column in columns if column["control"] is not None}
         shown = figures.get("1_baseline", controls)
-        figures["3_control_mean"] = {name: controls[name] for name in shown if controls[name] is not None}
+        figures["3_control_mean"] = {name: mean for name in shown if (mean := controls[name]) is not None}
     scalars = {
         f"{figure.replace('/', '_')}/{side}": value for side in figures for figure, value in figures[side].items()
     }
@@ -112,7 +114,8 @@ def board_outcome(run: Run) -> dict[str, float]:
     """What came out, for the same table: relative changes, and p-values against the baseline and the control."""
     if not run.results:
         return {}
-    outcome, decides = {}, run.results["verdict"]["column"]
+    outcome: dict[str, float | None] = {}
+    decides = run.results["verdict"]["column"]
     for name, column in run.results["columns"].items():
         change, against, key = column["change"], column["change_against_control"], name.replace("/", "_")
         is_behaviour = decides is not None and kind_of(name) == kind_of(decides)
@@ -125,7 +128,7 @@ def board_outcome(run: Run) -> dict[str, float]:
     return {name: value for name, value in outcome.items() if value is not None}
 
 
-def verdict_text(verdict: dict[str, Any]) -> str:
+def verdict_text(verdict: VerdictResult) -> str:
     """The verdict of `experiment_results` as markdown."""
     sentences = [*verdict["behaviour"], *verdict["beside_it"], *verdict["caveats"]]
     return "\n".join([f"**{plain_text(verdict['headline'])}**", "", *(f"- {plain_text(line)}" for line in sentences)])
@@ -134,19 +137,12 @@ def verdict_text(verdict: dict[str, Any]) -> str:
 def sample_completions(baseline: Evaluation, pruned: Evaluation, num_prompts: int) -> str:
     """First completions of a few prompts before and after, as a markdown table in which every text is only text.
 
-    Args:
-        baseline: Of the model before pruning.
-        pruned: Of the pruned model, on the same prompts.
-        num_prompts: How many; they are spaced evenly over all prompts, not chosen by what came out.
-
-    Returns:
-        Markdown; empty where no prompt was continued or none is wanted.
+    Empty where no prompt was continued or none is wanted.
     """
-    before, after = baseline.to_json(), pruned.to_json()
-    shown, (attribute, prompts) = first_completions(before, after, num_prompts), scored_prompts(before)
-    if not shown:
+    shown = first_completions(baseline, pruned, num_prompts)
+    if not shown or baseline.toxicity is None:
         return ""
-    attribute = plain_text(attribute)
+    attribute, prompts = plain_text(baseline.toxicity.main_attribute), baseline.toxicity.prompts
     head = f"| prompt | baseline (its {attribute}) | pruned (its {attribute}) |"
     note = f"First completion of {len(shown)} of {len(prompts)} prompts, spaced evenly."
     rows = [" | ".join([plain_text(one.prompt), *map(_completion, one.sides)]) for one in shown]

@@ -4,7 +4,7 @@ import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich
 from rich.box import SIMPLE_HEAD
@@ -16,21 +16,16 @@ from rich.text import Text
 
 from sparc3_lightning.pruning.recipe import describe_option
 from sparc3_lightning.report.read import is_differential
-from sparc3_lightning.report.rows import (
-    FigureRow,
-    change_cells,
-    change_head,
-    checks,
-    figure_notes,
-    figure_rows,
-    in_brackets,
-    removed,
-    set_table,
-)
+from sparc3_lightning.report.rows import checks, in_brackets, outcome_table, removed, set_table
 from sparc3_lightning.wording import MISSING, number, p_value, percent, signed
+
+if TYPE_CHECKING:  # `inspect` loads no torch
+    from sparc3_lightning.runs.results import Results
+    from sparc3_lightning.trials.verdict import VerdictResult
 
 Row = Mapping[str, Any]
 _BAR = 30
+_PLAIN: dict[str, Any] = {"title_justify": "left", "box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
 _FILES = {
     "report.html": "all of it on one page, for a browser",
     "experiment_results.json": "every figure, statistic and check",
@@ -48,7 +43,7 @@ _FILES = {
 }
 
 
-def print_summary(results: dict[str, Any], log_dir: Path, console: Console | None = None) -> None:
+def print_summary(results: "Results", log_dir: Path, console: Console | None = None) -> None:
     """Print what was found and where it lies.
 
     Args:
@@ -58,66 +53,39 @@ def print_summary(results: dict[str, Any], log_dir: Path, console: Console | Non
     """
     console = console or rich.get_console()
     console.print()
-    print_changes(results, console)
-    print_checks(results, console)
-    print_verdict(results["verdict"], console)
+    _print_outcome(results, console)
+    _print_checks(results, console)
+    _print_verdict(results["verdict"], console)
     print_places(log_dir, console)
 
 
-def print_changes(results: dict[str, Any], console: Console) -> None:
-    """Print the figures before and after, and the control's beside them."""
-    _print_table(console, *_outcome(figure_rows(results), results))
+def _print_outcome(results: "Results", console: Console) -> None:
+    """All figures in one table, before and after, and the control's beside them."""
+    content = outcome_table(results, brief=True)
+    table = Table(title=Text("Pruned against baseline", "bold"), **_PLAIN)
+    table.add_column("")  # where room is short, the names break and the figures do not
+    for column in content.head[1:]:
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, *cells in content.rows:
+        table.add_row(Text(name), *cells)
+    if _full_width(table, console) > console.width:
+        table.padding, table.show_edge = (0, 0, 0, 0), False  # rather closer columns than cut figures
+    console.print(table)
+    console.print(Padding(Text(content.note, "dim"), (int(not table.show_edge), 0, 1, 1)))
 
 
-def print_checks(results: dict[str, Any], console: Console) -> None:
-    """Print what was removed, and whether the scores can be trusted."""
+def _full_width(table: Table, console: Console) -> int:
+    return Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+
+
+def _print_checks(results: "Results", console: Console) -> None:
+    """What was removed, and whether the scores can be trusted."""
     console.print(_list("Neurons and scores", [removed(results["selection"]), *checks(results)]))
 
 
-def print_verdict(verdict: dict[str, Any], console: Console) -> None:
-    """Print what the figures show, and what a reader must know before believing it."""
+def _print_verdict(verdict: "VerdictResult", console: Console) -> None:
+    """What the figures show, and what a reader must know before believing it."""
     console.print(_list(verdict["headline"], [*verdict["behaviour"], *verdict["caveats"]]))
-
-
-def _print_table(console: Console, table: Table, note: str) -> None:
-    if Measurement.get(console, console.options.update(max_width=10_000), table).maximum > console.width:
-        table.padding, table.show_edge = (0, 0, 0, 0), False  # rather closer columns than cut figures
-    console.print(table)
-    console.print(Padding(Text(note, "dim"), (int(not table.show_edge), 0, 1, 1)))
-
-
-def _outcome(rows: list[FigureRow], results: dict[str, Any]) -> tuple[Table, str]:
-    """All figures in one table: before, after, and what random neurons do."""
-    num_draws, selection = results["num_control_draws"], results["selection"]
-    beside = ["control", "its p"] if num_draws else []
-    table = _table("Pruned against baseline", [*change_head(rows), *beside])
-    for above, row in zip([None, *rows], rows, strict=False):
-        cells = [*change_cells(row.change), *(_control_cells(row) if num_draws else [])]
-        table.add_row(Text(row.label_below(above)), *cells)
-    notes = figure_notes(rows)
-    if num_draws:
-        draws = f"{num_draws} draw{'s' * (num_draws > 1)}"
-        notes.append(
-            f"Control: mean of {draws} of {selection['num_neurons']} random neurons of the same layers; its p: pruned "
-            "against the draws, exchanged within each prompt or window."
-        )
-    return table, " ".join(notes)
-
-
-def _control_cells(row: FigureRow) -> list[str]:
-    control, against = row.column["control"], row.column["change_against_control"]
-    p = MISSING if against is None else p_value(against["p_value"])
-    return [number(None if control is None else control["mean"]), p]
-
-
-def _table(title: str, columns: list[str]) -> Table:
-    table = Table(
-        title=Text(title, "bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-    )
-    table.add_column("")  # where room is short, the names break and the figures do not
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
 
 
 def _list(title: str, lines: list[str]) -> RenderableType:
@@ -149,17 +117,12 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
 def _print_run(report: dict[str, Any], console: Console) -> None:
     results, recipe = report["results"], report["recipe"]
     _section(console, "Run", [("directory", report["path"]), *_base_model(results["base_model"])])
-    print_verdict(results["verdict"], console)
-    print_changes(results, console)
-    print_checks(results, console)
-    sets = set_table(results["validation"])
+    _print_verdict(results["verdict"], console)
+    _print_outcome(results, console)
+    _print_checks(results, console)
+    title, sets = "Reference sets (tokens, and relevance in logits, of a sample)", set_table(results["validation"])
     columns = ["reference set", "role", "samples", "tokens", "relevance", "modules"]
-    _columns(
-        console,
-        "Reference sets (tokens, and relevance in logits, of a sample)",
-        columns,
-        [row[:6] for row in sets.rows],
-    )
+    _columns(console, title, columns, [row[:6] for row in sets.rows])
     if recipe is not None:
         _print_recipe(recipe, console)
     print_places(Path(report["path"]), console)
@@ -194,27 +157,23 @@ def _print_scores(report: dict[str, Any], console: Console) -> None:
 
 
 def _base_model(base: dict[str, Any]) -> list[tuple[str, str]]:
-    rows = [("base model", str(base.get("id", "unknown")))]
-    rows += [("revision", str(base["revision"]))] if base.get("revision") else []
-    rows += [("weight hash", str(base["weight_hash"])[:16])] if base.get("weight_hash") else []
-    return rows
+    known = {"base model": base.get("id", "unknown"), "revision": base.get("revision")}
+    known["weight hash"] = (base.get("weight_hash") or "")[:16]
+    return [(name, str(value)) for name, value in known.items() if value or name == "base model"]
 
 
 def _manifest_rows(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     rows = _base_model(manifest.get("base_model", {}))
-    rows += [(name, describe_option(value)) for name, value in manifest.get("options", {}).items()]
-    rows += [(name, describe_option(value)) for name, value in manifest.get("inputs", {}).items()]
+    given = [*manifest.get("options", {}).items(), *manifest.get("inputs", {}).items()]
+    rows += [(name, describe_option(value)) for name, value in given]
     data = manifest.get("data", {})
     rows += [(key, f"{data[key]:,}") for key in ("num_samples", "num_tokens") if key in data]
     rows += [("token hash", str(data["token_hash"])[:16])] if "token_hash" in data else []
-    rows += [(f"source.{key}", describe_option(value)) for key, value in _source(data) if value is not None]
+    source = data.get("source") or {}
+    known = source if isinstance(source, dict) else {"name": source}
+    rows += [(f"source.{key}", describe_option(value)) for key, value in known.items() if value is not None]
     rows += [("left out", ", ".join(manifest["left_out"]))] if manifest.get("left_out") else []
     return rows
-
-
-def _source(data: dict[str, Any]) -> Iterable[tuple[str, Any]]:
-    source = data.get("source") or {}
-    return source.items() if isinstance(source, dict) else [("name", source)]
 
 
 def _check_rows(checks: dict[str, Any], manifest: dict[str, Any]) -> list[tuple[str, str]]:
@@ -300,10 +259,8 @@ def price_table(at_prices: Sequence[Row], price: str, attribute: str, alpha: flo
     """
     title = f"At a price in {in_brackets(price)}: best on one half of the prompts leads; {attribute} and p: other half"
     kind = price.partition("_")[0]
-    table = Table(
-        "up to", title=title, title_justify="left", caption=" ".join(_floor(at_prices, alpha)) or None,
-        caption_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
-    )  # fmt: skip
+    note = " ".join(_floor(at_prices, alpha)) or None
+    table = Table("up to", title=title, caption=note, caption_justify="left", **_PLAIN)
     table.add_column("selection", overflow="fold", min_width=16)
     for name in (attribute, "p (Holm)", "where\nchosen", kind, "p against\nleader"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -321,7 +278,7 @@ def price_table(at_prices: Sequence[Row], price: str, attribute: str, alpha: flo
 def print_compression(
     rows: Sequence[Row], prices: Sequence[str], against: str, directory: Path, console: Console | None = None
 ) -> None:
-    """Print a table a price, what failed, and where all of it lies.
+    """Print a table a price, what failed, and where all of it lies: `directory`.
 
     Args:
         rows: Rows of the table, the baseline first.
@@ -343,7 +300,7 @@ def print_compression(
 
 def _print_whole(table: Table, console: Console) -> None:
     """Rather lines that are too long than figures that are cut."""
-    table.width = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    table.width = _full_width(table, console)
     console.print(table, crop=False)
     console.print()
 
@@ -393,10 +350,7 @@ def _lines(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
 
 
 def _empty(title: str, methods: Sequence[str]) -> Table:
-    table = Table(
-        title=Text(title, "bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
-        min_width=len(title) + 1,
-    )  # fmt: skip
+    table = Table(title=Text(title, "bold"), min_width=len(title) + 1, **_PLAIN)
     table.add_column("", no_wrap=True)
     for method in methods:
         table.add_column(method.replace("_", "\n"), justify="right", no_wrap=True, vertical="bottom")

@@ -18,15 +18,7 @@ from sparc3_lightning.version import RESULTS_FORMAT, package_versions
 
 
 class ControlFigures(TypedDict):
-    """A column's figure in each draw of the control, and over them; None where a draw has none.
-
-    Attributes:
-        draws: One a draw.
-        mean: Over the draws that have one.
-        sd: Their standard deviation; None of a single one.
-        lowest: The least.
-        highest: The largest.
-    """
+    """A column's figure in each draw of the control, and over them; None where a draw has none."""
 
     draws: list[float | None]
     mean: float | None
@@ -35,25 +27,32 @@ class ControlFigures(TypedDict):
     highest: float | None
 
 
-class ColumnResult(TypedDict):
-    """A measure: what it is, its figures, and what their pairing tells.
+class ChangeResult(TypedDict):
+    """`statistics.compare.Change` as JSON."""
 
-    Attributes:
-        unit: Of the figures.
-        better: Which way is better.
-        rows: What a row is: the unit of the statistics.
-        aggregate: How rows make a figure.
-        role: What it is evidence of; see `metrics.measure.Role`.
-        label: What it is, as a sentence begins with it.
-        digits: Decimals in a sentence.
-        limits: Least and largest value that there can be; None where there is no such.
-        note: What to say of it below a table.
-        setting: What it depends on but the model.
-        baseline: Figure of the model as it was; None where it has none.
-        pruned: Figure without the neurons.
-        control: Figures of the control's draws; None without a control.
-        change: Baseline against pruned, as `statistics.compare.Change`; None where no row has a value of both.
-        change_against_control: The same with the mean of the control's draws as `before`.
+    before: float
+    after: float
+    change: float
+    relative: float | None
+    interval: dict[str, float]
+    interval_bca: dict[str, float] | None
+    interval_two_stage: dict[str, float] | None
+    p_value: float
+    p_value_least: float
+    p_value_wilcoxon: float | None
+    effect_size: float | None
+    rank_biserial: float | None
+    share_improved: float
+    share_worsened: float
+    num_pairs: int
+    power: dict[str, Any] | None
+
+
+class ColumnResult(TypedDict):
+    """A measure: what it is, its figures, and what their pairing tells; None where there is none.
+
+    `change` is baseline against pruned, `change_against_control` the same with the mean of the control's draws as
+    `before`; the other fields are those of `metrics.measure.Column`.
     """
 
     unit: str
@@ -69,31 +68,12 @@ class ColumnResult(TypedDict):
     baseline: float | None
     pruned: float | None
     control: ControlFigures | None
-    change: dict[str, Any] | None
-    change_against_control: dict[str, Any] | None
+    change: ChangeResult | None
+    change_against_control: ChangeResult | None
 
 
 class Results(TypedDict):
-    """`experiment_results.json`; docs/results.md says what each field means.
-
-    Attributes:
-        format_version: 4.
-        base_model: Identity of the model attributed.
-        relevance: Options of the attribution.
-        selection: What was removed and how it was chosen.
-        columns: Every measure, by name, in the order in which they are shown.
-        num_control_draws: Draws of the control; 0 without one.
-        baseline: What the baseline's evaluation was made with, and counts; no prompt, completion or window.
-        pruned: The same of the pruned model.
-        agreement: How far further scorers agree with the first; None without completions.
-        words: Words that became rarer and commoner; None without completions.
-        verdict: The findings in sentences.
-        validation: Checks of the scores.
-        data: What was attributed and evaluated on.
-        seconds: Wall time of each stage.
-        throughput: Attribution's samples and tokens a second, by set.
-        versions: Of the packages that decide the figures.
-    """
+    """`experiment_results.json`; docs/results.md says what each field means."""
 
     format_version: int
     base_model: dict[str, Any]
@@ -130,6 +110,12 @@ def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> 
     changes = compare(run.baseline, run.pruned, evaluator.paired_test)
     against = compare_with_control(run.controls, run.pruned, evaluator.paired_test) if run.controls else {}
     manifest = run.score_sets[run.behaviour or next(iter(run.score_sets))].manifest
+    before, after = run.baseline.toxicity, run.pruned.toxicity
+    agreement: list[dict[str, Any]] | None = None
+    words: dict[str, list[dict[str, Any]]] | None = None
+    if before is not None and after is not None:
+        agreement = [asdict(found) for found in agreements(before, after)]
+        words = {name: [asdict(word) for word in found] for name, found in notable_words(before, after).items()}
     return {
         "format_version": RESULTS_FORMAT,
         "base_model": run.base_model,
@@ -139,7 +125,8 @@ def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> 
         "num_control_draws": len(run.controls),
         "baseline": run.baseline.summary(),
         "pruned": run.pruned.summary(),
-        **_second_looks(run.baseline, run.pruned),
+        "agreement": agreement,
+        "words": words,
         "verdict": verdict(
             Findings(
                 columns=run.baseline.columns,
@@ -147,7 +134,7 @@ def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> 
                 num_neurons=len(run.recipe.neurons),
                 against_control=against,
                 draws=[control.scalars() for control in run.controls],
-                num_empty=(_num_empty(run.baseline), _num_empty(run.pruned)),
+                num_empty=(before.num_empty if before else 0, after.num_empty if after else 0),
                 alpha=evaluator.paired_test.alpha,
                 overlap_allowed=bool(data.get("allow_overlap")),
             )
@@ -160,24 +147,8 @@ def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> 
     }
 
 
-def _as_json(changes: dict[str, Change]) -> dict[str, dict[str, Any]]:
-    return {name: asdict(change) for name, change in changes.items()}
-
-
-class _SecondLooks(TypedDict):
-    agreement: list[dict[str, Any]] | None
-    words: dict[str, list[dict[str, Any]]] | None
-
-
-def _second_looks(baseline: Evaluation, pruned: Evaluation) -> _SecondLooks:
-    """Whether scorers agree, and which words changed; None where no prompt was continued."""
-    before, after = baseline.toxicity, pruned.toxicity
-    if before is None or after is None:
-        return {"agreement": None, "words": None}
-    return {
-        "agreement": [asdict(found) for found in agreements(before, after)],
-        "words": {name: [asdict(word) for word in words] for name, words in notable_words(before, after).items()},
-    }
+def _as_json(changes: Mapping[str, Change]) -> dict[str, ChangeResult]:
+    return {name: cast("ChangeResult", asdict(change)) for name, change in changes.items()}
 
 
 def _selection(run: Run) -> dict[str, Any]:
@@ -213,26 +184,14 @@ def throughput(run: Run) -> dict[str, dict[str, float | None]]:
     return rates
 
 
-def _num_empty(evaluation: Evaluation) -> int:
-    return 0 if evaluation.toxicity is None else evaluation.toxicity.num_empty
-
-
 def column_results(
     baseline: Evaluation,
     pruned: Evaluation,
     controls: Sequence[Evaluation],
-    changes: Mapping[str, dict[str, Any]],
-    against_control: Mapping[str, dict[str, Any]],
+    changes: Mapping[str, ChangeResult],
+    against_control: Mapping[str, ChangeResult],
 ) -> dict[str, ColumnResult]:
-    """Every column with its figures and changes.
-
-    Args:
-        baseline: Evaluation of the model as it was.
-        pruned: The same without the neurons.
-        controls: The same without random neurons, one a draw.
-        changes: Baseline against pruned by column, as JSON.
-        against_control: Control against pruned.
-    """
+    """Every column with its figures and its changes, against the baseline and against the control."""
     before, after, draws = baseline.scalars(), pruned.scalars(), [control.scalars() for control in controls]
     return {
         name: ColumnResult(

@@ -4,12 +4,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.scoring.score_set import ScoreSet
+
+if TYPE_CHECKING:
+    from sparc3_lightning.runs.results import Results
 
 
 @dataclass
@@ -30,7 +33,7 @@ class Run:
         baseline: Evaluation of the model as it was, before pruning.
         pruned: Evaluation with the recipe applied.
         controls: Evaluations with as many random neurons of the same layers removed, one a draw.
-        results: What `experiment_results.json` holds, on rank 0.
+        results: What `experiment_results.json` holds, once it is written, on rank 0.
         compression: Rows of the table of compressed models, the baseline first.
         seconds: Wall time of each stage.
         num_done: By number of the reference set, batches that were attributed before the run was interrupted.
@@ -47,7 +50,7 @@ class Run:
     baseline: Evaluation | None = None
     pruned: Evaluation | None = None
     controls: list[Evaluation] = field(default_factory=list)
-    results: dict[str, Any] = field(default_factory=dict)
+    results: "Results | None" = None
     compression: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     num_done: dict[int, int] = field(default_factory=dict)

@@ -52,7 +52,7 @@ COLUMNS = {
 def shown(name: str, before: float = 0.0, after: float = 0.0, ends: tuple[float, float] = (0.0, 0.0)) -> FigureRow:
     interval = {"low": ends[0], "high": ends[1], "confidence": 0.95}
     change = {"before": before, "after": after, "interval": interval}
-    return FigureRow(name, {**COLUMNS[name], "change": change})  # type: ignore[typeddict-item] # what figures read
+    return FigureRow(name, COLUMNS[name], change)  # type: ignore[arg-type] # what figures read
 
 
 def panel(name: str, before: float, after: float, *draws: float | None) -> Panel:
