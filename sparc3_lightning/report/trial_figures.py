@@ -101,13 +101,7 @@ def _which(price: str) -> str:
 def sweep_figures(
     rows: Sequence[Row], overlaps: Sequence[Row], layers: Mapping[int, Mapping[str, Sequence[float]]]
 ) -> dict[str, Figure]:
-    """The figures that the sweep has data for, by the name of their files.
-
-    Args:
-        rows: Rows of the table.
-        overlaps: Rows of the overlaps.
-        layers: Share of each layer by method, by number of neurons.
-    """
+    """The figures that the sweep has data for, by the name of their files."""
     done = [row for row in rows if row["status"] == "done" and row["method"] != "baseline"]
     figures: dict[str, Figure] = {}
     attribute = next((row["attribute"] for row in done if row.get("attribute")), None)
@@ -128,13 +122,7 @@ def sweep_figures(
 
 
 def pareto_figure(rows: Sequence[Row], price: str, attribute: str) -> Figure:
-    """Every cell: what it does to the behaviour, and what it costs.
-
-    Args:
-        rows: Rows of the table, done ones.
-        price: Column of the price.
-        attribute: What was scored.
-    """
+    """Every cell: what it does to the behaviour, and what it costs."""
     x_name, y_name = f"{price}_relative", f"{behaviour_of(rows)}_relative"
     shown = [row for row in rows if row.get(x_name) is not None and row.get(y_name) is not None]
     figure = new_figure((6.4, 4.8))
@@ -189,13 +177,7 @@ def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def size_figure(rows: Sequence[Row], attribute: str, columns: int = 3) -> Figure:
-    """Change of the behaviour against the number of neurons, a panel a method, the random control's band in each.
-
-    Args:
-        rows: Rows of plain cells of one scope, done ones.
-        attribute: What was scored.
-        columns: Panels side by side.
-    """
+    """Change of the behaviour against the number of neurons, a panel a method, the random control's band in each."""
     change, low, high = (f"{behaviour_of(rows)}_{end}" for end in ("change", "low", "high"))
     series = _by_series(row for row in rows if row.get(change) is not None)
     random = {k: [row[change] for row in of_size] for k, of_size in _sizes(series.pop(_RANDOM, [])).items()}
@@ -242,12 +224,7 @@ def _size_axis(axes: Axes, rows: Iterable[Row]) -> None:
 
 
 def layers_figure(shares: Mapping[str, Sequence[float]], num_neurons: int) -> Figure:
-    """Where each method's neurons are.
-
-    Args:
-        shares: Share of the selection in each layer, first layer first, by method.
-        num_neurons: How many were selected.
-    """
+    """Where each method's neurons are."""
     names, values = list(shares), 100 * np.array(list(shares.values()), dtype=np.float64)
     figure = new_figure((max(4.0, 1.6 + 0.22 * values.shape[1]), 1.3 + 0.3 * len(names)))
     axes = figure.add_subplot()
@@ -260,12 +237,7 @@ def layers_figure(shares: Mapping[str, Sequence[float]], num_neurons: int) -> Fi
 
 
 def overlap_figure(rows: Sequence[Row], num_neurons: int) -> Figure:
-    """How far every two selections agree: shared neurons of those in either, with a star where chance is below 1 %.
-
-    Args:
-        rows: Rows of `overlap.csv`, of one group, scope and number of neurons.
-        num_neurons: How many were selected.
-    """
+    """How far every two selections agree: shared neurons of those in either, with a star where chance is below 1 %."""
     names = list(dict.fromkeys(name for row in rows for name in (row["first"], row["second"])))
     values, words = np.eye(len(names)), np.full((len(names), len(names)), "", dtype=object)
     for row in rows:
@@ -285,11 +257,7 @@ def overlap_figure(rows: Sequence[Row], num_neurons: int) -> Figure:
 
 
 def seeds_figure(rows: Sequence[Row]) -> Figure:
-    """How far the selections of single general sets agree, against the number of neurons, a line a method.
-
-    Args:
-        rows: Rows of `overlap.csv` of one scope, whose `what` is "seeds of METHOD".
-    """
+    """How far the selections of single general sets agree, against the number of neurons, a line a method."""
     figure = new_figure((6.4, 4.2))
     axes = figure.add_subplot()
     for place, (what, members) in enumerate(_grouped(rows, "what").items()):
@@ -304,13 +272,7 @@ def seeds_figure(rows: Sequence[Row]) -> Figure:
 
 
 def price_figure(rows: Sequence[Row], price: str, attribute: str) -> Figure:
-    """What each method achieves at each price, on prompts that its cell was not chosen on.
-
-    Args:
-        rows: Rows of `at_price.csv`.
-        price: Column of the price.
-        attribute: What was scored.
-    """
+    """What each method achieves at each price, on prompts that its cell was not chosen on."""
     shown = [row for row in rows if row["options"] == "all"]
     prices, keys = (sorted({row[name] for row in shown}) for name in ("price", "key"))
     figure = new_figure((1.6 + 1.6 * len(prices), 1.5 + 0.26 * len(keys)))
@@ -339,12 +301,7 @@ def price_figure(rows: Sequence[Row], price: str, attribute: str) -> Figure:
 
 
 def compressed_figure(rows: Sequence[Row], price: str) -> Figure:
-    """A price against sparsity, a line a method; N:M in a column of its own.
-
-    Args:
-        rows: Rows of the table, the baseline first.
-        price: Column of the price.
-    """
+    """A price against sparsity, a line a method; N:M in a column of its own."""
     baseline, done = rows[0][price], [row for row in rows[1:] if row.get(price) is not None]
     figure = new_figure((6.4, 4.4))
     axes = figure.add_subplot()
@@ -364,13 +321,7 @@ def compressed_figure(rows: Sequence[Row], price: str) -> Figure:
 def against_figure(rows: Sequence[Row], price: str, against: str) -> Figure | None:
     """Each method's price against that of one method at equal sparsity, in per cent, with its paired interval.
 
-    Args:
-        rows: Rows of the table.
-        price: Column of the price.
-        against: Key of that method.
-
-    Returns:
-        None where nothing is compared.
+    None where nothing is compared.
     """
     name = f"{price}_against"
     reference = {_amount(row): row[price] for row in rows if row["method"] == against}
