@@ -65,35 +65,33 @@ def line(figure: Figure, label: str) -> tuple[list[float], list[float]]:
     return list(found.get_xdata()), list(found.get_ydata())
 
 
-def test_every_axis_is_named_and_nothing_is_coloured(run_dir: Path) -> None:
+UNITS = {
+    "relevance": ("logits", "logits"),
+    "neurons_per_layer": ("layer", "number"),
+    "seeds_agreement": ("share of k", "pair of seeds"),
+    "toxicity_pairs": ("score, 0 to 1", "score, 0 to 1"),
+    "toxicity_changes": ("share", "score"),
+    "perplexity_and_toxicity": ("perplexity", "score, 0 to 1"),
+}
+
+
+def test_every_axis_is_named_with_its_unit_and_nothing_is_coloured(run_dir: Path) -> None:
     shown = list(pictures(read_run(run_dir)))
     assert [picture.name for picture in shown] == ALL
+    assert set(ALL) - UNITS.keys() == {"before_and_after"}
     for picture in shown:
         assert picture.caption.endswith(".")
+        assert picture.name not in UNITS or len(picture.figure.axes) == 1
         for axes in picture.figure.axes:
             assert axes.get_ylabel(), picture.name
             ticks = [tick.get_text() for tick in axes.get_xticklabels()]
             assert axes.get_xlabel() or ticks[:2] == ["baseline", "pruned"]
+            x_unit, y_unit = UNITS.get(picture.name, ("", ""))
+            assert x_unit in axes.get_xlabel(), picture.name
+            assert y_unit in axes.get_ylabel(), picture.name
             assert axes.get_title(loc="left"), picture.name
             for drawn in axes.lines:
                 assert len(set(to_rgb(drawn.get_color()))) == 1, f"{picture.name} needs colour"
-
-
-@pytest.mark.parametrize(
-    ("name", "units"),
-    [
-        ("relevance", ("logits", "logits")),
-        ("neurons_per_layer", ("layer", "number")),
-        ("seeds_agreement", ("share of k", "pair of seeds")),
-        ("toxicity_pairs", ("score, 0 to 1", "score, 0 to 1")),
-        ("toxicity_changes", ("share", "score")),
-        ("perplexity_and_toxicity", ("perplexity", "score, 0 to 1")),
-    ],
-)
-def test_axes_have_units(name: str, units: tuple[str, str], run_dir: Path) -> None:
-    (axes,) = next(picture.figure.axes for picture in pictures(read_run(run_dir)) if picture.name == name)
-    assert units[0] in axes.get_xlabel()
-    assert units[1] in axes.get_ylabel()
 
 
 def test_the_selected_neurons_are_marked_where_they_are(run_dir: Path) -> None:
@@ -253,11 +251,8 @@ def test_every_draw_of_the_control_is_a_mark() -> None:
     (axes,) = comparison_figure([drawn, lacking]).axes
     assert list(axes.lines[2].get_ydata()) == [49.0, 48.0, 51.0]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["baseline", "pruned", "control"]
-
-
-def test_without_a_control_there_is_no_place_for_it() -> None:
     (axes,) = comparison_figure([panel("length", 50.0, 50.0)]).axes
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["baseline", "pruned"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["baseline", "pruned"], "no place for none"
 
 
 def test_it_is_saved_whole_and_readable_by_all(tmp_path: Path) -> None:

@@ -73,12 +73,9 @@ def test_a_missing_file_is_named(name: str, run_dir: Path) -> None:
         read_run(run_dir)
 
 
-def test_no_directory_is_named(tmp_path: Path) -> None:
+def test_no_run_and_an_unfinished_one_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no run directory at .*nowhere"):
         read_run(tmp_path / "nowhere")
-
-
-def test_an_unfinished_run_is_told_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"EvaluationCallback.*finished run"):
         read_run(tmp_path)
 
