@@ -24,9 +24,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from sparc3_lightning.statistics import Interval, Tested, exchange_tests
-from sparc3_lightning.statistics.intervals import bootstrap_means, two_stage_means
-from sparc3_lightning.statistics.signs import sign_flip_p_values
+from sparc3_lightning.statistics.intervals import Interval, bootstrap_means, two_stage_means
+from sparc3_lightning.statistics.p_values import Tested, exchange_tests, sign_flip_p_values
 
 NUM_DRAWS = 2000
 Shape = tuple[int, int, int]

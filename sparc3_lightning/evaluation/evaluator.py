@@ -38,7 +38,7 @@ from sparc3_lightning.metrics.measure import Column, Completion, Material, Measu
 from sparc3_lightning.metrics.perplexity import PROTOCOLS, PerplexityProtocol, PerplexityResult, check_protocol
 from sparc3_lightning.metrics.scorers import Scorer, scorer_setting
 from sparc3_lightning.models.load import context_length
-from sparc3_lightning.statistics.signs import PairedTest
+from sparc3_lightning.statistics.p_values import PairedTest
 
 ToxicityProtocol = Literal["document", "rtp", "custom"]
 

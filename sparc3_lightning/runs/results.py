@@ -107,8 +107,9 @@ def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> 
     assert run.recipe is not None
     assert run.baseline is not None
     assert run.pruned is not None
-    changes = compare(run.baseline, run.pruned, evaluator.paired_test)
-    against = compare_with_control(run.controls, run.pruned, evaluator.paired_test) if run.controls else {}
+    columns, controls = run.pruned.columns, [control.columns for control in run.controls]
+    changes = compare(run.baseline.columns, columns, evaluator.paired_test)
+    against = compare_with_control(controls, columns, evaluator.paired_test) if controls else {}
     manifest = run.score_sets[run.behaviour or next(iter(run.score_sets))].manifest
     before, after = run.baseline.toxicity, run.pruned.toxicity
     agreement: list[dict[str, Any]] | None = None

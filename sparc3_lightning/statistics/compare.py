@@ -2,27 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.metrics.measure import Column, exp_mean, row_means
 from sparc3_lightning.statistics.effects import Power, power, rank_biserial, standardised_effect
-from sparc3_lightning.statistics.exchange import Tested, exchange_tests
 from sparc3_lightning.statistics.intervals import (
-    Bootstrap,
     Interval,
     bootstrap_means,
+    paired_change,
     perplexity_bootstrap,
     two_stage_means,
 )
-from sparc3_lightning.statistics.signs import (
+from sparc3_lightning.statistics.p_values import (
     PairedTest,
-    completion_changes,
+    Tested,
+    exchange_tests,
     least_p_value,
     sign_flip_p_values,
-    wilcoxon_of_changes,
+    wilcoxon_p_value,
 )
 
 Columns = Mapping[str, Column]
@@ -83,37 +83,54 @@ class Change:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """A column's rows that every model has: the values of each model, (N,) or (N, J)."""
+    """A column's rows that every model has.
+
+    Attributes:
+        column: The last model's.
+        models: The values of each model, (N,) or (N, J).
+    """
 
     column: Column
     models: list[Tensor]
 
     @staticmethod
     def of(columns: Sequence[Column]) -> "_Pairs":
-        if all(column.is_complete for column in columns):
+        if all(column.is_complete for column in columns) or columns[-1].weights is not None:
             return _Pairs(columns[-1], [column.values for column in columns])
         rows = torch.stack([column.by_row for column in columns])
         return _Pairs(columns[-1], list(rows[:, ~rows.isnan().any(dim=0)]))
 
-    @property
+    @cached_property
+    def before(self) -> Tensor:
+        """Mean of all models but the last."""
+        return torch.stack(self.models[:-1]).mean(dim=0)
+
+    @cached_property
     def changes(self) -> Tensor:
-        """Last model - the mean of the others, of the values' shape."""
-        *before, after = self.models
-        return completion_changes(torch.stack(before).mean(dim=0) if len(before) > 1 else before[0], after)
+        """The last model - the mean of the others, of the values' shape."""
+        return paired_change(self.before, self.models[-1])
+
+    @cached_property
+    def by_row(self) -> Tensor:
+        """The changes, one a row."""
+        return _by_row(self.changes)
 
     @property
     def figures(self) -> tuple[float, float]:
-        """The mean before (of the others' mean) and after."""
-        *before, after = self.models
-        return float((torch.stack(before).mean(dim=0) if len(before) > 1 else before[0]).mean()), float(after.mean())
+        """Before and after."""
+        weights, after = self.column.weights, self.models[-1]
+        if weights is None:
+            return float(self.before.mean()), float(after.mean())
+        old, new = (exp_mean(float(losses.sum()), float(weights.sum())) for losses in (self.before, after))
+        return old, new
 
 
-def compare(before: Evaluation, after: Evaluation, test: PairedTest | None = None) -> dict[str, Change]:
-    """Compare two evaluations of the same prompts and text.
+def compare(before: Columns, after: Columns, test: PairedTest | None = None) -> dict[str, Change]:
+    """Compare two models' columns, of the same prompts and text.
 
     Args:
-        before: The reference, such as the baseline.
-        after: The other, such as the pruned one.
+        before: The reference's, such as the baseline's.
+        after: The other's, such as the pruned model's.
         test: Settings of the statistics.
 
     Returns:
@@ -122,28 +139,42 @@ def compare(before: Evaluation, after: Evaluation, test: PairedTest | None = Non
     Raises:
         ValueError: They have not the same columns, or one was not made with the same rows and settings.
     """
-    return compare_columns(before.columns, after.columns, test)
-
-
-def compare_columns(before: Columns, after: Columns, test: PairedTest | None = None) -> dict[str, Change]:
-    """`compare` of columns that are at hand."""
     test = test or PairedTest()
-    check_pairable(before, after)
-    changes = _mean_changes(_means([before, after]), test)
-    for name, column in after.items():
-        if column.weights is not None:
-            changes[name] = _exp_mean_change(before[name], column, test)
+    found = _paired([before, after])
+    two_stage = _two_stage({name: pairs.changes for name, pairs in found.items()}, test)
+    changes: dict[str, Change] = {}
+    for names in _drawn_together(found):
+        columns = torch.stack([found[name].by_row for name in names], dim=1)
+        weights = after[names[0]].weights
+        if weights is None:
+            bootstraps = bootstrap_means(columns, test.num_draws, test.seed)
+        else:
+            bootstraps = [
+                perplexity_bootstrap(
+                    before[names[0]].values, after[names[0]].values, weights, test.num_draws, test.seed
+                )
+            ]
+        p_values = sign_flip_p_values(columns, test.num_patterns, test.seed)
+        least = least_p_value(len(columns), test.num_patterns)
+        for name, bootstrap, p_value in zip(names, bootstraps, p_values, strict=True):
+            changes[name] = replace(
+                _described(found[name], Tested(p_value, least, bootstrap.percentile(test.confidence)), test),
+                interval_bca=bootstrap.bca(test.confidence),
+                interval_two_stage=two_stage.get(name),
+                p_value_wilcoxon=wilcoxon_p_value(found[name].by_row),
+                rank_biserial=rank_biserial(found[name].by_row),
+            )
     return {name: changes[name] for name in after if name in changes}
 
 
 def compare_with_control(
-    controls: Sequence[Evaluation], after: Evaluation, test: PairedTest | None = None
+    controls: Sequence[Columns], after: Columns, test: PairedTest | None = None
 ) -> dict[str, Change]:
-    """The pruned model against models that lost as many random neurons; see `statistics.exchange`.
+    """The pruned model against models that lost as many random neurons; see `exchange_tests`.
 
     Args:
-        controls: Evaluations of the control, one a draw.
-        after: The pruned model's evaluation.
+        controls: Columns of the control, of one draw each.
+        after: The pruned model's.
         test: Settings of the statistics.
 
     Returns:
@@ -155,104 +186,55 @@ def compare_with_control(
     test = test or PairedTest()
     if not controls:
         raise ValueError("a control needs at least one draw, got none.")
-    for control in controls:
-        check_pairable(control.columns, after.columns)
-    draws = [control.columns for control in controls]
-    changes = _mean_changes_against(_means([*draws, after.columns]), test)
-    for name, column in after.columns.items():
-        if column.weights is not None:
-            changes[name] = _exp_mean_change_against([draw[name] for draw in draws], column, test)
-    return {name: changes[name] for name in after.columns if name in changes}
-
-
-def check_pairable(before: Columns, after: Columns) -> None:
-    """Refuse columns that cannot be paired row by row.
-
-    Raises:
-        ValueError: Other names, rows or settings.
-    """
-    if before.keys() != after.keys():
-        raise ValueError(f"`before` and `after` must have the same columns, got {[*before]} and {[*after]}.")
-    for name, old in before.items():
-        new = after[name]
-        settings = [{f"{column.rows}s": list(column.ids), **column.setting} for column in (old, new)]
-        differ = [key for key in {**settings[0], **settings[1]} if settings[0].get(key) != settings[1].get(key)]
-        if differ:
-            raise ValueError(
-                f"`{name}` can be paired only with the same {differ[0].replace('_', ' ')}; `before` and `after` differ."
-            )
-
-
-def _means(models: Sequence[Columns]) -> dict[str, _Pairs]:
-    """The columns that are means, where a row has a value by all models."""
-    names = [name for name, column in models[-1].items() if column.weights is None]
-    found = {name: _Pairs.of([columns[name] for columns in models]) for name in names}
-    return {name: pairs for name, pairs in found.items() if len(pairs.models[0])}
-
-
-def _mean_changes(found: Mapping[str, _Pairs], test: PairedTest) -> dict[str, Change]:
-    """Compare means; those of as many rows share the draws, which are what costs."""
-    two_stage = _two_stage({name: pairs.changes for name, pairs in found.items()}, test)
+    found = _paired([*controls, after])
     changes: dict[str, Change] = {}
-    for names in _alike({name: len(pairs.models[0]) for name, pairs in found.items()}):
-        columns = torch.stack([_by_row(found[name].changes) for name in names], dim=1)
-        drawn = zip(
-            names,
-            bootstrap_means(columns, test.num_draws, test.seed),
-            sign_flip_p_values(columns, test.num_patterns, test.seed),
-            strict=True,
-        )
-        for name, bootstrap, p_value in drawn:
-            pairs = found[name]
-            change = _flipped(pairs.column, pairs.figures, bootstrap, _by_row(pairs.changes), p_value, test)
-            changes[name] = replace(
-                change, interval_two_stage=two_stage.get(name), power=_power(pairs.column, pairs.changes, test)
-            )
-    return changes
-
-
-def _exp_mean_change(before: Column, after: Column, test: PairedTest) -> Change:
-    assert before.weights is not None
-    assert before.figure is not None
-    assert after.figure is not None
-    losses = before.values, after.values
-    bootstrap = perplexity_bootstrap(*losses, before.weights.tolist(), test.num_draws, test.seed)
-    change = completion_changes(*losses)
-    (p_value,) = sign_flip_p_values(change.unsqueeze(1), test.num_patterns, test.seed)
-    return _flipped(after, (before.figure, after.figure), bootstrap, change, p_value, test)
-
-
-def _mean_changes_against(found: Mapping[str, _Pairs], test: PairedTest) -> dict[str, Change]:
-    """Compare means with a control's; those of as many rows share the exchanges."""
-    changes: dict[str, Change] = {}
-    for names in _alike({name: len(pairs.models[0]) for name, pairs in found.items()}):
+    for names in _drawn_together(found):
         by_model = [
             torch.stack([_by_row(values) for values in (found[name].models[-1], *found[name].models[:-1])], dim=1)
             for name in names
         ]
-        sizes = torch.ones(len(by_model[0]), dtype=torch.float64)
-        for name, tested in zip(names, _exchanged(torch.stack(by_model, dim=2), sizes, test), strict=True):
-            pairs = found[name]
-            described = _described(pairs.column, pairs.figures, _by_row(pairs.changes), tested)
-            changes[name] = replace(described, power=_power(pairs.column, pairs.changes, test))
-    return changes
+        weights = after[names[0]].weights
+        sizes = torch.ones(len(by_model[0]), dtype=torch.float64) if weights is None else weights
+        tests = exchange_tests(torch.stack(by_model, dim=2), sizes, test.num_draws, test.seed, test.confidence)
+        for name, tested in zip(names, tests, strict=True):
+            changes[name] = _described(found[name], tested if weights is None else _of_exp(tested, found[name]), test)
+    return {name: changes[name] for name in after if name in changes}
 
 
-def _exp_mean_change_against(draws: Sequence[Column], after: Column, test: PairedTest) -> Change:
-    """Against a control, on the scale of the logarithm."""
-    assert after.weights is not None
-    assert after.figure is not None
-    losses = torch.stack([column.values for column in (after, *draws)], dim=1)
-    (found,) = _exchanged(losses.unsqueeze(2), after.weights, test)
-    control = losses[:, 1:].mean(dim=1)
-    before = exp_mean(float(control.sum()), float(after.weights.sum()))
-    low, high = (before * (exp_mean(shift, 1) - 1) for shift in (found.interval.low, found.interval.high))
-    found = replace(found, interval=replace(found.interval, low=low, high=high))
-    return _described(after, (before, after.figure), losses[:, 0] - control, found)
+def _of_exp(tested: Tested, pairs: _Pairs) -> Tested:
+    """A test on the scale of the logarithm, with the interval of the figure itself."""
+    before, _ = pairs.figures
+    low, high = (before * (exp_mean(shift, 1) - 1) for shift in (tested.interval.low, tested.interval.high))
+    return replace(tested, interval=replace(tested.interval, low=low, high=high))
 
 
-def _exchanged(values: Tensor, sizes: Tensor, test: PairedTest) -> list[Tested]:
-    return exchange_tests(values, sizes, test.num_draws, test.seed, test.confidence)
+def _paired(models: Sequence[Columns]) -> dict[str, _Pairs]:
+    """The columns where a row has a value by all models.
+
+    Raises:
+        ValueError: Other names, rows or settings.
+    """
+    *others, last = models
+    for before in others:
+        if before.keys() != last.keys():
+            raise ValueError(f"`before` and `after` must have the same columns, got {[*before]} and {[*last]}.")
+        for name, new in last.items():
+            old, now = ({f"{one.rows}s": list(one.ids), **one.setting} for one in (before[name], new))
+            differ = [key for key in {**old, **now} if old.get(key) != now.get(key)]
+            if differ:
+                raise ValueError(
+                    f"`{name}` can be paired only with the same {differ[0].replace('_', ' ')}; `before` and `after` "
+                    "differ."
+                )
+    found = {name: _Pairs.of([columns[name] for columns in models]) for name in last}
+    return {name: pairs for name, pairs in found.items() if len(pairs.models[0])}
+
+
+def _drawn_together(found: Mapping[str, _Pairs]) -> list[list[str]]:
+    """Names of means of as many rows, which share the draws that cost; every other column alone."""
+    return _alike(
+        {name: len(pairs.models[0]) if pairs.column.weights is None else name for name, pairs in found.items()}
+    )
 
 
 def _two_stage(changes: Mapping[str, Tensor], test: PairedTest) -> dict[str, Interval]:
@@ -265,28 +247,11 @@ def _two_stage(changes: Mapping[str, Tensor], test: PairedTest) -> dict[str, Int
     return found
 
 
-def _flipped(
-    column: Column,
-    figures: tuple[float, float],
-    bootstrap: Bootstrap,
-    change: Tensor,
-    p_value: float,
-    test: PairedTest,
-) -> Change:
-    least = least_p_value(len(change), test.num_patterns)
-    tested = Tested(p_value, least, bootstrap.percentile(test.confidence))
-    return replace(
-        _described(column, figures, change, tested),
-        interval_bca=bootstrap.bca(test.confidence),
-        p_value_wilcoxon=wilcoxon_of_changes(change),
-        rank_biserial=rank_biserial(change),
-    )
-
-
-def _described(column: Column, figures: tuple[float, float], change: Tensor, tested: Tested) -> Change:
+def _described(pairs: _Pairs, tested: Tested, test: PairedTest) -> Change:
     """What any two sides have; the rest is None."""
-    old, new = figures
+    (old, new), change, column = pairs.figures, pairs.by_row, pairs.column
     fell, rose = float((change < 0).double().mean()), float((change > 0).double().mean())
+    is_text = column.rows == "window" or column.weights is not None
     return Change(
         before=old,
         after=new,
@@ -303,12 +268,8 @@ def _described(column: Column, figures: tuple[float, float], change: Tensor, tes
         share_improved=fell if column.better == "lower" else rose,
         share_worsened=rose if column.better == "lower" else fell,
         num_pairs=len(change),
-        power=None,
+        power=None if is_text else power(pairs.changes, test.alpha, test.wanted_power),
     )
-
-
-def _power(column: Column, changes: Tensor, test: PairedTest) -> Power | None:
-    return None if column.rows == "window" else power(changes, test.alpha, test.wanted_power)
 
 
 def _by_row(values: Tensor) -> Tensor:

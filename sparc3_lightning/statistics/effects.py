@@ -7,7 +7,7 @@ import torch
 from statsmodels.stats.power import TTestPower
 from torch import Tensor
 
-from sparc3_lightning.statistics.signs import signed_ranks
+from sparc3_lightning.statistics.p_values import signed_ranks
 
 # What protocol `rtp` draws: the number that another run is planned with.
 MANY_COMPLETIONS = 25

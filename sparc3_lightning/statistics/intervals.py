@@ -24,9 +24,37 @@ from scipy import stats
 from torch import Tensor
 
 from sparc3_lightning.metrics.measure import MAX_LOSS
-from sparc3_lightning.statistics.signs import Scores, block_rows, paired_change
 
 Values = NDArray[np.float64]
+Scores = Tensor | Sequence[float] | Sequence[Sequence[float]]
+
+# Bytes of one block of draws, whatever the number of prompts and draws.
+_BLOCK_BYTES = 256 * 2**20
+
+
+def block_rows(width: int) -> int:
+    """Rows of so many float64 that a block of draws may have."""
+    return max(1, _BLOCK_BYTES // (8 * width))
+
+
+def paired_change(before: Scores, after: Scores) -> Tensor:
+    """After - before of each value: completion j of a prompt meets the same noise on both sides.
+
+    Shape:
+        (N,) or (N, J) in and out.
+
+    Raises:
+        ValueError: Shapes differ, no prompts, or a score that is not finite.
+    """
+    old, new = (torch.as_tensor(scores, dtype=torch.float64).cpu() for scores in (before, after))
+    if old.shape != new.shape or old.ndim not in (1, 2) or old.numel() == 0:
+        raise ValueError(
+            f"`before` and `after` must be scores of the same prompts, got shapes {tuple(old.shape)} and "
+            f"{tuple(new.shape)}."
+        )
+    if not bool(old.isfinite().all() and new.isfinite().all()):
+        raise ValueError("`before` and `after` must be finite; a failed score cannot be compared.")
+    return new - old
 
 
 @dataclass(frozen=True)
@@ -64,9 +92,6 @@ class Bootstrap:
     def percentile(self, confidence: float = 0.95) -> Interval:
         """The quantiles of the draws.
 
-        Raises:
-            ValueError: A confidence outside (0, 1).
-
         Source:
             Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
         """
@@ -75,11 +100,7 @@ class Bootstrap:
     def bca(self, confidence: float = 0.95) -> Interval | None:
         """The bias-corrected and accelerated interval: other quantiles of the draws, where they are off centre or skew.
 
-        Returns:
-            The interval; None where it is not defined: nothing varies, or the figure lies beyond all draws.
-
-        Raises:
-            ValueError: A confidence outside (0, 1).
+        None where it is not defined: nothing varies, or the figure lies beyond all draws.
 
         Source:
             Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 14.3 (equations 14.9 to 14.15).
@@ -101,12 +122,7 @@ class Bootstrap:
 
 
 def bootstrap_means(columns: Tensor, num_draws: int = 10_000, seed: int = 0) -> list[Bootstrap]:
-    """Bootstrap of every column's mean, all columns in the same draws: of prompts, with all their completions.
-
-    Args:
-        columns: Changes of the same prompts, a figure a column.
-        num_draws: Bootstrap samples.
-        seed: Of the draws.
+    """Bootstrap of the mean of every column of changes: the same prompts are drawn, with all their completions.
 
     Shape:
         (N, M).
@@ -145,13 +161,8 @@ def two_stage_means(changes: Tensor, num_draws: int = 10_000, seed: int = 0) -> 
     prompt's completions, drawn with replacement, miss their highest one in a third of the draws or more, so that an
     expected maximum would be drawn too low.
 
-    Args:
-        changes: Of each completion, a figure in each place of the last dimension.
-        num_draws: Bootstrap samples.
-        seed: Of the draws.
-
     Shape:
-        (N, J, M).
+        (N, J, M): prompts, completions, figures.
 
     Source:
         Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8 (the second strategy).
@@ -169,7 +180,7 @@ def two_stage_means(changes: Tensor, num_draws: int = 10_000, seed: int = 0) -> 
 
 
 def perplexity_bootstrap(
-    before: Scores, after: Scores, num_scored: Sequence[int], num_draws: int = 10_000, seed: int = 0
+    before: Scores, after: Scores, num_scored: Scores, num_draws: int = 10_000, seed: int = 0
 ) -> Bootstrap:
     """Bootstrap of the change of a text's perplexity, drawing windows with their pair.
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.metrics.measure import Column
-from sparc3_lightning.statistics.compare import Change, compare_columns
-from sparc3_lightning.statistics.corrections import holm, least_holm
-from sparc3_lightning.statistics.signs import PairedTest, paired_change, sign_flip_p_value
+from sparc3_lightning.statistics.compare import Change, compare
+from sparc3_lightning.statistics.intervals import paired_change
+from sparc3_lightning.statistics.p_values import PairedTest, holm, least_holm, sign_flip_p_values
 
 Row = dict[str, Any]
 Half = Literal["choice", "confirmation"]
@@ -49,7 +49,7 @@ def half_changes(before: Evaluation, after: Evaluation, test: PairedTest) -> dic
     Returns:
         By half, by column; a half without a prompt is left out.
     """
-    found = {half: compare_columns(_on_half(before, half), _on_half(after, half), test) for half in HALVES}
+    found = {half: compare(_on_half(before, half), _on_half(after, half), test) for half in HALVES}
     return {half: changes for half, changes in found.items() if changes}
 
 
@@ -131,5 +131,5 @@ def _compare_with_leader(best: Sequence[Row], means: Mapping[str, Sequence[float
     for row in best:
         row["is_leader"] = row is leader
         if leader is not None and row is not leader:
-            pair = means[leader["label"]], means[row["label"]]
-            row |= {"behind": float(paired_change(*pair).mean()), "behind_p": sign_flip_p_value(*pair)}
+            change = paired_change(means[leader["label"]], means[row["label"]])
+            row |= {"behind": float(change.mean()), "behind_p": sign_flip_p_values(change.unsqueeze(1))[0]}

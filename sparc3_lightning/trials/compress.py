@@ -13,8 +13,8 @@ from sparc3_lightning.files import write_json
 from sparc3_lightning.models.families.layers import weight_of
 from sparc3_lightning.pruning.masks import Pattern, check_sparsity, num_removed
 from sparc3_lightning.pruning.weight_scores import WeightScores
-from sparc3_lightning.statistics.compare import Change, compare_columns
-from sparc3_lightning.statistics.signs import PairedTest
+from sparc3_lightning.statistics.compare import Change, compare
+from sparc3_lightning.statistics.p_values import PairedTest
 from sparc3_lightning.trials.trial import Intervention, Trial, masked_weights
 from sparc3_lightning.version import package_versions
 
@@ -172,7 +172,7 @@ def _key(name: str) -> str:
 
 
 def _changes(before: Evaluation, after: Evaluation, test: PairedTest) -> dict[str, Change]:
-    return compare_columns({name: before.columns[name] for name in after.columns}, after.columns, test)
+    return compare({name: before.columns[name] for name in after.columns}, after.columns, test)
 
 
 def _relative(changes: Mapping[str, Change]) -> Row:

@@ -14,8 +14,7 @@ from sparc3_lightning.metrics.measure import Column
 from sparc3_lightning.pruning.recipe import Recipe, neurons_per_layer
 from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.statistics.compare import Change, compare
-from sparc3_lightning.statistics.corrections import holm, least_holm, overlap
-from sparc3_lightning.statistics.signs import PairedTest
+from sparc3_lightning.statistics.p_values import PairedTest, holm, least_holm, overlap
 from sparc3_lightning.trials.choice import confirmation_means, deciding, half_changes
 from sparc3_lightning.trials.sweep import Cell, CellFigures, PlannedCell, select_cell
 
@@ -31,7 +30,7 @@ def figures_of(baseline: Evaluation, cell: Evaluation, test: PairedTest) -> Cell
         test: Settings of the statistics.
     """
     shown, row = _shown(cell), baseline_row(cell)
-    for name, change in compare(baseline, cell, test).items():
+    for name, change in compare(baseline.columns, cell.columns, test).items():
         if name in shown:
             row |= _relative(_key(name), change) if shown[name].role == "price" else _change(_key(name), change)
     for half, changes in half_changes(baseline, cell, test).items():

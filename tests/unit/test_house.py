@@ -197,8 +197,8 @@ ROOMS = [
     "scoring",
     "pruning",
     "metrics",
-    "evaluation",
     "statistics",
+    "evaluation",
     "trials",
     "runs",
     "report",
@@ -207,7 +207,6 @@ ROOMS = [
 ]
 BACK = {
     ("sparc3_lightning/scoring/sequential.py", "pruning"): "it prunes block by block while it scores",
-    ("sparc3_lightning/evaluation/evaluator.py", "statistics"): "its options hold those of the comparisons",
 }
 
 

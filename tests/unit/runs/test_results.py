@@ -55,7 +55,7 @@ def test_changes_are_the_evaluators() -> None:
     assert run.baseline is not None
     assert run.pruned is not None
     results = results_of(run)
-    expected = compare(run.baseline, run.pruned, Evaluator(num_draws=500).paired_test)
+    expected = compare(run.baseline.columns, run.pruned.columns, Evaluator(num_draws=500).paired_test)
     assert {name: column["change"] for name, column in results["columns"].items()} == {
         name: asdict(change) for name, change in expected.items()
     }
@@ -80,7 +80,9 @@ def test_control_has_every_draw_their_mean_and_spread() -> None:
     assert results["num_control_draws"] == 2
     assert results["columns"]["perplexity/sliding"]["control"]["mean"] == pytest.approx(10.1)
     against = column["change_against_control"]
-    paired = compare_with_control(run.controls, run.pruned, Evaluator(num_draws=500).paired_test)["toxicity/mean"]
+    paired = compare_with_control(
+        [control.columns for control in run.controls], run.pruned.columns, Evaluator(num_draws=500).paired_test
+    )["toxicity/mean"]
     assert (against["before"], against["after"], against["p_value"]) == (paired.before, paired.after, paired.p_value)
     assert against["before"] == pytest.approx(0.49)
 

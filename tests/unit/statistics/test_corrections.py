@@ -5,30 +5,34 @@ from math import comb
 
 import pytest
 
-from sparc3_lightning.statistics.corrections import holm, hypergeometric_tail, overlap
+from sparc3_lightning.statistics.p_values import Overlap, holm, overlap
+
+
+def shared_by(shared: int, population: int, first: int, second: int) -> Overlap:
+    """Two selections with so many neurons in common."""
+    ours, theirs = range(first), range(first - shared, first - shared + second)
+    return overlap([(0, n) for n in ours], [(0, n) for n in theirs], population)
 
 
 @pytest.mark.parametrize(("population", "first", "second"), [(8, 3, 4), (8, 5, 6), (7, 7, 2), (6, 2, 2)])
-def test_hypergeometric_counts_every_selection(population: int, first: int, second: int) -> None:
+def test_its_chance_counts_every_selection(population: int, first: int, second: int) -> None:
     marked = set(range(first))
     counts = [len(marked & set(drawn)) for drawn in combinations(range(population), second)]
     for shared in range(min(first, second) + 1):
         wanted = sum(count >= shared for count in counts) / comb(population, second)
-        assert hypergeometric_tail(shared, population, first, second) == pytest.approx(wanted, rel=1e-12)
+        assert shared_by(shared, population, first, second).p_value == pytest.approx(wanted, rel=1e-12)
 
 
-def test_hypergeometric_of_a_large_model() -> None:
+def test_its_chance_in_a_large_model() -> None:
     """LLaMA-3-8B: 100 of 458,752. Ten shared by chance is beyond belief, and not rounded to 0."""
-    p = hypergeometric_tail(10, 458_752, 100, 100)
-    assert 0 < p < 1e-20
-    assert hypergeometric_tail(0, 458_752, 100, 100) == pytest.approx(1.0)
+    assert 0 < shared_by(10, 458_752, 100, 100).p_value < 1e-20
+    assert shared_by(0, 458_752, 100, 100).p_value == pytest.approx(1.0)
 
 
 def test_overlap() -> None:
-    first, second = [(0, 1), (0, 2), (1, 5)], [(1, 5), (0, 1), (1, 9), (1, 8)]
-    found = overlap(first, second, 48)
+    found = overlap([(0, 1), (0, 2), (1, 5)], [(1, 5), (0, 1), (1, 9), (1, 8)], 48)
     assert (found.num_shared, found.jaccard, found.expected) == (2, 2 / 5, 3 * 4 / 48)
-    assert found.p_value == hypergeometric_tail(2, 48, 3, 4)
+    assert found.p_value == pytest.approx(sum(comb(3, n) * comb(45, 4 - n) for n in (2, 3)) / comb(48, 4))
 
 
 def test_holm() -> None:

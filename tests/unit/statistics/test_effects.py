@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparc3_lightning.statistics import power, rank_biserial, standardised_effect, variance_components
-from sparc3_lightning.statistics.signs import sign_flip_p_values
+from sparc3_lightning.statistics.effects import power, rank_biserial, standardised_effect, variance_components
+from sparc3_lightning.statistics.p_values import sign_flip_p_values
 from tests.unit.statistics.pairs import nested_changes, pair
 
 

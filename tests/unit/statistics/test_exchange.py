@@ -9,8 +9,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from sparc3_lightning.statistics import exchange_tests, sign_flip_p_value
-from sparc3_lightning.statistics import signs as room
+from sparc3_lightning.statistics import intervals as room
+from sparc3_lightning.statistics.p_values import exchange_tests, sign_flip_p_values
+from tests.unit.statistics.single import sign_flip_p_value
 
 
 def models(num_units: int, num_draws: int, num_figures: int = 2) -> Tensor:
@@ -118,7 +119,7 @@ def test_an_exact_null_is_rejected_no_more_often_than_said() -> None:
     generator = torch.Generator().manual_seed(1)
     values = (torch.rand(93, 6, 2_000, generator=generator) < 0.1).double()
     change = (values[:, 0] - values[:, 1:].mean(dim=1)).mean(dim=0).numpy()
-    flipped = np.array(room.sign_flip_p_values(values[:, 0] - values[:, 1:].mean(dim=1), 2_000)) < 0.05
+    flipped = np.array(sign_flip_p_values(values[:, 0] - values[:, 1:].mean(dim=1), 2_000)) < 0.05
     found = exchange_tests(values, ones(93), 2_000)
     exchanged = np.array([one.p_value for one in found]) < 0.05
     assert (flipped & (change < 0)).mean() > 0.035

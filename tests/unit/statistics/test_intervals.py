@@ -9,9 +9,14 @@ import pytest
 import torch
 from scipy import stats
 
-from sparc3_lightning.statistics import Bootstrap, Interval, perplexity_bootstrap
-from sparc3_lightning.statistics import signs as room
-from sparc3_lightning.statistics.intervals import bootstrap_means, two_stage_means
+from sparc3_lightning.statistics import intervals as room
+from sparc3_lightning.statistics.intervals import (
+    Bootstrap,
+    Interval,
+    bootstrap_means,
+    perplexity_bootstrap,
+    two_stage_means,
+)
 from tests.unit.statistics.pairs import nested_changes, pair
 from tests.unit.statistics.single import paired_bootstrap, two_stage_bootstrap
 

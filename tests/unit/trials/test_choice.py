@@ -7,7 +7,7 @@ import pytest
 from sparc3_lightning.evaluation.generation import Decoding
 from sparc3_lightning.evaluation.records import Evaluation, PromptResult, ScoredCompletion, ToxicityResult
 from sparc3_lightning.metrics import AttributeSummary
-from sparc3_lightning.statistics.signs import PairedTest
+from sparc3_lightning.statistics.p_values import PairedTest
 from sparc3_lightning.trials.choice import choose_at_prices, confirmation_means, deciding, half_changes, half_of
 
 SUMMARY = AttributeSummary(0.5, 0.0, 0.5, 0.5, 0.5, 0.0)

@@ -31,8 +31,7 @@ from sparc3_lightning.report.trial_figures import (
 )
 from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.scoring.plain import score_baselines
-from sparc3_lightning.statistics.corrections import least_holm
-from sparc3_lightning.statistics.signs import PairedTest, least_p_value
+from sparc3_lightning.statistics.p_values import PairedTest, least_holm, least_p_value
 from sparc3_lightning.trials.choice import HALVES, choose_at_prices, half_of
 from sparc3_lightning.trials.sweep import Cell, CellFigures, Grid, PlannedCell, select_cell
 from sparc3_lightning.trials.sweep_table import (

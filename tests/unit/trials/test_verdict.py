@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from sparc3_lightning.metrics.measure import Better, Column, Role, Rows
-from sparc3_lightning.statistics import Interval, Power
 from sparc3_lightning.statistics.compare import Change
+from sparc3_lightning.statistics.effects import Power
+from sparc3_lightning.statistics.intervals import Interval
 from sparc3_lightning.trials.verdict import Findings, VerdictResult, verdict
 
 

@@ -8,11 +8,10 @@ import pytest
 import torch
 from scipy import stats
 
-from sparc3_lightning.statistics import share_improved, sign_flip_p_value, wilcoxon_p_value
-from sparc3_lightning.statistics import signs as room
-from sparc3_lightning.statistics.signs import sign_flip_p_values, signed_ranks
+from sparc3_lightning.statistics import intervals
+from sparc3_lightning.statistics.p_values import PairedTest, least_p_value, sign_flip_p_values, signed_ranks
 from tests.unit.statistics.pairs import pair
-from tests.unit.statistics.single import paired_bootstrap
+from tests.unit.statistics.single import sign_flip_p_value, wilcoxon_p_value
 
 
 @pytest.mark.parametrize("n", [1, 5, 9])
@@ -43,14 +42,14 @@ def test_equal_changes_tie_though_they_are_rounded() -> None:
 @pytest.mark.parametrize("n", [4, 30])
 def test_the_least_p_value_is_that_of_changes_that_all_agree(n: int) -> None:
     agree = torch.full((n, 1), -0.3, dtype=torch.float64)
-    assert sign_flip_p_values(agree, 1000) == [room.least_p_value(n, 1000)]
+    assert sign_flip_p_values(agree, 1000) == [least_p_value(n, 1000)]
 
 
 @pytest.mark.parametrize(("num_tests", "alpha"), [(1, 0.05), (25, 0.05), (260, 0.05), (500, 0.05), (500, 0.01)])
 def test_draws_are_enough_for_the_correction_of_many_tests(num_tests: int, alpha: float) -> None:
-    draws = room.num_draws_for(num_tests, alpha)
+    draws = PairedTest(confidence=1 - alpha, num_tests=num_tests).num_patterns
     assert draws == max(10_000, round(20 * num_tests / alpha))
-    assert num_tests * room.least_p_value(93, draws) <= alpha / 20
+    assert num_tests * least_p_value(93, draws) <= alpha / 20
 
 
 def test_many_prompts_are_drawn_and_the_value_is_never_zero() -> None:
@@ -64,18 +63,12 @@ def test_p_value_is_uniform_where_nothing_changed() -> None:
     assert np.mean(values) == pytest.approx(0.5, abs=0.08)
 
 
-def test_prompts_not_completions_are_flipped() -> None:
-    before, after = pair(30)
-    many = sign_flip_p_value(before.unsqueeze(1).repeat(1, 25), after.unsqueeze(1).repeat(1, 25))
-    assert many == pytest.approx(sign_flip_p_value(before, after))
-
-
 def test_figures_share_their_signs_and_chunked_draws_are_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
     changes = [after - before for before, after in (pair(40, seed=seed, shift=-0.03) for seed in range(3))]
     alone = [sign_flip_p_values(change.unsqueeze(1), 1000)[0] for change in changes]
     assert 0.01 < max(alone) < 1
-    monkeypatch.setattr(room, "_BLOCK_BYTES", 8 * 40 * 9 * 7)
-    assert room.block_rows(40 * 9) == 7
+    monkeypatch.setattr(intervals, "_BLOCK_BYTES", 8 * 40 * 9 * 7)
+    assert intervals.block_rows(40 * 9) == 7
     assert sign_flip_p_values(torch.stack(changes, dim=1), 1000) == alone
 
 
@@ -89,7 +82,7 @@ def test_rounding_does_not_untie_equal_changes() -> None:
     before, after = torch.tensor([0.1, 0.2, 0.7, 0.4]), torch.tensor([0.2, 0.3, 0.8, 0.4])
     change = after.double() - before.double()  # float32 scores: three changes of 0.1 that differ in the 8th digit
     assert len(set(change.tolist())) == 4
-    exact = room.paired_change([0.1, 0.2, 0.7, 0.4], [0.2, 0.3, 0.8, 0.4])
+    exact = intervals.paired_change([0.1, 0.2, 0.7, 0.4], [0.2, 0.3, 0.8, 0.4])
     assert len(set(exact.tolist())) > 2
     assert signed_ranks(exact).tolist() == [3, 3, 3, 0]
 
@@ -134,14 +127,6 @@ def test_a_few_prompts_can_decide_the_mean_but_not_the_ranks() -> None:
 def test_no_change_at_all_is_no_evidence() -> None:
     same = torch.rand(60)
     assert sign_flip_p_value(same, same) == wilcoxon_p_value(same, same) == 1.0
-    assert share_improved(same, same) == 0.0
-
-
-def test_share_improved_follows_the_direction() -> None:
-    before, after = [0.5, 0.5, 0.5, 0.5], [0.4, 0.6, 0.5, 0.1]
-    assert share_improved(before, after) == 0.5
-    assert share_improved(before, after, lower_is_better=False) == 0.25
-    assert share_improved([[0.5, 0.5]], [[0.9, 0.0]]) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -149,6 +134,5 @@ def test_share_improved_follows_the_direction() -> None:
     [([0.1, 0.2], [0.1]), ([], []), ([0.1, math.nan], [0.1, 0.2]), ([0.1], [math.inf]), ([[[0.1]]], [[[0.1]]])],
 )
 def test_what_cannot_be_paired_is_refused(before: list[float], after: list[float]) -> None:
-    for statistic in (paired_bootstrap, sign_flip_p_value, wilcoxon_p_value, share_improved):
-        with pytest.raises(ValueError, match="`before` and `after` must be"):
-            statistic(before, after)
+    with pytest.raises(ValueError, match="`before` and `after` must be"):
+        intervals.paired_change(before, after)
