@@ -210,14 +210,7 @@ class Evaluator:
         progress: Progress | None = None,
         decoding: Decoding | None = None,
     ) -> ToxicityResult:
-        """Toxicity, repetition and length of completions; see `evaluate`.
-
-        Args:
-            model: A causal language model.
-            tokenizer: Its tokenizer.
-            prompts: The same on every rank.
-            progress: Wraps the batches.
-            decoding: Other than this evaluator's.
+        """Toxicity, repetition and length of completions; see `evaluate`. `decoding` may be other than the evaluator's.
 
         Raises:
             ValueError: No scorer; a prompt that is empty or comes twice; a failed generation or score.

@@ -71,13 +71,7 @@ def word_changes(before: Sequence[str], after: Sequence[str], prior_words: float
 
 
 def notable_words(before: ToxicityResult, after: ToxicityResult, at_most: int = 12) -> dict[str, list[WordChange]]:
-    """The words that became rarer and commoner most, as far as they stand out.
-
-    Args:
-        before: The baseline's completions.
-        after: The pruned model's.
-        at_most: Words of either kind.
-    """
+    """The words that became rarer and commoner most, as far as they stand out; at most so many of either kind."""
     changes = word_changes(_texts(before), _texts(after))
     rarer = [change for change in changes if change.z < -_NOTABLE]
     commoner = [change for change in reversed(changes) if change.z > _NOTABLE]

@@ -74,21 +74,7 @@ def measure_perplexity(
     max_tokens: int = 16_384,
     progress: Progress = no_progress,
 ) -> PerplexityResult:
-    """Perplexity of a text, on all processes together.
-
-    Args:
-        model: A causal language model.
-        tokenizer: Its tokenizer, called once on the whole text.
-        rows: The text's rows, the same on every rank.
-        protocol: `sliding` or `disjoint`.
-        window: Tokens in a window, at most the model's context.
-        stride: Tokens between the starts of `sliding` windows; a quarter of the window unless given.
-        batch_size: Most windows in one forward pass on one rank.
-        max_tokens: Most tokens in one; one window may be longer.
-        progress: Wraps the batches.
-
-    Returns:
-        The result, the same on every rank.
+    """Perplexity of a text, on all processes together and the same on each; the options are the evaluator's.
 
     Raises:
         ValueError: A text too short or with tokens that the model has not, or a figure that is not finite.

@@ -151,20 +151,10 @@ def _sliding(num_tokens: int, window: int, stride: int) -> list[Window]:
 
 
 def token_loss_sum(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum of token losses, never holding more than a chunk of float32 logits.
-
-    Args:
-        logits: Predictions aligned with `targets`; any floating dtype.
-        targets: Token ids.
-
-    Returns:
-        The sum, float64.
+    """Sum of token losses in nats, float64, never holding more than a chunk of float32 logits.
 
     Shape:
         logits (N, V), targets (N,), result ().
-
-    Units:
-        nats.
     """
     rows = max(1, _CHUNK_ELEMENTS // logits.shape[-1])
     precise = torch.promote_types(logits.dtype, torch.float32)
@@ -214,15 +204,7 @@ class WindowPerplexity(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, losses: Tensor, num_scored: int) -> None:
-        """Count some windows.
-
-        Args:
-            losses: Of each window, as `window_losses` gives them.
-            num_scored: Tokens that count, the same in every window of the batch.
-
-        Shape:
-            losses (B,).
-        """
+        """Count some windows: their losses (B,), and the tokens that count in each."""
         self.total += losses.sum(dtype=torch.float64).to(self.total.device)
         self.count += losses.numel() * num_scored
 
