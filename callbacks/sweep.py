@@ -14,8 +14,7 @@ from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.report.trial_figures import write_sweep
-from sparc3_lightning.scoring.combine import MethodScores
-from sparc3_lightning.trials.sweep import Grid, PlannedCell, cells_of, plan_cells
+from sparc3_lightning.trials.sweep import Candidates, Grid, PlannedCell, cells_of, plan_cells
 from sparc3_lightning.trials.sweep_table import baseline_row, figures_of, num_corrected, overlap_rows
 from sparc3_lightning.trials.trial import check_one_is_done, run_trials
 
@@ -32,7 +31,7 @@ class SweepCallback(RunCallback):
         seed: Seed of the first random draw; draw i uses seed + i.
     """
 
-    reads = ("evaluation_prompts", "evaluation_text")  # fields of `data`
+    reads = ("evaluation_prompts", "evaluation_text")
 
     def __init__(
         self,
@@ -69,11 +68,10 @@ class SweepCallback(RunCallback):
     def finish(self, trainer: Trainer, module: SparC3Module) -> None:
         """Select every cell, evaluate what is not known, write tables and figures."""
         run = module.run
-        found = run.scores
-        names = module.data.differential_names()
+        candidates = Candidates(run.scores, *module.data.differential_names(), self.seed)
         baseline, trials = baseline_of(module), trials_of(module)
         with run.timed("sweep"):
-            planned = from_rank_zero(lambda: plan_cells(self.cells, found, *names, trials.name, self.seed))
+            planned = from_rank_zero(lambda: plan_cells(self.cells, candidates, trials.name))
             test = replace(module.evaluator.paired_test, num_tests=num_corrected(planned))
 
             def judge(cell: PlannedCell, evaluation: Evaluation) -> None:
@@ -81,13 +79,13 @@ class SweepCallback(RunCallback):
 
             for _ in run_trials(planned, trials, judge, module.progress, "sweep"):
                 pass
-        from_rank_zero(lambda: self._write(module, planned, found))
+        from_rank_zero(lambda: self._write(module, planned, candidates))
         check_one_is_done(planned, "cells of the sweep")
 
-    def _write(self, module: SparC3Module, planned: list[PlannedCell], found: dict[str, MethodScores]) -> None:
+    def _write(self, module: SparC3Module, planned: list[PlannedCell], candidates: Candidates) -> None:
         assert module.run.baseline is not None
         base, baseline = module.run.base_model, baseline_row(module.run.baseline)
-        overlaps = overlap_rows(planned, found, *module.data.differential_names(), base["num_neurons"])
+        overlaps = overlap_rows(planned, candidates, base["num_neurons"])
         directory, alpha = module.log_dir / "sweep", module.evaluator.paired_test.alpha
         self._summary = write_sweep(planned, baseline, overlaps, base["num_layers"], directory, alpha)
 

@@ -17,6 +17,7 @@ from rich.text import Text
 from sparc3_lightning.pruning.recipe import describe_option
 from sparc3_lightning.report.read import is_differential
 from sparc3_lightning.report.rows import checks, in_brackets, outcome_table, removed, set_table
+from sparc3_lightning.trials import CONTROL
 from sparc3_lightning.wording import MISSING, number, p_value, percent, signed
 
 if TYPE_CHECKING:  # `inspect` loads no torch
@@ -234,7 +235,7 @@ def sweep_summary(rows: Sequence[Row], behaviour: str, table: Path, alpha: float
     lines = [f"Sweep: {len(cells)} cells, {different} different selections, {len(failed)} failed. Table: {table}"]
     lines += [f"  failed: {row['label']}: {row['error']}" for row in failed[:5]]
     lines += [f"  ... and {len(failed) - 5} more, in the table"] * (len(failed) > 5)
-    changes = [row.get(f"{behaviour}_relative") for row in cells if row["method"] == "random"]
+    changes = [row.get(f"{behaviour}_relative") for row in cells if row["method"] == CONTROL]
     random = [change for change in changes if change is not None]
     lines += [f"  random neurons: {min(random):+.1%} to {max(random):+.1%}"] if random else []
     return lines + [f"  {line}" for line in _floor(rows, alpha)]

@@ -14,6 +14,7 @@ from rich.console import RenderableType
 from sparc3_lightning.report.figures import new_figure, plain_axes, save_figure
 from sparc3_lightning.report.rows import in_brackets
 from sparc3_lightning.report.terminal import price_table, sweep_summary
+from sparc3_lightning.trials import CONTROL
 from sparc3_lightning.trials.choice import choose_at_prices
 from sparc3_lightning.trials.sweep import PlannedCell
 from sparc3_lightning.trials.sweep_table import (
@@ -26,7 +27,6 @@ from sparc3_lightning.trials.sweep_table import (
 )
 
 Row = Mapping[str, Any]
-_RANDOM = "random"
 _MARKERS, _FILLS, _DASHES = "osD^vP<>*hpd", ("black", "white", "0.65"), ("-", "--", "-.", ":")
 # How far right of the largest sparsity N:M stands, in per cent.
 _BESIDE = 12.0
@@ -110,7 +110,7 @@ def sweep_figures(
         for scope, of_scope in _grouped(done, "scope").items():
             plain = [row for row in of_scope if row["is_plain"]]
             # One size makes no line.
-            if len({row["num_neurons"] for row in plain if row["method"] != _RANDOM}) > 1:
+            if len({row["num_neurons"] for row in plain if row["method"] != CONTROL}) > 1:
                 figures[f"size_{scope}"] = size_figure(plain, attribute)
     figures |= {f"layers_{k}": layers_figure(shares, k) for k, shares in layers.items()}
     for scope, of_scope in _grouped(overlaps, "scope").items():
@@ -156,12 +156,12 @@ def _grouped(rows: Iterable[Row], key: str) -> dict[Any, list[Row]]:
 
 def _by_series(rows: Iterable[Row]) -> dict[str, list[Row]]:
     # The control last, so that it does not lie over what it is compared with in the legend.
-    return dict(sorted(_grouped(rows, "key").items(), key=lambda item: item[0] == _RANDOM))
+    return dict(sorted(_grouped(rows, "key").items(), key=lambda item: item[0] == CONTROL))
 
 
 def _marked(place: int, name: str) -> dict[str, Any]:
     """How a method's points look: told apart without colours, the random control grey."""
-    if name == _RANDOM:
+    if name == CONTROL:
         return {"color": "0.6", "marker": "x"}
     shape, fill = _MARKERS[place % len(_MARKERS)], _FILLS[place % len(_FILLS)]
     return {"color": "black", "marker": shape, "markerfacecolor": fill}
@@ -180,7 +180,7 @@ def size_figure(rows: Sequence[Row], attribute: str, columns: int = 3) -> Figure
     """Change of the behaviour against the number of neurons, a panel a method, the random control's band in each."""
     change, low, high = (f"{behaviour_of(rows)}_{end}" for end in ("change", "low", "high"))
     series = _by_series(row for row in rows if row.get(change) is not None)
-    random = {k: [row[change] for row in of_size] for k, of_size in _sizes(series.pop(_RANDOM, [])).items()}
+    random = {k: [row[change] for row in of_size] for k, of_size in _sizes(series.pop(CONTROL, [])).items()}
     wide, num_rows = min(columns, max(len(series), 1)), -(-max(len(series), 1) // columns)
     figure = new_figure((2.5 * wide, 2.2 * num_rows))
     first: Axes | None = None
@@ -356,7 +356,7 @@ def _right(rows: Sequence[Row]) -> float:
 
 
 def _lined(place: int, key: str) -> dict[str, Any]:
-    dashes = ":" if key == _RANDOM else _DASHES[place % len(_DASHES)]
+    dashes = ":" if key == CONTROL else _DASHES[place % len(_DASHES)]
     style = {"linewidth": 1.1, "markersize": 6, "markeredgewidth": 0.9, "linestyle": dashes, "label": key}
     return style | _marked(place, key)
 

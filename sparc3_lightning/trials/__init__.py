@@ -1,1 +1,4 @@
 """Trials: an intervention applied, measured, undone; each once, kept, and found again."""
+
+CONTROL = "random"
+"""The method that selects as chance would: its trials are controls, and candidates for nothing."""

@@ -13,6 +13,7 @@ from sparc3_lightning.metrics.measure import Column
 from sparc3_lightning.statistics.compare import Change, compare
 from sparc3_lightning.statistics.intervals import paired_change
 from sparc3_lightning.statistics.p_values import PairedTest, holm, least_holm, sign_flip_p_values
+from sparc3_lightning.trials import CONTROL
 
 Row = dict[str, Any]
 Half = Literal["choice", "confirmation"]
@@ -94,7 +95,7 @@ def choose_at_prices(
         Rows, price by price, best confirmed method first; a method without an eligible cell has no row, and no cell is
         eligible where either half has no prompt, or none of the behaviour before.
     """
-    known = [row for row in rows if row["method"] != "random" and _has_both_halves(row)]
+    known = [row for row in rows if row["method"] != CONTROL and _has_both_halves(row)]
     paid = f"{price_column}_relative"
     found: list[Row] = []
     for price in prices:

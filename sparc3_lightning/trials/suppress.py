@@ -3,28 +3,29 @@
 import torch
 
 from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.trials import CONTROL
 
 
 def draw_controls(recipe: Recipe, width: int, num_draws: int, seed: int) -> list[Recipe]:
-    """The controls; draw i uses seed + i. See `control_recipe`."""
-    return [control_recipe(recipe, width, seed + draw) for draw in range(num_draws)]
-
-
-def control_recipe(recipe: Recipe, num_neurons_per_layer: int, seed: int) -> Recipe:
-    """The control: as many neurons from the same layers, drawn at random among those not selected.
+    """The controls: as many neurons from the same layers each, drawn at random among those not selected.
 
     Args:
         recipe: What was selected.
-        num_neurons_per_layer: Neurons in a layer of the model.
-        seed: Seed of the draw.
+        width: Neurons in a layer of the model.
+        num_draws: How many controls.
+        seed: Of the first draw; draw i uses seed + i.
 
     Raises:
         ValueError: A layer has too few other neurons.
     """
+    return [_control(recipe, width, seed + draw) for draw in range(num_draws)]
+
+
+def _control(recipe: Recipe, width: int, seed: int) -> Recipe:
     generator = torch.Generator().manual_seed(seed)
     neurons: list[tuple[int, int]] = []
     for layer, indices in recipe.per_layer().items():
-        is_other = torch.ones(num_neurons_per_layer, dtype=torch.bool)
+        is_other = torch.ones(width, dtype=torch.bool)
         is_other[indices] = False
         others = is_other.nonzero().flatten()
         if len(others) < len(indices):
@@ -35,4 +36,4 @@ def control_recipe(recipe: Recipe, num_neurons_per_layer: int, seed: int) -> Rec
             )
         drawn = others[torch.randperm(len(others), generator=generator)[: len(indices)]]
         neurons += [(layer, int(index)) for index in drawn.sort().values]
-    return Recipe(neurons, base_model=recipe.base_model, options={"method": "random", "seed": seed})
+    return Recipe(neurons, base_model=recipe.base_model, options={"method": CONTROL, "seed": seed})

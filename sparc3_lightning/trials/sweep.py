@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
@@ -13,6 +13,7 @@ from sparc3_lightning.scoring.combine import PENALTIES, MethodScores, Penalty, c
 from sparc3_lightning.scoring.registry import METHODS, method_key
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.scoring.weights import random_scores
+from sparc3_lightning.trials import CONTROL
 from sparc3_lightning.trials.trial import Intervention, Trial, said, scaled_neurons
 
 
@@ -47,15 +48,22 @@ class Cell:
         """Key of the scores that it selects from."""
         return method_key(self.method, self.sign)
 
-    def to_json(self) -> dict[str, Any]:
-        """Its settings, as JSON values and as columns of the table."""
-        return asdict(self)
+    @property
+    def is_control(self) -> bool:
+        """Whether its neurons are drawn at random: it is no candidate, and no p-value is corrected for it."""
+        return self.method == CONTROL
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the method alone: the paper's contrast, neurons removed."""
+        contrast = (self.general_weight, self.general_penalty, self.divide_by_total)
+        return contrast == (1.0, "raw", False) and self.factor == 0
 
     def __str__(self) -> str:
         words = [self.key, f"k {self.num_neurons}", self.scope]
         words += [f"general weight {self.general_weight:g}"] * (self.general_weight != 1)
         words += ["penalty abs"] * (self.general_penalty == "abs") + ["shares"] * self.divide_by_total
-        words += [f"factor {self.factor:g}"] * (self.factor != 0) + [f"draw {self.draw}"] * (self.method == "random")
+        words += [f"factor {self.factor:g}"] * (self.factor != 0) + [f"draw {self.draw}"] * self.is_control
         return ", ".join(words)
 
 
@@ -119,7 +127,7 @@ class Grid:
             if METHODS[method].ranks:
                 weight, penalty, divide = 1.0, "raw", False
             contrast = (float(weight), penalty, divide)
-            for draw in range(self.num_draws if method == "random" else 1):
+            for draw in range(self.num_draws if method == CONTROL else 1):
                 found[Cell(method, METHODS[method].sign_of(sign), scope, k, *contrast, float(factor), draw)] = None
         return list(found)
 
@@ -166,57 +174,61 @@ class PlannedCell(Trial):
         return str(self.cell)
 
 
-def plan_cells(
-    cells: Sequence[Cell],
-    found: Mapping[str, MethodScores],
-    general: Sequence[str],
-    behaviour: str,
-    name: Callable[[Intervention], str],
-    seed: int = 0,
-) -> list[PlannedCell]:
+@dataclass(frozen=True)
+class Candidates:
+    """What cells select from.
+
+    Attributes:
+        found: Scores by key of the method.
+        general: Names of the general sets.
+        behaviour: Name of the behaviour's set.
+        seed: Seed of the first random draw; draw i uses seed + i.
+    """
+
+    found: Mapping[str, MethodScores]
+    general: Sequence[str]
+    behaviour: str
+    seed: int = 0
+
+    def select(self, cell: Cell) -> Recipe:
+        """The neurons of a cell.
+
+        Raises:
+            KeyError: The method has no scores.
+            ValueError: More neurons than there are.
+        """
+        with warnings.catch_warnings():
+            # A sweep goes on purpose to where no neuron is specific any more; the table has the number.
+            warnings.filterwarnings("ignore", message="only .* selected neurons are more relevant")
+            return select_neurons(self._contrast(cell), cell.num_neurons, cell.scope)
+
+    def _contrast(self, cell: Cell) -> ScoreSet:
+        scores = self.found[cell.key]
+        if cell.is_control:
+            assert scores.ranking is not None
+            seed, manifest = self.seed + cell.draw, scores.ranking.manifest
+            drawn = ScoreSet(random_scores(scores.ranking.shapes, seed), manifest.copy())
+            drawn.manifest["options"] = {**manifest["options"], "seed": seed}
+            return drawn
+        options = (cell.general_weight, cell.general_penalty, cell.divide_by_total)
+        return scores.contrast(self.general, self.behaviour, *options)
+
+
+def plan_cells(cells: Sequence[Cell], candidates: Candidates, name: Callable[[Intervention], str]) -> list[PlannedCell]:
     """Select every cell's neurons; a selection that fails is noted in its cell.
 
     Args:
         cells: Which.
-        found: Scores by key of the method.
-        general: Names of the general sets.
-        behaviour: Name of the behaviour's set.
+        candidates: What they select from.
         name: What the trial of an intervention is kept under.
-        seed: Seed of the first random draw; draw i uses seed + i.
     """
     planned = []
     for cell in cells:
         try:
-            recipe = select_cell(cell, found, general, behaviour, seed)
+            recipe = candidates.select(cell)
         except ValueError as error:
             planned.append(PlannedCell(cell=cell, error=said(error)))
         else:
             done = scaled_neurons(recipe, cell.factor)
             planned.append(PlannedCell(cell=cell, recipe=recipe, intervention=done, name=name(done)))
     return planned
-
-
-def select_cell(
-    cell: Cell, found: Mapping[str, MethodScores], general: Sequence[str], behaviour: str, seed: int = 0
-) -> Recipe:
-    """The neurons of a cell; see `plan_cells`.
-
-    Raises:
-        KeyError: The method has no scores.
-        ValueError: More neurons than there are.
-    """
-    scores = _contrast(cell, found[cell.key], general, behaviour, seed)
-    with warnings.catch_warnings():
-        # A sweep goes on purpose to where no neuron is specific any more; the table has the number.
-        warnings.filterwarnings("ignore", message="only .* selected neurons are more relevant")
-        return select_neurons(scores, cell.num_neurons, cell.scope)
-
-
-def _contrast(cell: Cell, scores: MethodScores, general: Sequence[str], behaviour: str, seed: int) -> ScoreSet:
-    if cell.method == "random":
-        assert scores.ranking is not None
-        drawn = ScoreSet(random_scores(scores.ranking.shapes, seed + cell.draw), scores.ranking.manifest.copy())
-        drawn.manifest["options"] = scores.ranking.manifest["options"].copy()
-        drawn.manifest["options"]["seed"] = seed + cell.draw
-        return drawn
-    return scores.contrast(general, behaviour, cell.general_weight, cell.general_penalty, cell.divide_by_total)

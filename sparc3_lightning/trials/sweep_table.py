@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,10 @@ from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.files import write_bytes, write_text
 from sparc3_lightning.metrics.measure import Column
 from sparc3_lightning.pruning.recipe import Recipe, neurons_per_layer
-from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.statistics.compare import Change, compare
 from sparc3_lightning.statistics.p_values import PairedTest, holm, least_holm, overlap
 from sparc3_lightning.trials.choice import confirmation_means, deciding, half_changes
-from sparc3_lightning.trials.sweep import Cell, CellFigures, PlannedCell, select_cell
+from sparc3_lightning.trials.sweep import Candidates, CellFigures, PlannedCell
 
 Row = dict[str, Any]
 
@@ -94,15 +94,15 @@ def sweep_rows(planned: Sequence[PlannedCell], baseline: Mapping[str, Any]) -> l
     named = {"label": "baseline", "key": "baseline", "method": "baseline", "num_neurons": 0, "status": "done"}
     rows: list[Row] = [{**named, **baseline}]
     for cell in planned:
-        row: Row = {"label": str(cell.cell), "key": cell.cell.key, **cell.cell.to_json(),
-                    "is_plain": is_plain(cell.cell), "status": "failed" if cell.figures is None else "done",
+        row: Row = {"label": str(cell.cell), "key": cell.cell.key, **asdict(cell.cell),
+                    "is_plain": cell.cell.is_plain, "status": "failed" if cell.figures is None else "done",
                     "error": cell.error}  # fmt: skip
         if cell.recipe is not None:
             row["num_layers"] = len(cell.recipe.per_layer())
             row["num_below_zero"] = sum(score < 0 for score in cell.recipe.scores)
         figures = {} if cell.figures is None else cell.figures.row
         rows.append({**row, **figures, "fingerprint": cell.name, "is_reused": cell.is_reused})
-    _correct(rows)
+    _correct(planned, rows)
     return rows
 
 
@@ -119,51 +119,38 @@ def behaviour_of(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def num_corrected(planned: Sequence[PlannedCell]) -> int:
     """How many p-values `p_holm` corrects: selections that differ, the random ones left out; at least 1."""
-    tried = {cell.name for cell in planned if cell.recipe is not None and cell.cell.method != "random"}
+    tried = {cell.name for cell in planned if cell.recipe is not None and not cell.cell.is_control}
     return max(1, len(tried))
 
 
-def _correct(rows: Sequence[Row]) -> None:
+def _correct(planned: Sequence[PlannedCell], rows: Sequence[Row]) -> None:
     p_value = f"{behaviour_of(rows)}_p"
-    tried = {row["fingerprint"]: row for row in rows if p_value in row and row["method"] != "random"}
-    adjusted = dict(zip(tried, holm([row[p_value] for row in tried.values()]), strict=True))
-    for row in rows:
-        if row["method"] != "random" and row.get("fingerprint") in adjusted:
-            row["p_holm"] = adjusted[row["fingerprint"]]
-            row["p_holm_least"] = least_holm([row[f"{p_value}_least"]] * len(tried))
+    of_cells = zip(planned, rows[1:], strict=True)
+    tested = [row for cell, row in of_cells if p_value in row and not cell.cell.is_control]
+    p_values = {row["fingerprint"]: row[p_value] for row in tested}
+    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    for row in tested:
+        row["p_holm"] = adjusted[row["fingerprint"]]
+        row["p_holm_least"] = least_holm([row[f"{p_value}_least"]] * len(adjusted))
 
 
-def is_plain(cell: Cell) -> bool:
-    """Whether a cell is the method alone: the paper's contrast, neurons removed."""
-    contrast = (cell.general_weight, cell.general_penalty, cell.divide_by_total)
-    return contrast == (1.0, "raw", False) and cell.factor == 0
-
-
-def overlap_rows(
-    planned: Sequence[PlannedCell],
-    found: Mapping[str, MethodScores],
-    general: Sequence[str],
-    behaviour: str,
-    num_neurons: int,
-) -> list[Row]:
+def overlap_rows(planned: Sequence[PlannedCell], candidates: Candidates, num_neurons: int) -> list[Row]:
     """How far every two methods agree at one number of neurons and scope, and every two general sets of one method.
 
     Args:
         planned: The cells; the plain ones that are not random are compared.
-        found: Scores by key of the method.
-        general: Names of the general sets; each alone makes a selection too.
-        behaviour: Name of the behaviour's set.
+        candidates: What they selected from; each general set alone makes a selection too.
         num_neurons: Neurons of the model.
     """
     groups: dict[tuple[str, str, int], dict[str, Recipe]] = {}
     for cell in (planned_cell.cell for planned_cell in planned if planned_cell.recipe is not None):
-        if cell.method == "random" or not is_plain(cell):
+        if cell.is_control or not cell.is_plain:
             continue
-        recipe = select_cell(cell, found, general, behaviour)
+        recipe = candidates.select(cell)
         groups.setdefault(("methods", cell.scope, cell.num_neurons), {})[cell.key] = recipe
-        if found[cell.key].sets and len(general) > 1:
+        if candidates.found[cell.key].sets and len(candidates.general) > 1:
             of_seeds = groups.setdefault((f"seeds of {cell.key}", cell.scope, cell.num_neurons), {})
-            of_seeds |= {name: select_cell(cell, found, [name], behaviour) for name in general}
+            of_seeds |= {name: replace(candidates, general=[name]).select(cell) for name in candidates.general}
     rows = []
     for (what, scope, k), recipes in groups.items():
         for first, second in combinations(recipes, 2):
@@ -177,7 +164,7 @@ def layer_shares(planned: Sequence[PlannedCell], num_layers: int) -> dict[int, d
     """Share of each plain global selection in each layer, by number of neurons and method."""
     shares: dict[int, dict[str, list[float]]] = {}
     for cell, recipe in ((planned_cell.cell, planned_cell.recipe) for planned_cell in planned):
-        if recipe is not None and is_plain(cell) and cell.scope == "global" and cell.method != "random":
+        if recipe is not None and cell.is_plain and cell.scope == "global" and not cell.is_control:
             counts = neurons_per_layer(recipe, num_layers)
             shares.setdefault(cell.num_neurons, {})[cell.key] = [count / len(recipe.neurons) for count in counts]
     return shares

@@ -6,7 +6,7 @@ import pytest
 
 from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.scoring.plain import score_baselines
-from sparc3_lightning.trials.sweep import Cell, Grid, cells_of, plan_cells, select_cell
+from sparc3_lightning.trials.sweep import Candidates, Cell, Grid, cells_of, plan_cells
 from tests.tiny import tiny_llama, tiny_samples
 
 
@@ -76,14 +76,14 @@ def found() -> dict[str, MethodScores]:
 def test_the_same_neurons_are_one_trial(found: dict[str, MethodScores]) -> None:
     """All 48 neurons are the same selection, whatever scored."""
     cells = [*Grid(["lrp", "wanda"], [48]).cells(), Cell("lrp", "abs", "global", 48, factor=0.5)]
-    lrp, wanda, half = plan_cells(cells, found, ["seed0", "seed1"], "toxic", lambda done: str(done.key))
+    lrp, wanda, half = plan_cells(cells, Candidates(found, ["seed0", "seed1"], "toxic"), lambda done: str(done.key))
     assert lrp.name == wanda.name != half.name
     assert lrp.recipe != wanda.recipe
 
 
 def test_a_selection_that_fails_is_noted(found: dict[str, MethodScores]) -> None:
     cells = Grid(["lrp"], [3, 49]).cells()
-    good, bad = plan_cells(cells, found, ["seed0", "seed1"], "toxic", lambda done: str(done.key))
+    good, bad = plan_cells(cells, Candidates(found, ["seed0", "seed1"], "toxic"), lambda done: str(done.key))
     assert (good.error, bad.intervention, bad.name) == (None, None, None)
     assert bad.error == (
         "ValueError: `num_neurons` must be between 1 and 48, got 49. Set `PruningCallback.init_args.num_neurons`."
@@ -91,18 +91,17 @@ def test_a_selection_that_fails_is_noted(found: dict[str, MethodScores]) -> None
 
 
 def test_random_draws_differ_and_are_seeded(found: dict[str, MethodScores]) -> None:
-    draws = [
-        select_cell(cell, found, ["seed0"], "toxic", seed=3) for cell in Grid(["random"], [6], num_draws=3).cells()
-    ]
+    candidates = Candidates(found, ["seed0"], "toxic", seed=3)
+    draws = [candidates.select(cell) for cell in Grid(["random"], [6], num_draws=3).cells()]
     assert len({tuple(sorted(recipe.neurons)) for recipe in draws}) == 3
     assert [recipe.options["seed"] for recipe in draws] == [3, 4, 5]
-    again = select_cell(Cell("random", "abs", "global", 6, draw=1), found, ["seed0"], "toxic", seed=3)
+    again = candidates.select(Cell("random", "abs", "global", 6, draw=1))
     assert again.neurons == draws[1].neurons
 
 
 def test_contrast_options_change_the_selection(found: dict[str, MethodScores]) -> None:
     cells = Grid(["wanda"], [6], general_weights=[1, 4], divide_by_total=[False, True]).cells()
-    chosen = {str(cell): select_cell(cell, found, ["seed0", "seed1"], "toxic") for cell in cells}
+    chosen = {str(cell): Candidates(found, ["seed0", "seed1"], "toxic").select(cell) for cell in cells}
     assert len({tuple(recipe.neurons) for recipe in chosen.values()}) > 1
     shares = chosen["wanda, k 6, global, general weight 4, shares"]
     assert shares.options["general_weight"] == 4.0

@@ -33,7 +33,7 @@ from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.scoring.plain import score_baselines
 from sparc3_lightning.statistics.p_values import PairedTest, least_holm, least_p_value
 from sparc3_lightning.trials.choice import HALVES, choose_at_prices, half_of
-from sparc3_lightning.trials.sweep import Cell, CellFigures, Grid, PlannedCell, select_cell
+from sparc3_lightning.trials.sweep import Candidates, Cell, CellFigures, Grid, PlannedCell
 from sparc3_lightning.trials.sweep_table import (
     baseline_row,
     behaviour_of,
@@ -94,7 +94,7 @@ def found() -> dict[str, MethodScores]:
 def planned(found: dict[str, MethodScores]) -> list[PlannedCell]:
     cells = Grid(["lrp", "wanda", "magnitude", "random"], [4, 16], num_draws=2).cells()
     run = [
-        done(cell, select_cell(cell, found, GENERAL, "toxic"), 0.4 - 0.01 * n, 20.1 + n, 0.001 * (n + 1))
+        done(cell, Candidates(found, GENERAL, "toxic").select(cell), 0.4 - 0.01 * n, 20.1 + n, 0.001 * (n + 1))
         for n, cell in enumerate(cells)
     ]
     run[1].figures, run[1].error = None, "RuntimeError: out of memory"
@@ -160,7 +160,7 @@ def test_a_table_says_where_no_p_value_can_be_low(planned: list[PlannedCell]) ->
 
 def test_files_come_back(planned: list[PlannedCell], found: dict[str, MethodScores], tmp_path: Path) -> None:
     rows = sweep_rows(planned, BASELINE)
-    overlaps = overlap_rows(planned, found, GENERAL, "toxic", LAYERS * NEURONS)
+    overlaps = overlap_rows(planned, Candidates(found, GENERAL, "toxic"), LAYERS * NEURONS)
     write_tables(rows, overlaps, choose_at_prices(rows, PRICE, MEANS), tmp_path)
     names = ["at_price.csv", "overlap.csv", "table.csv", "table.parquet"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
@@ -171,20 +171,20 @@ def test_files_come_back(planned: list[PlannedCell], found: dict[str, MethodScor
 
 
 def test_overlap_of_methods_and_of_seeds(planned: list[PlannedCell], found: dict[str, MethodScores]) -> None:
-    rows = overlap_rows(planned, found, GENERAL, "toxic", LAYERS * NEURONS)
+    rows = overlap_rows(planned, Candidates(found, GENERAL, "toxic"), LAYERS * NEURONS)
     groups = {(row["what"], row["num_neurons"]) for row in rows}
     assert groups == {(what, k) for k in (4, 16) for what in ("methods", "seeds of lrp", "seeds of wanda")}
     row = next(row for row in rows if (row["what"], row["num_neurons"]) == ("seeds of lrp", 16))
-    chosen = [set(select_cell(planned[0].cell, found, [name], "toxic").neurons) for name in GENERAL]
+    chosen = [set(Candidates(found, [name], "toxic").select(planned[0].cell).neurons) for name in GENERAL]
     assert len(chosen[0]) == 4
-    chosen = [set(select_cell(planned[1].cell, found, [name], "toxic").neurons) for name in GENERAL]
+    chosen = [set(Candidates(found, [name], "toxic").select(planned[1].cell).neurons) for name in GENERAL]
     assert row["num_shared"] == len(chosen[0] & chosen[1])
     assert (row["first"], row["second"]) == ("seed0", "seed1")
 
 
 def test_figures_show_the_rows(planned: list[PlannedCell], found: dict[str, MethodScores]) -> None:
     rows = sweep_rows(planned, BASELINE)
-    overlaps = overlap_rows(planned, found, GENERAL, "toxic", LAYERS * NEURONS)
+    overlaps = overlap_rows(planned, Candidates(found, GENERAL, "toxic"), LAYERS * NEURONS)
     shares = layer_shares(planned, LAYERS)
     assert sum(shares[16]["wanda"]) == pytest.approx(1.0)
     figures = sweep_figures(rows, overlaps, shares)
