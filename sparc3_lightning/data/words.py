@@ -1,0 +1,351 @@
+"""Words to explain: texts cut before a word, which is what the sample's target is (method.md, section 8)."""
+
+import random
+import re
+import unicodedata
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from sparc3_lightning.data.prompts import Part, draw_order, flat_columns, in_part
+from sparc3_lightning.data.samples import (
+    LoadContext,
+    PromptSet,
+    ReferenceSamples,
+    ReferenceSet,
+    check_at_least,
+    fingerprint,
+)
+from sparc3_lightning.data.sources import Row, Source
+from sparc3_lightning.data.tokens import check_vocabulary, encode_with_offsets, starts_with_bos
+from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.metrics.scorers import Scorer
+
+_TEXTS_AT_ONCE = 64
+_LENGTH_TOLERANCE = 0.1
+
+
+def find_words(text: str) -> list[tuple[int, int]]:
+    """Where a text's words begin and end: runs without a space, punctuation stripped at their ends."""
+
+    def is_punctuation(character: str) -> bool:
+        return unicodedata.category(character).startswith("P")
+
+    words = []
+    for run in re.finditer(r"\S+", text):
+        start, end = run.span()
+        while start < end and is_punctuation(text[start]):
+            start += 1
+        while start < end and is_punctuation(text[end - 1]):
+            end -= 1
+        if start < end:
+            words.append((start, end))
+    return words
+
+
+def without_word(text: str, word: tuple[int, int]) -> str:
+    """The text with one word left out, and the space before it."""
+    start, end = word
+    return text[:start].rstrip() + text[end:]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A text cut before a word.
+
+    Attributes:
+        prefix: Token ids before the word.
+        word: Token ids that overlap the word; the first one is the target.
+        text: The word as it stands in the text.
+        span: Its characters there.
+    """
+
+    prefix: list[int]
+    word: list[int]
+    text: str
+    span: tuple[int, int]
+
+
+def possible_cuts(context: LoadContext, text: str, max_tokens: int) -> list[Cut]:
+    """Cuts before each word but the first, at most so many tokens before it; the whole text is tokenised once."""
+    ids, offsets = encode_with_offsets(context.tokenizer, text)
+    cuts = []
+    for start, end in find_words(text)[1:]:
+        tokens = [place for place, (first, last) in enumerate(offsets) if first < end and last > start]
+        if tokens and starts_with_bos(context.tokenizer, ids) < tokens[0] <= min(max_tokens, context.max_length):
+            cuts.append(Cut(ids[: tokens[0]], ids[tokens[0] : tokens[-1] + 1], text[start:end], (start, end)))
+    return cuts
+
+
+@dataclass(frozen=True)
+class Text:
+    """A row's text.
+
+    Attributes:
+        name: The row's id, or the text's fingerprint.
+        text: The whole of it.
+        prompt: What of it an evaluation may use as a prompt; the text itself where the row names none.
+        cut: Characters of the word that the row itself names, if it does.
+        place: Where the row stands, for messages.
+    """
+
+    name: str
+    text: str
+    prompt: str
+    cut: tuple[int, int] | None
+    place: str
+
+
+class WordSet(ReferenceSet):
+    """Samples that end before a word. The texts come from RealToxicityPrompts (each prompt with its continuation), from
+    another file with a column of texts, or from one that names `prefix` and `word` in each row."""
+
+    path: str | None
+    text_column: str
+    num_samples: int
+    max_tokens: int
+    scorer: Scorer | None
+    seed: int
+    part: Part
+    described: ClassVar[tuple[str, ...]] = ("num_samples", "max_tokens", "seed", "part")
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be."""
+        check_at_least("num_samples", self.num_samples, 1)
+        check_at_least("max_tokens", self.max_tokens, 1)
+
+    @abstractmethod
+    def cuts(self, texts: list[Text], context: LoadContext, counts: Counter[str]) -> Iterator[tuple[Text, Cut]]:
+        """Choose texts in order, and where to cut each; `counts` collects what was left out, and why."""
+
+    def load(self, context: LoadContext) -> ReferenceSamples:
+        """Draw and cut the texts, on rank 0 for all."""
+        return from_rank_zero(lambda: self._drawn(context, self.num_samples))
+
+    def may_share(self, prompts: PromptSet) -> bool:
+        """Two halves of the hub's prompts share nothing; a local file may hold any text."""
+        return self.path is not None or {self.part, getattr(prompts, "part", "all")} != {"attribution", "evaluation"}
+
+    def _drawn(self, context: LoadContext, num_samples: int) -> ReferenceSamples:
+        counts: Counter[str] = Counter()
+        chosen: list[tuple[Text, Cut]] = []
+        for found in self.cuts(self._texts(counts), context, counts):
+            chosen.append(found)
+            if len(chosen) == num_samples:
+                break
+        if len(chosen) < num_samples:
+            raise ValueError(
+                f"`num_samples` is {num_samples}, but {self.source.name} gives only {len(chosen)} words "
+                f"({dict(counts)}). Lower `init_args.num_samples`, or loosen the selection."
+            )
+        for text, cut in chosen:
+            if context.vocab_size is not None:
+                check_vocabulary(cut.prefix + cut.word, context.vocab_size, text.place)
+        return ReferenceSamples(
+            ids=[torch.tensor(cut.prefix) for _, cut in chosen],
+            source=self.describe() | counts | {"bos": starts_with_bos(context.tokenizer, chosen[0][1].prefix)},
+            sample_ids=[text.name for text, _ in chosen],
+            fingerprints=[one for text, _ in chosen for one in {fingerprint(text.text), fingerprint(text.prompt)}],
+            following=[torch.tensor(cut.word) for _, cut in chosen],
+            words=[cut.text for _, cut in chosen],
+            texts=[text.text for text, _ in chosen],
+        )
+
+    def _texts(self, counts: Counter[str]) -> list[Text]:
+        found: dict[str, Text] = {}
+        for row in self.source.rows():
+            text = self._text(row)
+            counts["num_rows"] += 1
+            counts["num_duplicates"] += fingerprint(text.prompt) in found
+            if in_part(self.part, fingerprint(text.prompt)):
+                found.setdefault(fingerprint(text.prompt), text)
+        return [found[name] for name in sorted(found, key=lambda name: draw_order(self.seed, name))]
+
+    def _text(self, row: Row) -> Text:
+        row = Row(flat_columns(row.values), row.index, row.place)
+        if {"prefix", "word"} <= row.values.keys():
+            prefix, word = row.text("prefix", "path"), row.text("word", "path")
+            between = "" if prefix[-1].isspace() or word[0].isspace() else " "
+            start = len(prefix + between) + len(word) - len(word.lstrip())
+            text, prompt, cut = prefix + between + word, prefix, (start, start + len(word.strip()))
+        elif {"prompt", "continuation"} <= row.values.keys():
+            prompt, cut = row.text("prompt", "path"), None
+            text = prompt + row.text("continuation", "path", allow_blank=True)
+        else:
+            text, cut = row.text(self.text_column, "text_column"), None
+            prompt = text
+        name = row.values.get("id")
+        return Text(fingerprint(text) if name is None else str(name), text, prompt, cut, row.place)
+
+    def _score(self, texts: Sequence[str], context: LoadContext) -> list[float]:
+        if self.scorer is not None:
+            return self.scorer.score(texts)[self.scorer.attributes[0]].tolist()
+        if context.score_texts is None:
+            raise ValueError(
+                "words are chosen by a scorer, and there is none. Give the evaluator a scorer, or set "
+                "`init_args.scorer`, or name `prefix` and `word` in each row of the file."
+            )
+        return context.score_texts(texts)
+
+
+# Annotations stand as types here, not as text (`from __future__`): else the parser would take any value.
+@dataclass(eq=False)
+class WordsThatMatter(WordSet):
+    """Texts cut before the word that their score rests on most: leave out one word at a time, and score what is left.
+
+    Args:
+        path: Local file; None for RealToxicityPrompts from the hub. Rows that name `prefix` and `word` need no scorer.
+        text_column: Column that holds the text, where rows have neither `prompt` and `continuation` nor a word.
+        num_samples: How many words.
+        threshold: Texts that score at least this much are taken.
+        min_drop: The least by which leaving the word out must lower the score.
+        max_tokens: Most tokens before the word.
+        scorer: Scores the texts, by its first attribute; None for the evaluator's.
+        seed: Seed of the draw.
+        part: `attribution` and `evaluation` are two disjoint halves of all prompts there are, `all` is both.
+        dataset: Hub id.
+        revision: Commit on the hub; None for the newest.
+    """
+
+    described = (*WordSet.described, "threshold", "min_drop")
+
+    path: str | None = None
+    text_column: str = "text"
+    num_samples: int = 128
+    threshold: float = 0.5
+    min_drop: float = 0.1
+    max_tokens: int = 128
+    scorer: Scorer | None = None
+    seed: int = 0
+    part: Part = "all"
+    dataset: str = "allenai/real-toxicity-prompts"
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be."""
+        super().__post_init__()
+        check_share("threshold", self.threshold)
+        check_share("min_drop", self.min_drop)
+        self.source = Source(self.path, self.dataset, revision=self.revision, text_column=self.text_column)
+
+    def cuts(self, texts: list[Text], context: LoadContext, counts: Counter[str]) -> Iterator[tuple[Text, Cut]]:
+        """Give each text that scores high enough, cut before its word."""
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            chunk = [(text, possible_cuts(context, text.text, self.max_tokens)) for text in texts[start:][:_TEXTS_AT_ONCE]]
+            yield from self._own(chunk, counts)
+            yield from self._found([one for one in chunk if one[0].cut is None], context, counts)
+
+    def _own(self, chunk: list[tuple[Text, list[Cut]]], counts: Counter[str]) -> Iterator[tuple[Text, Cut]]:
+        """Cut where the rows themselves say."""
+        for text, cuts in chunk:
+            if text.cut is not None:
+                named = [cut for cut in cuts if text.cut[0] <= cut.span[0] < text.cut[1]]
+                counts["num_uncut"] += not named
+                yield from ((text, cut) for cut in named[:1])
+
+    def _found(
+        self, chunk: list[tuple[Text, list[Cut]]], context: LoadContext, counts: Counter[str]
+    ) -> Iterator[tuple[Text, Cut]]:
+        whole = self._score([text.text for text, _ in chunk], context)
+        high = [(*one, score) for one, score in zip(chunk, whole, strict=True) if score >= self.threshold]
+        counts["num_below_threshold"] += len(chunk) - len(high)
+        left = iter(
+            self._score([without_word(text.text, cut.span) for text, cuts, _ in high for cut in cuts], context)
+        )
+        for text, cuts, score in high:
+            drop, place = max(((score - next(left), -place) for place in range(len(cuts))), default=(0.0, 0))
+            counts["num_without_word"] += not cuts or drop < self.min_drop
+            if cuts and drop >= self.min_drop:
+                yield text, cuts[-place]
+
+
+@dataclass(eq=False)
+class OrdinaryWords(WordSet):
+    """Texts cut before a random word: what words that matter are contrasted with, by the same target.
+
+    Args:
+        path: Local file; None for RealToxicityPrompts from the hub.
+        text_column: Column that holds the text, where rows have not `prompt` and `continuation`.
+        num_samples: How many words; with `length_like` as many as that set has.
+        threshold: Take texts that score less than this; None takes any, and needs no scorer.
+        length_like: Name of a reference set; each sample is as long as one of its, within a tenth.
+        max_tokens: Most tokens before the word.
+        scorer: Scores the texts, by its first attribute; None for the evaluator's.
+        seed: Seed of the draw and of the words.
+        part: `attribution` and `evaluation` are two disjoint halves of all prompts there are, `all` is both.
+        dataset: Hub id.
+        revision: Commit on the hub; None for the newest.
+    """
+
+    described = (*WordSet.described, "threshold", "length_like")
+
+    path: str | None = None
+    text_column: str = "text"
+    num_samples: int = 128
+    threshold: float | None = None
+    length_like: str | None = None
+    max_tokens: int = 128
+    scorer: Scorer | None = None
+    seed: int = 0
+    part: Part = "all"
+    dataset: str = "allenai/real-toxicity-prompts"
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be."""
+        super().__post_init__()
+        if self.threshold is not None:
+            check_share("threshold", self.threshold)
+        self.source = Source(self.path, self.dataset, revision=self.revision, text_column=self.text_column)
+
+    def load(self, context: LoadContext) -> ReferenceSamples:
+        """Draw and cut the texts, on rank 0 for all."""
+        # Every rank must ask: the other set may not be read yet.
+        self._wanted = None if self.length_like is None else context.lengths_of(self.length_like)
+        num_samples = self.num_samples if self._wanted is None else len(self._wanted)
+        return from_rank_zero(lambda: self._drawn(context, num_samples))
+
+    def cuts(self, texts: list[Text], context: LoadContext, counts: Counter[str]) -> Iterator[tuple[Text, Cut]]:
+        """Give each text that scores low enough, cut before a random word, or one at a length that is still wanted."""
+        wanted = None if self._wanted is None else random.Random(self.seed).sample(self._wanted, len(self._wanted))
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            for text in self._low(texts[start:][:_TEXTS_AT_ONCE], context, counts):
+                cuts = possible_cuts(context, text.text, self.max_tokens)
+                cut = self._chosen(cuts, text, wanted)
+                counts["num_without_word"] += cut is None
+                if cut is not None:
+                    yield text, cut
+
+    def _low(self, texts: list[Text], context: LoadContext, counts: Counter[str]) -> list[Text]:
+        if self.threshold is None:
+            return texts
+        scores = self._score([text.text for text in texts], context)
+        low = [text for text, score in zip(texts, scores, strict=True) if score < self.threshold]
+        counts["num_above_threshold"] += len(texts) - len(low)
+        return low
+
+    def _chosen(self, cuts: list[Cut], text: Text, wanted: list[int] | None) -> Cut | None:
+        # Seeded by the text, so that a word does not depend on which other texts were drawn before it.
+        cuts = random.Random(f"{self.seed}:{fingerprint(text.text)}").sample(cuts, len(cuts))
+        if wanted is None:
+            return cuts[0] if cuts else None
+        for place, length in enumerate(wanted):
+            nearest = min(cuts, key=lambda cut: abs(len(cut.prefix) - length), default=None)
+            if nearest is not None and abs(len(nearest.prefix) - length) <= _LENGTH_TOLERANCE * length:
+                del wanted[place]
+                return nearest
+        return None
+
+
+def check_share(option: str, value: float) -> None:
+    """Refuse a number outside [0, 1].
+
+    Raises:
+        ValueError: It is.
+    """
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"`{option}` must be between 0 and 1, got {value}. Set `init_args.{option}`.")
