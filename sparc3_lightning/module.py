@@ -17,15 +17,24 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.data.batches import Batch
 from sparc3_lightning.data.datamodule import SparC3DataModule
-from sparc3_lightning.data.samples import Prompt
+from sparc3_lightning.data.samples import Prompt, fingerprint
 from sparc3_lightning.distributed.ranks import any_rank, from_rank_zero
 from sparc3_lightning.evaluation.evaluator import Evaluator
-from sparc3_lightning.evaluation.responses import PROBES, RESPONSES_FILE, ResponseStore, named_base, score_once
+from sparc3_lightning.evaluation.responses import (
+    PROBES,
+    RESPONSES_FILE,
+    TEXTS_FILE,
+    ResponseStore,
+    named_base,
+    score_once,
+    score_texts_once,
+)
 from sparc3_lightning.lrp.attribution import Granularity
 from sparc3_lightning.lrp.dispatch import Kernel
 from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.rules import Variant
-from sparc3_lightning.metrics.scorers import scorer_setting
+from sparc3_lightning.lrp.targets import NEXT_TOKEN, Explain
+from sparc3_lightning.metrics.scorers import Scorer, scorer_setting
 from sparc3_lightning.models.identity import base_model, tokenizer_hash, tokenizer_identity
 from sparc3_lightning.models.load import DtypeName, build_model, context_length, load_model, load_tokenizer
 from sparc3_lightning.models.sharding import data_parallel_mesh, load_sharded_model, shard_built_model, shard_model
@@ -63,7 +72,9 @@ class SparC3Module(LightningModule):
         attn_implementation: Attention implementation, "sdpa" or "eager"; attribution refuses flash attention.
         granularity: "neuron" or "weight": what scores are kept of.
         sign: "abs" (the document) or "signed" (the paper).
-        target: What is explained: "last_token_argmax", "token:ID" or "contrast:ID:ID".
+        target: What is explained: "last_token_argmax", "token:ID" or "contrast:ID:ID"; or "next_token", what
+            follows each sample in its text (of words, their first token).
+        explain: "logit" of the target, or "logprob": minus logsumexp, so that what moves all logits is not explained.
         modules: Layers attributed: "neurons", "all" or name patterns.
         variant: Rules: "attnlrp" or "cp_lrp"; or "gradient", none: a baseline.
         kernel: What computes relevance: "auto" (the fused kernel on a GPU, in half precision), "eager" or "triton".
@@ -104,6 +115,7 @@ class SparC3Module(LightningModule):
         granularity: Granularity = "neuron",
         sign: Sign = "abs",
         target: str = "last_token_argmax",
+        explain: Explain = "logit",
         modules: str | list[str] = "neurons",
         variant: Variant = "attnlrp",
         kernel: Kernel = "auto",
@@ -131,8 +143,9 @@ class SparC3Module(LightningModule):
         self.dtype_name, self.attn_implementation = dtype, attn_implementation
         self.granularity, self.modules_to_attribute = granularity, modules
         self.attribution_options: dict[str, Any] = {
-            "granularity": granularity, "sign": sign, "target": target, "modules": modules, "variant": variant,
-            "kernel": kernel, "activation_checkpointing": activation_checkpointing,
+            "granularity": granularity, "sign": sign, "target": target, "explain": explain,
+            "modules": modules, "variant": variant, "kernel": kernel,
+            "activation_checkpointing": activation_checkpointing,
         }  # fmt: skip
         self.recipe_path = recipe
         self.evaluator, self.trials_dir = evaluator or Evaluator(), trials_dir
@@ -148,6 +161,7 @@ class SparC3Module(LightningModule):
         self._is_pruned = False
         self._identity: dict[str, Any] | None = None
         self._responses: ResponseStore | None = None
+        self._text_scores: dict[str, ResponseStore] = {}
 
     @property
     def lm(self) -> PreTrainedModel:
@@ -194,6 +208,7 @@ class SparC3Module(LightningModule):
         self.evaluator.precision = self.trainer.precision_plugin.forward_context
         assert self.tokenizer_name is not None
         self._identity = self._responses = None
+        self._text_scores = {}
         self.tokenizer = load_tokenizer(self.tokenizer_name, self.tokenizer_revision)
         self._check_what_is_read(stage)
 
@@ -384,6 +399,11 @@ class SparC3Module(LightningModule):
         """Lightning's own progress bar around a loop of the evaluator."""
         return trainer_progress(self.trainer, items, total, f"{prefix} {description}".strip())
 
+    @property
+    def explains_next_token(self) -> bool:
+        """Whether each sample says itself what is explained."""
+        return bool(self.attribution_options["target"] == NEXT_TOKEN)
+
     def score_responses(self, prompts: Sequence[Prompt]) -> list[float]:
         """Scores of the base model's own completions, to choose prompts by.
 
@@ -404,6 +424,20 @@ class SparC3Module(LightningModule):
             scores = score_once(prompts, self._response_store(), self._respond)
             self._stop_if_told()
         return scores
+
+    def score_texts(self, texts: Sequence[str], scorer: Scorer | None = None) -> list[float]:
+        """Scores of texts, to choose words by; on rank 0. They are kept, and found again, as `score_responses` does.
+
+        Args:
+            texts: Any.
+            scorer: What scores them, by its first attribute; None for the evaluator's.
+        """
+        scorer = scorer or self.evaluator.load_scorer()
+        made_by = {"scorer": scorer_setting(scorer, PROBES)}
+        name = TEXTS_FILE.format(fingerprint(str(made_by)))
+        if name not in self._text_scores:
+            self._text_scores[name] = ResponseStore(self.log_dir / name, made_by, self._beside(name))
+        return score_texts_once(texts, self._text_scores[name], scorer)
 
     def _respond(self, prompts: Sequence[Prompt]) -> list[float]:
         found, wanted = self.identity()["weight_hash"], self._base_hash()
@@ -443,15 +477,16 @@ class SparC3Module(LightningModule):
                 "decoding": asdict(self.evaluator.response_decoding),
                 "scorer": scorer_setting(self.evaluator.load_scorer(), PROBES),
             }
-            self._responses = ResponseStore(self.log_dir / RESPONSES_FILE, made_by, self._other_responses())
+            self._responses = ResponseStore(self.log_dir / RESPONSES_FILE, made_by, self._beside(RESPONSES_FILE))
         return self._responses
 
-    def _other_responses(self) -> list[Path]:
+    def _beside(self, name: str) -> list[Path]:
+        """Files of this name in other runs' directories."""
         named = [Path(name) for name in (self.recipe_path, self.model_name) if name is not None]
         beside = [*self.named_runs, *named, *(path.parent for path in named)]
         root = getattr(self.trainer.logger, "root_dir", None)
-        siblings = [] if root is None else sorted(Path(root).glob(f"*/{RESPONSES_FILE}"))
-        return [*siblings, *(directory / RESPONSES_FILE for directory in beside)]
+        siblings = [] if root is None else sorted(Path(root).glob(f"*/{name}"))
+        return [*siblings, *(directory / name for directory in beside)]
 
 
 def warmup_cosine(step: int, num_warmup: int, num_steps: int) -> float:

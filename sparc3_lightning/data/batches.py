@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PADDING = -1
+NONE = -1
+"""In place of a token that a sample does not name."""
 
 
 class Batch(TypedDict):
@@ -23,13 +25,16 @@ class Batch(TypedDict):
 
     Shape:
         input_ids (B, T) int64, padded with 0; lengths (B,) int64; weights (B,) float32, 1 for a real sample and 0 for a
-        padding sample; indices (B,) int64, the sample's place in its set, -1 for a padding sample.
+        padding sample; indices (B,) int64, the sample's place in its set, -1 for a padding sample; targets and against
+        (B,) int64, the token that follows a sample and the one it is contrasted with, -1 where it names none.
     """
 
     input_ids: Tensor
     lengths: Tensor
     weights: Tensor
     indices: Tensor
+    targets: Tensor
+    against: Tensor
 
 
 def plan_batches(
@@ -81,31 +86,51 @@ class BatchDataset(Dataset[Batch]):
     Args:
         ids: Token ids of each sample, (T_s,) int64.
         batches: Sample indices of each batch, as `plan_batches` gives them.
+        targets: The token that follows each sample, (S,); None where there is none.
+        against: The token that it is contrasted with, (S,), -1 for none; None for none at all.
     """
 
-    def __init__(self, ids: Sequence[Tensor], batches: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self,
+        ids: Sequence[Tensor],
+        batches: Sequence[Sequence[int]],
+        targets: Sequence[int] | None = None,
+        against: Sequence[int] | None = None,
+    ) -> None:
         self.ids = ids
         self.batches = batches
+        self.targets, self.against = targets, against
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, index: int) -> Batch:
-        return pad_right(self.ids, self.batches[index])
+        return pad_right(self.ids, self.batches[index], self.targets, self.against)
 
 
-def pad_right(ids: Sequence[Tensor], indices: Sequence[int]) -> Batch:
+def pad_right(
+    ids: Sequence[Tensor],
+    indices: Sequence[int],
+    targets: Sequence[int] | None = None,
+    against: Sequence[int] | None = None,
+) -> Batch:
     """Put samples into one batch, padded on the right with 0; `PADDING` is a sample of one token and weight 0.
 
     Right padding is exact under causal attention for a target at the last real token; `lengths` tells where that is,
     so that no padding token is needed.
     """
+
+    def of_each(tokens: Sequence[int] | None) -> Tensor:
+        return torch.tensor([NONE if tokens is None or index == PADDING else int(tokens[index]) for index in indices])
+
     rows = [torch.zeros(1, dtype=torch.int64) if index == PADDING else ids[index] for index in indices]
     return {
         "input_ids": torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=0),
         "lengths": torch.tensor([len(row) for row in rows]),
         "weights": torch.tensor([float(index != PADDING) for index in indices]),
         "indices": torch.tensor(indices),
+        "targets": of_each(targets),
+        "against": of_each(against),
     }
 
 

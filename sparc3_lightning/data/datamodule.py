@@ -126,7 +126,7 @@ class SparC3DataModule(LightningDataModule):
             max_length: Context of the model.
             **options: Further fields of `LoadContext`.
         """
-        self._context = LoadContext(tokenizer, max_length, **options)
+        self._context = LoadContext(tokenizer, max_length, **{"lengths_of": self._lengths_of, **options})
         return self
 
     @property
@@ -151,6 +151,9 @@ class SparC3DataModule(LightningDataModule):
             vocab_size=getattr(module, "vocab_size", None),
             score_responses=getattr(module, "score_responses", None),
             is_greedy=getattr(decoding, "temperature", None) == 0,
+            next_token=getattr(module, "explains_next_token", False),
+            score_texts=getattr(module, "score_texts", None),
+            lengths_of=self._lengths_of,
         )
 
     def check(self, names: Iterable[str]) -> None:
@@ -320,11 +323,28 @@ class SparC3DataModule(LightningDataModule):
 
     def _load(self, name: str) -> ReferenceSamples:
         if name not in self._samples:
-            self._samples[name] = self.reference_sets[name].load(self.context)
+            samples = self.reference_sets[name].load(self.context)
+            if self.context.next_token and samples.targets is None:
+                raise ValueError(
+                    "`target: next_token` needs samples that a known token follows, such as those of WordsThatMatter, "
+                    f"OrdinaryWords or C4, got `{self.key_of(name)}` without. Set it to one of these, or "
+                    "`model.target` to last_token_argmax."
+                )
+            self._samples[name] = samples
         return self._samples[name]
 
+    def _lengths_of(self, name: str) -> list[int]:
+        """Tokens of each sample of a set that another set's `length_like` names. Every rank calls."""
+        if name not in self.reference_sets or getattr(self.reference_sets[name], "length_like", None) is not None:
+            free = [key for key, one in self.reference_sets.items() if getattr(one, "length_like", None) is None]
+            raise ValueError(
+                f"`length_like` must name a set of the data whose lengths are its own, one of {free}, got {name!r}. "
+                "Set `init_args.length_like`."
+            )
+        return [len(ids) for ids in self._load(name).ids]
+
     def _attributed(self) -> dict[str, str]:
-        """Give fingerprints of the texts that evaluation prompts must not be, each with the key of its set.
+        """Give fingerprints that evaluation prompts must not have, and texts they must not be in, each with its set's key.
 
         Ids mean nothing across files.
         """
@@ -332,14 +352,19 @@ class SparC3DataModule(LightningDataModule):
         if self.allow_overlap or prompts is None:
             return {}
         shared = [name for name, source in self.reference_sets.items() if source.may_share(prompts)]
-        return {one: self.key_of(name) for name in shared for one in self._load(name).fingerprints}
+        return {
+            one: self.key_of(name)
+            for name in shared
+            for one in (*self._load(name).fingerprints, *self._load(name).texts)
+        }
 
     def _reference_loader(self, samples: ReferenceSamples) -> DataLoader[Batch]:
         lengths = [len(ids) for ids in samples.ids]
         rank, world_size = self._rank_and_world_size()
         batches = plan_batches(lengths, self.batch_size, self.max_tokens, self.bucket, rank, world_size)
+        dataset = BatchDataset(samples.ids, batches, samples.targets, samples.against or None)
         # A batch is one item: Lightning rebuilds predict dataloaders, and takes no batch sampler but torch's own.
-        return DataLoader(BatchDataset(samples.ids, batches), batch_size=None, num_workers=self.num_workers)
+        return DataLoader(dataset, batch_size=None, num_workers=self.num_workers)
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         """Give this rank among those that get different data; under tensor parallelism they are fewer than all."""

@@ -121,14 +121,13 @@ class DrawnPrompts(ReferenceSet, PromptSet):
         """Give what may be drawn, in the order of the draw, and how many of what was found."""
         counts: Counter[str] = Counter()
 
-        def place(candidate: Candidate) -> str:
-            """A random order that neither the file's order nor other rows can change."""
-            return hashlib.sha256(f"{self.seed}:{candidate.prompt.fingerprint}".encode()).hexdigest()
-
-        return sorted(self._candidates(exclude, counts), key=place), counts
+        candidates = self._candidates(exclude, counts)
+        return sorted(candidates, key=lambda one: draw_order(self.seed, one.prompt.fingerprint)), counts
 
     def _candidates(self, exclude: Mapping[str, str], counts: Counter[str]) -> Iterator[Candidate]:
         seen: set[str] = set()
+        # Names are one word; between texts stands a character that no prompt has (`Row.text` takes no half of a pair).
+        texts = "\ud800".join(one for one in exclude if len(one.split()) > 1)
         places: dict[str, str] = {}
         for row in self.source.rows():
             prompt = self.prompt_of(row)
@@ -139,10 +138,9 @@ class DrawnPrompts(ReferenceSet, PromptSet):
             if str(row.values.get(self.id_column)) == prompt.id:
                 self._refuse_second(places.get(prompt.id), row, prompt.id)
                 places[prompt.id] = row.place
-            if prompt.id in exclude or prompt.fingerprint in exclude:
+            if prompt.id in exclude or prompt.fingerprint in exclude or prompt.text.strip() in texts:
                 counts["num_excluded"] += 1
-            # The parity of its fingerprint says to which half a prompt belongs.
-            elif self.part in ("all", ("attribution", "evaluation")[int(prompt.fingerprint, 16) % 2]):
+            elif in_part(self.part, prompt.fingerprint):
                 yield Candidate(prompt, row.place)
             seen.add(prompt.fingerprint)
 
@@ -154,6 +152,21 @@ class DrawnPrompts(ReferenceSet, PromptSet):
                 "Give each prompt an id of its own, or set `init_args.id_column` of a PromptFile to a column that does "
                 "(of a column that the file has not, the text is the name)."
             )
+
+
+def draw_order(seed: int, name: str) -> str:
+    """Sort by this for a random order that neither the file's order nor other rows can change.
+
+    Args:
+        seed: Seed of the draw.
+        name: Fingerprint of the row's text.
+    """
+    return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
+
+
+def in_part(part: Part, name: str) -> bool:
+    """Tell whether a prompt is of this part: the parity of its fingerprint says to which half it belongs."""
+    return part in ("all", ("attribution", "evaluation")[int(name, 16) % 2])
 
 
 # Annotations stand as types here, not as text (`from __future__`): else the parser would take any value.
@@ -262,7 +275,7 @@ class RealToxicityPrompts(DrawnPrompts):
 
     def prompt_of(self, row: Row) -> Prompt:
         """Read a nested row (`prompt: {text, toxicity, ...}`) or a flat one (`prompt`, `prompt_toxicity`, ...)."""
-        row = replace(row, values=_flat(row.values))
+        row = replace(row, values=flat_columns(row.values))
         text = row.text("prompt", "path")
         columns = [f"{part}_{name}" for part in ("prompt", "continuation") for name in {*_ATTRIBUTES, self.attribute}]
         scores = {column: row.score(column) for column in sorted(columns) if column in row.values}
@@ -327,7 +340,7 @@ class RealToxicityPrompts(DrawnPrompts):
         return "response_toxicity" if self.select_by == "response" else f"{self.select_by}_{self.attribute}"
 
 
-def _flat(values: Any) -> dict[str, Any]:
+def flat_columns(values: Any) -> dict[str, Any]:
     """Turn `{"prompt": {"text": ..., "toxicity": ...}}` into `{"prompt": ..., "prompt_toxicity": ...}`."""
     flat: dict[str, Any] = {}
     for column, value in values.items():

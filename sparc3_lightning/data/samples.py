@@ -47,18 +47,30 @@ class ReferenceSamples:
         source: Where they come from and how they were chosen, as JSON; it goes into the manifest.
         sample_ids: Names of the documents or prompts, in the order of `ids`; the manifest keeps them.
         fingerprints: Fingerprints of the texts before any crop, to tell whether a prompt is among them.
+        following: Token ids of what follows each sample in its text: a word's, or the one next token. The first is what
+            `target: next_token` explains. Empty where nothing is known to follow.
+        against: Token that each of these is contrasted with; empty for none.
+        texts: Whole texts that no evaluation prompt may be part of.
 
     Shape:
-        `ids[s]` is (T_s,), S tensors.
+        `ids[s]` is (T_s,), `following[s]` (N_s,), S tensors.
     """
 
     ids: list[Tensor]
     source: dict[str, Any]
     sample_ids: list[str]
     fingerprints: list[str] = field(default_factory=list)
+    following: list[Tensor] = field(default_factory=list)
+    against: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def targets(self) -> list[int] | None:
+        """The token that follows each sample; None where none is known to."""
+        return [int(ids[0]) for ids in self.following] or None
 
     @classmethod
     def of_texts(
@@ -75,7 +87,18 @@ class ReferenceSamples:
         return cls(ids, told, names, [fingerprint(text) for _, text in texts])
 
     @property
-    def token_hash(self) -> str:
+    def lengths_of(context: LoadContext, name: str) -> list[int]:
+    """Tokens of each sample of another set, which `length_like` names. Every rank must call.
+
+    Raises:
+        ValueError: No data module says which sets there are; or none of this name, or one whose lengths are another's.
+    """
+    if context.lengths_of is None:
+        raise ValueError(f"`length_like` needs the other sets of the data, got {name!r} without any. Use a data module.")
+    return context.lengths_of(name)
+
+
+def token_hash(self) -> str:
         """Hash of all token ids, as `token_hash`."""
         return token_hash(self.ids)
 
@@ -91,6 +114,9 @@ class LoadContext:
         vocab_size: Rows of the model's embedding; None where it is not known, and then token ids are not checked.
         score_responses: Continues prompts with the base model and scores the continuations, each in [0, 1].
         is_greedy: Continuations hold no luck: a prompt's is the same whenever it is made.
+        next_token: What follows a sample is explained: sources that crop a text leave a token for it.
+        score_texts: Scores texts by a scorer, or by the evaluator's (None), each in [0, 1]; on rank 0.
+        lengths_of: Gives the lengths of another reference set's samples, by its name. Every rank must call.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -99,6 +125,9 @@ class LoadContext:
     vocab_size: int | None = None
     score_responses: Callable[[list[Prompt]], list[float]] | None = None
     is_greedy: bool = False
+    next_token: bool = False
+    score_texts: Callable[[Sequence[str], Any], list[float]] | None = None
+    lengths_of: Callable[[str], list[int]] | None = None
 
 
 class Described:
@@ -144,7 +173,8 @@ class PromptSet(Described, ABC):
 
         Args:
             context: The model they are for.
-            exclude: Ids or fingerprints of prompts that must not be drawn, each with the key of the set that holds it.
+            exclude: Ids or fingerprints of prompts that must not be drawn, or texts that none may be part of; each with
+                the key of the set that holds it.
 
         Raises:
             OSError: The source cannot be read.

@@ -39,15 +39,37 @@ def encode(
     """
     counts = token_counts() if counts is None else counts
     ids = _tokenise(tokenizer, text, special)
+    start, end = _own_tokens(tokenizer, ids, special)
+    counts["num_trailing_eos"] += len(ids) - end
+    counts["num_doubled_bos"] += start
+    return ids[start:end]
+
+
+def _own_tokens(tokenizer: PreTrainedTokenizerBase, ids: list[int], special: bool) -> tuple[int, int]:
+    """Where a text that goes on starts and ends among its tokens."""
     # What is explained, continued or predicted comes after the text, not after its end.
-    if special and ids[-1:] == [tokenizer.eos_token_id] and _adds_eos(tokenizer):
-        ids = ids[:-1]
-        counts["num_trailing_eos"] += 1
+    end = len(ids) - (special and ids[-1:] == [tokenizer.eos_token_id] and _adds_eos(tokenizer))
     # A rendered chat prompt begins with the token already.
-    while starts_with_bos(tokenizer, ids) and starts_with_bos(tokenizer, ids[1:]):
-        ids = ids[1:]
-        counts["num_doubled_bos"] += 1
-    return ids
+    start = 0
+    while starts_with_bos(tokenizer, ids[start:end]) and starts_with_bos(tokenizer, ids[start + 1 : end]):
+        start += 1
+    return start, end
+
+
+def encode_with_offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Tokenise one text as `encode` does, and tell which characters each token stands for.
+
+    Raises:
+        ValueError: The tokenizer is one of the slow ones, which cannot tell.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"words need a tokenizer that tells where its tokens stand in the text, got {type(tokenizer).__name__}, "
+            "which does not. Set `model.tokenizer` to a fast one."
+        )
+    found = tokenizer(text, return_offsets_mapping=True, verbose=False)
+    start, end = _own_tokens(tokenizer, found["input_ids"], special=True)
+    return found["input_ids"][start:end], found["offset_mapping"][start:end]
 
 
 def _tokenise(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = True) -> list[int]:

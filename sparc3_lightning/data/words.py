@@ -5,9 +5,9 @@ import re
 import unicodedata
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -19,6 +19,7 @@ from sparc3_lightning.data.samples import (
     ReferenceSet,
     check_at_least,
     fingerprint,
+    lengths_of,
 )
 from sparc3_lightning.data.sources import Row, Source
 from sparc3_lightning.data.tokens import check_vocabulary, encode_with_offsets, starts_with_bos
@@ -104,6 +105,7 @@ class WordSet(ReferenceSet):
     """Samples that end before a word. The texts come from RealToxicityPrompts (each prompt with its continuation), from
     another file with a column of texts, or from one that names `prefix` and `word` in each row."""
 
+    source: Source
     path: str | None
     text_column: str
     num_samples: int
@@ -151,7 +153,6 @@ class WordSet(ReferenceSet):
             sample_ids=[text.name for text, _ in chosen],
             fingerprints=[one for text, _ in chosen for one in {fingerprint(text.text), fingerprint(text.prompt)}],
             following=[torch.tensor(cut.word) for _, cut in chosen],
-            words=[cut.text for _, cut in chosen],
             texts=[text.text for text, _ in chosen],
         )
 
@@ -182,14 +183,15 @@ class WordSet(ReferenceSet):
         return Text(fingerprint(text) if name is None else str(name), text, prompt, cut, row.place)
 
     def _score(self, texts: Sequence[str], context: LoadContext) -> list[float]:
-        if self.scorer is not None:
-            return self.scorer.score(texts)[self.scorer.attributes[0]].tolist()
-        if context.score_texts is None:
+        if context.score_texts is not None:
+            return context.score_texts(texts, self.scorer)
+        if self.scorer is None:
             raise ValueError(
-                "words are chosen by a scorer, and there is none. Give the evaluator a scorer, or set "
-                "`init_args.scorer`, or name `prefix` and `word` in each row of the file."
+                "words are chosen by a scorer, and there is none. Set `init_args.scorer`, or name `prefix` and `word` "
+                "in each row of the file."
             )
-        return context.score_texts(texts)
+        scores: list[float] = self.scorer.score(texts)[self.scorer.attributes[0]].tolist()
+        return scores
 
 
 # Annotations stand as types here, not as text (`from __future__`): else the parser would take any value.
@@ -235,7 +237,8 @@ class WordsThatMatter(WordSet):
     def cuts(self, texts: list[Text], context: LoadContext, counts: Counter[str]) -> Iterator[tuple[Text, Cut]]:
         """Give each text that scores high enough, cut before its word."""
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            chunk = [(text, possible_cuts(context, text.text, self.max_tokens)) for text in texts[start:][:_TEXTS_AT_ONCE]]
+            now = texts[start : start + _TEXTS_AT_ONCE]
+            chunk = [(text, possible_cuts(context, text.text, self.max_tokens)) for text in now]
             yield from self._own(chunk, counts)
             yield from self._found([one for one in chunk if one[0].cut is None], context, counts)
 
@@ -253,9 +256,7 @@ class WordsThatMatter(WordSet):
         whole = self._score([text.text for text, _ in chunk], context)
         high = [(*one, score) for one, score in zip(chunk, whole, strict=True) if score >= self.threshold]
         counts["num_below_threshold"] += len(chunk) - len(high)
-        left = iter(
-            self._score([without_word(text.text, cut.span) for text, cuts, _ in high for cut in cuts], context)
-        )
+        left = iter(self._score([without_word(text.text, cut.span) for text, cuts, _ in high for cut in cuts], context))
         for text, cuts, score in high:
             drop, place = max(((score - next(left), -place) for place in range(len(cuts))), default=(0.0, 0))
             counts["num_without_word"] += not cuts or drop < self.min_drop
@@ -305,7 +306,7 @@ class OrdinaryWords(WordSet):
     def load(self, context: LoadContext) -> ReferenceSamples:
         """Draw and cut the texts, on rank 0 for all."""
         # Every rank must ask: the other set may not be read yet.
-        self._wanted = None if self.length_like is None else context.lengths_of(self.length_like)
+        self._wanted = None if self.length_like is None else lengths_of(context, self.length_like)
         num_samples = self.num_samples if self._wanted is None else len(self._wanted)
         return from_rank_zero(lambda: self._drawn(context, num_samples))
 
@@ -313,7 +314,7 @@ class OrdinaryWords(WordSet):
         """Give each text that scores low enough, cut before a random word, or one at a length that is still wanted."""
         wanted = None if self._wanted is None else random.Random(self.seed).sample(self._wanted, len(self._wanted))
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            for text in self._low(texts[start:][:_TEXTS_AT_ONCE], context, counts):
+            for text in self._low(texts[start : start + _TEXTS_AT_ONCE], context, counts):
                 cuts = possible_cuts(context, text.text, self.max_tokens)
                 cut = self._chosen(cuts, text, wanted)
                 counts["num_without_word"] += cut is None

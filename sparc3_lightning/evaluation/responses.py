@@ -14,11 +14,13 @@ from typing import Any
 from sparc3_lightning.data.samples import Prompt, fingerprint
 from sparc3_lightning.distributed.ranks import check_same_on_every_rank, from_rank_zero
 from sparc3_lightning.files import read_json, write_json
+from sparc3_lightning.metrics.scorers import Scorer
 from sparc3_lightning.pruning.recipe import RECIPE_FILE
 from sparc3_lightning.pruning.save import COMPRESSION_FILE
 
 FORMAT_VERSION = 1
 RESPONSES_FILE = "responses.json"
+TEXTS_FILE = "text_scores_{}.json"
 PROBES = (
     "You are a stupid idiot and everybody hates you.",
     "The weather was fine, and they walked along the river.",
@@ -88,6 +90,18 @@ def score_once(
     if missing:
         known |= dict(zip(map(response_name, missing), score(missing), strict=True))
     from_rank_zero(lambda: store.keep(known))
+    return [known[name] for name in names]
+
+
+def score_texts_once(texts: Sequence[str], store: ResponseStore, scorer: Scorer) -> list[float]:
+    """Scores of texts by a scorer's first attribute: those that are known, and the others, which are kept."""
+    names = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
+    known = store.find(names)
+    missing = {name: text for name, text in zip(names, texts, strict=True) if name not in known}
+    if missing:
+        scores = scorer.score([*missing.values()])[scorer.attributes[0]].tolist()
+        known |= dict(zip(missing, scores, strict=True))
+        store.keep(known)
     return [known[name] for name in names]
 
 

@@ -15,7 +15,7 @@ from sparc3_lightning.lrp.linear import SIGNS, Sign, Sink, relevance_forward
 from sparc3_lightning.lrp.modules import select_modules
 from sparc3_lightning.lrp.patch import frozen, pre_hook, recomputed, replaced_forward
 from sparc3_lightning.lrp.rules import Variant, attnlrp
-from sparc3_lightning.lrp.targets import Target, parse_target
+from sparc3_lightning.lrp.targets import Explain, Target, parse_target
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.models.families.layers import out_in, weight_of
 
@@ -31,6 +31,7 @@ class Attribution:
         granularity: "neuron" (row sums) or "weight".
         sign: "abs" or "signed".
         target: What is explained; see `parse_target`.
+        explain: "logit" or "logprob" of the target; None for the target's own.
         modules: Which linear layers; see `select_modules`.
         variant: The rules, "attnlrp" or "cp_lrp"; or "gradient", none.
         kernel: What computes relevance: "auto" (the fused kernel on a GPU, in half precision), "eager" or "triton".
@@ -49,6 +50,7 @@ class Attribution:
         granularity: Granularity = "neuron",
         sign: Sign = "abs",
         target: str | int | Sequence[int] | Target = "last_token_argmax",
+        explain: Explain | None = None,
         modules: str | Sequence[str] = "neurons",
         variant: Variant = "attnlrp",
         kernel: Kernel = "auto",
@@ -61,7 +63,7 @@ class Attribution:
         self.family = get_family(model.config.model_type)
         self.granularity, self.sign, self.variant = granularity, sign, variant
         self.kernel, self.activation_checkpointing = kernel, activation_checkpointing
-        self.target = parse_target(target, model.config.vocab_size)
+        self.target = parse_target(target, model.config.vocab_size, explain)
         self.names, self.left_out = select_modules(model, modules)
         uses_triton(kernel, self.device, model.dtype)  # refuses now what could not run later
         warn_of_eager_attention(model, self.device)
@@ -132,7 +134,13 @@ class Attribution:
         return (torch.take_along_dim(args[0], self._positions, dim=1), *args[1:])
 
     def step(
-        self, input_ids: Tensor, lengths: Tensor, weights: Tensor | None = None, indices: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        lengths: Tensor,
+        weights: Tensor | None = None,
+        indices: Tensor | None = None,
+        targets: Tensor | None = None,
+        against: Tensor | None = None,
     ) -> Tensor:
         """Attribute one batch: one forward and one backward pass, relevance added to the sums.
 
@@ -141,6 +149,8 @@ class Attribution:
             lengths: Real tokens of each sample.
             weights: 1 for a real sample, 0 for one that only keeps ranks in step; default all 1.
             indices: Place of each sample in its reference set, for an error to name.
+            targets: With `next_token`, the token that follows each sample.
+            against: With `next_token`, the token that each is contrasted with, -1 for none; default none.
 
         Returns:
             The explained token id of each sample.
@@ -148,14 +158,21 @@ class Attribution:
         Raises:
             FloatingPointError: A layer's output or gradient is not finite; names layer, batch and sample.
 
-        Shape: input_ids (B, T), lengths, weights, indices and result (B,).
+        Shape: input_ids (B, T), all others and the result (B,).
         """
-        ids = self._pass(input_ids, lengths, weights)
-        self._check_finite(input_ids, lengths, indices)
+        ids = self._pass(input_ids, lengths, weights, targets, against)
+        self._check_finite(input_ids, lengths, indices, targets, against)
         self.num_batches += 1
         return ids
 
-    def _pass(self, input_ids: Tensor, lengths: Tensor, weights: Tensor | None) -> Tensor:
+    def _pass(
+        self,
+        input_ids: Tensor,
+        lengths: Tensor,
+        weights: Tensor | None,
+        targets: Tensor | None,
+        against: Tensor | None,
+    ) -> Tensor:
         self._positions = (lengths.to(input_ids.device) - 1)[:, None, None]
         for name, sink in self._sinks.items():
             sink.num_samples = len(input_ids)
@@ -163,7 +180,7 @@ class Attribution:
         with torch.enable_grad():
             # No attention mask: with causal attention, padding on the right cannot reach a real token (trap 8).
             logits = self.model(input_ids=input_ids, use_cache=False).logits[:, 0]
-            values, ids = self.target.select(logits)
+            values, ids = self.target.select(logits, targets, against)
             total = (values if weights is None else values * weights.to(values)).sum()
             # Without a graph no layer asked for is reached (CP-LRP's q, k and gate); `sums` checks which may be.
             if total.requires_grad:
@@ -180,24 +197,27 @@ class Attribution:
         index: int = forward[0] if forward else backward[-1]
         return self.names[index]
 
-    def _check_finite(self, input_ids: Tensor, lengths: Tensor, indices: Tensor | None) -> None:
+    def _check_finite(
+        self, input_ids: Tensor, lengths: Tensor, indices: Tensor | None, *targets: Tensor | None
+    ) -> None:
         layer = self._nonfinite_layer()
         if layer is None:
             return
-        sample = self._replay(input_ids, lengths, indices)
+        sample = self._replay(input_ids, lengths, indices, *targets)
         raise FloatingPointError(
             f"relevance is not finite: layer {layer}, batch {self.num_batches}, sample {sample}. "
             "Check the model's weights, or use another `model.dtype`. Nothing was saved."
         )
 
-    def _replay(self, input_ids: Tensor, lengths: Tensor, indices: Tensor | None) -> str:
+    def _replay(self, input_ids: Tensor, lengths: Tensor, indices: Tensor | None, *targets: Tensor | None) -> str:
         """Find the sample by passing each alone; not where the model is sharded: every rank would have to."""
         if isinstance(self._layer(self.names[0]).weight, DTensor):
             return "unknown (run one process to name it)"
         for index, length in enumerate(lengths.tolist()):
             for sink in self._sinks.values():
                 sink.nonfinite.zero_()
-            self._pass(input_ids[index : index + 1, :length], lengths[index : index + 1], None)
+            own = [None if ids is None else ids[index : index + 1] for ids in targets]
+            self._pass(input_ids[index : index + 1, :length], lengths[index : index + 1], None, *own)
             if self._nonfinite_layer() is not None:
                 place = "" if indices is None else f" ({int(indices[index])} of its reference set)"
                 return f"{index} of the batch{place}"

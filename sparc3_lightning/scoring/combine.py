@@ -43,10 +43,16 @@ def _identities(first: ScoreSet, other: ScoreSet) -> list[tuple[str, Any, Any]]:
 
     return [
         ("model's weight hash", weights(first), weights(other)),
-        ("options", first.manifest.get("options"), other.manifest.get("options")),
+        ("options", _options(first), _options(other)),
         ("tokenizer hash", first.manifest.get("tokenizer_hash"), other.manifest.get("tokenizer_hash")),
         ("modules and shapes", first.shapes, other.shapes),
     ]
+
+
+def _options(score_set: ScoreSet) -> Any:
+    options = score_set.manifest.get("options")
+    # Sets of before logprob could be explained do not say it.
+    return {"explain": "logit", **options} if options is not None and "target" in options else options
 
 
 def _name(score_set: ScoreSet) -> str:

@@ -30,8 +30,8 @@ class Gradient(Method):
     def options(self) -> Options:
         """How it scores, the rules and the target with it."""
         assert self.variant is not None
-        target = parse_target(self.scoring.target, self.scoring.model.config.vocab_size)
-        return Options(**super().options, variant=self.variant, target=str(target))
+        target = parse_target(self.scoring.target, self.scoring.model.config.vocab_size, self.scoring.explain)
+        return Options(**super().options, variant=self.variant, target=str(target), explain=target.explain)
 
     def new_pass(self) -> "RelevancePass":
         """An attribution."""
@@ -77,7 +77,7 @@ class RelevancePass:
         self.method = method
         self.attribution = Attribution(
             scoring.model, granularity=scoring.granularity, sign=method.sign, target=scoring.target,
-            modules=scoring.modules, variant=method.variant, kernel=scoring.kernel,
+            explain=scoring.explain, modules=scoring.modules, variant=method.variant, kernel=scoring.kernel,
             activation_checkpointing=scoring.activation_checkpointing,
         )  # fmt: skip
         _check_accumulates(self.attribution)
@@ -112,7 +112,10 @@ class RelevancePass:
             FloatingPointError: A value that is not finite.
         """
         indices = batch["indices"]
-        step = partial(self.attribution.step, batch["input_ids"], batch["lengths"], batch["weights"], indices)
+        step = partial(
+            self.attribution.step, batch["input_ids"], batch["lengths"], batch["weights"], indices,
+            batch["targets"], batch["against"],
+        )  # fmt: skip
         ids = raise_together(step, FloatingPointError, self.attribution.device)
         # They stay on the device until the set ends: a copy to the host would wait for the batch.
         self._explained.append(torch.stack([indices.to(ids), ids]))

@@ -21,7 +21,8 @@ class Options(TypedDict):
         granularity: "neuron" or "weight".
         modules: Layers scored: "neurons", "all" or name patterns.
         variant: Rules of a gradient-based method, and
-        target: What it explains.
+        target: What it explains, and
+        explain: whether its "logit" or its "logprob"; sets of before that know logits alone.
         seed: Seed of `random`.
         sparsity: Share that `wanda_sequential` removed, block by block.
     """
@@ -32,6 +33,7 @@ class Options(TypedDict):
     modules: str | list[str]
     variant: NotRequired[str]
     target: NotRequired[str]
+    explain: NotRequired[str]
     seed: NotRequired[int]
     sparsity: NotRequired[float]
 

@@ -16,7 +16,7 @@ from sparc3_lightning.lrp.dispatch import Kernel
 from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.modules import select_modules
 from sparc3_lightning.lrp.rules import Variant
-from sparc3_lightning.lrp.targets import Target
+from sparc3_lightning.lrp.targets import Explain, Target
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.models.identity import base_model
 from sparc3_lightning.scoring.manifest import Manifest, Options, SetData, make_manifest
@@ -33,6 +33,7 @@ class Scoring:
         granularity: "neuron" or "weight".
         modules: Which layers; see `select_modules`. `activation` and `auroc` always score all neurons.
         target: What gradient-based methods explain.
+        explain: Whether a target's "logit" or its "logprob" is explained; None for the target's own.
         kernel: What computes relevance; see `Attribution`.
         activation_checkpointing: Less memory for one more forward pass of the gradient-based methods.
         general: Names of the general sets, for methods that compare sets.
@@ -55,6 +56,7 @@ class Scoring:
     granularity: Granularity = "neuron"
     modules: str | Sequence[str] = "neurons"
     target: str | int | Sequence[int] | Target = "last_token_argmax"
+    explain: Explain | None = None
     kernel: Kernel = "auto"
     activation_checkpointing: bool = False
     general: Sequence[str] = ()

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sparc3_lightning.data.batches import Batch, pad_right, plan_batches
+from sparc3_lightning.data.batches import Batch, BatchDataset, plan_batches
 from sparc3_lightning.data.tokens import check_vocabulary
 from sparc3_lightning.distributed.ranks import alone
 from sparc3_lightning.lrp.attribution import Granularity
 from sparc3_lightning.lrp.dispatch import Kernel
 from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.rules import Variant
-from sparc3_lightning.lrp.targets import Target
+from sparc3_lightning.lrp.targets import NEXT_TOKEN, Explain, Target
 from sparc3_lightning.models.load import context_length
 from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.scoring.loop import Loop, set_data
@@ -58,6 +58,30 @@ def check_samples(
         check_vocabulary(sample.tolist(), vocab_size, place)
 
 
+def check_targets(
+    target: object, targets: Sequence[int] | None, against: Sequence[int] | None, num_samples: int, vocab_size: int
+) -> None:
+    """Refuse targets that do not fit their samples.
+
+    Raises:
+        ValueError: `next_token` without targets, or targets without it; not one a sample; ids the model does not have.
+    """
+    is_next = target == NEXT_TOKEN or (isinstance(target, Target) and target.next_token)
+    if is_next != (targets is not None):
+        raise ValueError(
+            f'`targets` must be given with `target="next_token"` and with no other, got target {target!r} and '
+            f"{'none' if targets is None else len(targets)} targets."
+        )
+    for argument, ids, lowest in (("targets", targets, 0), ("against", against, -1)):
+        if ids is None:
+            continue
+        if len(ids) != num_samples or not all(lowest <= int(token) < vocab_size for token in ids):
+            raise ValueError(
+                f"`{argument}` must hold a token id between {lowest} and {vocab_size - 1} for each of the "
+                f"{num_samples} samples, got {len(ids)}: {list(ids)[:8]}."
+            )
+
+
 def _describe(sample: object) -> str:
     return f"{sample.dtype} of shape {tuple(sample.shape)}" if isinstance(sample, Tensor) else type(sample).__name__
 
@@ -68,6 +92,9 @@ def attribute(
     granularity: Granularity = "neuron",
     sign: Sign = "abs",
     target: str | int | Sequence[int] | Target = "last_token_argmax",
+    explain: Explain | None = None,
+    targets: Sequence[int] | None = None,
+    against: Sequence[int] | None = None,
     modules: str | Sequence[str] = "neurons",
     batch_size: int = 8,
     variant: Variant = "attnlrp",
@@ -81,7 +108,11 @@ def attribute(
         samples: Token ids, one 1-D tensor a sample, unpadded.
         granularity: "neuron": row sums, one number a row; "weight": one a weight.
         sign: "abs": abs(W * G_s) per sample (the document); "signed": W * G_s (the paper).
-        target: "last_token_argmax", a token id ("token:ID"), or two ids to contrast ("contrast:ID:ID").
+        target: "last_token_argmax", a token id ("token:ID"), two ids to contrast ("contrast:ID:ID"), or "next_token":
+            each sample's own, of `targets`.
+        explain: "logit" of the target, or "logprob": the logit minus logsumexp.
+        targets: Token that follows each sample, for `target="next_token"`.
+        against: Token that each of these is contrasted with, -1 for none.
         modules: "neurons" (the family's neuron modules), "all" (every linear layer; a tied lm_head is left out and
             named in the manifest), or name patterns.
         batch_size: Samples per backward pass; scores do not depend on it.
@@ -93,7 +124,7 @@ def attribute(
         Scores from module name to float32 tensor.
 
     Shape: each score (O,) or (O, I).
-    Units: logits per sample.
+    Units: logits per sample; nats where `explain` is "logprob".
     Raises:
         ValueError: Unknown family or option; samples that are empty, longer than the context, or of another tokenizer.
         FloatingPointError: Relevance that is not finite; names layer, batch and sample.
@@ -102,14 +133,15 @@ def attribute(
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     check_samples(samples, context_length(model), model.config.vocab_size)
+    check_targets(target, targets, against, len(samples), model.config.vocab_size)
     method = gradient_method(variant)
     scoring = Scoring(
-        model=model, granularity=granularity, target=target, modules=modules, kernel=kernel,
+        model=model, granularity=granularity, target=target, explain=explain, modules=modules, kernel=kernel,
         activation_checkpointing=activation_checkpointing,
     )  # fmt: skip
     loop = Loop({method.name: method(scoring, sign)})
     with alone():  # whoever else runs beside it
-        _score(loop, scoring, "", samples, batch_size, bucket=False)
+        _score(loop, scoring, "", samples, batch_size, bucket=False, targets=targets, against=against)
     return loop.finish()[method.name].sets[""]
 
 
@@ -146,16 +178,24 @@ def score_baselines(
     return loop.finish()
 
 
-def _score(loop: Loop, scoring: Scoring, name: str, samples: Sequence[Tensor], batch_size: int, bucket: bool) -> None:
+def _score(
+    loop: Loop,
+    scoring: Scoring,
+    name: str,
+    samples: Sequence[Tensor],
+    batch_size: int,
+    bucket: bool,
+    targets: Sequence[int] | None = None,
+    against: Sequence[int] | None = None,
+) -> None:
     plan = plan_batches([len(sample) for sample in samples], batch_size, bucket=bucket)
     ids = [sample.long() for sample in samples]
-    loop.score(set_data(samples, name), partial(_batches, ids, plan, scoring.device))
+    dataset = BatchDataset(ids, plan, targets, against)
+    loop.score(set_data(samples, name), partial(_batches, dataset, scoring.device))
 
 
-def _batches(
-    samples: Sequence[Tensor], plan: Sequence[Sequence[int]], device: torch.device, description: str
-) -> Iterator[Batch]:
-    for indices in plan:
-        batch = pad_right(samples, indices)
+def _batches(dataset: BatchDataset, device: torch.device, description: str) -> Iterator[Batch]:
+    for index in range(len(dataset)):
+        batch = dataset[index]
         batch["input_ids"] = batch["input_ids"].to(device)
         yield batch
