@@ -1,7 +1,7 @@
 """C4: the general reference set."""
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, TypeVar
@@ -15,6 +15,7 @@ from sparc3_lightning.data.samples import (
     ReferenceSet,
     check_at_least,
     fingerprint,
+    lengths_of,
 )
 from sparc3_lightning.data.sources import Row, Source
 from sparc3_lightning.data.tokens import count_control, encode, starts_with_bos, token_counts
@@ -40,6 +41,8 @@ class C4(ReferenceSet):
         crop: `head` takes a document's beginning (the document), `random` any part of it (Wanda).
         add_bos: Begin each sample with the beginning-of-text token. None: `head` does as the tokenizer does by itself,
             `random` never.
+        length_like: Name of a reference set: there are as many samples, each as long as one of its. In place of `length`
+            and `num_samples`.
         min_tokens: The fewest tokens of its own a document must have; None for one more than `length`.
         skip_rows: Leave out the first rows of the file, such as those a model was trained on.
         text_column: Column that holds the document.
@@ -53,7 +56,17 @@ class C4(ReferenceSet):
         Wanda: github locuslab/wanda, lib/data.py (`random`).
     """
 
-    described = ("num_samples", "length", "seed", "num_seeds", "crop", "min_tokens", "skip_rows", "shuffle_buffer")
+    described = (
+        "num_samples",
+        "length",
+        "seed",
+        "num_seeds",
+        "crop",
+        "min_tokens",
+        "skip_rows",
+        "shuffle_buffer",
+        "length_like",
+    )
 
     path: str | None = None
     num_samples: int = 128
@@ -70,6 +83,7 @@ class C4(ReferenceSet):
     subset: str | None = "en"
     split: str = "train"
     revision: str | None = None
+    length_like: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be."""
@@ -93,28 +107,39 @@ class C4(ReferenceSet):
                 f"`length` must be at most the model's context of {context.max_length} tokens, got {self.length}. "
                 "Set `init_args.length`."
             )
-        return from_rank_zero(lambda: self._drawn(context))
+        # Every rank must ask: the other set may not be read yet.
+        lengths = [self.length] * self.num_samples
+        if self.length_like is not None:
+            lengths = lengths_of(context, self.length_like)
+            random.Random(self.seed).shuffle(lengths)
+        return from_rank_zero(lambda: self._drawn(context, lengths))
 
-    def _drawn(self, context: LoadContext) -> ReferenceSamples:
+    def _drawn(self, context: LoadContext, lengths: Sequence[int]) -> ReferenceSamples:
         bos = self._bos(context)
-        samples, rows, counts = [], [], token_counts()
+        samples, following, rows, counts = list[list[int]](), list[int](), list[Row](), token_counts()
         assert self.min_tokens is not None, "set with the other options"
         for row in shuffled(self._own_documents(), self.seed, self.shuffle_buffer):
             tokens = encode(context.tokenizer, self._text(row), special=False)
             begins = bool(bos) and tokens[:1] == bos
-            if len(tokens) - begins >= self.min_tokens:
-                samples.append(self._crop(tokens[begins:], bos, row.index))
+            size = lengths[len(samples)] - len(bos)
+            # What is explained may be the token that follows the crop.
+            least = self.min_tokens if self.length_like is None else 0
+            if len(tokens) - begins >= max(least, size + context.next_token):
+                start = self._start(len(tokens) - begins - size - context.next_token, row.index) + begins
+                samples.append(bos + tokens[start : start + size])
+                following += tokens[start + size :][: context.next_token]
                 rows.append(row)
                 counts["num_doubled_bos"] += begins
-            if len(samples) == self.num_samples:
+            if len(samples) == len(lengths):
                 break
-        self._check_enough(len(samples))
+        self._check_enough(len(samples), len(lengths))
         counts["num_control_tokens"] = count_control(context.tokenizer, samples)
         return ReferenceSamples(
             ids=[torch.tensor(ids, dtype=torch.int64) for ids in samples],
             source=self.describe() | counts | {"bos": bool(bos)},
             sample_ids=[f"row-{row.index}" for row in rows],
             fingerprints=[fingerprint(self._text(row)) for row in rows],
+            following=[torch.tensor([token]) for token in following],
         )
 
     def may_share(self, prompts: PromptSet) -> bool:
@@ -145,16 +170,14 @@ class C4(ReferenceSet):
         by_itself = self.crop == "head" and starts_with_bos(tokenizer, encode(tokenizer, "a"))
         return [int(tokenizer.bos_token_id)] if (by_itself if self.add_bos is None else self.add_bos) else []
 
-    def _crop(self, tokens: list[int], bos: list[int], index: int) -> list[int]:
-        size = self.length - len(bos)
+    def _start(self, room: int, index: int) -> int:
         # Seeded by the document, so that a sample's crop does not depend on which others were drawn before it.
-        start = 0 if self.crop == "head" else random.Random(f"{self.seed}:{index}").randint(0, len(tokens) - size)
-        return bos + tokens[start : start + size]
+        return 0 if self.crop == "head" else random.Random(f"{self.seed}:{index}").randint(0, room)
 
-    def _check_enough(self, num_found: int) -> None:
-        if num_found < self.num_samples:
+    def _check_enough(self, num_found: int, num_samples: int) -> None:
+        if num_found < num_samples:
             raise ValueError(
-                f"`num_samples` is {self.num_samples}, but {self.source.name} has only {num_found} distinct "
+                f"`num_samples` is {num_samples}, but {self.source.name} has only {num_found} distinct "
                 f"documents of at least {self.min_tokens} tokens for seed {self.seed} of {self.num_seeds}, "
                 f"after {self.skip_rows} skipped rows. Lower `init_args.num_samples` or `init_args.length`, or give "
                 "a longer file."

@@ -344,7 +344,7 @@ class SparC3DataModule(LightningDataModule):
         return [len(ids) for ids in self._load(name).ids]
 
     def _attributed(self) -> dict[str, str]:
-        """Give fingerprints that evaluation prompts must not have, and texts they must not be in, each with its set's key.
+        """Give the fingerprints and the texts that evaluation prompts must not be or be in, each with its set's key.
 
         Ids mean nothing across files.
         """

@@ -87,18 +87,7 @@ class ReferenceSamples:
         return cls(ids, told, names, [fingerprint(text) for _, text in texts])
 
     @property
-    def lengths_of(context: LoadContext, name: str) -> list[int]:
-    """Tokens of each sample of another set, which `length_like` names. Every rank must call.
-
-    Raises:
-        ValueError: No data module says which sets there are; or none of this name, or one whose lengths are another's.
-    """
-    if context.lengths_of is None:
-        raise ValueError(f"`length_like` needs the other sets of the data, got {name!r} without any. Use a data module.")
-    return context.lengths_of(name)
-
-
-def token_hash(self) -> str:
+    def token_hash(self) -> str:
         """Hash of all token ids, as `token_hash`."""
         return token_hash(self.ids)
 
@@ -193,6 +182,17 @@ class TextSet(Described, ABC):
             OSError: The source cannot be read.
             ValueError: A bad row.
         """
+
+
+def lengths_of(context: LoadContext, name: str) -> list[int]:
+    """Tokens of each sample of another set, that `length_like` names. Every rank must call.
+
+    Raises:
+        ValueError: No data module says which sets there are; or none of this name, or one whose lengths are another's.
+    """
+    if context.lengths_of is None:
+        raise ValueError(f"`length_like` needs the other sets of the data, got {name!r} without a data module.")
+    return context.lengths_of(name)
 
 
 def token_hash(ids: Sequence[Tensor]) -> str:
