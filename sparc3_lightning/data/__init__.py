@@ -13,6 +13,7 @@ from sparc3_lightning.data.samples import (
     token_hash,
 )
 from sparc3_lightning.data.text import TextFile, WikiText2
+from sparc3_lightning.data.words import OrdinaryWords, WordsThatMatter
 
 __all__ = [
     "C4",
@@ -20,6 +21,7 @@ __all__ = [
     "BatchDataset",
     "LoadContext",
     "Prompt",
+    "OrdinaryWords",
     "PromptFile",
     "PromptSet",
     "RealToxicityPrompts",
@@ -31,4 +33,5 @@ __all__ = [
     "pad_right",
     "plan_batches",
     "token_hash",
+    "WordsThatMatter",
 ]

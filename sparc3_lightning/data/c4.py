@@ -41,8 +41,8 @@ class C4(ReferenceSet):
         crop: `head` takes a document's beginning (the document), `random` any part of it (Wanda).
         add_bos: Begin each sample with the beginning-of-text token. None: `head` does as the tokenizer does by itself,
             `random` never.
-        length_like: Name of a reference set: there are as many samples, each as long as one of its. In place of `length`
-            and `num_samples`.
+        length_like: Name of a reference set: there are as many samples, each as long as one of its, in place of
+            `num_samples` of one `length`.
         min_tokens: The fewest tokens of its own a document must have; None for one more than `length`.
         skip_rows: Leave out the first rows of the file, such as those a model was trained on.
         text_column: Column that holds the document.
@@ -102,7 +102,7 @@ class C4(ReferenceSet):
 
     def load(self, context: LoadContext) -> ReferenceSamples:
         """Draw the seed's documents and crop them, on rank 0 for all."""
-        if self.length > context.max_length:
+        if self.length_like is None and self.length > context.max_length:
             raise ValueError(
                 f"`length` must be at most the model's context of {context.max_length} tokens, got {self.length}. "
                 "Set `init_args.length`."

@@ -39,6 +39,7 @@ def test_argmax_with_nan_or_inf() -> None:
         ([3, 1], Target(3, 1)),
         ("contrast:3:1", Target(3, 1)),
         (Target(2), Target(2)),
+        ("next_token", Target(next_token=True)),
     ],
 )
 def test_forms(written: object, target: Target) -> None:
@@ -65,7 +66,9 @@ def test_forms(written: object, target: Target) -> None:
     ],
 )
 def test_other_forms_are_refused(written: object) -> None:
-    with pytest.raises(ValueError, match=r"`target` must be 'last_token_argmax', 'token:ID' or 'contrast:ID:ID'"):
+    with pytest.raises(
+        ValueError, match=r"`target` must be 'last_token_argmax', 'next_token', 'token:ID' or 'contrast:ID:ID'"
+    ):
         parse_target(written, 4)
 
 
@@ -97,3 +100,42 @@ def test_gradient_starts_at_one() -> None:
 def test_low_precision_logits_become_float32() -> None:
     assert Target().select(LOGITS.bfloat16())[0].dtype == torch.float32
     assert Target().select(LOGITS.double())[0].dtype == torch.float64
+
+
+def test_each_sample_has_its_own_token() -> None:
+    values, ids = Target(next_token=True).select(LOGITS, torch.tensor([3, 0, 1]))
+    assert ids.tolist() == [3, 0, 1]
+    assert values.tolist() == [2.0, 7.0, 1.0]
+
+
+def test_each_token_may_be_contrasted_with_another() -> None:
+    values, _ = Target(next_token=True).select(LOGITS, torch.tensor([3, 0, 1]), torch.tensor([1, -1, 0]))
+    assert values.tolist() == [-3.0, 7.0, 1.0]
+
+
+def test_next_token_needs_the_tokens() -> None:
+    with pytest.raises(ValueError, match="needs the token that follows each sample"):
+        Target(next_token=True).select(LOGITS)
+
+
+@pytest.mark.parametrize("target", [Target(2), Target(), Target(next_token=True)])
+def test_logprob_is_the_logit_minus_logsumexp(target: Target) -> None:
+    targets = torch.tensor([3, 0, 1])
+    logits, ids = target.select(LOGITS, targets)
+    found, same = parse_target(target, 4, "logprob").select(LOGITS, targets)
+    assert same.tolist() == ids.tolist()
+    torch.testing.assert_close(found, logits - LOGITS.logsumexp(1))
+
+
+def test_logprob_is_blind_to_what_moves_all_logits() -> None:
+    logits = LOGITS.double().requires_grad_()
+    Target(2, explain="logprob").select(logits)[0].sum().backward()
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad.sum(1), torch.zeros(3, dtype=torch.float64))
+
+
+def test_another_word_for_explain_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"`explain` must be one of \('logit', 'logprob'\), got 'odds'. Set `model.explain`"
+    ):
+        parse_target("next_token", 4, "odds")  # type: ignore[arg-type]

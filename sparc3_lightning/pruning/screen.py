@@ -1,0 +1,251 @@
+"""Verify by removal: what removing each candidate alone does, before any is chosen (method.md, section 8)."""
+
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from sparc3_lightning.distributed.ranks import gather_objects, rank_and_world_size, world_size
+from sparc3_lightning.pruning.apply import apply_recipe
+from sparc3_lightning.pruning.passages import Passage, Passages
+from sparc3_lightning.pruning.recipe import Recipe
+
+Neuron = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Screened:
+    """What removing one neuron alone does.
+
+    Attributes:
+        neuron: Its layer and index.
+        effect: Fall of the behaviour words' mean log-probability, of the half that proposes.
+        confirmed: The same of the other half.
+        ordinary: Fall of the ordinary words' mean log-probability.
+        price: Rise of the mean token loss of the price text; None where no price could have made it chosen.
+
+    Units: nats.
+    """
+
+    neuron: Neuron
+    effect: float
+    confirmed: float
+    ordinary: float
+    price: float | None = None
+
+    def value(self, price_weight: float, confirm: bool = False) -> float:
+        """What speaks for removing it: its effect (the other half's with `confirm`) less what it costs.
+
+        Units: nats.
+        """
+        effect = self.confirmed if confirm else self.effect
+        return effect - price_weight * max(0.0, self.price or 0.0) - max(0.0, self.ordinary)
+
+
+Keep = Callable[[str, Neuron, Callable[[], list[float]]], list[float]]
+"""`keep(what, neuron, measure)` gives what was measured of a neuron before, or measures it now."""
+Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
+
+
+def screen(
+    model: PreTrainedModel,
+    candidates: Sequence[Neuron],
+    behaviour: Sequence[Passage],
+    ordinary: Sequence[Passage],
+    price: Sequence[Passage],
+    num_neurons: int,
+    price_weight: float = 10.0,
+    max_tokens: int = 2048,
+    keep: Keep = lambda what, neuron, measure: measure(),
+    progress: Progress = lambda items, total, description: items,
+) -> list[Screened]:
+    """Remove each candidate alone, and measure. Every rank must call.
+
+    A price is asked only of candidates that it could leave among the best `num_neurons`: a price lowers a value, so
+    what is chosen is the same as if all had been asked.
+
+    Args:
+        model: The base model.
+        candidates: Neurons as (layer, index).
+        behaviour: The behaviour's words; every second one proposes, the others confirm.
+        ordinary: Ordinary words; none for no such measure.
+        price: Text; none for no price.
+        num_neurons: How many are going to be chosen at most.
+        price_weight: Nats of effect that a nat of price must bring.
+        max_tokens: Most tokens in one forward pass.
+        keep: Finds what was measured before.
+        progress: Wraps the loops.
+
+    Returns:
+        What each candidate does, in the order of `candidates`.
+
+    Raises:
+        ValueError: Fewer than two words of the behaviour.
+    """
+    if len(behaviour) < 2:
+        raise ValueError(
+            f"`behaviour` must hold at least two words, one proposes and one confirms, got {len(behaviour)}."
+        )
+    layers = sorted({layer for layer, _ in candidates})
+    words = Passages(model, [*behaviour, *ordinary], max_tokens, layers)
+    num = len(behaviour)
+
+    def effects(neuron: Neuron) -> list[float]:
+        with _removed(model, [neuron]):
+            fall = words.base - words.log_probs(neuron[0])
+        others = fall[num:].mean().item() if len(ordinary) else 0.0
+        return [fall[:num:2].mean().item(), fall[1:num:2].mean().item(), others]
+
+    found = _measured(model, sorted(candidates), effects, "effect", keep, progress)
+    screened = [Screened(neuron, *found[neuron]) for neuron in candidates]
+    if not price:
+        return [replace(one, price=0.0) for one in screened]
+    text = Passages(model, price, max_tokens, layers)
+    num_tokens = text.num_tokens.sum()
+
+    def rise(neuron: Neuron) -> list[float]:
+        with _removed(model, [neuron]):
+            return [((text.base - text.log_probs(neuron[0])).sum() / num_tokens).item()]
+
+    def measure(some: Sequence[Screened]) -> list[Screened]:
+        prices = _measured(model, [one.neuron for one in some], rise, "price", keep, progress)
+        return [replace(one, price=prices[one.neuron][0]) for one in some]
+
+    return _priced(screened, measure, num_neurons, price_weight, at_once=1 if _is_sharded(model) else world_size())
+
+
+def choose(screened: Iterable[Screened], num_neurons: int, price_weight: float = 10.0) -> list[Screened]:
+    """The best by value, best first: only those whose value is above 0, and above 0 by the words that confirm too.
+
+    Args:
+        screened: What each candidate does; those without a price are not among the best.
+        num_neurons: How many at most.
+        price_weight: Nats of effect that a nat of price must bring.
+    """
+    good = [
+        one
+        for one in screened
+        if one.price is not None and one.value(price_weight) > 0 and one.value(price_weight, confirm=True) > 0
+    ]
+    return sorted(good, key=lambda one: (-one.value(price_weight), one.neuron))[:num_neurons]
+
+
+def _priced(
+    screened: Sequence[Screened],
+    measure: Callable[[Sequence[Screened]], list[Screened]],
+    num_neurons: int,
+    price_weight: float,
+    at_once: int,
+) -> list[Screened]:
+    """Ask prices in the order of the highest value that is possible, until no other can be among the best."""
+    found = {one.neuron: one for one in screened}
+    waiting = sorted(
+        (one for one in screened if one.value(price_weight) > 0 and one.value(price_weight, confirm=True) > 0),
+        key=lambda one: (-one.value(price_weight), one.neuron),
+    )
+    best: list[float] = []
+    while waiting and (len(best) < num_neurons or waiting[0].value(price_weight) > best[0]):
+        for one in measure(waiting[:at_once]):
+            found[one.neuron] = one
+            if one.value(price_weight) > 0 and one.value(price_weight, confirm=True) > 0:
+                heapq.heappush(best, one.value(price_weight))
+                if len(best) > num_neurons:
+                    heapq.heappop(best)
+        waiting = waiting[at_once:]
+    return [found[one.neuron] for one in screened]
+
+
+def _measured(
+    model: PreTrainedModel,
+    neurons: Sequence[Neuron],
+    measure: Callable[[Neuron], list[float]],
+    what: str,
+    keep: Keep,
+    progress: Progress,
+) -> dict[Neuron, list[float]]:
+    """Figures of each neuron; a model that is not sharded lets every rank measure its share alone."""
+    first, step = (0, 1) if _is_sharded(model) else rank_and_world_size()
+    mine = neurons[first::step]
+    found = [
+        (neuron, keep(what, neuron, partial(measure, neuron)))
+        for neuron in progress(mine, len(mine), f"screen: {what}")
+    ]
+    return dict(found if _is_sharded(model) else gather_objects(found))
+
+
+def _is_sharded(model: PreTrainedModel) -> bool:
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def _removed(model: PreTrainedModel, neurons: list[Neuron]) -> AbstractContextManager[object]:
+    return apply_recipe(model, Recipe(neurons), check_base=False)
+
+
+@dataclass(frozen=True)
+class Joint:
+    """What removing the first so many of the chosen together does.
+
+    Attributes:
+        num_neurons: How many.
+        effect: Fall of the behaviour words' mean log-probability.
+        ordinary: Fall of the ordinary words'.
+        price: Rise of the mean token loss of the price text.
+
+    Units: nats.
+    """
+
+    num_neurons: int
+    effect: float
+    ordinary: float
+    price: float
+
+
+def together(
+    model: PreTrainedModel,
+    chosen: Sequence[Neuron],
+    behaviour: Sequence[Passage],
+    ordinary: Sequence[Passage],
+    price: Sequence[Passage],
+    max_price: float | None = None,
+    max_tokens: int = 2048,
+) -> Joint:
+    """Remove the chosen together: all of them, or in order until the price is too high. Every rank must call.
+
+    Args:
+        model: The base model.
+        chosen: Neurons, best first.
+        behaviour: The behaviour's words.
+        ordinary: Ordinary words, or none.
+        price: Text, or none.
+        max_price: Highest relative rise of perplexity, exp(joint price) - 1; None for no limit.
+        max_tokens: Most tokens in one forward pass.
+
+    Returns:
+        What the longest beginning within the price does; of none of them, zeros.
+    """
+    words, text = Passages(model, [*behaviour, *ordinary], max_tokens), Passages(model, price, max_tokens)
+
+    def measured(num_neurons: int) -> Joint:
+        with _removed(model, [*chosen[:num_neurons]]):
+            fall, loss = words.base - words.log_probs(), text.base - text.log_probs()
+        effect, others = _mean(fall[: len(behaviour)]), _mean(fall[len(behaviour) :])
+        return Joint(num_neurons, effect, others, loss.sum().item() / max(1, int(text.num_tokens.sum())))
+
+    last = Joint(0, 0.0, 0.0, 0.0)
+    for num_neurons in [len(chosen)] if max_price is None else range(1, len(chosen) + 1):
+        now = measured(num_neurons)
+        if max_price is not None and torch.tensor(now.price).expm1() > max_price:
+            break
+        last = now
+    return last
+
+
+def _mean(values: Tensor) -> float:
+    return values.mean().item() if len(values) else 0.0

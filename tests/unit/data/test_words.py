@@ -1,0 +1,223 @@
+"""Texts cut before words: those their score rests on, and ordinary ones."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from sparc3_lightning.data import C4, LoadContext, OrdinaryWords, PromptFile, WordsThatMatter
+from sparc3_lightning.data.datamodule import SparC3DataModule
+from sparc3_lightning.data.samples import ReferenceSamples
+from sparc3_lightning.data.tokens import encode
+from sparc3_lightning.data.words import find_words, possible_cuts, without_word
+from sparc3_lightning.metrics.scorers import LexicalScorer
+
+WriteJsonl = Callable[..., str]
+INSULTS = LexicalScorer(["fool", "liar"])
+
+
+def words_of(samples: ReferenceSamples, context: LoadContext) -> list[str]:
+    return [context.tokenizer.decode(ids) for ids in samples.following]
+
+
+def prefixes_of(samples: ReferenceSamples, context: LoadContext) -> list[str]:
+    return [context.tokenizer.decode(ids, skip_special_tokens=True) for ids in samples.ids]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a bc  def", ["a", "bc", "def"]),
+        ("\"You,\" he said: 'Fool!'", ["You", "he", "said", "Fool"]),
+        ("well-known don't", ["well-known", "don't"]),
+        ("... -- !", []),
+        ("\u00abna\u00efve\u00bb \u4f60\u597d\u3002", ["na\u00efve", "\u4f60\u597d"]),
+        (" ", []),
+    ],
+)
+def test_a_word_is_a_run_without_spaces_and_punctuation_at_its_ends(text: str, words: list[str]) -> None:
+    assert [text[start:end] for start, end in find_words(text)] == words
+
+
+@pytest.mark.parametrize(("text", "left"), [("you fool!", "you!"), ("a 'fool' b", "a '' b"), ("fool b", " b")])
+def test_a_word_is_left_out_with_the_space_before_it(text: str, left: str) -> None:
+    start = text.index("fool")
+    assert without_word(text, (start, start + 4)) == left
+
+
+def test_cuts_are_of_the_whole_texts_tokens(context: LoadContext) -> None:
+    text = "One two, three."
+    ids = encode(context.tokenizer, text)
+    cuts = possible_cuts(context, text, 100)
+    assert [cut.text for cut in cuts] == ["two", "three"], "the first word is never chosen"
+    for cut in cuts:
+        assert ids[: len(cut.prefix)] == cut.prefix
+        assert ids[len(cut.prefix) : len(cut.prefix) + len(cut.word)] == cut.word
+        assert context.tokenizer.decode(cut.word) == cut.text
+
+
+def test_a_prefix_is_as_long_as_asked_at_most(context: LoadContext) -> None:
+    text = "One two three four"
+    (longest,) = [len(cut.prefix) for cut in possible_cuts(context, text, 100) if cut.text == "three"]
+    assert [cut.text for cut in possible_cuts(context, text, longest)] == ["two", "three"]
+    assert [cut.text for cut in possible_cuts(context, text, longest - 1)] == ["two"]
+    assert possible_cuts(replace(context, max_length=2), text, longest) == []
+
+
+def test_the_word_that_matters_is_the_one_without_which_the_score_falls(
+    write_jsonl: WriteJsonl, context: LoadContext
+) -> None:
+    path = write_jsonl(
+        [
+            {"id": "a", "text": "Get out, you fool, he said."},
+            {"id": "b", "text": "What a lovely day."},
+            {"id": "c", "text": "You are a liar."},
+            {"id": "d", "text": "Fool that he is, nobody minds."},
+            {"id": "e", "text": "Only a fool calls a fool a fool."},
+        ]
+    )
+    samples = WordsThatMatter(path, num_samples=2, scorer=INSULTS).load(context)
+    found = dict(zip(samples.sample_ids, words_of(samples, context), strict=True))
+    assert found == {"a": "fool", "c": "liar"}
+    assert dict(zip(samples.sample_ids, prefixes_of(samples, context), strict=True))["a"] == "Get out, you "
+    assert samples.source["num_below_threshold"] == 1
+    assert samples.source["num_without_word"] == 2, "a first word, and a word that comes three times"
+    assert samples.targets == [int(ids[0]) for ids in samples.following]
+
+
+class Weighted(LexicalScorer):
+    """Scores by a word's own weight."""
+
+    def score(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        weights = {"bad": 0.55, "worse": 0.8, "odd": 0.05}
+        sums = [max((weights.get(word, 0.0) for word in text.split()), default=0.0) for text in texts]
+        return {"toxicity": torch.tensor(sums, dtype=torch.float64)}
+
+
+@pytest.mark.parametrize(("min_drop", "num"), [(0.2, 1), (0.3, 0)])
+def test_the_word_with_the_largest_drop(
+    write_jsonl: WriteJsonl, context: LoadContext, min_drop: float, num: int
+) -> None:
+    path = write_jsonl([{"text": "an odd and bad or worse thing"}])
+    source = WordsThatMatter(path, num_samples=1, scorer=Weighted(["x"]), min_drop=min_drop)
+    if num:
+        assert words_of(source.load(context), context) == ["worse"]
+    else:
+        with pytest.raises(ValueError, match=r"`num_samples` is 1, but .* gives only 0 words .*'num_without_word': 1"):
+            source.load(context)
+
+
+def test_prompts_and_their_continuations(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    path = write_jsonl(
+        [
+            {"prompt": {"text": "He is a", "toxicity": 0.9}, "continuation": {"text": " fool indeed."}},
+            {"prompt": "She is a", "continuation": " liar, they say.", "id": "flat"},
+        ]
+    )
+    samples = WordsThatMatter(path, num_samples=2, scorer=INSULTS).load(context)
+    assert sorted(words_of(samples, context)) == ["fool", "liar"]
+    assert sorted(samples.texts) == ["He is a fool indeed.", "She is a liar, they say."]
+
+
+def test_rows_that_name_prefix_and_word_need_no_scorer(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    path = write_jsonl([{"prefix": "You are a", "word": "fool"}, {"prefix": "You are such a ", "word": "liar"}])
+    samples = WordsThatMatter(path, num_samples=2).load(context)
+    assert sorted(zip(prefixes_of(samples, context), words_of(samples, context), strict=True)) == [
+        ("You are a ", "fool"),
+        ("You are such a ", "liar"),
+    ]
+
+
+def test_without_any_scorer_the_error_says_what_to_set(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    with pytest.raises(ValueError, match=r"there is none. Set `init_args.scorer`"):
+        WordsThatMatter(write_jsonl([{"text": "a b"}]), num_samples=1).load(context)
+
+
+def sentences(num: int) -> list[dict[str, Any]]:
+    names = ["river", "house", "garden", "teacher", "window"]
+    return [{"text": f"Day {i}: " + " ".join(names[(i + j) % 5] for j in range(4 + i % 9))} for i in range(num)]
+
+
+def test_ordinary_words_are_random_ones_of_texts_below_the_threshold(
+    write_jsonl: WriteJsonl, context: LoadContext
+) -> None:
+    path = write_jsonl([*sentences(40), *({"text": f"You fool number {i}, go away"} for i in range(40))])
+    samples = OrdinaryWords(path, num_samples=40, threshold=0.5, scorer=INSULTS).load(context)
+    assert not any("fool" in text for text in samples.texts)
+    assert len({*words_of(samples, context)}) > 3
+    with pytest.raises(ValueError, match="gives only 40 words"):
+        OrdinaryWords(path, num_samples=41, threshold=0.5, scorer=INSULTS).load(context)
+    anything = OrdinaryWords(path, num_samples=80).load(context)
+    assert len(anything) == 80
+
+
+def test_the_draw_depends_on_neither_the_files_order_nor_the_number(
+    write_jsonl: WriteJsonl, context: LoadContext
+) -> None:
+    rows = sentences(40)
+    many = OrdinaryWords(write_jsonl(rows), num_samples=20, seed=3).load(context)
+    few = OrdinaryWords(write_jsonl(rows[::-1], "turned.jsonl"), num_samples=10, seed=3).load(context)
+    assert [ids.tolist() for ids in many.ids[:10]] == [ids.tolist() for ids in few.ids]
+    other = OrdinaryWords(write_jsonl(rows), num_samples=20, seed=4).load(context)
+    assert [ids.tolist() for ids in other.ids] != [ids.tolist() for ids in many.ids]
+
+
+def bound(context: LoadContext, **sets: Any) -> SparC3DataModule:
+    return SparC3DataModule(**sets).bind(context.tokenizer, context.max_length, next_token=True)
+
+
+def test_lengths_like_another_sets(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    path = write_jsonl(sentences(60))
+    rows = [{"text": f"{'Well ' * (1 + i % 4)}number {i}, you are quite the fool, I think"} for i in range(8)]
+    insults = write_jsonl(rows, "insults.jsonl")
+    data = bound(
+        context,
+        behaviours={"toxic": WordsThatMatter(insults, num_samples=8, scorer=INSULTS)},
+        contrast={"toxic": OrdinaryWords(path, length_like="toxic")},
+        general={"general": C4(path, length_like="toxic", num_seeds=1, crop="random")},
+    )
+    wanted = sorted(len(ids) for ids in data.reference_samples["toxic"].ids)
+    assert sorted(len(ids) for ids in data.reference_samples["general"].ids) == wanted
+    found = sorted(len(ids) for ids in data.reference_samples["toxic_contrast"].ids)
+    assert len(found) == len(wanted)
+    assert all(abs(a - b) <= 0.1 * b + 1 for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("name", ["nobody", "general"])
+def test_lengths_of_a_set_that_has_none_of_its_own(write_jsonl: WriteJsonl, context: LoadContext, name: str) -> None:
+    data = bound(context, general={"general": OrdinaryWords(write_jsonl(sentences(9)), length_like=name)})
+    with pytest.raises(ValueError, match=rf"`length_like` must name a set .* got '{name}'"):
+        assert data.reference_samples
+
+
+def test_c4_keeps_the_token_that_follows(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    path = write_jsonl({"text": f"{i:03d}abcdef"} for i in range(30))
+    for crop in ("head", "random"):
+        source = C4(path, num_samples=30, length=6, num_seeds=1, crop=crop, add_bos=False)
+        samples = source.load(replace(context, next_token=True))
+        pairs = zip(samples.sample_ids, prefixes_of(samples, context), words_of(samples, context), strict=True)
+        for name, prefix, following in pairs:
+            assert len(prefix) == 6
+            assert prefix + following in f"{int(name.removeprefix('row-')):03d}abcdef"
+        assert source.load(context).targets is None
+
+
+def test_a_set_whose_samples_nothing_follows_is_refused(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    data = bound(context, behaviours={"toxic": PromptFile(write_jsonl([{"prompt": "a b"}]))})
+    with pytest.raises(ValueError, match=r"`target: next_token` needs .* got `data.behaviours.toxic` without"):
+        assert data.reference_samples
+
+
+def test_no_evaluation_prompt_is_part_of_an_attributed_text(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    texts = write_jsonl([{"text": "Get out of here, you fool, he said."}])
+    rows = [{"prompt": "Get out of here,"}, {"prompt": "out of here, you"}, {"prompt": "Come in,"}]
+    prompts = write_jsonl(rows, "prompts.jsonl")
+    data = bound(
+        context,
+        behaviours={"toxic": WordsThatMatter(texts, num_samples=1, scorer=INSULTS)},
+        evaluation_prompts=PromptFile(prompts),
+    )
+    assert [prompt.text for prompt in data.prompts] == ["Come in,"]
+    assert data.describe()["evaluation_prompts"]["drawn_from"]["num_excluded"] == 2
