@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from sparc3_lightning.models.identity import tokenizer_hash
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import stop_bar
 
@@ -19,6 +20,17 @@ def module_of(pl_module: LightningModule) -> SparC3Module:
     if not isinstance(pl_module, SparC3Module):
         raise ValueError(f"these callbacks need a SparC3Module, got {type(pl_module).__name__}. Set `model`.")
     return pl_module
+
+
+def model_setting(module: SparC3Module) -> dict[str, str | None]:
+    """Which base model a run measures, and what it computes in: what the figures of its trials depend on, as JSON."""
+    return {
+        "weight_hash": module.run.base_model["weight_hash"],
+        "tokenizer": tokenizer_hash(module.tokenizer),
+        "dtype": str(module.weights_dtype),
+        "precision": str(module.trainer.precision),
+        "attn_implementation": module.attn_implementation,
+    }
 
 
 @dataclass(frozen=True)

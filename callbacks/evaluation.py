@@ -6,14 +6,13 @@ from pathlib import Path
 import rich
 from lightning.pytorch import LightningModule, Trainer
 
-from callbacks.base import RunCallback, module_of
+from callbacks.base import RunCallback, model_setting, module_of
 from callbacks.pruning import PruningCallback
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.files import write_json
 from sparc3_lightning.models.families import get_family
-from sparc3_lightning.models.identity import tokenizer_hash
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.report.page import write_report
 from sparc3_lightning.report.read import RESULTS_FILE, finished_run
@@ -104,16 +103,9 @@ def trials_of(module: SparC3Module, with_prompts: bool = True) -> Trials:
         module: The module of a predict run, its rules off.
         with_prompts: Measure completions of the evaluation prompts too, not the text alone.
     """
-    identity = {
-        "weight_hash": module.run.base_model["weight_hash"],
-        "tokenizer": tokenizer_hash(module.tokenizer),
-        "dtype": str(module.weights_dtype),
-        "precision": str(module.trainer.precision),
-        "attn_implementation": module.attn_implementation,
-    }
     store, data = TrialStore(Path(module.trials_dir or module.log_dir / TRIALS_DIR)), module.data
     prompts = data.prompts if with_prompts else None
-    return Trials(store, identity, module.lm, module.tokenizer, module.evaluator, data.text_rows, prompts)
+    return Trials(store, model_setting(module), module.lm, module.tokenizer, module.evaluator, data.text_rows, prompts)
 
 
 def baseline_of(module: SparC3Module) -> Evaluation:

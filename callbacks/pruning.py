@@ -5,7 +5,8 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 
-from callbacks.base import RunCallback
+from callbacks.base import RunCallback, model_setting
+from sparc3_lightning.data.tokens import encode
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.module import SparC3Module
@@ -15,6 +16,17 @@ from sparc3_lightning.pruning.select import SCOPES, Scope, check_num_neurons, se
 from sparc3_lightning.scoring.combine import Penalty, check_general, differential
 from sparc3_lightning.scoring.saving import save_together, share_summaries
 from sparc3_lightning.scoring.score_set import ScoreSet
+from sparc3_lightning.trials.screening import (
+    Measured,
+    Screen,
+    ScreenData,
+    describe_screen,
+    price_passages,
+    screened_recipe,
+    word_passages,
+    write_screen,
+)
+from sparc3_lightning.trials.store import TRIALS_DIR
 
 
 class PruningCallback(RunCallback):
@@ -25,6 +37,8 @@ class PruningCallback(RunCallback):
         scope: Where scores compete: "global" or "layer".
         general_weight: Weight g >= 1 of general relevance; 1 is the paper.
         general_penalty: "raw" (the paper) or "abs".
+        screen: Verify by removal: measure what removing each of the first candidates alone does to the words of the
+            behaviour, to ordinary words and to text, and choose among them; null for no screen.
         save_model: Also save the pruned model as a Hugging Face directory, with tokenizer and model card.
     """
 
@@ -34,6 +48,7 @@ class PruningCallback(RunCallback):
         scope: Scope = "global",
         general_weight: float = 1.0,
         general_penalty: Penalty = "raw",
+        screen: Screen | None = None,
         save_model: bool = False,
     ) -> None:
         if scope not in SCOPES:
@@ -41,7 +56,7 @@ class PruningCallback(RunCallback):
         check_general(general_weight, general_penalty)
         self.num_neurons, self.scope = num_neurons, scope
         self.general_weight, self.general_penalty = general_weight, general_penalty
-        self.save_model = save_model
+        self.screen, self.save_model = screen, save_model
 
     def check(self, trainer: Trainer, module: SparC3Module) -> None:
         """Refuse, before hours of attribution, what could not be selected after them."""
@@ -49,7 +64,11 @@ class PruningCallback(RunCallback):
         run.general, run.behaviour = data.differential_names()
         if trainer.is_global_zero:
             data.warn_of_shared_samples([*run.general, run.behaviour])
-        check_num_neurons(self.num_neurons, get_family(config.model_type).total_neurons(config))
+        total = get_family(config.model_type).total_neurons(config)
+        check_num_neurons(self.num_neurons, total)
+        if self.screen is not None:
+            check_num_neurons(self.screen.num_candidates, total, "screen.num_candidates")
+            assert self._screen_data(module, self.screen) is not None
 
     def finish(self, trainer: Trainer, module: SparC3Module) -> None:
         """Take the differential, select on rank 0, tell every rank, save."""
@@ -60,7 +79,11 @@ class PruningCallback(RunCallback):
             run.differential = save_together(contrast, log_dir / "scores" / "differential", module.device)
             # Each rank has read its share of every set: what all of them know makes the selection and its checks.
             share_summaries([*run.score_sets.values(), run.differential])
-            run.recipe = from_rank_zero(partial(self._select, run.differential, log_dir))
+            run.recipe = from_rank_zero(partial(self._select, run.differential))
+        if self.screen is not None:
+            with run.timed("screen"):
+                run.recipe = self._screened(module, self.screen, run.recipe)
+        from_rank_zero(partial(run.recipe.save, log_dir))
         if self.save_model:
             with run.timed("saving the pruned model"):
                 save_pruned_model(
@@ -68,7 +91,38 @@ class PruningCallback(RunCallback):
                     dtype=module.weights_dtype,
                 )  # fmt: skip
 
-    def _select(self, contrast: ScoreSet, log_dir: Path) -> Recipe:
-        recipe = select_neurons(contrast, self.num_neurons, self.scope)
-        recipe.save(log_dir)
+    def _select(self, contrast: ScoreSet) -> Recipe:
+        num = self.num_neurons if self.screen is None else self.screen.num_candidates
+        return select_neurons(contrast, num, self.scope)
+
+    def _screen_data(self, module: SparC3Module, screen: Screen) -> ScreenData:
+        """What candidates are measured on: what was attributed, and text that was not.
+
+        Raises:
+            ValueError: No words; or not enough text.
+        """
+        data, run = module.data, module.run
+        behaviour = word_passages(data.reference_samples[str(run.behaviour)])
+        if len(behaviour) < 2:
+            raise ValueError(
+                f"`screen` needs words of the behaviour to measure, got `{data.key_of(str(run.behaviour))}` without. "
+                "Set it to a WordsThatMatter, and `model.target: next_token`."
+            )
+        ordinary = [one for name in run.general for one in word_passages(data.reference_samples[name])]
+        rows = [row for rows in data.price_rows.values() for row in rows]
+        price = price_passages(rows, partial(encode, module.tokenizer), screen.num_price_tokens)
+        return ScreenData(behaviour, ordinary, price)
+
+    def _screened(self, module: SparC3Module, screen: Screen, candidates: Recipe) -> Recipe:
+        """Screen the candidates on all ranks; rank 0 writes the table."""
+        log_dir, data = module.log_dir, self._screen_data(module, screen)
+        key = {**data.key(), **model_setting(module), "max_tokens": screen.max_tokens}
+        measured = Measured(Path(module.trials_dir or log_dir / TRIALS_DIR), key)
+        with module.evaluator.precision():
+            recipe, screened, joint = screened_recipe(
+                module.lm, candidates, self.num_neurons, data, screen, measured, module.progress
+            )
+        from_rank_zero(partial(write_screen, log_dir, candidates, screened, recipe, screen.price_weight))
+        if module.trainer.is_global_zero:
+            print(describe_screen(screened, joint))
         return recipe

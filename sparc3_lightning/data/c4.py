@@ -142,6 +142,15 @@ class C4(ReferenceSet):
             following=[torch.tensor([token]) for token in following],
         )
 
+    def documents(self, num: int) -> list[str]:
+        """Give the first documents of the seed's draw, on rank 0 for all."""
+
+        def drawn() -> list[str]:
+            texts = map(self._text, shuffled(self._own_documents(), self.seed, self.shuffle_buffer))
+            return list(islice(filter(str.strip, texts), num))
+
+        return from_rank_zero(drawn)
+
     def may_share(self, prompts: PromptSet) -> bool:
         """The hub's documents are no prompts, and an evaluation need not stream them; a local file may hold any."""
         return self.source.path is not None

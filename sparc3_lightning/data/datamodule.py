@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _CONTRAST = "_contrast"
+_PRICE_DOCUMENTS = 256
 
 
 class SparC3DataModule(LightningDataModule):
@@ -44,7 +45,7 @@ class SparC3DataModule(LightningDataModule):
         contrast: By a behaviour's name, the set that takes the place of `general` in its differential; its own name is
             `NAME_contrast`.
         price: Text by name, to tell by what a removal costs: never attributed, and without the rows that are evaluated
-            on. The screen of candidates will read it; nothing does yet.
+            on. A screen reads it; by default documents of a `general` set that are not attributed.
         evaluation_prompts: Prompts to continue in an evaluation.
         evaluation_text: Text of the perplexity.
         train_text: Text of `fit`.
@@ -249,10 +250,8 @@ class SparC3DataModule(LightningDataModule):
         """
         attributed = (one for samples in self.reference_samples.values() for one in samples.fingerprints)
         taken = {fingerprint(row) for row in self.text_rows}.union(attributed) - {fingerprint("")}
-        rows = {
-            name: [row for row in text.load_rows() if fingerprint(row) not in taken]
-            for name, text in self.price.items()
-        }
+        found = {name: text.load_rows() for name, text in self.price.items()} or self._more_general()
+        rows = {name: [row for row in text if fingerprint(row) not in taken] for name, text in found.items()}
         for name, left in rows.items():
             if not any(map(str.strip, left)):
                 raise ValueError(
@@ -260,6 +259,13 @@ class SparC3DataModule(LightningDataModule):
                     f"`data.price.{name}`."
                 )
         return rows
+
+    def _more_general(self) -> dict[str, list[str]]:
+        """Documents of the first general set that has some to spare, those attributed among them."""
+        for name, one in self.general.items():
+            if rows := one.documents(len(self.reference_samples[name]) + _PRICE_DOCUMENTS):
+                return {name: rows}
+        return {}
 
     @cached_property
     def val_rows(self) -> list[str]:

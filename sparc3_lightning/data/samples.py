@@ -148,6 +148,10 @@ class ReferenceSet(Described, ABC):
             ValueError: A bad row, too few samples, or samples longer than the context.
         """
 
+    def documents(self, num: int) -> list[str]:
+        """Give the first documents that samples are cut from, whole, in the order of the draw; none by default."""
+        return []
+
     def may_share(self, prompts: PromptSet) -> bool:
         """Tell whether evaluation prompts could be among these samples; False where that cannot happen."""
         return True

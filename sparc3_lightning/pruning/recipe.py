@@ -22,11 +22,13 @@ class Recipe:
         neurons: Pairs (layer, index), most negative score first.
         scores: The differential score of each, in the same order.
         base_model: Id, revision, model type, shape and weight hash of the model they belong to.
+        measured: What a screen has measured of each by removing it alone, in the same order; none without a screen.
         options: How they were found: number, scope, relevance options, weight and penalty, reference sets.
     """
 
     neurons: list[tuple[int, int]]
     scores: list[float] = field(default_factory=list)
+    measured: list[dict[str, float | None]] = field(default_factory=list)
     base_model: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -53,8 +55,10 @@ class Recipe:
             "options": self.options,
             "num_neurons": len(self.neurons),
             "neurons": [
-                {"layer": layer, "index": index, "score": score}
-                for (layer, index), score in zip(self.neurons, scores, strict=True)
+                {"layer": layer, "index": index, "score": score, **measured}
+                for (layer, index), score, measured in zip(
+                    self.neurons, scores, self.measured or [{}] * len(scores), strict=True
+                )
             ],
             "versions": package_versions(),
         }
@@ -87,9 +91,14 @@ class Recipe:
                 "remove its `sha256`."
             )
         scores = [entry.get("score") for entry in content["neurons"]]
+        measured = [
+            {key: value for key, value in entry.items() if key not in ("layer", "index", "score")}
+            for entry in content["neurons"]
+        ]
         return cls(
             neurons=neurons,
             scores=[] if None in scores else scores,
+            measured=measured if all(measured) else [],
             base_model=content.get("base_model", {}),
             options=content.get("options", {}),
         )

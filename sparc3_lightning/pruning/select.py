@@ -121,7 +121,7 @@ def select_neurons(scores: ScoreSet, num_neurons: int = 100, scope: Scope = "glo
     )
 
 
-def check_num_neurons(num_neurons: int, total: int) -> None:
+def check_num_neurons(num_neurons: int, total: int, option: str = "num_neurons") -> None:
     """Refuse to select more neurons than there are, or none.
 
     Raises:
@@ -129,8 +129,7 @@ def check_num_neurons(num_neurons: int, total: int) -> None:
     """
     if not 1 <= num_neurons <= total:
         raise ValueError(
-            f"`num_neurons` must be between 1 and {total}, got {num_neurons}. "
-            "Set `PruningCallback.init_args.num_neurons`."
+            f"`{option}` must be between 1 and {total}, got {num_neurons}. Set `PruningCallback.init_args.{option}`."
         )
 
 

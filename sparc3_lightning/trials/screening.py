@@ -1,0 +1,235 @@
+"""The screen of a run: its words and its price text, what was measured before, and the recipe that comes of it."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from sparc3_lightning.data.samples import ReferenceSamples, check_at_least, token_hash
+from sparc3_lightning.distributed.ranks import rank_and_world_size
+from sparc3_lightning.files import write_text
+from sparc3_lightning.pruning.passages import Passage
+from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.pruning.screen import Joint, Neuron, Progress, Screened, choose, screen, together
+from sparc3_lightning.trials.store import trial_name
+
+FORMAT_VERSION = 1
+SCREEN_FILE = "screen.csv"
+_PRICE_WINDOW = 256
+
+
+@dataclass
+class Screen:
+    """Verify by removal: how candidates are measured before any is chosen.
+
+    Args:
+        num_candidates: How many neurons are removed one at a time: the first by the differential.
+        price_weight: Nats of the words' log-probability that a nat of loss on the price text must bring.
+        max_price: Highest relative rise of perplexity of the price text with all chosen removed; None for no limit.
+        num_price_tokens: How many tokens of the price text are read.
+        max_tokens: Most tokens in one forward pass.
+    """
+
+    num_candidates: int = 300
+    price_weight: float = 10.0
+    max_price: float | None = None
+    num_price_tokens: int = 4000
+    max_tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be."""
+        for option in ("num_candidates", "num_price_tokens", "max_tokens"):
+            check_at_least(f"screen.{option}", getattr(self, option), 1)
+        for option in ("price_weight", "max_price"):
+            value = getattr(self, option)
+            if value is not None and not value >= 0:
+                raise ValueError(f"`screen.{option}` must be at least 0, got {value}.")
+
+
+@dataclass(frozen=True)
+class ScreenData:
+    """What candidates are measured on.
+
+    Attributes:
+        behaviour: The behaviour's words, at least two.
+        ordinary: Ordinary words, or none.
+        price: Text.
+    """
+
+    behaviour: list[Passage]
+    ordinary: list[Passage]
+    price: list[Passage]
+
+    def key(self) -> dict[str, Any]:
+        """Tells these data from others, as JSON."""
+        sets = {"behaviour": self.behaviour, "ordinary": self.ordinary, "price": self.price}
+        return {
+            name: [token_hash([one.ids for one in passages]), [one.start for one in passages]]
+            for name, passages in sets.items()
+        }
+
+
+def word_passages(samples: ReferenceSamples) -> list[Passage]:
+    """Each sample with what follows it, which is scored; none where nothing is known to follow."""
+    return [
+        Passage(torch.cat([ids, word]), len(ids)) for ids, word in zip(samples.ids, samples.following, strict=False)
+    ]
+
+
+def price_passages(rows: Sequence[str], encode: Callable[[str], list[int]], num_tokens: int) -> list[Passage]:
+    """Windows of text, until so many tokens are scored.
+
+    Args:
+        rows: The rows of a text; each is read alone.
+        encode: Tokenises a row.
+        num_tokens: How many.
+
+    Raises:
+        ValueError: There are fewer.
+    """
+    passages: list[Passage] = []
+    missing = num_tokens
+    for row in filter(str.strip, rows):
+        ids = torch.tensor(encode(row), dtype=torch.int64)
+        for window in torch.split(ids, _PRICE_WINDOW):
+            window = window[: missing + 1]
+            if len(window) > 1:
+                passages.append(Passage(window))
+                missing -= len(window) - 1
+            if not missing:
+                return passages
+    raise ValueError(
+        f"`data.price` must hold at least {num_tokens} tokens to tell a price by, got {num_tokens - missing}. Give "
+        "more text, or set `PruningCallback.init_args.screen.num_price_tokens`."
+    )
+
+
+class Measured:
+    """What was measured of single neurons before, in lines of JSON, one file a rank; every rank reads all of them.
+
+    Args:
+        directory: Where the files lie; several runs may share it.
+        key: All that the figures depend on but the neuron, as JSON values.
+    """
+
+    def __init__(self, directory: Path, key: dict[str, Any]) -> None:
+        name = trial_name({"format_version": FORMAT_VERSION, **key})
+        self._path = directory / f"screen-{name}-{rank_and_world_size()[0]}.jsonl"
+        self._known: dict[tuple[str, Neuron], list[float]] = {}
+        for path in sorted(directory.glob(f"screen-{name}-*.jsonl")):
+            for line in path.read_text("utf-8").splitlines():
+                self._read(line)
+
+    def _read(self, line: str) -> None:
+        try:
+            what, (layer, index), figures = json.loads(line)
+            self._known[what, (layer, index)] = figures
+        except ValueError:
+            return  # the run was killed while it wrote this line
+
+    def keep(self, what: str, neuron: Neuron, measure: Callable[[], list[float]]) -> list[float]:
+        """Give what was measured of a neuron before, or measure it now and write it down."""
+        if (what, neuron) not in self._known:
+            self._known[what, neuron] = measure()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([what, neuron, self._known[what, neuron]]) + "\n")
+        return self._known[what, neuron]
+
+
+def screened_recipe(
+    model: PreTrainedModel,
+    candidates: Recipe,
+    num_neurons: int,
+    data: ScreenData,
+    options: Screen,
+    measured: Measured,
+    progress: Progress,
+) -> tuple[Recipe, list[Screened], Joint]:
+    """Screen the candidates, choose, and remove the chosen together. Every rank must call.
+
+    Args:
+        model: The base model.
+        candidates: The first neurons of a selection.
+        num_neurons: How many are chosen at most.
+        data: What they are measured on.
+        options: How.
+        measured: What was measured before.
+        progress: Wraps the loops.
+
+    Returns:
+        The recipe; what every candidate does alone; and what the recipe's neurons do together.
+
+    Raises:
+        ValueError: No candidate is worth its price, or even the first one's is above `max_price`.
+    """
+    sets = (data.behaviour, data.ordinary, data.price)
+    found = screen(
+        model, candidates.neurons, *sets, num_neurons, options.price_weight, options.max_tokens, measured.keep, progress
+    )
+    chosen = choose(found, num_neurons, options.price_weight)
+    if not chosen:
+        raise ValueError(
+            f"none of the {len(found)} candidates lowers the behaviour's words by more than it costs, by both halves "
+            "of the words. Raise `PruningCallback.init_args.screen.num_candidates`, or lower its `price_weight`."
+        )
+    joint = together(model, [one.neuron for one in chosen], *sets, options.max_price, options.max_tokens)
+    if not joint.num_neurons:
+        raise ValueError(
+            f"`screen.max_price` of {options.max_price} is below what the first neuron costs. Raise "
+            "`PruningCallback.init_args.screen.max_price`."
+        )
+    return _recipe(candidates, chosen[: joint.num_neurons], options, joint), found, joint
+
+
+def _recipe(candidates: Recipe, chosen: Sequence[Screened], options: Screen, joint: Joint) -> Recipe:
+    scores = dict(zip(candidates.neurons, candidates.scores, strict=True))
+    return replace(
+        candidates,
+        neurons=[one.neuron for one in chosen],
+        scores=[scores[one.neuron] for one in chosen],
+        measured=[_figures(one, options.price_weight) for one in chosen],
+        options={
+            **candidates.options,
+            "num_neurons": len(chosen),
+            "screen": {**asdict(options), "joint": asdict(joint)},
+        },
+    )
+
+
+def _figures(one: Screened, price_weight: float) -> dict[str, float | None]:
+    value = None if one.price is None else one.value(price_weight)
+    return {
+        "effect": one.effect, "confirmed": one.confirmed, "ordinary": one.ordinary, "price": one.price, "value": value,
+    }  # fmt: skip
+
+
+def write_screen(
+    directory: Path, candidates: Recipe, screened: Sequence[Screened], recipe: Recipe, weight: float
+) -> Path:
+    """Write the table of all candidates, best first by the differential, as `screen.csv`."""
+    chosen = {neuron: place for place, neuron in enumerate(recipe.neurons, start=1)}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["layer", "index", "score", "effect", "confirmed", "ordinary", "price", "value", "chosen"])
+    for one, score in zip(screened, candidates.scores, strict=True):
+        writer.writerow([*one.neuron, score, *_figures(one, weight).values(), chosen.get(one.neuron, "")])
+    return write_text(directory / SCREEN_FILE, text.getvalue())
+
+
+def describe_screen(screened: Sequence[Screened], joint: Joint) -> str:
+    """What the screen found, in two lines."""
+    lowering = sum(one.effect > 0 and one.confirmed > 0 for one in screened)
+    return (
+        f"screen: of {len(screened)} candidates {lowering} lower the behaviour's words by both halves; "
+        f"{joint.num_neurons} were chosen.\n"
+        f"Together they lower these words by {joint.effect:.3f} nats and ordinary words by {joint.ordinary:.3f}, and "
+        f"raise the price text's perplexity by {math.expm1(joint.price):.2%}."
+    )
