@@ -140,7 +140,8 @@ class Measured:
             self._known[what, neuron] = measure()
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([what, neuron, self._known[what, neuron]]) + "\n")
+                # The newline comes first: a line that a killed run left half written ends there.
+                file.write("\n" + json.dumps([what, neuron, self._known[what, neuron]]))
         return self._known[what, neuron]
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ def test_shapes_names_and_manifest() -> None:
         "method": "lrp",
         "variant": "attnlrp",
         "target": "last_token_argmax",
+        "explain": "logit",
         "sign": "abs",
         "granularity": "neuron",
         "modules": "neurons",
@@ -131,3 +133,54 @@ def test_nothing_imports_lightning() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("variant", ["attnlrp", "cp_lrp", "gradient"])
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+def test_each_sample_is_explained_by_its_own_token(variant: str, batch_size: int) -> None:
+    model = tiny_llama(dtype=torch.float64)
+    targets, against = [3, 5, 3, 0, 47, 11, 2], [1, -1, 2, -1, 0, -1, 3]
+    found = attribute(
+        model, SAMPLES, sign="signed", target="next_token", targets=targets, against=against, batch_size=batch_size,
+        variant=variant,
+    )  # fmt: skip
+    assert found.manifest["data"]["target_ids"] == targets
+    alone = [
+        attribute(model, [ids], sign="signed", target=own if other < 0 else (own, other), variant=variant).scores
+        for ids, own, other in zip(SAMPLES, targets, against, strict=True)
+    ]
+    for name, score in found.scores.items():
+        mean = torch.stack([scores[name].double() for scores in alone]).mean(0)
+        torch.testing.assert_close(score.double(), mean, rtol=0, atol=1e-6 * float(mean.abs().max()))
+
+
+@pytest.mark.parametrize("granularity", ["neuron", "weight"])
+def test_logprob_is_what_autograd_says_without_rules(granularity: str) -> None:
+    model = tiny_llama(dtype=torch.float64)
+    ids, token = SAMPLES[2], 5
+    model.zero_grad()
+    model(input_ids=ids[None]).logits[0, -1].log_softmax(-1)[token].backward()
+    weight = model.model.layers[0].mlp.up_proj.weight
+    expected = weight.detach() * weight.grad
+    found = attribute(
+        model, [ids], sign="signed", target=token, explain="logprob", variant="gradient", granularity=granularity
+    )  # type: ignore[call-overload, unused-ignore]
+    assert found.manifest["options"]["explain"] == "logprob"
+    score = found.scores["model.layers.0.mlp.up_proj"].double()
+    expected = expected if granularity == "weight" else expected.sum(1)
+    torch.testing.assert_close(score, expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "next_token"}, "`targets` must be given"),
+        ({"targets": [1] * 7}, "`targets` must be given"),
+        ({"target": "next_token", "targets": [1] * 6}, "for each of the 7 samples, got 6"),
+        ({"target": "next_token", "targets": [VOCAB] * 7}, "between 0 and 47"),
+        ({"target": "next_token", "targets": [1] * 7, "against": [-2] * 7}, "`against` must hold"),
+    ],
+)
+def test_targets_that_do_not_fit(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        attribute(tiny_llama(), SAMPLES, **options)

@@ -1,0 +1,151 @@
+"""A run's screen: its price text, what was measured before, the recipe with what was measured."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparc3_lightning.data.samples import ReferenceSamples
+from sparc3_lightning.pruning.passages import Passage
+from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.pruning.screen import Neuron
+from sparc3_lightning.trials.screening import (
+    Measured,
+    Screen,
+    ScreenData,
+    describe_screen,
+    price_passages,
+    screened_recipe,
+    word_passages,
+    write_screen,
+)
+from tests.tiny import LAYERS, tiny_llama, tiny_samples
+from tests.tiny import NEURONS as NEURONS_A_LAYER
+
+DATA = ScreenData(
+    behaviour=[Passage(ids, len(ids) - 1) for ids in tiny_samples((7, 3, 12, 9))],
+    ordinary=[Passage(ids, len(ids) - 1) for ids in tiny_samples((5, 6), seed=3)],
+    price=[Passage(ids) for ids in tiny_samples((12, 8), seed=5)],
+)
+NEURONS: list[Neuron] = [(layer, index) for index in range(NEURONS_A_LAYER) for layer in range(LAYERS)]
+CANDIDATES = Recipe(NEURONS, [-1.0 / (1 + place) for place in range(len(NEURONS))])
+
+
+def test_words_are_scored_and_nothing_before_them() -> None:
+    ids, following = tiny_samples((4, 2)), tiny_samples((1, 3), seed=1)
+    passages = word_passages(ReferenceSamples(ids, {}, ["a", "b"], following=following))
+    assert [one.num_scored for one in passages] == [1, 3]
+    assert passages[1].ids.tolist() == [*ids[1].tolist(), *following[1].tolist()]
+    assert word_passages(ReferenceSamples(ids, {}, ["a", "b"])) == []
+
+
+@pytest.mark.parametrize("num_tokens", [1, 255, 256, 700])
+def test_as_many_price_tokens_as_asked(num_tokens: int) -> None:
+    rows = ["a" * 300, " ", "b" * 600]
+    passages = price_passages(rows, lambda row: [*row.encode()], num_tokens)
+    assert sum(one.num_scored for one in passages) == num_tokens
+    assert max(len(one.ids) for one in passages) <= 256
+
+
+def test_too_little_price_text_says_what_to_set() -> None:
+    with pytest.raises(ValueError, match=r"`data.price` must hold at least 9 tokens .* got 3"):
+        price_passages(["abcd", ""], lambda row: [*row.encode()], 9)
+
+
+def screened(measured: Measured, **options: object) -> Recipe:
+    model = tiny_llama(dtype=torch.float64)
+    return screened_recipe(
+        model,
+        CANDIDATES,
+        3,
+        DATA,
+        Screen(price_weight=0.1, **options),
+        measured,
+        lambda items, total, what: items,  # type: ignore[arg-type]
+    )[0]
+
+
+def test_a_killed_screen_measures_only_what_was_missing(tmp_path: Path) -> None:
+    key = {**DATA.key(), "model": "m"}
+    whole = screened(Measured(tmp_path / "whole", key))
+    asked: list[Neuron] = []
+
+    class Killed(Measured):
+        def keep(self, what, neuron, measure):  # type: ignore[no-untyped-def] # as its parent's
+            asked.append(neuron)
+            if len(asked) == 5:
+                raise KeyboardInterrupt
+            return super().keep(what, neuron, measure)
+
+    with pytest.raises(KeyboardInterrupt):
+        screened(Killed(tmp_path, key))
+    (path,) = tmp_path.glob("screen-*.jsonl")
+    assert path.read_text().count("effect") == 4
+    with path.open("a") as file:
+        file.write('\n["effect", [1, 5], [0.25')  # killed while it wrote
+
+    class Counting(Measured):
+        measured = 0
+
+        def keep(self, what, neuron, measure):  # type: ignore[no-untyped-def] # as its parent's
+            def counted() -> list[float]:
+                Counting.measured += what == "effect"
+                return measure()  # type: ignore[no-any-return]
+
+            return super().keep(what, neuron, counted)
+
+    assert screened(Counting(tmp_path, key)) == whole
+    assert Counting.measured == len(NEURONS) - 4
+    assert screened(Counting(tmp_path, key)) == whole
+    assert Counting.measured == len(NEURONS) - 4, "a run that is done measures nothing"
+
+
+def test_other_data_are_measured_anew(tmp_path: Path) -> None:
+    Measured(tmp_path, {**DATA.key(), "model": "m"}).keep("effect", (0, 1), lambda: [1.0, 2.0, 3.0])
+    assert Measured(tmp_path, {**DATA.key(), "model": "m"}).keep("effect", (0, 1), list) == [1.0, 2.0, 3.0]
+    other = ScreenData(DATA.behaviour, DATA.ordinary, DATA.price[:1])
+    assert Measured(tmp_path, {**other.key(), "model": "m"}).keep("effect", (0, 1), list) == []
+
+
+def test_the_recipe_keeps_what_was_measured(tmp_path: Path) -> None:
+    recipe = screened(Measured(tmp_path, {}))
+    assert 1 <= len(recipe.neurons) <= 3
+    assert {*recipe.neurons} <= {*NEURONS}
+    assert all(one["value"] is not None and one["value"] > 0 for one in recipe.measured)
+    values = [one["value"] for one in recipe.measured]
+    assert values == sorted(values, reverse=True)  # type: ignore[type-var]
+    assert recipe.options["screen"]["joint"]["num_neurons"] == len(recipe.neurons)
+    assert Recipe.load(recipe.save(tmp_path)) == recipe
+    entry = json.loads((tmp_path / "pruned_neurons.json").read_text())["neurons"][0]
+    assert {"layer", "index", "score", "effect", "confirmed", "ordinary", "price", "value"} == entry.keys()
+
+
+def test_the_table_lists_every_candidate(tmp_path: Path) -> None:
+    model = tiny_llama(dtype=torch.float64)
+    recipe, found, joint = screened_recipe(
+        model, CANDIDATES, 3, DATA, Screen(price_weight=0.1), Measured(tmp_path, {}), lambda items, total, what: items
+    )
+    lines = write_screen(tmp_path, CANDIDATES, found, recipe, 0.1).read_text().splitlines()
+    assert len(lines) == 1 + len(NEURONS)
+    chosen = [line for line in lines[1:] if not line.endswith(",")]
+    assert {tuple(map(int, line.split(",")[:2])) for line in chosen} == {*recipe.neurons}
+    assert f"{joint.num_neurons} were chosen" in describe_screen(found, joint)
+
+
+def test_no_candidate_worth_its_price(tmp_path: Path) -> None:
+    class Useless(Measured):
+        def keep(self, what, neuron, measure):  # type: ignore[no-untyped-def] # as its parent's
+            return [0.5, -0.1, 0.0]
+
+    with pytest.raises(ValueError, match=r"none of the 48 candidates .*num_candidates"):
+        screened(Useless(tmp_path, {}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"num_candidates": 0}, "screen.num_candidates"), ({"max_price": -0.1}, "screen.max_price")],
+)
+def test_numbers_that_cannot_be(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Screen(**options)  # type: ignore[arg-type]
