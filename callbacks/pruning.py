@@ -12,6 +12,7 @@ from sparc3_lightning.models.families import get_family
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import save_pruned_model
+from sparc3_lightning.pruning.screen import ScreenData
 from sparc3_lightning.pruning.select import SCOPES, Scope, check_num_neurons, select_neurons
 from sparc3_lightning.scoring.combine import Penalty, check_general, differential
 from sparc3_lightning.scoring.saving import save_together, share_summaries
@@ -19,7 +20,6 @@ from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.trials.screening import (
     Measured,
     Screen,
-    ScreenData,
     describe_screen,
     price_passages,
     screened_recipe,

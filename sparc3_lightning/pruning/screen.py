@@ -12,12 +12,46 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from sparc3_lightning.data.samples import token_hash
 from sparc3_lightning.distributed.ranks import gather_objects, rank_and_world_size, world_size
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.passages import Passage, Passages
 from sparc3_lightning.pruning.recipe import Recipe
 
 Neuron = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ScreenData:
+    """What candidates are measured on.
+
+    Attributes:
+        behaviour: The behaviour's words, at least two.
+        ordinary: Ordinary words, or none.
+        price: Text; none for no price.
+
+    Raises:
+        ValueError: Fewer than two words of the behaviour.
+    """
+
+    behaviour: Sequence[Passage]
+    ordinary: Sequence[Passage] = ()
+    price: Sequence[Passage] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what leaves a half without a word."""
+        if len(self.behaviour) < 2:
+            raise ValueError(
+                f"`behaviour` must hold at least two words, one proposes and one confirms, got {len(self.behaviour)}."
+            )
+
+    def key(self) -> dict[str, Any]:
+        """Tells these data from others, as JSON."""
+        sets = {"behaviour": self.behaviour, "ordinary": self.ordinary, "price": self.price}
+        return {
+            name: [token_hash([one.ids for one in passages]), [one.start for one in passages]]
+            for name, passages in sets.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -57,9 +91,7 @@ Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 def screen(
     model: PreTrainedModel,
     candidates: Sequence[Neuron],
-    behaviour: Sequence[Passage],
-    ordinary: Sequence[Passage],
-    price: Sequence[Passage],
+    data: ScreenData,
     num_neurons: int,
     price_weight: float = 10.0,
     max_tokens: int = 2048,
@@ -74,9 +106,7 @@ def screen(
     Args:
         model: The base model.
         candidates: Neurons as (layer, index).
-        behaviour: The behaviour's words; every second one proposes, the others confirm.
-        ordinary: Ordinary words; none for no such measure.
-        price: Text; none for no price.
+        data: What they are measured on; every second word of the behaviour proposes, the others confirm.
         num_neurons: How many are going to be chosen at most.
         price_weight: Nats of effect that a nat of price must bring.
         max_tokens: Most tokens in one forward pass.
@@ -85,29 +115,21 @@ def screen(
 
     Returns:
         What each candidate does, in the order of `candidates`.
-
-    Raises:
-        ValueError: Fewer than two words of the behaviour.
     """
-    if len(behaviour) < 2:
-        raise ValueError(
-            f"`behaviour` must hold at least two words, one proposes and one confirms, got {len(behaviour)}."
-        )
     layers = sorted({layer for layer, _ in candidates})
-    words = Passages(model, [*behaviour, *ordinary], max_tokens, layers)
-    num = len(behaviour)
+    words = Passages(model, [*data.behaviour, *data.ordinary], max_tokens, layers)
+    num = len(data.behaviour)
 
     def effects(neuron: Neuron) -> list[float]:
         with _removed(model, [neuron]):
             fall = words.base - words.log_probs(neuron[0])
-        others = fall[num:].mean().item() if len(ordinary) else 0.0
-        return [fall[:num:2].mean().item(), fall[1:num:2].mean().item(), others]
+        return [_mean(fall[:num:2]), _mean(fall[1:num:2]), _mean(fall[num:])]
 
     found = _measured(model, sorted(candidates), effects, "effect", keep, progress)
     screened = [Screened(neuron, *found[neuron]) for neuron in candidates]
-    if not price:
+    if not data.price:
         return [replace(one, price=0.0) for one in screened]
-    text = Passages(model, price, max_tokens, layers)
+    text = Passages(model, data.price, max_tokens, layers)
     num_tokens = text.num_tokens.sum()
 
     def rise(neuron: Neuron) -> list[float]:
@@ -210,9 +232,7 @@ class Joint:
 def together(
     model: PreTrainedModel,
     chosen: Sequence[Neuron],
-    behaviour: Sequence[Passage],
-    ordinary: Sequence[Passage],
-    price: Sequence[Passage],
+    data: ScreenData,
     max_price: float | None = None,
     max_tokens: int = 2048,
 ) -> Joint:
@@ -221,21 +241,20 @@ def together(
     Args:
         model: The base model.
         chosen: Neurons, best first.
-        behaviour: The behaviour's words.
-        ordinary: Ordinary words, or none.
-        price: Text, or none.
+        data: What they are measured on.
         max_price: Highest relative rise of perplexity, exp(joint price) - 1; None for no limit.
         max_tokens: Most tokens in one forward pass.
 
     Returns:
         What the longest beginning within the price does; of none of them, zeros.
     """
-    words, text = Passages(model, [*behaviour, *ordinary], max_tokens), Passages(model, price, max_tokens)
+    words = Passages(model, [*data.behaviour, *data.ordinary], max_tokens)
+    text, num = Passages(model, data.price, max_tokens), len(data.behaviour)
 
     def measured(num_neurons: int) -> Joint:
         with _removed(model, [*chosen[:num_neurons]]):
             fall, loss = words.base - words.log_probs(), text.base - text.log_probs()
-        effect, others = _mean(fall[: len(behaviour)]), _mean(fall[len(behaviour) :])
+        effect, others = _mean(fall[:num]), _mean(fall[num:])
         return Joint(num_neurons, effect, others, loss.sum().item() / max(1, int(text.num_tokens.sum())))
 
     last = Joint(0, 0.0, 0.0, 0.0)

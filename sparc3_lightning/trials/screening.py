@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from sparc3_lightning.data.samples import ReferenceSamples, check_at_least, token_hash
+from sparc3_lightning.data.samples import ReferenceSamples, check_at_least
 from sparc3_lightning.distributed.ranks import rank_and_world_size
 from sparc3_lightning.files import write_text
 from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.pruning.screen import Joint, Neuron, Progress, Screened, choose, screen, together
+from sparc3_lightning.pruning.screen import Joint, Neuron, Progress, ScreenData, Screened, choose, screen, together
 from sparc3_lightning.trials.store import trial_name
 
 FORMAT_VERSION = 1
@@ -51,29 +51,6 @@ class Screen:
             value = getattr(self, option)
             if value is not None and not value >= 0:
                 raise ValueError(f"`screen.{option}` must be at least 0, got {value}.")
-
-
-@dataclass(frozen=True)
-class ScreenData:
-    """What candidates are measured on.
-
-    Attributes:
-        behaviour: The behaviour's words, at least two.
-        ordinary: Ordinary words, or none.
-        price: Text.
-    """
-
-    behaviour: list[Passage]
-    ordinary: list[Passage]
-    price: list[Passage]
-
-    def key(self) -> dict[str, Any]:
-        """Tells these data from others, as JSON."""
-        sets = {"behaviour": self.behaviour, "ordinary": self.ordinary, "price": self.price}
-        return {
-            name: [token_hash([one.ids for one in passages]), [one.start for one in passages]]
-            for name, passages in sets.items()
-        }
 
 
 def word_passages(samples: ReferenceSamples) -> list[Passage]:
@@ -171,9 +148,8 @@ def screened_recipe(
     Raises:
         ValueError: No candidate is worth its price, or even the first one's is above `max_price`.
     """
-    sets = (data.behaviour, data.ordinary, data.price)
     found = screen(
-        model, candidates.neurons, *sets, num_neurons, options.price_weight, options.max_tokens, measured.keep, progress
+        model, candidates.neurons, data, num_neurons, options.price_weight, options.max_tokens, measured.keep, progress
     )
     chosen = choose(found, num_neurons, options.price_weight)
     if not chosen:
@@ -181,7 +157,7 @@ def screened_recipe(
             f"none of the {len(found)} candidates lowers the behaviour's words by more than it costs, by both halves "
             "of the words. Raise `PruningCallback.init_args.screen.num_candidates`, or lower its `price_weight`."
         )
-    joint = together(model, [one.neuron for one in chosen], *sets, options.max_price, options.max_tokens)
+    joint = together(model, [one.neuron for one in chosen], data, options.max_price, options.max_tokens)
     if not joint.num_neurons:
         raise ValueError(
             f"`screen.max_price` of {options.max_price} is below what the first neuron costs. Raise "

@@ -193,10 +193,10 @@ def test_only_families_know_an_architecture() -> None:
 ROOMS = [
     "models",
     "lrp",
+    "metrics",
     "data",
     "scoring",
     "pruning",
-    "metrics",
     "statistics",
     "evaluation",
     "trials",

@@ -9,11 +9,10 @@ import torch
 from sparc3_lightning.data.samples import ReferenceSamples
 from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.pruning.screen import Neuron
+from sparc3_lightning.pruning.screen import Neuron, ScreenData
 from sparc3_lightning.trials.screening import (
     Measured,
     Screen,
-    ScreenData,
     describe_screen,
     price_passages,
     screened_recipe,
