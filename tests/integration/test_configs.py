@@ -20,6 +20,7 @@ from callbacks import (
     TensorBoardCallback,
 )
 from sparc3_lightning.cli import SparC3CLI, run
+from sparc3_lightning.data import OrdinaryWords, WordsThatMatter
 from sparc3_lightning.evaluation.generation import Decoding
 from sparc3_lightning.pruning.weight_scores import relevance_keys
 from tests.runs import QUIET, ROOT, read
@@ -46,7 +47,13 @@ TRAINERS = [name for name in YAMLS if name.startswith("trainer/")]
 # What adds baselines and a sweep to the experiment beside it.
 SWEEPS = [name for name in YAMLS if Path(name).name == "sweep.yaml"]
 VARIANTS = [name for name in YAMLS if name not in EXPERIMENTS + TRAINERS + FITS + SWEEPS + COMPRESSIONS]
-COMPOSED = [(base, name) for base, name in product(EXPERIMENTS, VARIANTS) if Path(base).parent == Path(name).parent]
+# What explains words and verifies by removal.
+WORDS = [name for name in YAMLS if Path(name).name == "words.yaml"]
+COMPOSED = [
+    (base, name)
+    for base, name in product(EXPERIMENTS, VARIANTS)
+    if Path(base).parent == Path(name).parent and base not in WORDS
+]
 
 # What a variant changes, and nothing else; a new one must be entered here.
 GENERAL, TOXIC = "data.general.general_seed", "data.behaviours.toxic.init_args."
@@ -124,6 +131,7 @@ def test_every_yaml_is_tested() -> None:
         "contrast.yaml",
         "fit.yaml",
         "realtext.yaml",
+        "smollm2_words.yaml",
         "sweep.yaml",
         "two_scorers.yaml",
     ]
@@ -138,11 +146,26 @@ def test_experiment_is_built(name: str) -> None:
     assert cli.config.trainer.inference_mode is False
     assert cli.config.trainer.use_distributed_sampler is False
     assert cli.config.trainer.logger.init_args.default_hp_metric is False
-    assert [name for name in cli.datamodule.reference_names if name.startswith("general")] == [
-        "general_seed0",
-        "general_seed1",
-        "general_seed2",
-    ]
+    seeds = ["general_seed0", "general_seed1", "general_seed2"]
+    assert list(cli.datamodule.general) == (["ordinary"] if name in WORDS else seeds)
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_words_are_explained_and_candidates_screened(name: str) -> None:
+    cli = build(name)
+    assert (cli.model.attribution_options["target"], cli.model.attribution_options["explain"]) == (
+        "next_token",
+        "logprob",
+    )
+    assert cli.model.attribution_options["sign"] == "signed"
+    (pruning,) = [one for one in cli.trainer.callbacks if isinstance(one, PruningCallback)]
+    assert pruning.general_penalty == "abs", "a neuron's value is T minus |C|"
+    assert pruning.screen is not None
+    assert pruning.screen.num_candidates > pruning.num_neurons
+    assert isinstance(cli.datamodule.behaviours["toxic"], WordsThatMatter)
+    assert isinstance(cli.datamodule.general["ordinary"], OrdinaryWords)
+    assert cli.datamodule.general["ordinary"].length_like == "toxic"
+    assert cli.datamodule.price, "text that chooses, and is not evaluated on"
 
 
 @pytest.mark.parametrize("name", SWEEPS)
