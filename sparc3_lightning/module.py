@@ -295,7 +295,7 @@ class SparC3Module(LightningModule):
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)
         num_steps = int(self.trainer.estimated_stepping_batches)
-        share = partial(warmup_cosine, num_warmup=min(self.warmup_steps, num_steps), num_steps=num_steps)
+        share = partial(_warmup_cosine, num_warmup=min(self.warmup_steps, num_steps), num_steps=num_steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -426,11 +426,9 @@ class SparC3Module(LightningModule):
         return scores
 
     def score_texts(self, texts: Sequence[str], scorer: Scorer | None = None) -> list[float]:
-        """Scores of texts, to choose words by; on rank 0. They are kept, and found again, as `score_responses` does.
+        """Scores of texts by a scorer's first attribute (None: the evaluator's), to choose words by; on rank 0.
 
-        Args:
-            texts: Any.
-            scorer: What scores them, by its first attribute; None for the evaluator's.
+        They are kept, and found again, as those of responses are.
         """
         scorer = scorer or self.evaluator.load_scorer()
         made_by = {"scorer": scorer_setting(scorer, PROBES)}
@@ -489,16 +487,11 @@ class SparC3Module(LightningModule):
         return [*siblings, *(directory / name for directory in beside)]
 
 
-def warmup_cosine(step: int, num_warmup: int, num_steps: int) -> float:
-    """Share of the peak learning rate: a linear warm-up, then half a cosine to zero.
+def _warmup_cosine(step: int, num_warmup: int, num_steps: int) -> float:
+    """Share of the peak learning rate at a step: a linear warm-up, then half a cosine to zero.
 
     `get_cosine_schedule_with_warmup` of transformers gives the same, but its module imports the whole of its Trainer,
     and with it peft and bitsandbytes, which warns on machines without a GPU.
-
-    Args:
-        step: The step, from 0.
-        num_warmup: Steps of the warm-up.
-        num_steps: All steps, the warm-up's among them.
     """
     if step < num_warmup:
         return step / num_warmup
