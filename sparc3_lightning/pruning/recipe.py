@@ -22,15 +22,15 @@ class Recipe:
         neurons: Pairs (layer, index), most negative score first.
         scores: The differential score of each, in the same order.
         base_model: Id, revision, model type, shape and weight hash of the model they belong to.
-        measured: What a screen has measured of each by removing it alone, in the same order; none without a screen.
         options: How they were found: number, scope, relevance options, weight and penalty, reference sets.
+        measured: What a screen has measured of each by removing it alone, in the same order; none without a screen.
     """
 
     neurons: list[tuple[int, int]]
     scores: list[float] = field(default_factory=list)
-    measured: list[dict[str, float | None]] = field(default_factory=list)
     base_model: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    measured: list[dict[str, float | None]] = field(default_factory=list)
 
     def per_layer(self) -> dict[int, list[int]]:
         """Neuron indices of each layer that has any, sorted."""
