@@ -81,10 +81,10 @@ class SparC3DataModule(LightningDataModule):
         train_seed: int = 0,
     ) -> None:
         super().__init__()
-        check_at_least("batch_size", batch_size, 1)
-        check_at_least("max_tokens", max_tokens, 1)
-        check_at_least("train_batch_size", train_batch_size, 1)
-        check_at_least("block_length", block_length, 2)
+        check_at_least("batch_size", batch_size, 1, "data")
+        check_at_least("max_tokens", max_tokens, 1, "data")
+        check_at_least("train_batch_size", train_batch_size, 1, "data")
+        check_at_least("block_length", block_length, 2, "data")
         self.general, self.behaviours, self.contrast = general or {}, behaviours or {}, contrast or {}
         self.reference_sets: dict[str, ReferenceSet] = {}
         self._keys: dict[str, str] = {}

@@ -220,11 +220,11 @@ def fingerprint(text: str) -> str:
     return hashlib.sha256(text.strip().encode()).hexdigest()[:16]
 
 
-def check_at_least(option: str, value: int | None, least: int) -> None:
-    """Refuse a count that is too small; None (no limit) passes.
+def check_at_least(option: str, value: int | None, least: int, where: str = "init_args") -> None:
+    """Refuse a count that is too small; None (no limit) passes. `where` is what the config calls the option's place.
 
     Raises:
         ValueError: The value is below `least`.
     """
     if value is not None and value < least:
-        raise ValueError(f"`{option}` must be at least {least}, got {value}. Set `init_args.{option}`.")
+        raise ValueError(f"`{option}` must be at least {least}, got {value}. Set `{where}.{option}`.")

@@ -329,3 +329,9 @@ def test_price_is_neither_evaluated_on_nor_attributed(write_jsonl: WriteJsonl, c
     data = SparC3DataModule(sets, price={"own": text("b_c")}, evaluation_text=text("c_d")).bind(context.tokenizer, 64)
     with pytest.raises(ValueError, match=r"all of 'own' is\. Set `data\.price\.own`"):
         assert data.price_rows
+
+
+@pytest.mark.parametrize("option", ["batch_size", "max_tokens", "train_batch_size", "block_length"])
+def test_a_count_that_is_too_small_names_its_own_key(option: str) -> None:
+    with pytest.raises(ValueError, match=rf"`{option}` must be at least \d, got 0\. Set `data\.{option}`"):
+        SparC3DataModule(**{option: 0})  # type: ignore[arg-type]

@@ -1,0 +1,75 @@
+"""A screen over several processes: the same candidates, figures and recipe as on one, and no weight changed by it."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from callbacks import PruningCallback, RelevanceCallback
+from sparc3_lightning.data.datamodule import SparC3DataModule
+from sparc3_lightning.data.samples import LoadContext, ReferenceSamples, TextSet
+from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.trials.screening import SCREEN_FILE, Screen
+from tests.distributed.jobs import FixedSamples, SameWeights, make_module, make_trainer, predict
+from tests.launch import run_distributed
+from tests.tiny import tiny_samples
+from tests.tiny_files import save_tiny_model
+
+CASES = [("replicated", 2), ("replicated", 4), ("sharded", 2)]
+
+
+class FixedWords(FixedSamples):
+    """Samples that two tokens follow."""
+
+    def load(self, context: LoadContext) -> ReferenceSamples:
+        samples = super().load(context)
+        return ReferenceSamples(
+            samples.ids, samples.source, samples.sample_ids, following=tiny_samples([2] * len(samples), seed=7)
+        )
+
+
+class PriceText(TextSet):
+    def load_rows(self) -> list[str]:
+        return [" ".join(f"w{(row + 3 * k) % 40}" for k in range(15)) for row in range(6)]
+
+
+def screen(model: str, strategy: str, home: str) -> None:
+    pruning = PruningCallback(4, screen=Screen(num_candidates=40, price_weight=0.1, num_price_tokens=60))
+    data = SparC3DataModule(
+        {"ordinary": FixedWords(0)}, {"toxic": FixedWords(1)}, price={"text": PriceText()}, batch_size=2
+    )
+    trainer = make_trainer(strategy, RelevanceCallback(), pruning, SameWeights(), default_root_dir=home)
+    options = {"modules": "neurons", "sign": "signed", "target": "next_token", "explain": "logprob"}
+    predict(trainer, make_module(model, **options), data)
+
+
+def table(home: Path) -> dict[tuple[str, str], list[str]]:
+    (path,) = home.rglob(SCREEN_FILE)
+    with path.open() as file:
+        return {(row[0], row[1]): row[2:] for row in list(csv.reader(file))[1:]}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("screen")
+    save_tiny_model(directory / "model")
+    screen(str(directory / "model"), "replicated", str(directory / "alone"))
+    return directory
+
+
+@pytest.mark.parametrize(("strategy", "world_size"), CASES)
+def test_the_same_figures_and_recipe(strategy: str, world_size: int, home: Path) -> None:
+    own = home / f"{strategy}-{world_size}"
+    run_distributed(screen, world_size, str(home / "model"), strategy, str(own))
+    (alone,), (found,) = (list(path.rglob("pruned_neurons.json")) for path in (home / "alone", own))
+    assert Recipe.load(found).neurons == Recipe.load(alone).neurons
+    wanted, rows = table(home / "alone"), table(own)
+    assert rows.keys() == wanted.keys()
+    for neuron, figures in rows.items():
+        for mine, other in zip(figures[1:4], wanted[neuron][1:4], strict=True):
+            assert float(mine) == pytest.approx(float(other), abs=1e-9)
+        assert figures[-1] == wanted[neuron][-1], "chosen at the same place"
+    files = list(own.rglob("screen-*.jsonl"))
+    assert len(files) == world_size
+    measured = [line for file in files for line in file.read_text().splitlines() if '"effect"' in line]
+    assert len(measured) == 40 * (world_size if strategy == "sharded" else 1), "dealt to the processes, or all together"
