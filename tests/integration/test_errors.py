@@ -48,15 +48,6 @@ def test_options_that_do_not_exist(words: list[str], said: list[str], type_in: T
     assert shown.files == []
 
 
-def test_misspelt_init_arg_in_a_file(type_in: Type, tmp_path: Path) -> None:
-    config = variant(tmp_path / "run.yaml", "threshold: 0.9, part: attribution", "treshold: 0.9, part: attribution")
-    refused(type_in("predict", "--config", config), 2, "data.behaviours", "RealToxicityPrompts", "'treshold'")
-
-
-def test_config_that_is_not_there(type_in: Type) -> None:
-    refused(type_in("predict", "--config", "nowhere.yaml"), 2, "nowhere.yaml")
-
-
 def test_config_that_is_no_yaml(type_in: Type, tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("model: [\n")
     refused(type_in("predict", "--config", str(tmp_path / "broken.yaml")), 2, "config", "line 2")
@@ -74,18 +65,26 @@ def test_key_that_comes_twice(name: str, type_in: Type, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "status", "said"),
     [
-        ("12, length: 24, seed: 1", "6.0, length: 24, seed: 1", ["num_samples", "'int'", "6.0"]),
-        ("name: tiny,", "name: 2024,", ["trainer.logger", "name", "[str, None]", "2024"]),
-        ("num_draws: 2000", "num_draws: 2000.5", ["num_draws", "'int'", "2000.5"]),
-        ("num_neurons: 8", "num_neurons: 8.5", ["trainer.callbacks", "num_neurons", "'int'", "8.5"]),
+        ("threshold: 0.9, part", "treshold: 0.9, part", 2, ["data.behaviours", "RealToxicityPrompts", "'treshold'"]),
+        ("12, length: 24, seed: 1", "6.0, length: 24, seed: 1", 2, ["num_samples", "'int'", "Got value: ", "6.0"]),
+        ("name: tiny,", "name: 2024,", 2, ["trainer.logger", "name", "[str, None]", "Got value: ", "2024"]),
+        ("num_draws: 2000", "num_draws: 2000.5", 2, ["num_draws", "'int'", "Got value: ", "2000.5"]),
+        ("num_neurons: 8", "num_neurons: 8.5", 2, ["trainer.callbacks", "num_neurons", "'int'", "Got value: ", "8.5"]),
+        (
+            "num_neurons: 8",
+            "num_neurons: 193",
+            1,
+            ["sparc3: error: ", "between 1 and 192, got 193", "PruningCallback.init_args.num_neurons"],
+        ),
+        ("num_neurons: 8", "num_neurons: 0", 1, ["sparc3: error: ", "between 1 and 192, got 0"]),
     ],
 )
-def test_value_of_another_type_says_what_was_expected(
-    old: str, new: str, said: list[str], type_in: Type, tmp_path: Path
+def test_value_in_a_file_that_cannot_be(
+    old: str, new: str, status: int, said: list[str], type_in: Type, tmp_path: Path
 ) -> None:
-    refused(type_in("predict", "--config", variant(tmp_path / "run.yaml", old, new)), 2, *said, "Got value: ")
+    refused(type_in("predict", "--config", variant(tmp_path / "run.yaml", old, new)), status, *said)
 
 
 SETS_NOW = "write its general sets under `data.general` and the behaviour's under `data.behaviours`"
@@ -187,18 +186,6 @@ def test_what_only_the_run_can_tell(words: list[str], said: list[str], type_in: 
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
-    [
-        ("num_neurons: 8", "num_neurons: 193", ["between 1 and 192, got 193", "PruningCallback.init_args.num_neurons"]),
-        ("num_neurons: 8", "num_neurons: 0", ["between 1 and 192, got 0"]),
-    ],
-)
-def test_pruning_that_cannot_be(old: str, new: str, said: list[str], type_in: Type, tmp_path: Path) -> None:
-    config = variant(tmp_path / "run.yaml", old, new)
-    refused(type_in("predict", "--config", config), 1, "sparc3: error: ", *said)
-
-
-@pytest.mark.parametrize(
     "names",
     [
         ["RelevanceCallback", "ScoreWriter", "EvaluationCallback", "PruningCallback"],
@@ -227,15 +214,16 @@ def test_bad_line_is_named_by_file_and_line(which: str, line: str, said: str, ty
     refused(shown, 1, "mine.jsonl, line 2", said)
 
 
-@pytest.mark.parametrize("path", ["/no/where", "./nowhere", "no/where/here"])
-def test_model_directory_that_is_not_there(path: str, type_in: Type) -> None:
-    shown = type_in("predict", "--config", TINY, "--model.config=null", f"--model.model={path}")
-    refused(shown, 1, "the model", path, "no such directory", "`model.model`")
-
-
-def test_hub_that_cannot_be_reached(type_in: Type) -> None:
-    shown = type_in("predict", "--config", TINY, "--model.config=null", "--model.model=someone/something")
-    refused(shown, 1, "'someone/something'", "HF_TOKEN", "HF_HOME", "`model.model`")
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        *((path, ["the model", path, "no such directory"]) for path in ("/no/where", "./nowhere", "no/where/here")),
+        ("someone/something", ["'someone/something'", "HF_TOKEN", "HF_HOME"]),
+    ],
+)
+def test_model_that_is_not_there(model: str, said: list[str], type_in: Type) -> None:
+    shown = type_in("predict", "--config", TINY, "--model.config=null", f"--model.model={model}")
+    refused(shown, 1, *said, "`model.model`")
 
 
 def test_model_whose_type_is_unknown(type_in: Type, tmp_path: Path) -> None:
@@ -276,8 +264,15 @@ def test_tokenizer_that_is_larger_than_the_model(
     refused(shown, 1, said, f"between 0 and {len(tokenizer) - 2}, got 0 to {len(tokenizer) - 1}", "`model.tokenizer`")
 
 
-def test_recipe_that_is_not_there(type_in: Type) -> None:
-    refused(type_in("test", "--config", TINY, "--model.recipe=nowhere.json"), 1, "nowhere.json")
+@pytest.mark.parametrize(
+    ("words", "status", "name"),
+    [
+        (["predict", "--config", "nowhere.yaml"], 2, "nowhere.yaml"),
+        (["test", "--config", TINY, "--model.recipe=nowhere.json"], 1, "nowhere.json"),
+    ],
+)
+def test_file_that_is_not_there(words: list[str], status: int, name: str, type_in: Type) -> None:
+    refused(type_in(*words), status, name)
 
 
 # What works

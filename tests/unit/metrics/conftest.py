@@ -16,7 +16,7 @@ CLASSES = ["toxic", "severe_toxic", "identity_hate"]
 def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
     """A function that writes a checkpoint directory, its content changed by a callback before it is saved."""
 
-    def make(change: Callable[[dict[str, Any]], Any] = lambda loaded: loaded) -> Path:
+    def make(change: Callable[[dict[str, Any]], object] = lambda loaded: None) -> Path:
         directory = tmp_path / "tiny_detoxify"
         directory.mkdir()
         (directory / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
@@ -38,7 +38,8 @@ def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
             "config": {"arch": {"args": arch}, "dataset": {"args": {"classes": list(CLASSES)}}},
             "state_dict": BertForSequenceClassification(config).state_dict(),
         }
-        torch.save(change(loaded), directory / "tiny.ckpt")
+        change(loaded)
+        torch.save(loaded, directory / "tiny.ckpt")
         return directory
 
     return make
