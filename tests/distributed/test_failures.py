@@ -56,59 +56,11 @@ def samples_with_bad_token(token: int = BAD_TOKEN) -> FixedSamples:
     return FixedSamples(ids=samples)
 
 
-def fails_everywhere(
-    model: str, strategy: str, error: type[Exception], message: str, samples: FixedSamples, marks: str
-) -> None:
-    module = make_module(model, Case(strategy, "weight"))
-    trainer = make_trainer(strategy, RelevanceCallback())
-    with pytest.raises(error, match=message):
-        predict(trainer, module, make_data(2, toxic=samples))
-    assert module.attribution is None, "the rules are off"
-    assert module.run.score_sets == {}
-    Path(marks, str(trainer.global_rank)).touch()
+class OtherSamples(FixedSamples):
+    """Other ones on each rank."""
 
-
-def assert_fails_on_both_ranks(model: Path, *args: Any) -> None:
-    marks = model.parent / "marks"
-    marks.mkdir()
-    run_distributed(fails_everywhere, 2, str(model), *args, str(marks))
-    assert sorted(mark.name for mark in marks.iterdir()) == ["0", "1"]
-
-
-@both
-def test_a_token_of_another_tokenizer(strategy: str, model: Path) -> None:
-    message = rf"data\.behaviours\.toxic\[6\]` \(6\) must hold token ids between 0 and {VOCAB - 1}, got 3 to 99"
-    assert_fails_on_both_ranks(model, strategy, ValueError, message, samples_with_bad_token(99))
-
-
-@both
-def test_weights_that_are_not_finite(strategy: str, model: Path) -> None:
-    break_weights(model, "model.layers.1.mlp.up_proj.weight", lambda weight: weight[7].fill_(float("nan")))
-    message = r"on rank 0: relevance is not finite: layer model\.layers\.1\.mlp\.up_proj, batch 0"
-    assert_fails_on_both_ranks(model, strategy, FloatingPointError, message, samples_with_bad_token())
-
-
-@both
-def test_one_sample_that_breaks_on_its_rank_alone(strategy: str, model: Path) -> None:
-    break_weights(model, "model.embed_tokens.weight", lambda weight: weight[BAD_TOKEN].fill_(float("inf")))
-    sample = {"replicated": "0", "sharded": "unknown"}[strategy]
-    layer = r"model\.layers\.0\.self_attn\.q_proj"
-    message = rf"on rank 1: relevance is not finite: layer {layer}, batch 1, sample {sample}"
-    assert_fails_on_both_ranks(model, strategy, FloatingPointError, message, samples_with_bad_token())
-
-
-def refused_scores(model: str, strategy: str) -> None:
-    """Each rank checks its part."""
-    with (
-        mock.patch("sparc3_lightning.scoring.loop.check_scores", side_effect=ValueError("not these")),
-        pytest.raises(ValueError, match="on rank 0: not these"),
-    ):
-        predict(make_trainer(strategy, RelevanceCallback()), make_module(model))
-
-
-@both
-def test_scores_that_a_rank_refuses(strategy: str, model: Path) -> None:
-    run_distributed(refused_scores, 2, str(model), strategy)
+    def load(self, context: Any) -> Any:
+        return FixedSamples(seed=torch.distributed.get_rank()).load(context)
 
 
 class BadScorer(LexicalScorer):
@@ -120,33 +72,52 @@ class BadScorer(LexicalScorer):
         return super().score(texts)
 
 
-def failed_evaluation(model: str, strategy: str) -> None:
-    module = make_module(model)
+def refusals(strategy: str, whole: str, not_a_number: str, infinite: str) -> None:
+    """One after the other, in the same processes: what fails together leaves no rank behind."""
+    sample = {"replicated": "0", "sharded": "unknown"}[strategy]
+    cases: list[tuple[str, FixedSamples, type[Exception], str]] = [
+        (  # A token of another tokenizer
+            whole, samples_with_bad_token(99), ValueError,
+            rf"data\.behaviours\.toxic\[6\]` \(6\) must hold token ids between 0 and {VOCAB - 1}, got 3 to 99",
+        ),
+        (
+            whole, OtherSamples(), ValueError,
+            r"the reference samples \(their hashes\) must be the same on every rank",
+        ),
+        (
+            not_a_number, samples_with_bad_token(), FloatingPointError,
+            r"on rank 0: relevance is not finite: layer model\.layers\.1\.mlp\.up_proj, batch 0",
+        ),
+        (  # One sample that breaks on its rank alone
+            infinite, samples_with_bad_token(), FloatingPointError,
+            rf"on rank 1: relevance is not finite: layer model\.layers\.0\.self_attn\.q_proj, batch 1, sample {sample}",
+        ),
+    ]  # fmt: skip
+    for model, samples, error, message in cases:
+        module = make_module(model, Case(strategy, "weight"))
+        with pytest.raises(error, match=message):
+            predict(make_trainer(strategy, RelevanceCallback()), module, make_data(2, toxic=samples))
+        assert module.attribution is None, "the rules are off"
+        assert module.run.score_sets == {}
+    with (  # Each rank checks its part.
+        mock.patch("sparc3_lightning.scoring.loop.check_scores", side_effect=ValueError("not these")),
+        pytest.raises(ValueError, match="on rank 0: not these"),
+    ):
+        predict(make_trainer(strategy, RelevanceCallback()), make_module(whole))
+    module = make_module(whole)
     module.evaluator.scorer = BadScorer(["w3"])
     with pytest.raises(ValueError, match="on rank 1: this text has no score"):
         make_trainer(strategy).test(module, datamodule=make_data(), verbose=False)
 
 
 @both
-def test_a_completion_that_one_rank_cannot_score(strategy: str, model: Path) -> None:
-    run_distributed(failed_evaluation, 2, str(model), strategy)
-
-
-# Ranks that would compute different things
-
-
-class OtherSamples(FixedSamples):
-    def __init__(self) -> None:
-        super().__init__(seed=torch.distributed.get_rank() if torch.distributed.is_initialized() else 0)
-
-    def load(self, context: Any) -> Any:
-        self.__init__()  # type: ignore[misc]
-        return super().load(context)
-
-
-def other_samples(model: str, strategy: str) -> None:
-    with pytest.raises(ValueError, match=r"the reference samples \(their hashes\) must be the same on every rank"):
-        predict(make_trainer(strategy, RelevanceCallback()), make_module(model), make_data(2, toxic=OtherSamples()))
+def test_what_one_rank_refuses_all_refuse(strategy: str, tmp_path: Path) -> None:
+    models = [tmp_path / name for name in ("whole", "not_a_number", "infinite")]
+    for directory in models:
+        save_tiny_model(directory)
+    break_weights(models[1], "model.layers.1.mlp.up_proj.weight", lambda weight: weight[7].fill_(float("nan")))
+    break_weights(models[2], "model.embed_tokens.weight", lambda weight: weight[BAD_TOKEN].fill_(float("inf")))
+    run_distributed(refusals, 2, strategy, *map(str, models))
 
 
 def other_weights(model: str) -> None:
@@ -155,11 +126,6 @@ def other_weights(model: str) -> None:
     module = SparC3Module(config={"model_type": "llama", **SHAPE}, tokenizer=model)
     with pytest.raises(ValueError, match=r"weights \(their hash\) must be the same on every rank.*`seed_everything`"):
         predict(trainer, module)
-
-
-@both
-def test_ranks_with_other_samples(strategy: str, model: Path) -> None:
-    run_distributed(other_samples, 2, str(model), strategy)
 
 
 def test_ranks_that_would_shard_other_weights(model: Path) -> None:
