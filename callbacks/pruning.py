@@ -92,8 +92,9 @@ class PruningCallback(RunCallback):
                 )  # fmt: skip
 
     def _select(self, contrast: ScoreSet) -> Recipe:
-        num = self.num_neurons if self.screen is None else self.screen.num_candidates
-        return select_neurons(contrast, num, self.scope)
+        if self.screen is None:
+            return select_neurons(contrast, self.num_neurons, self.scope)
+        return select_neurons(contrast, self.screen.num_candidates, self.scope, "screen.num_candidates")
 
     def _screen_data(self, module: SparC3Module, screen: Screen) -> ScreenData:
         """What candidates are measured on: what was attributed, and text that was not.

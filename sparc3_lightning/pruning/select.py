@@ -85,13 +85,16 @@ def rank_neurons(
     return layer[order], index[order], score[order]
 
 
-def select_neurons(scores: ScoreSet, num_neurons: int = 100, scope: Scope = "global") -> Recipe:
+def select_neurons(
+    scores: ScoreSet, num_neurons: int = 100, scope: Scope = "global", option: str = "num_neurons"
+) -> Recipe:
     """The `num_neurons` neurons with the most negative differential score.
 
     Args:
         scores: Differential scores, per neuron or per weight (then a neuron's score is its row sum); or a ranking.
         num_neurons: How many go.
         scope: Where scores compete: "global" over all layers, or "layer" (as many from each layer as k allows).
+        option: What messages call `num_neurons`.
 
     Returns:
         The recipe, most negative neuron first; ties go to the lower (layer, index).
@@ -104,13 +107,13 @@ def select_neurons(scores: ScoreSet, num_neurons: int = 100, scope: Scope = "glo
     if scope not in SCOPES:
         raise ValueError(f"`scope` must be one of {SCOPES}, got {scope!r}. Set `PruningCallback.init_args.scope`.")
     layer, index, score = rank_neurons(scores, scope)
-    check_num_neurons(num_neurons, len(score))
+    check_num_neurons(num_neurons, len(score), option)
     chosen = sorted(zip(score[:num_neurons].tolist(), layer.tolist(), index.tolist(), strict=False))
     num_specific = sum(value < 0 for value, _, _ in chosen)
     if num_specific < num_neurons and scores.manifest.get("kind") != "ranking":
         warnings.warn(
             f"only {num_specific} of the {num_neurons} selected neurons are more relevant to the behaviour than in "
-            "general (differential below 0); choose a smaller `num_neurons`.",
+            f"general (differential below 0); choose a smaller `{option}`.",
             stacklevel=2,
         )
     return Recipe(

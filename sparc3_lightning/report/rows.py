@@ -1,5 +1,6 @@
 """What a run's results say, in words, rows and cells: the terminal, the page and `inspect` show the same."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -148,7 +149,19 @@ def removed(selection: dict[str, Any]) -> str:
     layers = ", ".join(f"{layer}: {count}" for layer, count in enumerate(selection["neurons_per_layer"]) if count)
     total = selection["num_neurons_of_model"]
     share = f" of {total:,} ({selection['num_neurons'] / total:.2%})" if total else ""
-    return f"{selection['num_neurons']} neurons removed{share}; in layer: {layers}."
+    return f"{selection['num_neurons']} neurons removed{share}; in layer: {layers}.{_screen(selection.get('screen'))}"
+
+
+def _screen(screen: dict[str, Any] | None) -> str:
+    """What the chosen do together to what they were chosen by."""
+    if screen is None:
+        return ""
+    joint = screen["joint"]
+    return (
+        f" Chosen among {screen['num_candidates']} candidates, each removed alone: together they lower the behaviour's "
+        f"words by {joint['effect']:.3f} nats and ordinary words by {joint['ordinary']:.3f}, and raise the price "
+        f"text's perplexity by {math.expm1(joint['price']):.2%}."
+    )
 
 
 def checks(results: "Results") -> list[str]:

@@ -31,6 +31,7 @@ _FILES = {
     "report.html": "all of it on one page, for a browser",
     "experiment_results.json": "every figure, statistic and check",
     "pruned_neurons.json": "the neurons removed (the recipe)",
+    "screen.csv": "what removing each candidate alone does",
     "scores": "scores of every reference set",
     "figures": "the figures, as PNG and SVG",
     "baseline_eval.json": "prompts and completions, baseline model",

@@ -166,6 +166,7 @@ def _selection(run: Run) -> dict[str, Any]:
         "lowest_score": min(recipe.scores, default=None),
         "highest_score": max(recipe.scores, default=None),
         "num_below_zero": sum(score < 0 for score in recipe.scores),
+        "screen": recipe.options.get("screen"),
     }
 
 

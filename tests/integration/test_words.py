@@ -1,0 +1,74 @@
+"""`sparc3 predict --config configs/tiny/words.yaml` as a user runs it; and what a config may get wrong about it."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.scoring.score_set import ScoreSet
+from tests.runs import BRIEF, QUIET, command, log_dir, read
+
+pytestmark = QUIET
+
+WORDS = "configs/tiny/words.yaml"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return log_dir(command("predict", WORDS, tmp_path_factory.mktemp("words"), *BRIEF))
+
+
+def test_scores_say_what_was_explained(run: Path) -> None:
+    words = ScoreSet.load(run / "scores" / "toxic").manifest
+    ordinary = ScoreSet.load(run / "scores" / "ordinary").manifest
+    assert (words["options"]["target"], words["options"]["explain"]) == ("next_token", "logprob")
+    assert len(words["data"]["target_ids"]) == len(ordinary["data"]["target_ids"]) == 16
+    assert words["data"]["source"]["class"] == "WordsThatMatter"
+    assert ordinary["data"]["source"]["length_like"] == "toxic"
+
+
+def test_every_candidate_and_every_choice_is_written(run: Path) -> None:
+    with (run / "screen.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    recipe = Recipe.load(run)
+    assert len(rows) == 40
+    assert 1 <= len(recipe.neurons) <= 8
+    chosen = {int(row["chosen"]): (int(row["layer"]), int(row["index"])) for row in rows if row["chosen"]}
+    assert [chosen[place] for place in sorted(chosen)] == recipe.neurons
+    for row in rows:
+        if row["chosen"]:
+            assert min(float(row["value"]), float(row["effect"]), float(row["confirmed"])) > 0
+    results = read(run / "experiment_results.json")
+    assert results["selection"]["num_neurons"] == len(recipe.neurons)
+    assert results["selection"]["screen"] == recipe.options["screen"]
+    assert "Chosen among 40 candidates, each removed alone" in (run / "report.html").read_text()
+    assert recipe.options["screen"]["num_candidates"] == 40
+
+
+def test_a_second_run_with_the_same_trials_measures_nothing(run: Path, tmp_path: Path) -> None:
+    again = log_dir(command("predict", WORDS, tmp_path, f"--model.trials_dir={run / 'trials'}", *BRIEF))
+    assert (again / "screen.csv").read_text() == (run / "screen.csv").read_text()
+    (kept,) = (run / "trials").glob("screen-*.jsonl")
+    neurons = [json.loads(line)[:2] for line in kept.read_text().splitlines() if line]
+    assert len(neurons) == len({json.dumps(one) for one in neurons}), "no candidate twice"
+    assert not (again / "trials").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.target=last_token_argmax", "--model.explain=odds"], "explain"),
+        (["--data.price.general.init_args.path=configs/tiny/heldout.txt"], r"`price` must hold text that is neither"),
+        (["--data.behaviours.toxic.init_args.num_samples=17"], r"`num_samples` is 17, but .* gives only 16 words"),
+        (["--data.general.ordinary.init_args.length_like=nobody"], r"`length_like` must name a set"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises((ValueError, SystemExit)) as error:
+        command("predict", WORDS, tmp_path, *options)
+    assert re.search(message, f"{error.value} {capsys.readouterr().err}".replace("\n", " "))
