@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from sparc3_lightning.main import console, main
-from tests.runs import ROOT, written
+from tests.runs import BRIEF, ROOT, TINY, command, log_dir, written
 from tests.shown import Shown, Type
 from tests.tiny_files import Files, save_tiny_model, save_tiny_scores
 
@@ -20,6 +20,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     save_tiny_scores(made.scores, AutoModelForCausalLM.from_pretrained(made.model).eval())
     main([*made.select, "--output", str(made.recipe)])
     return made
+
+
+@pytest.fixture(scope="session")
+def brief_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the tiny run with a brief evaluation. Read it only."""
+    return log_dir(command("predict", TINY, tmp_path_factory.mktemp("brief"), *BRIEF))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from sparc3_lightning.metrics import Completion, CompletionMeasure
 from sparc3_lightning.models.load import build_model
 from sparc3_lightning.pruning.recipe import Recipe
 from tests.pages import PAGES, blocks, is_file, lines, sparc3_words
-from tests.runs import BRIEF, QUIET, ROOT, TINY, command, log_dir, read
+from tests.runs import QUIET, ROOT, TINY, read
 
 pytestmark = QUIET
 
@@ -46,15 +46,14 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workplace(brief_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a reader is after the tiny run: at the project's root, with `logs/tiny/version_0`."""
     home = tmp_path_factory.mktemp("workplace")
     (home / "tests").mkdir()
     for name in ("configs", "tests/configs"):
         (home / name).symlink_to(ROOT / name)
-    results = log_dir(command("predict", TINY, home / "logs", *BRIEF))
-    assert results == home / "logs" / "tiny" / "version_0"
-    shutil.copy(results / "pruned_neurons.json", home)
+    shutil.copytree(brief_run, home / "logs" / "tiny" / "version_0")
+    shutil.copy(brief_run / "pruned_neurons.json", home)
     (home / "rates.json").write_text('{"tflops": 400}')
     return home
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from sparc3_lightning.cli import run
 from sparc3_lightning.messages import short_message
-from tests.runs import BRIEF, QUIET, ROOT, TINY, command, log_dir, read
+from tests.runs import BRIEF, QUIET, ROOT, TINY, read
 from tests.shown import Type, refused, variant
 from tests.tiny_files import typed
 
@@ -104,12 +104,6 @@ def test_config_of_an_earlier_version_says_what_to_write_instead(type_in: Type, 
     refused(type_in("predict", "--config", TINY, "--config", str(path)), 2, *said)
     shown = type_in("predict", "--config", TINY, "--data.reference_sets.toxic.init_args.threshold=0.5")
     refused(shown, 2, "`--data.reference_sets` is a key of an earlier version", SETS_NOW)
-
-
-def test_config_before_the_command(type_in: Type) -> None:
-    shown = type_in("--config", TINY, "predict")
-    assert shown.status == 2
-    assert "the command comes first" in shown.err.splitlines()[0]
 
 
 # What a class refuses when it is built: status 1, nothing written at all
@@ -305,9 +299,8 @@ def test_later_config_wins(type_in: Type, tmp_path: Path) -> None:
     assert yaml.safe_load(shown.out)["model"]["sign"] == "signed"
 
 
-def test_module_as_typed_equals_the_call(tmp_path: Path) -> None:
+def test_module_as_typed_equals_the_call(brief_run: Path, tmp_path: Path) -> None:
     """`python -m sparc3_lightning predict` in a process of its own gives the files that `main` gives here."""
-    ours = log_dir(command("predict", TINY, tmp_path / "ours", *BRIEF))
     options = [f"--trainer.logger.init_args.save_dir={tmp_path / 'typed'}", *BRIEF]
     shown = typed("predict", "--config", TINY, *options, cwd=ROOT)
     assert shown.returncode == 0, shown.stderr
@@ -317,8 +310,8 @@ def test_module_as_typed_equals_the_call(tmp_path: Path) -> None:
     assert "Pruned against baseline" in shown.stdout
     theirs = tmp_path / "typed" / "tiny" / "version_0"
     for name in ("baseline_eval.json", "pruned_eval.json", "control_eval.json"):
-        assert read(theirs / name) == read(ours / name)
-    recipes = [read(directory / "pruned_neurons.json") for directory in (ours, theirs)]
+        assert read(theirs / name) == read(brief_run / name)
+    recipes = [read(directory / "pruned_neurons.json") for directory in (brief_run, theirs)]
     assert recipes[0]["neurons"] == recipes[1]["neurons"]
     assert AutoModelForCausalLM.from_pretrained(theirs / "pruned_model").config.model_type == "llama"
     typed_in = read(theirs / "provenance.json")["command"]

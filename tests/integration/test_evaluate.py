@@ -12,54 +12,49 @@ from tests.runs import BRIEF, QUIET, TINY, command, log_dir, read, written
 pytestmark = QUIET
 
 
-@pytest.fixture(scope="module")
-def predicted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return log_dir(command("predict", TINY, tmp_path_factory.mktemp("runs"), *BRIEF))
-
-
 def evaluation(directory: Path, name: str) -> dict[str, Any]:
     found: dict[str, Any] = read(directory / f"{name}_eval.json")
     return found
 
 
-def test_dense_and_pruned_differ(predicted: Path) -> None:
-    assert evaluation(predicted, "baseline") != evaluation(predicted, "pruned")
+def test_dense_and_pruned_differ(brief_run: Path) -> None:
+    assert evaluation(brief_run, "baseline") != evaluation(brief_run, "pruned")
 
 
-def test_validate_gives_the_baseline_s_perplexity(predicted: Path, tmp_path: Path) -> None:
+def test_validate_gives_the_baseline_s_perplexity(brief_run: Path, tmp_path: Path) -> None:
     cli = command("validate", TINY, tmp_path)
-    expected = evaluation(predicted, "baseline")["perplexity"]
+    expected = evaluation(brief_run, "baseline")["perplexity"]
     measured = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     assert measured == pytest.approx({f"perplexity/{name}": expected[name]["perplexity"] for name in expected})
     assert {"config.yaml", "provenance.json"} <= set(written(log_dir(cli)))
 
 
-def test_validate_with_a_recipe_gives_the_pruned_one_s(predicted: Path, tmp_path: Path) -> None:
-    cli = command("validate", TINY, tmp_path, f"--model.recipe={predicted / 'pruned_neurons.json'}")
-    expected = evaluation(predicted, "pruned")["perplexity"]["sliding"]["perplexity"]
+def test_validate_with_a_recipe_gives_the_pruned_one_s(brief_run: Path, tmp_path: Path) -> None:
+    cli = command("validate", TINY, tmp_path, f"--model.recipe={brief_run / 'pruned_neurons.json'}")
+    expected = evaluation(brief_run, "pruned")["perplexity"]["sliding"]["perplexity"]
     assert float(cli.trainer.callback_metrics["perplexity/sliding"]) == pytest.approx(expected)
 
 
-def test_test_gives_the_baseline(predicted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_test_gives_the_baseline(brief_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli = command("test", TINY, tmp_path, *BRIEF)
     places = capsys.readouterr().out.partition(f"Written to {log_dir(cli)}")[2]
     assert "baseline_eval.json" in places
     assert "pruned_eval.json" not in places
-    assert evaluation(log_dir(cli), "baseline") == evaluation(predicted, "baseline")
+    assert evaluation(log_dir(cli), "baseline") == evaluation(brief_run, "baseline")
     assert not (log_dir(cli) / "pruned_eval.json").exists()
-    scalars = Evaluation.from_json(evaluation(predicted, "baseline")).scalars()
+    scalars = Evaluation.from_json(evaluation(brief_run, "baseline")).scalars()
     measured = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     assert measured == pytest.approx(scalars)
 
 
-def test_test_with_a_recipe_gives_the_pruned_one(predicted: Path, tmp_path: Path) -> None:
-    cli = command("test", TINY, tmp_path, *BRIEF, f"--model.recipe={predicted / 'pruned_neurons.json'}")
-    assert evaluation(log_dir(cli), "pruned") == evaluation(predicted, "pruned")
+def test_test_with_a_recipe_gives_the_pruned_one(brief_run: Path, tmp_path: Path) -> None:
+    cli = command("test", TINY, tmp_path, *BRIEF, f"--model.recipe={brief_run / 'pruned_neurons.json'}")
+    assert evaluation(log_dir(cli), "pruned") == evaluation(brief_run, "pruned")
     assert not (log_dir(cli) / "baseline_eval.json").exists()
-    assert cli.model.run.recipe == Recipe.load(predicted / "pruned_neurons.json")
+    assert cli.model.run.recipe == Recipe.load(brief_run / "pruned_neurons.json")
 
 
-def test_mixed_precision_is_one_in_every_command(predicted: Path, tmp_path: Path) -> None:
+def test_mixed_precision_is_one_in_every_command(brief_run: Path, tmp_path: Path) -> None:
     """`predict`, `test` and `validate` evaluate in the trainer's precision (32-true: the tests above)."""
     mixed = "--trainer.precision=bf16-mixed"
     after_scores, alone = (
@@ -67,7 +62,7 @@ def test_mixed_precision_is_one_in_every_command(predicted: Path, tmp_path: Path
         for name in ("predict", "test")
     )
     assert after_scores == alone
-    rounded, exact = alone["perplexity"], evaluation(predicted, "baseline")["perplexity"]
+    rounded, exact = alone["perplexity"], evaluation(brief_run, "baseline")["perplexity"]
     for protocol in exact:
         assert rounded[protocol]["perplexity"] != exact[protocol]["perplexity"]
         assert rounded[protocol]["perplexity"] == pytest.approx(exact[protocol]["perplexity"], rel=0.01)
@@ -76,17 +71,17 @@ def test_mixed_precision_is_one_in_every_command(predicted: Path, tmp_path: Path
     assert found == pytest.approx({name: result["perplexity"] for name, result in rounded.items()})
 
 
-def test_test_of_the_pruned_directory_gives_the_same(predicted: Path, tmp_path: Path) -> None:
+def test_test_of_the_pruned_directory_gives_the_same(brief_run: Path, tmp_path: Path) -> None:
     """What was saved is what was evaluated."""
-    source = [f"--model.model={predicted / 'pruned_model'}", "--model.config=null", "--model.tokenizer=null"]
+    source = [f"--model.model={brief_run / 'pruned_model'}", "--model.config=null", "--model.tokenizer=null"]
     cli = command("test", TINY, tmp_path, *BRIEF, *source)
-    assert evaluation(log_dir(cli), "baseline") == evaluation(predicted, "pruned")
+    assert evaluation(log_dir(cli), "baseline") == evaluation(brief_run, "pruned")
 
 
 @pytest.mark.parametrize("name", ["validate", "test"])
-def test_recipe_of_another_model_is_refused(name: str, predicted: Path, tmp_path: Path) -> None:
+def test_recipe_of_another_model_is_refused(name: str, brief_run: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="weight hash"):
-        command(name, TINY, tmp_path, "--seed_everything=1", f"--model.recipe={predicted / 'pruned_neurons.json'}")
+        command(name, TINY, tmp_path, "--seed_everything=1", f"--model.recipe={brief_run / 'pruned_neurons.json'}")
 
 
 def test_validate_without_a_text(tmp_path: Path) -> None:

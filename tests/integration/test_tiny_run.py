@@ -160,7 +160,11 @@ def test_board_shows_the_run(results: Path) -> None:
 
 
 def test_same_seed_same_results(first: SparC3CLI, results: Path, save_dir: Path) -> None:
-    again = log_dir(command("predict", TINY, save_dir))
+    """Trap 3: YAML cannot turn inference mode on."""
+    cli = command("predict", TINY, save_dir, "--trainer.inference_mode=true")
+    assert cli.trainer.predict_loop.inference_mode is False
+    again = log_dir(cli)
+    assert read(again / "config.yaml")["trainer"]["inference_mode"] is False
     assert again != results
     assert same_results(results, again)
 
@@ -209,10 +213,3 @@ def test_model_is_plain_afterwards(first: SparC3CLI) -> None:
     assert first.model.attribution is None
     assert first.model.lm.config._attn_implementation == "sdpa"
     assert first.trainer.predict_loop.inference_mode is False
-
-
-def test_yaml_cannot_turn_inference_mode_on(tmp_path: Path) -> None:
-    """Trap 3."""
-    cli = command("predict", TINY, tmp_path, *BRIEF, "--trainer.inference_mode=true")
-    assert cli.trainer.predict_loop.inference_mode is False
-    assert read(log_dir(cli) / "config.yaml")["trainer"]["inference_mode"] is False
