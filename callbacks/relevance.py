@@ -9,8 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from callbacks.base import RunCallback, SetProgress, module_of
 from sparc3_lightning.distributed.ranks import check_same_on_every_rank
 from sparc3_lightning.module import SparC3Module
-from sparc3_lightning.scoring.combine import MethodScores
-from sparc3_lightning.scoring.loop import checked_set, set_data
+from sparc3_lightning.scoring.loop import Loop, set_data
 from sparc3_lightning.scoring.plain import check_samples
 from sparc3_lightning.scoring.registry import gradient_method, method_key
 
@@ -24,7 +23,7 @@ class RelevanceCallback(RunCallback):
     """
 
     def __init__(self) -> None:
-        self._clock = 0.0
+        self._clock, self._loop = 0.0, Loop({})
 
     def check(self, trainer: Trainer, module: SparC3Module) -> None:
         """Check that gradients are possible, note which model this is, and enter the rules."""
@@ -43,7 +42,8 @@ class RelevanceCallback(RunCallback):
         options = module.attribution_options
         method = gradient_method(options["variant"])(module.scoring(), options["sign"])
         run.main_key, run.expected_modules = method_key(method.name, method.sign), list(method.layers)
-        run.scores = {run.main_key: MethodScores()}
+        self._loop = Loop({run.main_key: method})
+        run.scores = self._loop.found
         module.attribution = method.new_pass().__enter__()
 
     def on_predict_batch_start(
@@ -65,7 +65,7 @@ class RelevanceCallback(RunCallback):
         relevance, samples = module.attribution, module.data.reference_samples[name]
         assert relevance is not None
         data = set_data(samples.ids, name, samples.source, samples.sample_ids)
-        module.run.score_sets[name] = checked_set(relevance.method, data, relevance.reduce(len(samples)))
+        self._loop.end([module.run.main_key], relevance.reduce(len(samples)), data)
         relevance.reset()
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

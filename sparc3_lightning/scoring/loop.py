@@ -63,13 +63,8 @@ def forward_pass(methods: Iterable[Method]) -> ForwardStatistics | None:
     return ForwardStatistics(scoring.model, inputs, "activations" in needs, "maxima" in needs)
 
 
-def checked_set(method: Method, data: SetData, found: Scored) -> ScoreSet:
+def _checked_set(method: Method, data: SetData, found: Scored) -> ScoreSet:
     """What a method has found of a reference set, on every rank its part. Every rank must call.
-
-    Args:
-        method: Which.
-        data: What its manifest says of the set.
-        found: This rank's part.
 
     Raises:
         ValueError: Scores that are not finite or negative where the sign is "abs"; or layers are missing. On every
@@ -112,12 +107,24 @@ class Loop:
             ValueError: Samples are missing or came twice; scores that cannot be right.
         """
         for description, one_pass, keys in self._passes():
-            seen = see(one_pass, batches(description), data["num_samples"])
-            for key in keys:
-                found = self.methods[key].scores(seen, data)
-                if found is not None:
-                    name = data.get("name", "")
-                    self.found[key].sets[name] = self.keep(key, name, checked_set(self.methods[key], data, found))
+            self.end(keys, see(one_pass, batches(description), data["num_samples"]), data)
+
+    def end(self, keys: Iterable[str], seen: Any, data: SetData) -> None:
+        """Score a reference set by what a pass over it has seen: for whoever drives the pass, as Lightning in predict.
+
+        Args:
+            keys: The methods that looked at it.
+            seen: What the pass gave, of all ranks.
+            data: What its manifests say of it.
+
+        Raises:
+            ValueError: Scores that cannot be right.
+        """
+        name = data.get("name", "")
+        for key in keys:
+            found = self.methods[key].scores(seen, data)
+            if found is not None:
+                self.found[key].sets[name] = self.keep(key, name, _checked_set(self.methods[key], data, found))
 
     def _passes(self) -> Iterator[tuple[str, Pass, list[str]]]:
         """What each pass is called, the pass, and the keys of the methods that look at it; made one by one."""
