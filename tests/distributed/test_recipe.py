@@ -41,7 +41,6 @@ def sharded(num_neurons: int) -> PreTrainedModel:
 
 
 def apply_and_restore(widths: Sequence[int]) -> None:
-    torch.distributed.init_process_group("gloo")
     ids = torch.tensor([[3, 5, 7, 9]])
     for width in widths:
         whole, model = tiny_llama(intermediate_size=width), sharded(width)
@@ -71,7 +70,6 @@ def halved(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def mask_and_restore(widths: Sequence[int]) -> None:
-    torch.distributed.init_process_group("gloo")
     for width in widths:
         whole, model = tiny_llama(intermediate_size=width), sharded(width)
         dense = whole_weights(whole)
@@ -83,7 +81,6 @@ def mask_and_restore(widths: Sequence[int]) -> None:
 
 
 def refuse_another_base() -> None:
-    torch.distributed.init_process_group("gloo")
     recipe = Recipe([(0, 0)], [-1.0], base_model(tiny_llama(seed=1)), {})
     model = sharded(24)
     before = whole_weights(model)
@@ -92,15 +89,13 @@ def refuse_another_base() -> None:
     assert_same(whole_weights(model), before)
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_shards_even_uneven_and_empty(world: int) -> None:
-    run_distributed(apply_and_restore, world, WIDTHS)
+def all_of_it(widths: Sequence[int]) -> None:
+    torch.distributed.init_process_group("gloo")
+    apply_and_restore(widths)
+    mask_and_restore(widths)
+    refuse_another_base()
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_masks_of_shards(world: int) -> None:
-    run_distributed(mask_and_restore, world, WIDTHS)
-
-
-def test_shards_of_another_model_are_refused_on_every_rank() -> None:
-    run_distributed(refuse_another_base, 2)
+def test_shards_even_uneven_and_empty_and_of_another_model(world: int) -> None:
+    run_distributed(all_of_it, world, WIDTHS)

@@ -128,20 +128,23 @@ def test_93_samples_on_4_ranks(model: Path, tmp_path: Path) -> None:
             torch.testing.assert_close(found[name].float(), score)
 
 
-# 5: tensor parallelism by default
+# 5 and 6: tensor parallelism by default; shards in half precision
 
 
-def predict_with_default_sizes(model: str) -> None:
+def refused_shards(model: str) -> None:
     trainer = Trainer(
         accelerator="cpu", devices=2, strategy=ModelParallelStrategy(), logger=False, inference_mode=False,
         callbacks=[RelevanceCallback()], enable_progress_bar=False, use_distributed_sampler=False,
     )  # fmt: skip
     with pytest.raises(ValueError, match=r"`tensor_parallel_size` must be 1, got 2\. Set both.*data_parallel_size"):
         predict(trainer, make_module(model))
+    case = Case("sharded", "weight", "abs", "bfloat16")
+    with pytest.raises(ValueError, match=r"`trainer\.precision` must leave the shards in float32.*bfloat16"):
+        predict(make_trainer("sharded", RelevanceCallback(), precision="bf16-true"), make_module(model, case))
 
 
-def test_tensor_parallelism_is_refused(model: Path) -> None:
-    run_distributed(predict_with_default_sizes, 2, str(model))
+def test_tensor_parallelism_and_true_bfloat16_shards_are_refused(model: Path) -> None:
+    run_distributed(refused_shards, 2, str(model))
 
 
 # 6 and 7: half precision
@@ -187,16 +190,6 @@ def test_bfloat16_shards_are_stored_and_summed_in_float32(tmp_path: Path) -> Non
     arguments = (str(one_block(tmp_path / "model")), case, str(tmp_path), 2 * REPEATS)
     run_distributed(assert_mean_of_equal_samples, 2, *arguments)
     assert (tmp_path / "done").exists()
-
-
-def predict_in_bfloat16_shards(model: str) -> None:
-    case = Case("sharded", "weight", "abs", "bfloat16")
-    with pytest.raises(ValueError, match=r"`trainer\.precision` must leave the shards in float32.*bfloat16"):
-        predict(make_trainer("sharded", RelevanceCallback(), precision="bf16-true"), make_module(model, case))
-
-
-def test_true_bfloat16_shards_are_refused(model: Path) -> None:
-    run_distributed(predict_in_bfloat16_shards, 2, str(model))
 
 
 def test_true_bfloat16_leaves_metrics_alone(model: Path) -> None:
