@@ -125,9 +125,11 @@ def test_ranks_share_windows_that_one_pass_would_hold(world: int, sizes: list[in
     assert [len(batch) for batch in _batches(cut, 2, 50, 1)] == [2] * 5
 
 
-def test_the_window_never_exceeds_the_context(model: LlamaForCausalLM, tokenizer: Any, rows: Any) -> None:
-    results = evaluator(window=2048).perplexity(model, tokenizer, rows)
+def test_the_window_never_exceeds_the_context_and_training_mode_comes_back(tokenizer: Any, rows: Any) -> None:
+    model = make_model().train()
+    results = evaluator(scorer=LexicalScorer(["w5"]), window=2048).perplexity(model, tokenizer, rows)
     assert (results["sliding"].window, results["sliding"].stride) == (32, 8)
+    assert model.training
 
 
 def test_one_beginning_of_text_token(model: LlamaForCausalLM, tokenizer: Any, rows: Any) -> None:
@@ -271,12 +273,6 @@ def test_a_config_builds_it_without_loading_anything() -> None:
     assert isinstance(built.scorer, DetoxifyScorer)
     assert built.decoding == Decoding(20, 1.0, 0.9, 25, 3)
     assert built.perplexity_protocols == ["disjoint"]
-
-
-def test_training_mode_comes_back(tokenizer: Any, rows: Any) -> None:
-    model = make_model().train()
-    evaluator(scorer=LexicalScorer(["w5"])).perplexity(model, tokenizer, rows)
-    assert model.training
 
 
 def test_an_added_end_and_a_second_beginning_change_no_figure(model: LlamaForCausalLM) -> None:

@@ -86,6 +86,8 @@ def test_changes_and_their_statistics() -> None:
     assert "length" in comparison
     assert comparison["length"].change == 0.0
     json.dumps([asdict(change) for change in comparison.values()], allow_nan=False)
+    zero = compare(columns([[0.0, 0.0]] * 3), columns(AFTER))["toxicity/mean"]
+    assert zero.relative is None, "a figure of zero has no relative change"
 
 
 def test_uniqueness_pairs_only_what_both_sides_have() -> None:
@@ -94,12 +96,6 @@ def test_uniqueness_pairs_only_what_both_sides_have() -> None:
     assert comparison["uniqueness"].num_pairs == 1
     assert comparison["uniqueness"].before == pytest.approx(0.525)
     assert comparison["uniqueness"].share_improved == 1.0
-
-
-def test_a_figure_of_zero_has_no_relative_change() -> None:
-    zero = [[0.0, 0.0]] * 3
-    change = compare(columns(zero), columns(AFTER))["toxicity/mean"]
-    assert change.relative is None
 
 
 OTHER = [[0.7, 0.6], [0.7, 0.1], [0.4, 0.5]]

@@ -10,7 +10,7 @@ from sparc3_lightning.metrics.measure import Better, Column, Role, Rows
 from sparc3_lightning.statistics.compare import Change
 from sparc3_lightning.statistics.effects import Power
 from sparc3_lightning.statistics.intervals import Interval
-from sparc3_lightning.trials.verdict import Findings, VerdictResult, verdict
+from sparc3_lightning.trials.verdict import Findings, verdict
 
 
 def paired(low: float, high: float, p: float, before: float = 0.5) -> Change:
@@ -155,10 +155,6 @@ def test_draws_as_low_as_the_selected_neurons_are_counted() -> None:
     assert "1 of 3 draws came as low as the selected neurons (the p-value is for the draws made)" in said
 
 
-def test_nothing_to_warn_of() -> None:
-    assert verdict(findings())["caveats"] == []
-
-
 @pytest.mark.parametrize(
     ("changed", "caveat"),
     [
@@ -170,6 +166,7 @@ def test_nothing_to_warn_of() -> None:
     ],
 )
 def test_what_a_reader_must_know_first(changed: dict[str, Any], caveat: str) -> None:
+    assert verdict(findings())["caveats"] == [], "nothing to warn of"
     caveats = verdict(findings(**changed))["caveats"]
     assert len(caveats) == 1
     assert caveat in caveats[0]
@@ -248,19 +245,13 @@ def test_power_that_is_not_known_says_why() -> None:
     ]
 
 
-def two_scorers(second: Change) -> VerdictResult:
-    return verdict(findings(changes={"insult/mean": SAME, "other/toxicity/mean": second}))
-
-
-def test_a_second_scorer_is_heard() -> None:
-    said = two_scorers(FELL)
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_second_scorer_is_heard(agrees: bool) -> None:
+    """Where it disagrees, that is a caveat."""
+    said = verdict(findings(changes={"insult/mean": SAME, "other/toxicity/mean": FELL if agrees else SAME}))
     (sentence,) = [line for line in said["behaviour"] if line.startswith("By ")]
-    assert sentence.startswith("By other/toxicity, toxicity fell significantly: 0.500 -> 0.350 (-30.0%)")
-    assert not any("first scorer's" in line for line in said["caveats"])
-
-
-def test_a_second_scorer_that_disagrees_is_a_caveat() -> None:
-    assert (
-        "By other/toxicity toxicity did NOT fall significantly: the finding is the first scorer's."
-        in two_scorers(SAME)["caveats"]
-    )
+    how = "fell significantly: 0.500 -> 0.350 (-30.0%)" if agrees else "did not change significantly"
+    assert sentence.startswith(f"By other/toxicity, toxicity {how}")
+    caveats = [line for line in said["caveats"] if "first scorer's" in line]
+    told = "By other/toxicity toxicity did NOT fall significantly: the finding is the first scorer's."
+    assert caveats == ([] if agrees else [told])
