@@ -27,7 +27,7 @@ from sparc3_lightning.data.samples import LoadContext, ReferenceSamples, Referen
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.report import page
-from sparc3_lightning.scoring import lazy, manifest, score_set, summary
+from sparc3_lightning.scoring import lazy, manifest, score_set
 from sparc3_lightning.scoring.plain import score_baselines
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -158,7 +158,7 @@ def held(step: Callable[[], Any], model: nn.Module, num_models: int) -> dict[str
     weights = num_models * sum(parameter.untyped_storage().nbytes() for parameter in model.parameters())
     with ExitStack() as stack:
         if num_models == 1:  # a layer of a large model is many blocks; of whole runs only sets are counted
-            stack.enter_context(mock.patch.object(summary, "BLOCK", 4096))
+            stack.enter_context(mock.patch.object(lazy, "BLOCK", 4096))
         # No figure of the report is made of more than was read.
         stack.enter_context(mock.patch.object(page, "pictures", return_value=[]))
         stack.enter_context(redirect_stdout(io.StringIO()))

@@ -7,10 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sparc3_lightning.scoring.lazy import LazyScores, summaries
+from sparc3_lightning.scoring.lazy import LazyScores, SeedSummary, row_blocks, summaries
 from sparc3_lightning.scoring.manifest import FORMAT_VERSION, Manifest
 from sparc3_lightning.scoring.score_set import ScoreSet
-from sparc3_lightning.scoring.summary import SeedSummary, row_blocks
 from sparc3_lightning.version import package_versions
 
 Penalty = Literal["raw", "abs"]

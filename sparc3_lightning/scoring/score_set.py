@@ -13,9 +13,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sparc3_lightning.files import file_sha256, fsync, new_directory, write_json
-from sparc3_lightning.scoring.lazy import LazyScores, check_scores, stored_scores, summaries
+from sparc3_lightning.scoring.lazy import (
+    LazyScores,
+    Summary,
+    check_scores,
+    check_summary,
+    stored_scores,
+    summaries,
+    summarise,
+)
 from sparc3_lightning.scoring.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, read_manifest, tensor_files
-from sparc3_lightning.scoring.summary import Summary, check_summary, summarise
 
 INDEX_FILE = "scores.safetensors.index.json"
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sparc3_lightning import ScoreSet, differential
-from sparc3_lightning.scoring import summary as room
+from sparc3_lightning.scoring import lazy as room
 from sparc3_lightning.scoring.combine import as_shares, seed_variation
 from sparc3_lightning.scoring.lazy import LazyScores, check_modules, count_scores
 from sparc3_lightning.scoring.weights import random_scores
