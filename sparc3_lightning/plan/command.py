@@ -1,6 +1,7 @@
 """`sparc3 plan`: a config read as the run reads it, what it needs, and that as one table that fits 80 columns."""
 
 import argparse
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
@@ -37,6 +38,7 @@ from sparc3_lightning.plan.pace import Pace, elapsed, longest
 from sparc3_lightning.plan.rates import DEFAULT_GPU, GPUS, RATE_OPTIONS, Assumed, Rates, read_rates, with_rates
 from sparc3_lightning.plan.sizes import Sizes, model_config
 
+_SCREEN_WINDOW = 256
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -250,7 +252,7 @@ def estimate(settings: Settings, sizes: Sizes, rates: Rates, assumed: Assumed) -
     memory = gpu_bytes(settings, sizes, pace.work, attributed, [(item.tokens, item.batch) for item in sets])
     total = sum(item.seconds for item in sets)
     phases = {name: sum(item.step[name] * item.seconds / elapsed(item.step) for item in sets) for name in sets[0].step}
-    beside = [*_passes(settings, sets), *_trials(settings, pace, assumed)]
+    beside = [*_passes(settings, sets), *_screening(settings, sets, pace), *_trials(settings, pace, assumed)]
     window = min(settings.evaluated.window, sizes.context)
     evaluates = bool(settings.trials) and settings.evaluated.text_tokens != 0
     evaluation = evaluation_bytes(settings, sizes, window) if evaluates else None
@@ -287,6 +289,20 @@ def _passes(settings: Settings, sets: Sequence[SetPlan]) -> Iterator[dict[str, A
     for one in settings.passes:
         seconds = sum(one.attributions * item.seconds + one.forward_passes * item.forward_seconds for item in sets)
         yield {"name": one.name, "number": one.attributions + one.forward_passes, "unit": "pass", "seconds": seconds}
+
+
+def _screening(settings: Settings, sets: Sequence[SetPlan], pace: Pace) -> Iterator[dict[str, Any]]:
+    """Candidates removed one at a time; from its block on, which is half of a pass in the middle."""
+    screen = settings.screening
+    if screen.num_candidates:
+        tokens = screen.price_tokens + sum(item.num_samples * item.tokens for item in sets)
+        length = min(_SCREEN_WINDOW, screen.max_tokens)
+        one_pass = pace.forward(length, screen.max_tokens // length) / 2
+        # Every rank measures candidates of its own, unless it holds a part of the model only.
+        at_once = 1 if settings.is_sharded else settings.num_ranks
+        number = math.ceil(screen.num_candidates / at_once)
+        seconds = number * math.ceil(tokens / screen.max_tokens) * one_pass
+        yield {"name": "screen", "number": screen.num_candidates, "unit": "candidate", "seconds": seconds}
 
 
 def _trials(settings: Settings, pace: Pace, assumed: Assumed) -> Iterator[dict[str, Any]]:

@@ -86,8 +86,23 @@ class Pass:
 
 
 @dataclass(frozen=True)
+class Screening:
+    """Candidates removed one at a time, each followed by a pass over the words and the price text.
+
+    Attributes:
+        num_candidates: How many; 0 where there is no screen.
+        price_tokens: Tokens of the price text.
+        max_tokens: Most tokens in one forward pass.
+    """
+
+    num_candidates: int = 0
+    price_tokens: int = 0
+    max_tokens: int = 2048
+
+
+@dataclass(frozen=True)
 class Trials:
-    """Evaluations of one kind. Screening, where a config has it, is one more: candidates, one at a time.
+    """Evaluations of one kind.
 
     Attributes:
         name: What is evaluated.
@@ -120,6 +135,7 @@ class Settings:
         saves_state: It saves a state to resume from.
         checkpoints_activations: Blocks keep their input only, and run again in the backward pass.
         passes: What else scores the sets.
+        screening: What candidates are verified by.
         trials: What is evaluated.
         evaluated: On what.
         accelerator: What the config runs on.
@@ -141,6 +157,7 @@ class Settings:
     saves_state: bool = False
     checkpoints_activations: bool = False
     passes: tuple[Pass, ...] = ()
+    screening: Screening = Screening()
     trials: tuple[Trials, ...] = ()
     evaluated: Evaluated = Evaluated()
     accelerator: str = "auto"
@@ -224,6 +241,7 @@ def settings_of(
         saves_state=ResumeCallback in kinds,
         checkpoints_activations=options["activation_checkpointing"],
         passes=tuple(_passes(callbacks, method_key(gradient_method(options["variant"]).name, options["sign"]))),
+        screening=_screening(callbacks),
         trials=tuple(_trials(callbacks, data)),
         evaluated=_evaluated(module, data),
         accelerator=str(trainer["accelerator"]),
@@ -289,6 +307,13 @@ def _passes(callbacks: Sequence[Callback], own: str) -> list[Pass]:
             alone = [method for method in names if not (method.variant or method.needs or method.ranks)]
             found.append(Pass("scores to compress by", 0, shared + 2 * len(alone)))
     return [one for one in found if one.attributions or one.forward_passes]
+
+
+def _screening(callbacks: Sequence[Callback]) -> Screening:
+    screens = [one.screen for one in callbacks if isinstance(one, PruningCallback) and one.screen is not None]
+    return Screening(
+        *(screens[0].num_candidates, screens[0].num_price_tokens, screens[0].max_tokens) if screens else ()
+    )
 
 
 def _trials(callbacks: Sequence[Callback], data: SparC3DataModule) -> list[Trials]:
