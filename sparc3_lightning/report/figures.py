@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from sparc3_lightning.files import write_bytes
 from sparc3_lightning.report.read import FinishedRun, NeuronScores
 from sparc3_lightning.report.rows import FigureRow, figure_rows
-from sparc3_lightning.runs.results import ChangeResult
 from sparc3_lightning.wording import spoken
+
+if TYPE_CHECKING:  # `report` loads no torch
+    from sparc3_lightning.runs.results import ChangeResult
 
 Floats = NDArray[np.float64]
 DPI = 120
@@ -132,7 +134,7 @@ def _of_scores(run: FinishedRun) -> Iterator[Picture]:
 
 
 def _of_behaviour(run: FinishedRun, row: FigureRow) -> Iterator[Picture]:
-    values = np.stack([side.columns[row.name].by_row.numpy() for side in (run.baseline, run.pruned, *run.controls)])
+    values = np.stack([side.rows[row.name] for side in (run.baseline, run.pruned, *run.controls)])
     before, after, *controls = values[:, ~np.isnan(values).any(axis=0)]
     unit, good = row.column["rows"], "Below" if row.column["better"] == "lower" else "Above"
     yield Picture(
@@ -168,7 +170,7 @@ def _file_name(row: FigureRow) -> str:
     return row.kind.replace("/", "_")
 
 
-def _ends(change: ChangeResult, beside: float = 0.0) -> list[float]:
+def _ends(change: "ChangeResult", beside: float = 0.0) -> list[float]:
     return [beside + change["interval"][end] for end in ("low", "high")]
 
 

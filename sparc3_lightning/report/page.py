@@ -4,7 +4,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -20,8 +20,10 @@ from sparc3_lightning.report.rows import (
     removed,
     set_table,
 )
-from sparc3_lightning.runs.results import Results
 from sparc3_lightning.wording import MISSING, visible
+
+if TYPE_CHECKING:  # `report` loads no torch
+    from sparc3_lightning.runs.results import Results
 
 _TEMPLATES = Path(__file__).parent
 NUM_PROMPTS = 20
@@ -81,7 +83,7 @@ def render_page(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: in
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters["visible"] = visible
-    results, scored = run.results, run.baseline.toxicity
+    results = run.results
     return environment.get_template("page.html").render(
         model=results["base_model"].get("id"),
         num_neurons=results["selection"]["num_neurons"],
@@ -92,8 +94,8 @@ def render_page(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: in
         selection=[removed(results["selection"]), *checks(results), *agreement_lines(results)],
         validation=set_table(results["validation"]),
         completions=first_completions(run.baseline, run.pruned, num_prompts),
-        num_prompts=0 if scored is None else len(scored.prompts),
-        attribute="" if scored is None else scored.main_attribute,
+        num_prompts=len(run.baseline.prompts),
+        attribute=run.baseline.attribute,
         words=_words(results),
         choices=_choices(results),
         provenance=None if run.provenance is None else _flat(run.provenance),
@@ -101,7 +103,7 @@ def render_page(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: in
     )
 
 
-def _words(results: Results) -> dict[str, list[str]]:
+def _words(results: "Results") -> dict[str, list[str]]:
     """Words that became rarer and commoner, each with its counts."""
     return {
         name: [f"{word['word']} ({word['before']} -> {word['after']}, z {word['z']:+.1f})" for word in words]
@@ -109,7 +111,7 @@ def _words(results: Results) -> dict[str, list[str]]:
     }
 
 
-def _choices(results: Results) -> list[tuple[str, str]]:
+def _choices(results: "Results") -> list[tuple[str, str]]:
     """Model, method and selection; what the figures show is left out."""
     sections = {"model": results["base_model"], "relevance": results["relevance"], "selection": results["selection"]}
     lines = [line for name, values in sections.items() for line in _flat(values, f"{name}: ")]

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from sparc3_lightning.files import read_json
+from sparc3_lightning.models.families import get_family
 from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe
-from sparc3_lightning.scoring.manifest import MANIFEST_FILE
+from sparc3_lightning.scoring.manifest import MANIFEST_FILE, read_manifest, tensor_files
 from sparc3_lightning.version import RESULTS_FORMAT
 
 if TYPE_CHECKING:
@@ -66,12 +67,45 @@ def _from_format_3(run_dir: Path, results: dict[str, Any]) -> Results:
     return from_format_3(results, baseline, pruned, controls)
 
 
+def _stored(run_dir: Path, name: str) -> list[dict[str, Any]]:
+    """What one of the evaluations' files holds; only the control's holds several."""
+    found = read_json(run_dir / f"{name}_eval.json", f"{name} evaluation")
+    return found if isinstance(found, list) else [found]
+
+
 def _evaluations(run_dir: Path, name: str) -> list[Evaluation]:
-    """One of the evaluations' files; only the control's holds several."""
     from sparc3_lightning.evaluation.records import Evaluation
 
-    found = read_json(run_dir / f"{name}_eval.json", f"{name} evaluation")
-    return [Evaluation.from_json(one) for one in (found if isinstance(found, list) else [found])]
+    return [Evaluation.from_json(one) for one in _stored(run_dir, name)]
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is shown of one evaluation, read without torch.
+
+    Attributes:
+        rows: Of each column the value of each prompt, NaN where it has none.
+        prompts: Every prompt with its completions and their scores, as its file has them.
+        attribute: The scorer's first attribute; "" where nothing was scored.
+    """
+
+    rows: dict[str, Floats]
+    prompts: list[dict[str, Any]]
+    attribute: str
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> Side:
+        """What an evaluation's file holds; earlier versions left the columns' rows out."""
+        import numpy as np
+
+        if "columns" not in content:
+            from sparc3_lightning.evaluation.records import Evaluation
+
+            content = Evaluation.from_json(content).to_json()
+        # JSON has no NaN.
+        rows = {name: np.array(values, dtype=np.float64) for name, values in content["columns"].items()}
+        scored = content["toxicity"]  # the file's word for what a scorer judges
+        return cls(rows, *([], "") if scored is None else (scored["prompts"], next(iter(scored["attributes"]))))
 
 
 class NeuronScores(NamedTuple):
@@ -104,9 +138,9 @@ class FinishedRun:
     """
 
     results: Results
-    baseline: Evaluation
-    pruned: Evaluation
-    controls: list[Evaluation]
+    baseline: Side
+    pruned: Side
+    controls: list[Side]
     recipe: Recipe
     neurons: NeuronScores
     provenance: dict[str, Any] | None
@@ -119,11 +153,14 @@ def finished_run(run: Run, run_dir: Path) -> FinishedRun:
     assert run.recipe is not None
     assert run.baseline is not None
     assert run.pruned is not None
+    from sparc3_lightning.pruning.select import neuron_scores
+
     # Not read again: of weights, neurons' scores are known since they were written.
-    sets = [run.score_sets[name] for name in (*run.general, str(run.behaviour))]
+    found = [neuron_scores(run.score_sets[name]) for name in (*run.general, str(run.behaviour))]
+    sets = [{layer: scores.numpy() for layer, scores in of_set.items()} for of_set in found]
     neurons = _neurons(run_dir / "scores", sets, run.recipe)
-    evaluations = run.baseline, run.pruned, run.controls
-    return FinishedRun(run.results, *evaluations, run.recipe, neurons, *_made_with(run_dir))
+    baseline, pruned, *controls = (Side.of(one.to_json()) for one in (run.baseline, run.pruned, *run.controls))
+    return FinishedRun(run.results, baseline, pruned, controls, run.recipe, neurons, *_made_with(run_dir))
 
 
 def read_run(run_dir: Path) -> FinishedRun:
@@ -134,11 +171,12 @@ def read_run(run_dir: Path) -> FinishedRun:
         ValueError: A file is no readable or belongs to another run; names it.
     """
 
-    from sparc3_lightning.scoring.score_set import ScoreSet
+    def sides(name: str) -> list[Side]:
+        return [Side.of(one) for one in _stored(run_dir, name)]
 
     results, recipe = read_results(run_dir), Recipe.load(run_dir)
-    (baseline,), (pruned,) = _evaluations(run_dir, "baseline"), _evaluations(run_dir, "pruned")
-    controls = _evaluations(run_dir, "control") if results["num_control_draws"] else []
+    (baseline,), (pruned,) = sides("baseline"), sides("pruned")
+    controls = sides("control") if results["num_control_draws"] else []
     for name, others in (("pruned", [pruned]), ("control", controls)):
         # Prompts are paired by their place.
         if any(_prompt_ids(other) != _prompt_ids(baseline) for other in others):
@@ -146,7 +184,7 @@ def read_run(run_dir: Path) -> FinishedRun:
                 f"{run_dir / name}_eval.json holds other prompts than baseline_eval.json: they are not of one run."
             )
     scores, selection = run_dir / "scores", results["selection"]
-    sets = [ScoreSet.open(scores / name) for name in (*selection["general"], selection["behaviour"])]
+    sets = [_stored_scores(scores / name) for name in (*selection["general"], selection["behaviour"])]
     neurons = _neurons(scores, sets, recipe)
     return FinishedRun(results, baseline, pruned, controls, recipe, neurons, *_made_with(run_dir))
 
@@ -160,22 +198,44 @@ def _made_with(run_dir: Path) -> tuple[dict[str, Any] | None, str | None]:
     )
 
 
-def _prompt_ids(evaluation: Evaluation) -> list[str]:
-    return [] if evaluation.toxicity is None else [row.id for row in evaluation.toxicity.prompts]
+def _prompt_ids(side: Side) -> list[str]:
+    return [row["id"] for row in side.prompts]
 
 
-def _neurons(directory: Path, sets: Sequence[ScoreSet], recipe: Recipe) -> NeuronScores:
+def _stored_scores(directory: Path) -> dict[int, Floats]:
+    """Neuron scores by layer, read without torch; a neuron's is the sum of its row, where weights were scored."""
+    import numpy as np
+    from safetensors import SafetensorError, safe_open
+
+    manifest = read_manifest(directory)
+    base_model = manifest.get("base_model", {})
+    if (model_type := base_model.get("model_type")) is None:
+        raise ValueError(f"{directory / MANIFEST_FILE} names no model type.")
+    family = get_family(str(model_type))
+    rows: dict[int, Floats] = {}
+    for file in tensor_files(manifest):
+        try:
+            with safe_open(directory / file, framework="numpy") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - it is no dict
+                    if (layer := family.layer_of(name)) is not None:
+                        score = tensors.get_tensor(name)[family.neuron_rows(base_model)]
+                        rows[layer] = score.reshape(len(score), -1).sum(1, dtype=np.float64)
+        except SafetensorError as error:
+            raise ValueError(f"{directory / file} is no readable safetensors file: {error}.") from error
+    if not rows:
+        raise ValueError(f"{directory} holds no scores of neurons.")
+    return rows
+
+
+def _neurons(directory: Path, sets: Sequence[Mapping[int, Floats]], recipe: Recipe) -> NeuronScores:
     """Scores of every neuron: of the general sets, and of the behaviour's, which is the last."""
     import numpy as np
 
-    from sparc3_lightning.pruning.select import neuron_scores
-
-    found = [neuron_scores(score_set) for score_set in sets]
-    sizes = [{layer: len(score) for layer, score in of_set.items()} for of_set in found]
+    sizes = [{layer: len(score) for layer, score in of_set.items()} for of_set in sets]
     if any(of_set != sizes[-1] for of_set in sizes):
         raise ValueError(f"{directory}: the score sets hold different layers, so they are not of one run.")
     layers = sorted(sizes[-1])
-    flat = [np.concatenate([of_set[layer].numpy() for layer in layers]) for of_set in found]
+    flat = [np.concatenate([of_set[layer] for layer in layers]) for of_set in sets]
     starts = dict(zip(layers, np.cumsum([0, *(sizes[-1][layer] for layer in layers)]).tolist(), strict=False))
     is_selected = np.zeros(len(flat[-1]), dtype=np.bool_)
     for layer, index in recipe.neurons:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from sparc3_lightning.wording import MISSING, number, p_value, percent, signed, spaced, spoken
 
 if TYPE_CHECKING:  # `inspect` loads no torch
-    from sparc3_lightning.evaluation.records import Evaluation, PromptResult
+    from sparc3_lightning.report.read import Side
     from sparc3_lightning.runs.results import ChangeResult, ColumnResult, Results
 
 HIDDEN = ("opinion", "logged", "detail")
@@ -300,20 +300,16 @@ class Completions(NamedTuple):
     sides: tuple[Completion, ...]
 
 
-def first_completions(baseline: "Evaluation", pruned: "Evaluation", num_prompts: int) -> list[Completions]:
+def first_completions(baseline: "Side", pruned: "Side", num_prompts: int) -> list[Completions]:
     """First completions of some prompts, spaced evenly over all and not chosen by what came out."""
-    before, after = baseline.toxicity, pruned.toxicity
-    if before is None or after is None:
-        return []
-    attribute = before.main_attribute
 
-    def side(model: str, row: "PromptResult") -> Completion:
-        first = row.completions[0]
-        return Completion(model, f"{first.scores[attribute]:.3f}", first.text)
+    def side(model: str, row: dict[str, Any]) -> Completion:
+        first = row["completions"][0]
+        return Completion(model, f"{first['scores'][baseline.attribute]:.3f}", first["text"])
 
-    pairs = list(zip(before.prompts, after.prompts, strict=True))
+    pairs = list(zip(baseline.prompts, pruned.prompts, strict=True))
     chosen = [pairs[place] for place in spaced(len(pairs), num_prompts)]
-    return [Completions(old.text, (side("baseline", old), side("pruned", new))) for old, new in chosen]
+    return [Completions(old["text"], (side("baseline", old), side("pruned", new))) for old, new in chosen]
 
 
 def in_brackets(name: str) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.pruning.select import neuron_scores
 from sparc3_lightning.report.figures import Panel
+from sparc3_lightning.report.read import Side
 from sparc3_lightning.report.rows import HIDDEN, Completion, first_completions, kind_of
 from sparc3_lightning.runs.results import Results, throughput
 from sparc3_lightning.runs.run import Run
@@ -139,10 +140,11 @@ def sample_completions(baseline: Evaluation, pruned: Evaluation, num_prompts: in
 
     Empty where no prompt was continued or none is wanted.
     """
-    shown = first_completions(baseline, pruned, num_prompts)
-    if not shown or baseline.toxicity is None:
+    before = Side.of(baseline.to_json())
+    shown = first_completions(before, Side.of(pruned.to_json()), num_prompts)
+    if not shown:
         return ""
-    attribute, prompts = plain_text(baseline.toxicity.main_attribute), baseline.toxicity.prompts
+    attribute, prompts = plain_text(before.attribute), before.prompts
     head = f"| prompt | baseline (its {attribute}) | pruned (its {attribute}) |"
     note = f"First completion of {len(shown)} of {len(prompts)} prompts, spaced evenly."
     rows = [" | ".join([plain_text(one.prompt), *map(_completion, one.sides)]) for one in shown]
