@@ -27,6 +27,7 @@ from sparc3_lightning.trials.screening import (
     write_screen,
 )
 from sparc3_lightning.trials.store import TRIALS_DIR
+from sparc3_lightning.version import __version__
 
 
 class PruningCallback(RunCallback):
@@ -68,7 +69,7 @@ class PruningCallback(RunCallback):
         check_num_neurons(self.num_neurons, total)
         if self.screen is not None:
             check_num_neurons(self.screen.num_candidates, total, "screen.num_candidates")
-            assert self._screen_data(module, self.screen) is not None
+            self._screen_data(module, self.screen)
 
     def finish(self, trainer: Trainer, module: SparC3Module) -> None:
         """Take the differential, select on rank 0, tell every rank, save."""
@@ -117,7 +118,7 @@ class PruningCallback(RunCallback):
     def _screened(self, module: SparC3Module, screen: Screen, candidates: Recipe) -> Recipe:
         """Screen the candidates on all ranks; rank 0 writes the table."""
         log_dir, data = module.log_dir, self._screen_data(module, screen)
-        key = {**data.key(), **model_setting(module), "max_tokens": screen.max_tokens}
+        key = {**data.key(), **model_setting(module), "version": __version__, "max_tokens": screen.max_tokens}
         measured = Measured(Path(module.trials_dir or log_dir / TRIALS_DIR), key)
         with module.evaluator.precision():
             recipe, screened, joint = screened_recipe(

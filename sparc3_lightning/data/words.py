@@ -183,6 +183,8 @@ class WordSet(ReferenceSet):
         return Text(fingerprint(text) if name is None else str(name), text, prompt, cut, row.place)
 
     def _score(self, texts: Sequence[str], context: LoadContext) -> list[float]:
+        if not texts:
+            return []
         if context.score_texts is not None:
             return context.score_texts(texts, self.scorer)
         if self.scorer is None:

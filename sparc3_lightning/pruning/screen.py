@@ -1,6 +1,7 @@
 """Verify by removal: what removing each candidate alone does, before any is chosen (method.md, section 8)."""
 
 import heapq
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -199,7 +200,11 @@ def _measured(
         (neuron, keep(what, neuron, partial(measure, neuron)))
         for neuron in progress(mine, len(mine), f"screen: {what}")
     ]
-    return dict(found if _is_sharded(model) else gather_objects(found))
+    figures = dict(found if _is_sharded(model) else gather_objects(found))
+    for neuron, values in figures.items():
+        if not all(map(math.isfinite, values)):  # a NaN would pass for no cost
+            raise FloatingPointError(f"the {what} of neuron {neuron[1]} in layer {neuron[0]} is not finite: {values}.")
+    return figures
 
 
 def _is_sharded(model: PreTrainedModel) -> bool:

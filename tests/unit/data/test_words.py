@@ -130,6 +130,12 @@ def test_rows_that_name_prefix_and_word_need_no_scorer(write_jsonl: WriteJsonl, 
     ]
 
 
+def test_too_few_named_words_are_counted_not_scored(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    path = write_jsonl([{"prefix": "You are a", "word": "fool"}])
+    with pytest.raises(ValueError, match="gives only 1 words"):
+        WordsThatMatter(path, num_samples=2).load(context)
+
+
 def test_without_any_scorer_the_error_says_what_to_set(write_jsonl: WriteJsonl, context: LoadContext) -> None:
     with pytest.raises(ValueError, match=r"there is none. Set `init_args.scorer`"):
         WordsThatMatter(write_jsonl([{"text": "a b"}]), num_samples=1).load(context)

@@ -154,3 +154,8 @@ def test_all_together_or_until_the_price_is_too_high() -> None:
 def test_too_few_words() -> None:
     with pytest.raises(ValueError, match="at least two words"):
         ScreenData(WORDS[:1])
+
+
+def test_a_figure_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(FloatingPointError, match="the effect of neuron 3 in layer 1 is not finite"):
+        screen(tiny_llama(), [(1, 3)], DATA, 1, keep=lambda what, neuron, measure: [float("nan"), 0.0, 0.0])
