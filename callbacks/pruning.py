@@ -1,12 +1,13 @@
 """Pruning: combine the scores, take the differential, select the neurons, save the recipe and the pruned model."""
 
+import math
 from functools import partial
 from pathlib import Path
 
 from lightning.pytorch import Trainer
 
 from callbacks.base import RunCallback, model_setting
-from sparc3_lightning.data.tokens import encode
+from sparc3_lightning.data.tokens import check_vocabulary, encode
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.module import SparC3Module
@@ -18,7 +19,7 @@ from sparc3_lightning.scoring.combine import Penalty, check_general, differentia
 from sparc3_lightning.scoring.saving import save_together, share_summaries
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.trials.screening import (
-    Measured,
+    KeptFigures,
     Screen,
     describe_screen,
     price_passages,
@@ -69,6 +70,11 @@ class PruningCallback(RunCallback):
         check_num_neurons(self.num_neurons, total)
         if self.screen is not None:
             check_num_neurons(self.screen.num_candidates, total, "screen.num_candidates")
+            if self.screen.num_candidates < self.num_neurons:
+                raise ValueError(
+                    f"`screen.num_candidates` must be at least `num_neurons` = {self.num_neurons}, got "
+                    f"{self.screen.num_candidates}. Set `PruningCallback.init_args.screen.num_candidates`."
+                )
             self._screen_data(module, self.screen)
 
     def finish(self, trainer: Trainer, module: SparC3Module) -> None:
@@ -104,27 +110,36 @@ class PruningCallback(RunCallback):
             ValueError: No words; or not enough text.
         """
         data, run = module.data, module.run
-        behaviour = word_passages(data.reference_samples[str(run.behaviour)])
-        if len(behaviour) < 2:
-            raise ValueError(
-                f"`screen` needs words of the behaviour to measure, got `{data.key_of(str(run.behaviour))}` without. "
-                "Set it to a WordsThatMatter, and `model.target: next_token`."
-            )
-        ordinary = [one for name in run.general for one in word_passages(data.reference_samples[name])]
-        rows = [row for rows in data.price_rows.values() for row in rows]
-        price = price_passages(rows, partial(encode, module.tokenizer), screen.num_price_tokens)
-        return ScreenData(behaviour, ordinary, price)
+        words = {name: word_passages(data.reference_samples[name]) for name in (str(run.behaviour), *run.general)}
+        for name, passages in words.items():
+            if len(passages) < 2:
+                raise ValueError(
+                    f"`screen` needs words to measure, at least two, got {len(passages)} of `{data.key_of(name)}`. Set "
+                    "it to WordsThatMatter, OrdinaryWords or C4, and `model.target: next_token`."
+                )
+        behaviour = words.pop(str(run.behaviour))
+        if not data.price_rows:
+            raise ValueError("`screen` needs text to tell a price by, got none. Set `data.price`.")
+        num_tokens = math.ceil(screen.num_price_tokens / len(data.price_rows))  # as much of each
+        price = [
+            passage
+            for name, rows in data.price_rows.items()
+            for passage in price_passages(name, rows, partial(encode, module.tokenizer), num_tokens, module.max_length)
+        ]
+        for passage in price:
+            check_vocabulary(passage.ids.tolist(), module.vocab_size, "`data.price`")
+        return ScreenData(behaviour, [one for passages in words.values() for one in passages], price)
 
     def _screened(self, module: SparC3Module, screen: Screen, candidates: Recipe) -> Recipe:
         """Screen the candidates on all ranks; rank 0 writes the table."""
         log_dir, data = module.log_dir, self._screen_data(module, screen)
         key = {**data.key(), **model_setting(module), "version": __version__, "max_tokens": screen.max_tokens}
-        measured = Measured(Path(module.trials_dir or log_dir / TRIALS_DIR), key)
-        with module.evaluator.precision():
+        kept = KeptFigures(Path(module.trials_dir or log_dir / TRIALS_DIR), key)
+        with module.evaluator.precision(), kept:
             recipe, screened, joint = screened_recipe(
-                module.lm, candidates, self.num_neurons, data, screen, measured, module.progress
+                module.lm, candidates, self.num_neurons, data, screen, kept, module.progress
             )
         from_rank_zero(partial(write_screen, log_dir, candidates, screened, recipe, screen.price_weight))
         if module.trainer.is_global_zero:
-            print(describe_screen(screened, joint))
+            print(describe_screen(screened, joint, self.num_neurons))
         return recipe

@@ -276,7 +276,8 @@ class SparC3DataModule(LightningDataModule):
         """Give the evaluation sets' sources as JSON, for the results."""
         sets = {"evaluation_prompts": self.evaluation_prompts, "evaluation_text": self.evaluation_text}
         described = {name: None if source is None else source.describe() for name, source in sets.items()}
-        return {**described, "allow_overlap": self.allow_overlap}
+        price = {name: text.describe() for name, text in self.price.items()}
+        return {**described, "price": price, "allow_overlap": self.allow_overlap}
 
     def predict_dataloader(self) -> list[DataLoader[Batch]]:
         """Give one dataloader a reference set; all ranks make equally many steps in each.

@@ -71,13 +71,18 @@ class Cut:
     span: tuple[int, int]
 
 
-def possible_cuts(context: LoadContext, text: str, max_tokens: int) -> list[Cut]:
-    """Cuts before each word but the first, at most so many tokens before it; the whole text is tokenised once."""
+def possible_cuts(
+    context: LoadContext, text: str, max_tokens: int, words: Sequence[tuple[int, int]] | None = None
+) -> list[Cut]:
+    """Cuts before each of the words (None: all but the first), at most so many tokens before it, within the context.
+
+    The whole text is tokenised once.
+    """
     ids, offsets = encode_with_offsets(context.tokenizer, text)
-    cuts = []
-    for start, end in find_words(text)[1:]:
+    has_bos, cuts = starts_with_bos(context.tokenizer, ids), []
+    for start, end in find_words(text)[1:] if words is None else words:
         tokens = [place for place, (first, last) in enumerate(offsets) if first < end and last > start]
-        if tokens and starts_with_bos(context.tokenizer, ids) < tokens[0] <= min(max_tokens, context.max_length):
+        if tokens and has_bos < tokens[0] <= max_tokens and tokens[-1] < context.max_length:
             cuts.append(Cut(ids[: tokens[0]], ids[tokens[0] : tokens[-1] + 1], text[start:end], (start, end)))
     return cuts
 
@@ -101,24 +106,29 @@ class Text:
     place: str
 
 
+# Annotations stand as types here, not as text (`from __future__`): else the parser would take any value.
+@dataclass(eq=False)
 class WordSet(ReferenceSet):
     """Samples that end before a word. The texts come from RealToxicityPrompts (each prompt with its continuation), from
     another file with a column of texts, or from one that names `prefix` and `word` in each row."""
 
-    source: Source
-    path: str | None
-    text_column: str
-    num_samples: int
-    max_tokens: int
-    scorer: Scorer | None
-    seed: int
-    part: Part
     described: ClassVar[tuple[str, ...]] = ("num_samples", "max_tokens", "seed", "part")
+
+    path: str | None = None
+    text_column: str = "text"
+    num_samples: int = 128
+    max_tokens: int = 128
+    scorer: Scorer | None = None
+    seed: int = 0
+    part: Part = "all"
+    dataset: str = "allenai/real-toxicity-prompts"
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be."""
         check_at_least("num_samples", self.num_samples, 1)
         check_at_least("max_tokens", self.max_tokens, 1)
+        self.source: Source = Source(self.path, self.dataset, revision=self.revision, text_column=self.text_column)
 
     @abstractmethod
     def cuts(self, texts: list[Text], context: LoadContext, counts: Counter[str]) -> Iterator[tuple[Text, Cut]]:
@@ -196,7 +206,6 @@ class WordSet(ReferenceSet):
         return scores
 
 
-# Annotations stand as types here, not as text (`from __future__`): else the parser would take any value.
 @dataclass(eq=False)
 class WordsThatMatter(WordSet):
     """Texts cut before the word that their score rests on most: leave out one word at a time, and score what is left.
@@ -205,52 +214,39 @@ class WordsThatMatter(WordSet):
         path: Local file; None for RealToxicityPrompts from the hub. Rows that name `prefix` and `word` need no scorer.
         text_column: Column that holds the text, where rows have neither `prompt` and `continuation` nor a word.
         num_samples: How many words.
-        threshold: Texts that score at least this much are taken.
-        min_drop: The least by which leaving the word out must lower the score.
         max_tokens: Most tokens before the word.
         scorer: Scores the texts, by its first attribute; None for the evaluator's.
         seed: Seed of the draw.
         part: `attribution` and `evaluation` are two disjoint halves of all prompts there are, `all` is both.
         dataset: Hub id.
         revision: Commit on the hub; None for the newest.
+        threshold: Texts that score at least this much are taken.
+        min_drop: The least by which leaving the word out must lower the score.
     """
 
     described = (*WordSet.described, "threshold", "min_drop")
 
-    path: str | None = None
-    text_column: str = "text"
-    num_samples: int = 128
     threshold: float = 0.5
     min_drop: float = 0.1
-    max_tokens: int = 128
-    scorer: Scorer | None = None
-    seed: int = 0
-    part: Part = "all"
-    dataset: str = "allenai/real-toxicity-prompts"
-    revision: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be."""
         super().__post_init__()
         check_share("threshold", self.threshold)
         check_share("min_drop", self.min_drop)
-        self.source = Source(self.path, self.dataset, revision=self.revision, text_column=self.text_column)
 
     def cuts(self, texts: list[Text], context: LoadContext, counts: Counter[str]) -> Iterator[tuple[Text, Cut]]:
         """Give each text that scores high enough, cut before its word."""
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            now = texts[start : start + _TEXTS_AT_ONCE]
-            chunk = [(text, possible_cuts(context, text.text, self.max_tokens)) for text in now]
-            yield from self._own(chunk, counts)
-            yield from self._found([one for one in chunk if one[0].cut is None], context, counts)
-
-    def _own(self, chunk: list[tuple[Text, list[Cut]]], counts: Counter[str]) -> Iterator[tuple[Text, Cut]]:
-        """Cut where the rows themselves say."""
-        for text, cuts in chunk:
-            if text.cut is not None:
-                named = [cut for cut in cuts if text.cut[0] <= cut.span[0] < text.cut[1]]
-                counts["num_uncut"] += not named
-                yield from ((text, cut) for cut in named[:1])
+            chunk: list[tuple[Text, list[Cut]]] = []
+            for text in texts[start : start + _TEXTS_AT_ONCE]:
+                if text.cut is None:
+                    chunk.append((text, possible_cuts(context, text.text, self.max_tokens)))
+                else:  # the row itself says where
+                    named = possible_cuts(context, text.text, self.max_tokens, [text.cut])
+                    counts["num_uncut"] += not named
+                    yield from ((text, cut) for cut in named)
+            yield from self._found(chunk, context, counts)
 
     def _found(
         self, chunk: list[tuple[Text, list[Cut]]], context: LoadContext, counts: Counter[str]
@@ -274,36 +270,26 @@ class OrdinaryWords(WordSet):
         path: Local file; None for RealToxicityPrompts from the hub.
         text_column: Column that holds the text, where rows have not `prompt` and `continuation`.
         num_samples: How many words; with `length_like` as many as that set has.
-        threshold: Take texts that score less than this; None takes any, and needs no scorer.
-        length_like: Name of a reference set; each sample is as long as one of its, within a tenth.
         max_tokens: Most tokens before the word.
         scorer: Scores the texts, by its first attribute; None for the evaluator's.
         seed: Seed of the draw and of the words.
         part: `attribution` and `evaluation` are two disjoint halves of all prompts there are, `all` is both.
         dataset: Hub id.
         revision: Commit on the hub; None for the newest.
+        threshold: Take texts that score less than this; None takes any, and needs no scorer.
+        length_like: Name of a reference set; each sample is as long as one of its, within a tenth.
     """
 
     described = (*WordSet.described, "threshold", "length_like")
 
-    path: str | None = None
-    text_column: str = "text"
-    num_samples: int = 128
     threshold: float | None = None
     length_like: str | None = None
-    max_tokens: int = 128
-    scorer: Scorer | None = None
-    seed: int = 0
-    part: Part = "all"
-    dataset: str = "allenai/real-toxicity-prompts"
-    revision: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be."""
         super().__post_init__()
         if self.threshold is not None:
             check_share("threshold", self.threshold)
-        self.source = Source(self.path, self.dataset, revision=self.revision, text_column=self.text_column)
 
     def load(self, context: LoadContext) -> ReferenceSamples:
         """Draw and cut the texts, on rank 0 for all."""
@@ -317,6 +303,11 @@ class OrdinaryWords(WordSet):
         wanted = None if self._wanted is None else random.Random(self.seed).sample(self._wanted, len(self._wanted))
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             for text in self._low(texts[start : start + _TEXTS_AT_ONCE], context, counts):
+                if text.cut is not None:
+                    raise ValueError(
+                        f"{text.place}: OrdinaryWords cuts before a random word, but the row names its own. Set the "
+                        "set to WordsThatMatter, which takes named words of any kind, or give a file of texts."
+                    )
                 cuts = possible_cuts(context, text.text, self.max_tokens)
                 cut = self._chosen(cuts, text, wanted)
                 counts["num_without_word"] += cut is None

@@ -87,6 +87,28 @@ class Family:
                 "Set `model.model` (or `model.config`) to another."
             )
 
+    # By these names transformers knows the sizes in every family's config.
+
+    def width(self, config: PreTrainedConfig) -> int:
+        """Features of the residual stream."""
+        return int(config.hidden_size)
+
+    def query_width(self, config: PreTrainedConfig) -> int:
+        """Features of all heads' queries."""
+        return int(config.num_attention_heads) * self._head_width(config)
+
+    def key_width(self, config: PreTrainedConfig) -> int:
+        """Features of all heads' keys."""
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        return int(heads) * self._head_width(config)
+
+    def _head_width(self, config: PreTrainedConfig) -> int:
+        return int(getattr(config, "head_dim", None) or self.width(config) // int(config.num_attention_heads))
+
+    def kinds_of_attention(self, config: PreTrainedConfig) -> list[str]:
+        """Each block's kind of attention, such as `sliding_attention`; "" where a family has but one."""
+        return list(getattr(config, "layer_types", None) or [""] * self.num_layers(config))
+
     def total_neurons(self, config: PreTrainedConfig) -> int:
         """Neurons of all layers."""
         return self.num_layers(config) * self.num_neurons(config)

@@ -37,8 +37,8 @@ from sparc3_lightning.plan.needs import PlannedSet, Settings, settings_of
 from sparc3_lightning.plan.pace import Pace, elapsed, longest
 from sparc3_lightning.plan.rates import DEFAULT_GPU, GPUS, RATE_OPTIONS, Assumed, Rates, read_rates, with_rates
 from sparc3_lightning.plan.sizes import Sizes, model_config
+from sparc3_lightning.trials.screening import PRICE_WINDOW
 
-_SCREEN_WINDOW = 256
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -292,17 +292,20 @@ def _passes(settings: Settings, sets: Sequence[SetPlan]) -> Iterator[dict[str, A
 
 
 def _screening(settings: Settings, sets: Sequence[SetPlan], pace: Pace) -> Iterator[dict[str, Any]]:
-    """Candidates removed one at a time; from its block on, which is half of a pass in the middle."""
-    screen = settings.screening
-    if screen.num_candidates:
-        tokens = screen.price_tokens + sum(item.num_samples * item.tokens for item in sets)
-        length = min(_SCREEN_WINDOW, screen.max_tokens)
-        one_pass = pace.forward(length, screen.max_tokens // length) / 2
-        # Every rank measures candidates of its own, unless it holds a part of the model only.
-        at_once = 1 if settings.is_sharded else settings.num_ranks
-        number = math.ceil(screen.num_candidates / at_once)
-        seconds = number * math.ceil(tokens / screen.max_tokens) * one_pass
-        yield {"name": "screen", "number": screen.num_candidates, "unit": "candidate", "seconds": seconds}
+    """Candidates removed one at a time: at most each passes the words and the price text from the first block on."""
+    screen = settings.screen
+    if screen is None:
+        return
+    windows = math.ceil(screen.num_price_tokens / PRICE_WINDOW)
+    at_once = max(1, screen.max_tokens // PRICE_WINDOW)
+    text = math.ceil(windows / at_once) * pace.forward(PRICE_WINDOW, at_once, PRICE_WINDOW)
+    words = sum(item.num_samples * item.tokens for item in sets)
+    both = text + math.ceil(words / screen.max_tokens) * pace.forward(PRICE_WINDOW, at_once)
+    # Every rank measures candidates of its own, unless it holds a part of the model only.
+    number = math.ceil(screen.num_candidates / (1 if settings.is_sharded else settings.num_ranks))
+    joint = 1 if screen.max_price is None else settings.num_neurons
+    seconds = (number + joint + 2) * both  # two of the model as it is
+    yield {"name": "screen", "number": screen.num_candidates, "unit": "candidate", "seconds": seconds}
 
 
 def _trials(settings: Settings, pace: Pace, assumed: Assumed) -> Iterator[dict[str, Any]]:

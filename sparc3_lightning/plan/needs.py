@@ -19,7 +19,9 @@ from callbacks import (
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.metrics.perplexity import PerplexityProtocol
 from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.scoring.method import Method, Ranking
 from sparc3_lightning.scoring.registry import METHODS, gradient_method, method_key
+from sparc3_lightning.trials.screening import Screen
 
 ITEMSIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _SINGLE = ("auto", "SingleDeviceStrategy")
@@ -86,21 +88,6 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Screening:
-    """Candidates removed one at a time, each followed by a pass over the words and the price text.
-
-    Attributes:
-        num_candidates: How many; 0 where there is no screen.
-        price_tokens: Tokens of the price text.
-        max_tokens: Most tokens in one forward pass.
-    """
-
-    num_candidates: int = 0
-    price_tokens: int = 0
-    max_tokens: int = 2048
-
-
-@dataclass(frozen=True)
 class Trials:
     """Evaluations of one kind.
 
@@ -135,7 +122,8 @@ class Settings:
         saves_state: It saves a state to resume from.
         checkpoints_activations: Blocks keep their input only, and run again in the backward pass.
         passes: What else scores the sets.
-        screening: What candidates are verified by.
+        screen: What candidates are verified by; None where they are not.
+        num_neurons: How many are chosen at most.
         trials: What is evaluated.
         evaluated: On what.
         accelerator: What the config runs on.
@@ -157,7 +145,8 @@ class Settings:
     saves_state: bool = False
     checkpoints_activations: bool = False
     passes: tuple[Pass, ...] = ()
-    screening: Screening = Screening()
+    screen: Screen | None = None
+    num_neurons: int = 0
     trials: tuple[Trials, ...] = ()
     evaluated: Evaluated = Evaluated()
     accelerator: str = "auto"
@@ -224,6 +213,7 @@ def settings_of(
     devices, num_nodes = _devices(trainer["devices"]), int(trainer["num_nodes"])
     strategy, warnings = _strategy(trainer["strategy"], devices * num_nodes)
     kinds = [type(callback) for callback in callbacks]
+    pruning = [callback for callback in callbacks if isinstance(callback, PruningCallback)]
     options = module.attribution_options
     return Settings(
         strategy=strategy,
@@ -241,7 +231,8 @@ def settings_of(
         saves_state=ResumeCallback in kinds,
         checkpoints_activations=options["activation_checkpointing"],
         passes=tuple(_passes(callbacks, method_key(gradient_method(options["variant"]).name, options["sign"]))),
-        screening=_screening(callbacks),
+        screen=next((one.screen for one in pruning), None),
+        num_neurons=max((one.num_neurons for one in pruning), default=0),
         trials=tuple(_trials(callbacks, data)),
         evaluated=_evaluated(module, data),
         accelerator=str(trainer["accelerator"]),
@@ -290,6 +281,11 @@ def _number_of(source: object) -> int | None:
     return number
 
 
+def _passes_alone(method: type[Method]) -> bool:
+    """Whether it needs nothing of a shared pass, and is no ranking of the weights alone: it passes each block twice."""
+    return not (method.variant or method.needs or issubclass(method, Ranking))
+
+
 def _passes(callbacks: Sequence[Callback], own: str) -> list[Pass]:
     """What scores the sets beside the run's own attribution; all that a plain pass shows is seen in one."""
     found = []
@@ -297,23 +293,15 @@ def _passes(callbacks: Sequence[Callback], own: str) -> list[Pass]:
         if isinstance(callback, BaselineCallback):
             methods = [METHODS[key.removesuffix("_signed")] for key in callback.keys if key != own]
             shared = any(method.needs for method in methods)
-            # What needs nothing of a shared pass, and is no ranking of the weights alone, passes each block twice.
-            alone = [method for method in methods if not (method.variant or method.needs or method.ranks)]
+            alone = [method for method in methods if _passes_alone(method)]
             attributions = sum(method.variant is not None for method in methods)
             found.append(Pass("baselines", attributions, shared + 2 * len(alone)))
         if isinstance(callback, CompressionCallback):
             shared = any(METHODS[key.removesuffix("_signed")].needs for key in callback.keys)
             names = [METHODS[one.method.removesuffix("_signed")] for one in callback.compressions]
-            alone = [method for method in names if not (method.variant or method.needs or method.ranks)]
+            alone = [method for method in names if _passes_alone(method)]
             found.append(Pass("scores to compress by", 0, shared + 2 * len(alone)))
     return [one for one in found if one.attributions or one.forward_passes]
-
-
-def _screening(callbacks: Sequence[Callback]) -> Screening:
-    screens = [one.screen for one in callbacks if isinstance(one, PruningCallback) and one.screen is not None]
-    return Screening(
-        *(screens[0].num_candidates, screens[0].num_price_tokens, screens[0].max_tokens) if screens else ()
-    )
 
 
 def _trials(callbacks: Sequence[Callback], data: SparC3DataModule) -> list[Trials]:

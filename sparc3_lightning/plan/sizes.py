@@ -133,12 +133,9 @@ class Sizes:
         self.family = get_family(config.model_type)
         self.layers = self.family.num_layers(config)
         self.neurons = self.family.num_neurons(config)
-        self.width, self.vocab = int(config.hidden_size), int(config.vocab_size)
+        self.width, self.vocab = self.family.width(config), int(config.vocab_size)
+        self.query_width, self.key_width = self.family.query_width(config), self.family.key_width(config)
         self.context = context_length(self.model)
-        heads = int(config.num_attention_heads)
-        head_dim = int(getattr(config, "head_dim", None) or self.width // heads)
-        self.query_width = heads * head_dim
-        self.key_width = int(getattr(config, "num_key_value_heads", None) or heads) * head_dim
 
     def _on_meta(self, dtype: torch.dtype) -> PreTrainedModel:
         try:
@@ -250,8 +247,8 @@ class Sizes:
         prefix = f"{self.family.blocks}.{block}."
         parts = tuple(linear.name.removeprefix(prefix) for linear in attributed if linear.block == block)
         is_reached = any(linear.block < block for linear in attributed)
-        types = getattr(self.config, "layer_types", None) or [""] * self.layers
-        return parts, is_reached, types[block], block == self.layers - 1
+        kind = self.family.kinds_of_attention(self.config)[block]
+        return parts, is_reached, kind, block == self.layers - 1
 
     def _count(self, kept: Sequence[int], attributed: Sequence[Linear], dtype: str, variant: str) -> np.ndarray:
         """Coefficients of each of `Work`'s fields, (5, 3), of a model that has no other blocks."""

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from sparc3_lightning.data.samples import token_hash
-from sparc3_lightning.distributed.ranks import gather_objects, rank_and_world_size, world_size
+from sparc3_lightning.distributed.owners import is_sharded
+from sparc3_lightning.distributed.ranks import gather_objects, raise_together, rank_and_world_size, world_size
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.passages import Passage, Passages
 from sparc3_lightning.pruning.recipe import Recipe
@@ -116,6 +116,9 @@ def screen(
 
     Returns:
         What each candidate does, in the order of `candidates`.
+
+    Raises:
+        FloatingPointError: A figure that is not finite; names the neuron. On every rank.
     """
     layers = sorted({layer for layer, _ in candidates})
     words = Passages(model, [*data.behaviour, *data.ordinary], max_tokens, layers)
@@ -141,7 +144,7 @@ def screen(
         prices = _measured(model, [one.neuron for one in some], rise, "price", keep, progress)
         return [replace(one, price=prices[one.neuron][0]) for one in some]
 
-    return _priced(screened, measure, num_neurons, price_weight, at_once=1 if _is_sharded(model) else world_size())
+    return _priced(screened, measure, num_neurons, price_weight, at_once=1 if is_sharded(model) else world_size())
 
 
 def choose(screened: Iterable[Screened], num_neurons: int, price_weight: float = 10.0) -> list[Screened]:
@@ -174,7 +177,7 @@ def _priced(
         key=lambda one: (-one.value(price_weight), one.neuron),
     )
     best: list[float] = []
-    while waiting and (len(best) < num_neurons or waiting[0].value(price_weight) > best[0]):
+    while waiting and (len(best) < num_neurons or waiting[0].value(price_weight) >= best[0]):
         for one in measure(waiting[:at_once]):
             found[one.neuron] = one
             if one.value(price_weight) > 0 and one.value(price_weight, confirm=True) > 0:
@@ -194,21 +197,25 @@ def _measured(
     progress: Progress,
 ) -> dict[Neuron, list[float]]:
     """Figures of each neuron; a model that is not sharded lets every rank measure its share alone."""
-    first, step = (0, 1) if _is_sharded(model) else rank_and_world_size()
+    sharded = is_sharded(model)
+    first, step = (0, 1) if sharded else rank_and_world_size()
     mine = neurons[first::step]
-    found = [
-        (neuron, keep(what, neuron, partial(measure, neuron)))
-        for neuron in progress(mine, len(mine), f"screen: {what}")
-    ]
-    figures = dict(found if _is_sharded(model) else gather_objects(found))
-    for neuron, values in figures.items():
+
+    def finite(neuron: Neuron) -> list[float]:
+        values = measure(neuron)
         if not all(map(math.isfinite, values)):  # a NaN would pass for no cost
-            raise FloatingPointError(f"the {what} of neuron {neuron[1]} in layer {neuron[0]} is not finite: {values}.")
-    return figures
+            raise FloatingPointError(
+                f"the {what} of removing neuron {neuron[1]} of layer {neuron[0]} is not finite: {values}. Check the "
+                "model's weights, or use another `model.dtype`. Nothing was saved of it."
+            )
+        return values
 
+    def share() -> list[tuple[Neuron, list[float]]]:
+        items = progress(mine, len(mine), f"screen: {what}")
+        return [(neuron, keep(what, neuron, partial(finite, neuron))) for neuron in items]
 
-def _is_sharded(model: PreTrainedModel) -> bool:
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    found = raise_together(share, FloatingPointError, next(model.parameters()).device)
+    return dict(found if sharded else gather_objects(found))
 
 
 def _removed(model: PreTrainedModel, neurons: list[Neuron]) -> AbstractContextManager[object]:

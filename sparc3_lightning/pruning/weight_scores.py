@@ -15,7 +15,7 @@ from sparc3_lightning.models.families.layers import weight_of
 from sparc3_lightning.pruning.apply import block_linears
 from sparc3_lightning.pruning.masks import Pattern, mask_of
 from sparc3_lightning.scoring.loop import forward_pass, see
-from sparc3_lightning.scoring.method import Method, Pass, Scoring
+from sparc3_lightning.scoring.method import Method, Pass, ScoresRows, Scoring
 from sparc3_lightning.scoring.registry import METHODS, expand_methods
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.scoring.sequential import SequentialPass, WandaSequential
@@ -137,6 +137,7 @@ class WeightScores:
         if key in self.found:
             return partial(_relevance, self.found[key])
         method = METHODS[key](self.scoring)
+        assert isinstance(method, ScoresRows), "relevance is found, and the published Wanda masks by itself"
         return partial(method.rows, seen=self._statistics(method))
 
     def _statistics(self, method: Method) -> Any:

@@ -18,7 +18,7 @@ from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.patch import frozen, pre_hook
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.scoring.manifest import Manifest, SetData
-from sparc3_lightning.scoring.method import Method, Scored, Scoring, check_every_sample, of_rank_zero
+from sparc3_lightning.scoring.method import Method, Ranking, Scored, Scoring, check_every_sample, of_rank_zero
 from sparc3_lightning.scoring.weights import MadeOfWeights
 
 
@@ -181,7 +181,7 @@ class WandaMean(MadeOfWeights):
         return wanda_scores(weight, seen.squared_norms[name] / seen.num_samples, by_neuron)
 
 
-class Auroc(Method):
+class Auroc(Ranking):
     """0.5 - AUROC of the neuron's highest activation, behaviour against general: below 0 is specific to the behaviour.
 
     Source: Suau et al., ICML 2024 (AurA), Sec. 3.
@@ -189,7 +189,7 @@ class Auroc(Method):
 
     name = "auroc"
     needs = frozenset({"maxima"})
-    ranks = compares = neurons_only = True
+    compares = neurons_only = True
 
     def __init__(self, scoring: Scoring, sign: str = "abs") -> None:
         super().__init__(scoring, sign)

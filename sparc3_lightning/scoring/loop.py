@@ -13,7 +13,7 @@ from sparc3_lightning.scoring.activations import ForwardStatistics
 from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.scoring.lazy import check_modules, check_scores
 from sparc3_lightning.scoring.manifest import SetData
-from sparc3_lightning.scoring.method import Method, Pass, Scored
+from sparc3_lightning.scoring.method import Method, Pass, Ranking, Scored
 from sparc3_lightning.scoring.score_set import ScoreSet
 
 Batches = Callable[[str], Iterable[Batch]]
@@ -139,6 +139,6 @@ class Loop:
     def finish(self) -> dict[str, MethodScores]:
         """All that was found, rankings included, by the key of the method."""
         for key, method in self.methods.items():
-            if method.ranks:
+            if isinstance(method, Ranking):
                 self.found[key].ranking = self.keep(key, "", ScoreSet(method.ranking(), method.ranking_manifest()))
         return self.found

@@ -1,5 +1,6 @@
 """What scores neurons or weights: an object that sees the batches of reference sets and gives their scores."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -127,11 +128,11 @@ class Pass(Protocol):
         """What all ranks have seen of a set of so many samples."""
 
 
-class Method:
+class Method(ABC):
     """One way to score neurons or weights.
 
     A subclass either says what it needs of a plain forward pass, which all such methods share, or makes a pass of its
-    own; or it needs no set and ranks by the weights. Scores of neurons are given on rank 0, those of weights are shared
+    own; or it is a `Ranking`. Scores of neurons are given on rank 0, those of weights are shared
     out over the ranks.
 
     Args:
@@ -143,7 +144,6 @@ class Method:
         variant: Rules of a gradient-based method, which has a sign; None for the others.
         needs: What of the forward pass it is made of: "inputs" of the layers, "activations" of the neurons, or their
             "maxima" in each sample.
-        ranks: It gives no score for each reference set but one ranking, in which the lowest go first.
         compares: It must know which sets are general and which is the behaviour's.
         neurons_only: It scores neurons whatever the granularity.
         orders_weights: It gives the weights of a row an order of their own, by which a model can be compressed.
@@ -152,7 +152,6 @@ class Method:
     name: ClassVar[str]
     variant: ClassVar[Variant | None] = None
     needs: ClassVar[frozenset[Need]] = frozenset()
-    ranks: ClassVar[bool] = False
     compares: ClassVar[bool] = False
     neurons_only: ClassVar[bool] = False
     orders_weights: ClassVar[bool] = False
@@ -170,7 +169,7 @@ class Method:
         """The sign that its scores have: what is asked for, where it has a choice."""
         return sign if cls.variant is not None else "abs"  # type: ignore[return-value] # an attribution refuses others
 
-    @classmethod
+    @classmethod  # noqa: B027 - most score any model
     def check(cls, model: PreTrainedModel) -> None:
         """Refuse a model that it cannot score."""
 
@@ -191,6 +190,7 @@ class Method:
         """A pass of its own; None where the shared forward pass, or none, is enough."""
         return None
 
+    @abstractmethod
     def scores(self, seen: Any, data: SetData) -> Scored | None:
         """The scores of one set.
 
@@ -201,27 +201,6 @@ class Method:
         Returns:
             None where it only keeps what it has seen for its ranking.
         """
-        raise NotImplementedError
-
-    def ranking(self) -> Mapping[str, Tensor]:
-        """Its one ranking, lowest first; only of a method that `ranks`, after it has seen every set."""
-        raise NotImplementedError
-
-    def ranking_manifest(self) -> Manifest:
-        """What the ranking is one of."""
-        return self.manifest("ranking")
-
-    def rows(self, name: str, layer: nn.Module, seen: Any) -> Tensor:
-        """Scores of the weights of a layer's rows that this rank holds; only where it `orders_weights`.
-
-        Args:
-            name: The layer's name.
-            layer: The layer.
-            seen: What of the forward pass it needs.
-
-        Shape: (O, I), or fewer rows.
-        """
-        raise NotImplementedError
 
     def manifest(self, kind: str, data: SetData | None = None, total: float | None = None) -> Manifest:
         """What its scores are scores of.
@@ -242,6 +221,38 @@ class Method:
             relevance_per_sample=total,
             tokenizer_hash=scoring.tokenizer_hash,
         )
+
+
+class Ranking(Method):
+    """A method that gives no score for each reference set but one ranking, in which the lowest go first."""
+
+    def scores(self, seen: Any, data: SetData) -> Scored | None:
+        """None: it looks at no set, unless it says otherwise."""
+        return None
+
+    @abstractmethod
+    def ranking(self) -> Mapping[str, Tensor]:
+        """Its one ranking, after it has seen every set that it looks at."""
+
+    def ranking_manifest(self) -> Manifest:
+        """What the ranking is one of."""
+        return self.manifest("ranking")
+
+
+class ScoresRows(ABC):
+    """A method that can score the weights of a layer's rows alone, whatever else was scored."""
+
+    @abstractmethod
+    def rows(self, name: str, layer: nn.Module, seen: Any) -> Tensor:
+        """Scores of the weights of a layer's rows that this rank holds.
+
+        Args:
+            name: The layer's name.
+            layer: The layer.
+            seen: What of the forward pass it needs.
+
+        Shape: (O, I), or fewer rows.
+        """
 
 
 def of_rank_zero(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Methods made of the weights, gathered one layer at a time where they are sharded."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,12 +16,13 @@ from sparc3_lightning.models.families.layers import weight_of
 from sparc3_lightning.models.sharding import reshard
 from sparc3_lightning.scoring.lazy import LazyScores
 from sparc3_lightning.scoring.manifest import Options, SetData
-from sparc3_lightning.scoring.method import Method, Scored, of_rank_zero
+from sparc3_lightning.scoring.method import Method, Ranking, Scored, ScoresRows, of_rank_zero
 
 
-class MadeOfWeights(Method):
+class MadeOfWeights(Method, ScoresRows):
     """A formula over each layer's weight, and what was seen of its inputs."""
 
+    @abstractmethod
     def of_weight(self, name: str, weight: Tensor, by_neuron: bool, seen: Any) -> Tensor:
         """Scores of a layer's weight, or of some of its rows.
 
@@ -32,7 +34,6 @@ class MadeOfWeights(Method):
 
         Shape: weight (O, I), result (O,) or (O, I).
         """
-        raise NotImplementedError
 
     def made(self, seen: Any = None) -> dict[str, Tensor]:
         """Scores of the layers, on the CPU of the rank that each belongs to. Every rank must call.
@@ -63,11 +64,11 @@ class MadeOfWeights(Method):
         return self.of_weight(name, own_rows(weight_of(layer))[0], False, seen)
 
 
-class Magnitude(MadeOfWeights):
+class Magnitude(MadeOfWeights, Ranking):
     """|W|: the smallest go first, whatever the sets."""
 
     name = "magnitude"
-    ranks = orders_weights = True
+    orders_weights = True
 
     def of_weight(self, name: str, weight: Tensor, by_neuron: bool, seen: Any) -> Tensor:
         """The magnitude."""
@@ -78,11 +79,11 @@ class Magnitude(MadeOfWeights):
         return self.made()
 
 
-class Random(Method):
+class Random(Ranking, ScoresRows):
     """Uniform in [0, 1), seeded: a control."""
 
     name = "random"
-    ranks = orders_weights = True
+    orders_weights = True
 
     @property
     def options(self) -> Options:

@@ -5,24 +5,27 @@ import io
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from transformers import PreTrainedModel
 
 from sparc3_lightning.data.samples import ReferenceSamples, check_at_least
-from sparc3_lightning.distributed.ranks import rank_and_world_size
+from sparc3_lightning.distributed.ranks import from_rank_zero, rank_and_world_size
 from sparc3_lightning.files import write_text
 from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.screen import Joint, Neuron, Progress, ScreenData, Screened, choose, screen, together
-from sparc3_lightning.trials.store import trial_name
+from sparc3_lightning.trials.store import locked, trial_name
 
 FORMAT_VERSION = 1
 SCREEN_FILE = "screen.csv"
-_PRICE_WINDOW = 256
+PRICE_WINDOW = 256
+"""Most tokens of a window of price text."""
+_KEYS = "PruningCallback.init_args.screen"
 
 
 @dataclass
@@ -46,11 +49,11 @@ class Screen:
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be."""
         for option in ("num_candidates", "num_price_tokens", "max_tokens"):
-            check_at_least(f"screen.{option}", getattr(self, option), 1)
+            check_at_least(option, getattr(self, option), 1, _KEYS)
         for option in ("price_weight", "max_price"):
             value = getattr(self, option)
             if value is not None and not value >= 0:
-                raise ValueError(f"`screen.{option}` must be at least 0, got {value}.")
+                raise ValueError(f"`{option}` must be at least 0, got {value}. Set `{_KEYS}.{option}`.")
 
 
 def word_passages(samples: ReferenceSamples) -> list[Passage]:
@@ -60,13 +63,17 @@ def word_passages(samples: ReferenceSamples) -> list[Passage]:
     ]
 
 
-def price_passages(rows: Sequence[str], encode: Callable[[str], list[int]], num_tokens: int) -> list[Passage]:
-    """Windows of text, until so many tokens are scored.
+def price_passages(
+    name: str, rows: Sequence[str], encode: Callable[[str], list[int]], num_tokens: int, max_length: int
+) -> list[Passage]:
+    """Windows of a text, until so many tokens are scored.
 
     Args:
-        rows: The rows of a text; each is read alone.
+        name: The text's, for messages.
+        rows: Its rows; each is read alone.
         encode: Tokenises a row.
         num_tokens: How many.
+        max_length: The model's context, in tokens.
 
     Raises:
         ValueError: There are fewer.
@@ -75,7 +82,7 @@ def price_passages(rows: Sequence[str], encode: Callable[[str], list[int]], num_
     missing = num_tokens
     for row in filter(str.strip, rows):
         ids = torch.tensor(encode(row), dtype=torch.int64)
-        for window in torch.split(ids, _PRICE_WINDOW):
+        for window in torch.split(ids, min(PRICE_WINDOW, max_length)):
             window = window[: missing + 1]
             if len(window) > 1:
                 passages.append(Passage(window))
@@ -83,13 +90,15 @@ def price_passages(rows: Sequence[str], encode: Callable[[str], list[int]], num_
             if not missing:
                 return passages
     raise ValueError(
-        f"`data.price` must hold at least {num_tokens} tokens to tell a price by, got {num_tokens - missing}. Give "
-        "more text, or set `PruningCallback.init_args.screen.num_price_tokens`."
+        f"`data.price.{name}` must hold at least {num_tokens} tokens to tell a price by, got {num_tokens - missing}. "
+        f"Give more text, or set `{_KEYS}.num_price_tokens`."
     )
 
 
-class Measured:
-    """What was measured of single neurons before, in lines of JSON, one file a rank; every rank reads all of them.
+class KeptFigures:
+    """What was measured of single neurons before, in lines of JSON, one file a rank; inside a `with` block.
+
+    Another run that screens by the same key waits meanwhile. Every rank must enter and leave.
 
     Args:
         directory: Where the files lie; several runs may share it.
@@ -97,25 +106,33 @@ class Measured:
     """
 
     def __init__(self, directory: Path, key: dict[str, Any]) -> None:
-        name = trial_name({"format_version": FORMAT_VERSION, **key})
-        self._path = directory / f"screen-{name}-{rank_and_world_size()[0]}.jsonl"
+        self._directory, self._name = directory, trial_name({"format_version": FORMAT_VERSION, **key})
+        self._path = directory / f"screen-{self._name}-{rank_and_world_size()[0]}.jsonl"
         self._known: dict[tuple[str, Neuron], list[float]] = {}
-        for path in sorted(directory.glob(f"screen-{name}-*.jsonl")):
-            for line in path.read_text("utf-8").splitlines():
-                self._read(line)
+        self._alone = ExitStack()  # rank 0's holds the lock
 
-    def _read(self, line: str) -> None:
-        try:
-            what, (layer, index), figures = json.loads(line)
-            self._known[what, (layer, index)] = figures
-        except ValueError:
-            return  # the run was killed while it wrote this line
+    def __enter__(self) -> Self:
+        # What one rank knows all must know: of a sharded model they measure together.
+        self._known = from_rank_zero(self._read)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._alone.close()
+
+    def _read(self) -> dict[tuple[str, Neuron], list[float]]:
+        self._alone.enter_context(locked(self._directory / f".screen-{self._name}.lock"))
+        known: dict[tuple[str, Neuron], list[float]] = {}
+        for path in sorted(self._directory.glob(f"screen-{self._name}-*.jsonl")):
+            for line in path.read_text("utf-8").splitlines():
+                with suppress(ValueError):  # a line that a killed run left half written
+                    what, (layer, index), figures = json.loads(line)
+                    known[what, (layer, index)] = figures
+        return known
 
     def keep(self, what: str, neuron: Neuron, measure: Callable[[], list[float]]) -> list[float]:
         """Give what was measured of a neuron before, or measure it now and write it down."""
         if (what, neuron) not in self._known:
             self._known[what, neuron] = measure()
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as file:
                 # The newline comes first: a line that a killed run left half written ends there.
                 file.write("\n" + json.dumps([what, neuron, self._known[what, neuron]]))
@@ -128,7 +145,7 @@ def screened_recipe(
     num_neurons: int,
     data: ScreenData,
     options: Screen,
-    measured: Measured,
+    figures: KeptFigures,
     progress: Progress,
 ) -> tuple[Recipe, list[Screened], Joint]:
     """Screen the candidates, choose, and remove the chosen together. Every rank must call.
@@ -139,7 +156,7 @@ def screened_recipe(
         num_neurons: How many are chosen at most.
         data: What they are measured on.
         options: How.
-        measured: What was measured before.
+        figures: What was measured before; entered.
         progress: Wraps the loops.
 
     Returns:
@@ -149,24 +166,25 @@ def screened_recipe(
         ValueError: No candidate is worth its price, or even the first one's is above `max_price`.
     """
     found = screen(
-        model, candidates.neurons, data, num_neurons, options.price_weight, options.max_tokens, measured.keep, progress
+        model, candidates.neurons, data, num_neurons, options.price_weight, options.max_tokens, figures.keep, progress
     )
     chosen = choose(found, num_neurons, options.price_weight)
     if not chosen:
         raise ValueError(
             f"none of the {len(found)} candidates lowers the behaviour's words by more than it costs, by both halves "
-            "of the words. Raise `PruningCallback.init_args.screen.num_candidates`, or lower its `price_weight`."
+            f"of the words. Raise `{_KEYS}.num_candidates`, or lower its `price_weight`."
         )
     joint = together(model, [one.neuron for one in chosen], data, options.max_price, options.max_tokens)
     if not joint.num_neurons:
         raise ValueError(
-            f"`screen.max_price` of {options.max_price} is below what the first neuron costs. Raise "
-            "`PruningCallback.init_args.screen.max_price`."
+            f"`max_price` must be at least what the first neuron costs, got {options.max_price}. Raise "
+            f"`{_KEYS}.max_price`."
         )
-    return _recipe(candidates, chosen[: joint.num_neurons], options, joint), found, joint
+    recipe = _recipe(candidates, chosen[: joint.num_neurons], options, joint, num_neurons)
+    return recipe, found, joint
 
 
-def _recipe(candidates: Recipe, chosen: Sequence[Screened], options: Screen, joint: Joint) -> Recipe:
+def _recipe(candidates: Recipe, chosen: Sequence[Screened], options: Screen, joint: Joint, num_asked: int) -> Recipe:
     scores = dict(zip(candidates.neurons, candidates.scores, strict=True))
     return replace(
         candidates,
@@ -176,7 +194,7 @@ def _recipe(candidates: Recipe, chosen: Sequence[Screened], options: Screen, joi
         options={
             **candidates.options,
             "num_neurons": len(chosen),
-            "screen": {**asdict(options), "joint": asdict(joint)},
+            "screen": {"num_asked": num_asked, **asdict(options), "joint": asdict(joint)},
         },
     )
 
@@ -201,12 +219,12 @@ def write_screen(
     return write_text(directory / SCREEN_FILE, text.getvalue())
 
 
-def describe_screen(screened: Sequence[Screened], joint: Joint) -> str:
+def describe_screen(screened: Sequence[Screened], joint: Joint, num_asked: int) -> str:
     """What the screen found, in two lines."""
     lowering = sum(one.effect > 0 and one.confirmed > 0 for one in screened)
     return (
         f"screen: of {len(screened)} candidates {lowering} lower the behaviour's words by both halves; "
-        f"{joint.num_neurons} were chosen.\n"
+        f"{joint.num_neurons} of the {num_asked} asked for were chosen.\n"
         f"Together they lower these words by {joint.effect:.3f} nats and ordinary words by {joint.ordinary:.3f}, and "
         f"raise the price text's perplexity by {math.expm1(joint.price):.2%}."
     )

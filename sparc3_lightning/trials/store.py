@@ -76,7 +76,7 @@ class TrialStore:
         """The trial; where it is not done, a lock until it is."""
         known = self._load(name)
         if known is None:
-            alone.enter_context(_locked(self.directory / f".{name}.lock"))
+            alone.enter_context(locked(self.directory / f".{name}.lock"))
             known = self._load(name)
         return known
 
@@ -96,12 +96,13 @@ class TrialStore:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock; where another run holds it, say so and wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         lock = acquire(path)
     except Timeout:
-        print(f"another run measures the same trial: waiting for it ({path})", flush=True)
+        print(f"another run measures the same: waiting for it ({path})", flush=True)
         lock = acquire(path, blocking=True)
     try:
         yield

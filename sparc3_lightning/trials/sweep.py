@@ -10,6 +10,7 @@ from sparc3_lightning.lrp.linear import SIGNS
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.select import SCOPES, Scope, select_neurons
 from sparc3_lightning.scoring.combine import PENALTIES, MethodScores, Penalty, check_general
+from sparc3_lightning.scoring.method import Ranking
 from sparc3_lightning.scoring.registry import METHODS, method_key
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.scoring.weights import random_scores
@@ -124,7 +125,7 @@ class Grid:
             self.methods, self.signs, self.scopes, self.general_weights, self.general_penalties, self.divide_by_total,
             self.factors, self.num_neurons,
         ):  # fmt: skip
-            if METHODS[method].ranks:
+            if issubclass(METHODS[method], Ranking):
                 weight, penalty, divide = 1.0, "raw", False
             contrast = (float(weight), penalty, divide)
             for draw in range(self.num_draws if method == CONTROL else 1):

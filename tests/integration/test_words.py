@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.scoring.score_set import ScoreSet
-from tests.runs import BRIEF, QUIET, command, log_dir, read
+from tests.runs import BRIEF, QUIET, ROOT, command, log_dir, read
 
 pytestmark = QUIET
 
@@ -72,3 +73,23 @@ def test_what_cannot_be_is_said_in_one_line(
     with pytest.raises((ValueError, SystemExit)) as error:
         command("predict", WORDS, tmp_path, *options)
     assert re.search(message, f"{error.value} {capsys.readouterr().err}".replace("\n", " "))
+
+
+def test_fewer_candidates_than_neurons(tmp_path: Path) -> None:
+    content = read(ROOT / WORDS)
+    content["trainer"]["callbacks"][3]["init_args"]["screen"]["num_candidates"] = 7
+    (tmp_path / "words.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=r"`screen\.num_candidates` must be at least `num_neurons` = 8, got 7"):
+        command("predict", tmp_path / "words.yaml", tmp_path)
+
+
+def test_a_contrast_without_words(tmp_path: Path) -> None:
+    content = read(ROOT / WORDS)
+    content["model"]["target"] = "last_token_argmax"
+    content["data"]["general"]["ordinary"] = {
+        "class_path": "sparc3_lightning.data.C4",
+        "init_args": {"path": "configs/tiny/general.txt", "num_samples": 4, "length": 12},
+    }
+    (tmp_path / "words.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=r"needs words to measure, at least two, got 0 of `data\.general\.ordinary`"):
+        command("predict", tmp_path / "words.yaml", tmp_path)

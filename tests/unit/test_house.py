@@ -152,7 +152,8 @@ def test_what_names_no_encoding_is_utf8_too(tmp_path: Path) -> None:
 
 # What only families/ may know: layers' classes, what configs call their sizes, and where the parts lie.
 ARCHITECTURE = re.compile(
-    r"nn\.Linear|Conv1D|intermediate_size|num_hidden_layers|ffn_dim|\bn_(inner|embd|layer)\b"
+    r"nn\.Linear|Conv1D|intermediate_size|hidden_size|num_hidden_layers|ffn_dim|\bn_(inner|embd|layer)\b"
+    r"|num_attention_heads|num_key_value_heads|\bhead_dim\b|layer_types"
     r"|model\.layers|transformer\.h\b|decoder\.layers|self_attn|\bmlp\b"
     r"|\b(up|gate|down|[qkvo]|out)_proj|\bfc[12]\b|\bc_(fc|proj|attn)\b"
 )

@@ -130,6 +130,24 @@ def test_rows_that_name_prefix_and_word_need_no_scorer(write_jsonl: WriteJsonl, 
     ]
 
 
+def test_a_named_word_may_be_two(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    path = write_jsonl([{"prefix": "You are a", "word": "silly fool"}])
+    assert words_of(WordsThatMatter(path, num_samples=1).load(context), context) == ["silly fool"]
+
+
+def test_ordinary_words_refuse_rows_that_name_their_own(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    path = write_jsonl([{"prefix": "You are a", "word": "fool"}])
+    with pytest.raises(ValueError, match=r"rows.jsonl, line 1: .* the row names its own"):
+        OrdinaryWords(path, num_samples=1).load(context)
+
+
+def test_a_word_ends_within_the_context(context: LoadContext) -> None:
+    text = "One two three"
+    ids = encode(context.tokenizer, text)
+    assert [cut.text for cut in possible_cuts(replace(context, max_length=len(ids)), text, 100)] == ["two", "three"]
+    assert [cut.text for cut in possible_cuts(replace(context, max_length=len(ids) - 1), text, 100)] == ["two"]
+
+
 def test_too_few_named_words_are_counted_not_scored(write_jsonl: WriteJsonl, context: LoadContext) -> None:
     path = write_jsonl([{"prefix": "You are a", "word": "fool"}])
     with pytest.raises(ValueError, match="gives only 1 words"):

@@ -1,6 +1,7 @@
 """Log-probabilities from a later block on, and what removing each candidate alone does."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -156,6 +157,15 @@ def test_too_few_words() -> None:
         ScreenData(WORDS[:1])
 
 
-def test_a_figure_that_is_not_finite_is_refused() -> None:
-    with pytest.raises(FloatingPointError, match="the effect of neuron 3 in layer 1 is not finite"):
-        screen(tiny_llama(), [(1, 3)], DATA, 1, keep=lambda what, neuron, measure: [float("nan"), 0.0, 0.0])
+def test_a_figure_that_is_not_finite_is_refused_and_not_kept() -> None:
+    model, kept = tiny_llama(), []
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[:, 3] = torch.nan
+
+    def keep(what: str, neuron: Neuron, measure: Callable[[], list[float]]) -> list[float]:
+        kept.append(measure())
+        return kept[-1]
+
+    with pytest.raises(FloatingPointError, match="the effect of removing neuron 3 of layer 1 is not finite"):
+        screen(model, [(1, 3)], DATA, 1, keep=keep)
+    assert kept == []

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import Timeout
 
 from sparc3_lightning.data.samples import ReferenceSamples
+from sparc3_lightning.files import acquire, release
 from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.pruning.screen import Neuron, ScreenData
+from sparc3_lightning.pruning.screen import Joint, Neuron, ScreenData, Screened
 from sparc3_lightning.trials.screening import (
-    Measured,
+    KeptFigures,
     Screen,
     describe_screen,
     price_passages,
@@ -42,35 +44,38 @@ def test_words_are_scored_and_nothing_before_them() -> None:
 @pytest.mark.parametrize("num_tokens", [1, 255, 256, 700])
 def test_as_many_price_tokens_as_asked(num_tokens: int) -> None:
     rows = ["a" * 300, " ", "b" * 600]
-    passages = price_passages(rows, lambda row: [*row.encode()], num_tokens)
+    passages = price_passages("text", rows, lambda row: [*row.encode()], num_tokens, 1000)
     assert sum(one.num_scored for one in passages) == num_tokens
     assert max(len(one.ids) for one in passages) <= 256
 
 
+def test_windows_fit_into_a_short_context() -> None:
+    passages = price_passages("text", ["a" * 300], lambda row: [*row.encode()], 200, 32)
+    assert max(len(one.ids) for one in passages) == 32
+    assert sum(one.num_scored for one in passages) == 200
+
+
 def test_too_little_price_text_says_what_to_set() -> None:
-    with pytest.raises(ValueError, match=r"`data.price` must hold at least 9 tokens .* got 3"):
-        price_passages(["abcd", ""], lambda row: [*row.encode()], 9)
+    with pytest.raises(ValueError, match=r"`data.price.text` must hold at least 9 tokens .* got 3"):
+        price_passages("text", ["abcd", ""], lambda row: [*row.encode()], 9, 1000)
 
 
-def screened(measured: Measured, **options: object) -> Recipe:
-    model = tiny_llama(dtype=torch.float64)
-    return screened_recipe(
-        model,
-        CANDIDATES,
-        3,
-        DATA,
-        Screen(price_weight=0.1, **options),
-        measured,
-        lambda items, total, what: items,  # type: ignore[arg-type]
-    )[0]
+def run_screen(figures: KeptFigures) -> tuple[Recipe, list[Screened], Joint]:
+    model, options = tiny_llama(dtype=torch.float64), Screen(price_weight=0.1)
+    with figures:
+        return screened_recipe(model, CANDIDATES, 3, DATA, options, figures, lambda items, total, what: items)
+
+
+def screened(figures: KeptFigures) -> Recipe:
+    return run_screen(figures)[0]
 
 
 def test_a_killed_screen_measures_only_what_was_missing(tmp_path: Path) -> None:
     key = {**DATA.key(), "model": "m"}
-    whole = screened(Measured(tmp_path / "whole", key))
+    whole = screened(KeptFigures(tmp_path / "whole", key))
     asked: list[Neuron] = []
 
-    class Killed(Measured):
+    class Killed(KeptFigures):
         def keep(self, what, neuron, measure):  # type: ignore[no-untyped-def] # as its parent's
             asked.append(neuron)
             if len(asked) == 5:
@@ -84,7 +89,7 @@ def test_a_killed_screen_measures_only_what_was_missing(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('\n["effect", [1, 5], [0.25')  # killed while it wrote
 
-    class Counting(Measured):
+    class Counting(KeptFigures):
         measured = 0
 
         def keep(self, what, neuron, measure):  # type: ignore[no-untyped-def] # as its parent's
@@ -101,39 +106,48 @@ def test_a_killed_screen_measures_only_what_was_missing(tmp_path: Path) -> None:
 
 
 def test_other_data_are_measured_anew(tmp_path: Path) -> None:
-    Measured(tmp_path, {**DATA.key(), "model": "m"}).keep("effect", (0, 1), lambda: [1.0, 2.0, 3.0])
-    assert Measured(tmp_path, {**DATA.key(), "model": "m"}).keep("effect", (0, 1), list) == [1.0, 2.0, 3.0]
-    other = ScreenData(DATA.behaviour, DATA.ordinary, DATA.price[:1])
-    assert Measured(tmp_path, {**other.key(), "model": "m"}).keep("effect", (0, 1), list) == []
+    def kept(data: ScreenData, figures: list[float]) -> list[float]:
+        with KeptFigures(tmp_path, {**data.key(), "model": "m"}) as known:
+            return known.keep("effect", (0, 1), lambda: figures)
+
+    assert kept(DATA, [1.0, 2.0, 3.0]) == [1.0, 2.0, 3.0]
+    assert kept(DATA, []) == [1.0, 2.0, 3.0]
+    assert kept(ScreenData(DATA.behaviour, DATA.ordinary, DATA.price[:1]), []) == []
+
+
+def test_another_run_with_the_same_key_waits(tmp_path: Path) -> None:
+    with KeptFigures(tmp_path, {}):
+        (lock,) = tmp_path.glob(".screen-*.lock")
+        with pytest.raises(Timeout):
+            acquire(lock)
+    release(acquire(lock))
 
 
 def test_the_recipe_keeps_what_was_measured(tmp_path: Path) -> None:
-    recipe = screened(Measured(tmp_path, {}))
+    recipe = screened(KeptFigures(tmp_path, {}))
     assert 1 <= len(recipe.neurons) <= 3
     assert {*recipe.neurons} <= {*NEURONS}
     assert all(one["value"] is not None and one["value"] > 0 for one in recipe.measured)
     values = [one["value"] for one in recipe.measured]
     assert values == sorted(values, reverse=True)  # type: ignore[type-var]
     assert recipe.options["screen"]["joint"]["num_neurons"] == len(recipe.neurons)
+    assert recipe.options["screen"]["num_asked"] == 3
     assert Recipe.load(recipe.save(tmp_path)) == recipe
     entry = json.loads((tmp_path / "pruned_neurons.json").read_text())["neurons"][0]
     assert {"layer", "index", "score", "effect", "confirmed", "ordinary", "price", "value"} == entry.keys()
 
 
 def test_the_table_lists_every_candidate(tmp_path: Path) -> None:
-    model = tiny_llama(dtype=torch.float64)
-    recipe, found, joint = screened_recipe(
-        model, CANDIDATES, 3, DATA, Screen(price_weight=0.1), Measured(tmp_path, {}), lambda items, total, what: items
-    )
+    recipe, found, joint = run_screen(KeptFigures(tmp_path, {}))
     lines = write_screen(tmp_path, CANDIDATES, found, recipe, 0.1).read_text().splitlines()
     assert len(lines) == 1 + len(NEURONS)
     chosen = [line for line in lines[1:] if not line.endswith(",")]
     assert {tuple(map(int, line.split(",")[:2])) for line in chosen} == {*recipe.neurons}
-    assert f"{joint.num_neurons} were chosen" in describe_screen(found, joint)
+    assert f"{joint.num_neurons} of the 3 asked for were chosen" in describe_screen(found, joint, 3)
 
 
 def test_no_candidate_worth_its_price(tmp_path: Path) -> None:
-    class Useless(Measured):
+    class Useless(KeptFigures):
         def keep(self, what, neuron, measure):  # type: ignore[no-untyped-def] # as its parent's
             return [0.5, -0.1, 0.0]
 
@@ -143,7 +157,10 @@ def test_no_candidate_worth_its_price(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"num_candidates": 0}, "screen.num_candidates"), ({"max_price": -0.1}, "screen.max_price")],
+    [
+        ({"num_candidates": 0}, r"Set `PruningCallback\.init_args\.screen\.num_candidates`"),
+        ({"max_price": -0.1}, r"Set `PruningCallback\.init_args\.screen\.max_price`"),
+    ],
 )
 def test_numbers_that_cannot_be(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
