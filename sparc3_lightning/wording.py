@@ -11,6 +11,11 @@ def spoken(figure: str) -> str:
     return figure.replace("/", ", ").replace("_", " ")
 
 
+def relevance_unit(options: Mapping[str, Any]) -> str:
+    """What relevance is counted in, by the options it was computed with: a log-probability is in nats."""
+    return "nats" if options.get("explain") == "logprob" else "logits"
+
+
 def visible(text: str) -> str:
     r"""Text in which nothing works unseen: what is neither printable nor a line break is spelled out.
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sparc3_lightning.files import write_bytes
 from sparc3_lightning.report.read import FinishedRun, NeuronScores
 from sparc3_lightning.report.rows import FigureRow, figure_rows
-from sparc3_lightning.wording import spoken
+from sparc3_lightning.wording import relevance_unit, spoken
 
 if TYPE_CHECKING:  # `report` loads no torch
     from sparc3_lightning.runs.results import ChangeResult
@@ -110,11 +110,12 @@ def pictures(run: FinishedRun) -> Iterator[Picture]:
 
 def _of_scores(run: FinishedRun) -> Iterator[Picture]:
     selection, options = run.results["selection"], run.recipe.options
-    signed = run.results["relevance"].get("sign") == "signed"
+    relevance = run.results["relevance"]
+    signed = relevance.get("sign") == "signed"
     weight, penalty = options.get("general_weight", 1.0), options.get("general_penalty", "raw")
     yield Picture(
         "relevance",
-        relevance_figure(run.neurons, selection["behaviour"], weight, penalty, signed),
+        relevance_figure(run.neurons, selection["behaviour"], weight, penalty, signed, relevance_unit(relevance)),
         "Every neuron by its relevance to general text and to the behaviour. The further above the dashed line, the "
         "more specific to the behaviour.",
     )
@@ -190,6 +191,7 @@ def relevance_figure(
     general_weight: float = 1.0,
     general_penalty: str = "raw",
     signed: bool = False,
+    unit: str = "logits",
 ) -> Figure:
     """General relevance against the behaviour's, one mark a neuron, the selected ones black.
 
@@ -199,6 +201,7 @@ def relevance_figure(
         general_weight: Where `general_weight * P(general) = behaviour`, a line is drawn: the differential is 0.
         general_penalty: P: "raw" or "abs".
         signed: Scores have a sign: both axes are logarithmic on either side of 0 and linear around it.
+        unit: What relevance is counted in.
     """
     figure = new_figure((5.2, 4.6))
     axes = figure.add_subplot()
@@ -229,8 +232,8 @@ def relevance_figure(
     if not shown.all():
         axes.plot([], [], " ", label=f"{(~shown).sum():,} with a score of 0 not shown")
     plain_axes(
-        axes, "Relevance of every neuron", "general: mean relevance of a sample (logits)",
-        f"{behaviour}: mean relevance of a sample (logits)",
+        axes, "Relevance of every neuron", f"general: mean relevance of a sample ({unit})",
+        f"{behaviour}: mean relevance of a sample ({unit})",
     )  # fmt: skip
     figure.legend(frameon=False, fontsize=8, loc="outside lower left", ncols=4, columnspacing=1)
     return figure

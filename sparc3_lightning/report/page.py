@@ -20,7 +20,7 @@ from sparc3_lightning.report.rows import (
     removed,
     set_table,
 )
-from sparc3_lightning.wording import MISSING, visible
+from sparc3_lightning.wording import MISSING, relevance_unit, visible
 
 if TYPE_CHECKING:  # `report` loads no torch
     from sparc3_lightning.runs.results import Results
@@ -92,7 +92,7 @@ def render_page(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: in
         evidence=evidence_table(results),
         figures=figures,
         selection=[removed(results["selection"]), *checks(results), *agreement_lines(results)],
-        validation=set_table(results["validation"]),
+        validation=set_table(results["validation"], relevance_unit(results["relevance"])),
         completions=first_completions(run.baseline, run.pruned, num_prompts),
         num_prompts=len(run.baseline.prompts),
         attribute=run.baseline.attribute,

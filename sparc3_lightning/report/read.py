@@ -114,7 +114,7 @@ class NeuronScores(NamedTuple):
     Shape:
         (N,) each.
 
-    Units: logits.
+    Units: logits, or nats where log-probabilities were explained.
     """
 
     general: Floats

@@ -195,11 +195,11 @@ def _seeds(seeds: dict[str, Any]) -> str:
     )
 
 
-def set_table(validation: dict[str, Any]) -> Table:
+def set_table(validation: dict[str, Any], unit: str = "logits") -> Table:
     """Every reference set: its size, its relevance, and what the checks of its scores found."""
     head = [
-        "reference set", "role", "samples", "tokens a sample", "relevance a sample, logits", "modules", "scores", "NaN",
-        "Inf", "below 0",
+        "reference set", "role", "samples", "tokens a sample", f"relevance a sample, {unit}", "modules", "scores",
+        "NaN", "Inf", "below 0",
     ]  # fmt: skip
     rows = [
         [

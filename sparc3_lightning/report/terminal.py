@@ -18,7 +18,7 @@ from sparc3_lightning.pruning.recipe import describe_option
 from sparc3_lightning.report.read import is_differential
 from sparc3_lightning.report.rows import checks, in_brackets, outcome_table, removed, set_table
 from sparc3_lightning.trials import CONTROL
-from sparc3_lightning.wording import MISSING, number, p_value, percent, signed
+from sparc3_lightning.wording import MISSING, number, p_value, percent, relevance_unit, signed
 
 if TYPE_CHECKING:  # `inspect` loads no torch
     from sparc3_lightning.runs.results import Results
@@ -122,7 +122,8 @@ def _print_run(report: dict[str, Any], console: Console) -> None:
     _print_verdict(results["verdict"], console)
     _print_outcome(results, console)
     _print_checks(results, console)
-    title, sets = "Reference sets (tokens, and relevance in logits, of a sample)", set_table(results["validation"])
+    title = f"Reference sets (tokens, and relevance in {relevance_unit(results['relevance'])}, of a sample)"
+    sets = set_table(results["validation"])
     columns = ["reference set", "role", "samples", "tokens", "relevance", "modules"]
     _columns(console, title, columns, [row[:6] for row in sets.rows])
     if recipe is not None:
@@ -189,7 +190,8 @@ def _check_rows(checks: dict[str, Any], manifest: dict[str, Any]) -> list[tuple[
     ]
     is_relevance = "variant" in manifest.get("options", {"variant": "unknown"})
     name = "relevance per sample" if is_relevance and not is_differential(manifest) else "sum of scores"
-    return [*rows, (name, f"{checks['total']:.6g}" + (" logits" if is_relevance else ""))]
+    unit = f" {relevance_unit(manifest.get('options', {}))}" if is_relevance else ""
+    return [*rows, (name, f"{checks['total']:.6g}{unit}")]
 
 
 def _number(column: str, value: float) -> str:

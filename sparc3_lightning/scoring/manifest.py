@@ -74,7 +74,7 @@ class Manifest(TypedDict, total=False):
         options: How the scores were computed.
         left_out: Layers asked for and left out, because they are tied to the input embedding.
         data: The reference set; a ranking has none.
-        relevance_per_sample: Sum of all scores, in logits; gradient-based methods only.
+        relevance_per_sample: Sum of all scores, in logits (nats with "logprob"); gradient-based methods only.
         dtype: Type of the scores.
         model_dtype: Type of the model's weights.
         inputs: Of a differential: name, token hash and number of samples of each set, and the weight and penalty.

@@ -45,7 +45,10 @@ def test_every_candidate_and_every_choice_is_written(run: Path) -> None:
     results = read(run / "experiment_results.json")
     assert results["selection"]["num_neurons"] == len(recipe.neurons)
     assert results["selection"]["screen"] == recipe.options["screen"]
-    assert "Chosen among 40 candidates, each removed alone" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "Chosen among 40 candidates, each removed alone" in page
+    assert "relevance a sample, nats" in page
+    assert "logits" not in page
     assert recipe.options["screen"]["num_candidates"] == 40
 
 
