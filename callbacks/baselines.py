@@ -15,7 +15,7 @@ from sparc3_lightning.data.batches import Batch
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.scoring.combine import MethodScores
-from sparc3_lightning.scoring.loop import Loop, set_data
+from sparc3_lightning.scoring.loop import Loop, data_of
 from sparc3_lightning.scoring.registry import expand_methods, make_methods
 from sparc3_lightning.scoring.saving import save_together
 from sparc3_lightning.scoring.score_set import ScoreSet
@@ -76,7 +76,7 @@ class BaselineCallback(RunCallback):
         loaders = dict(zip(data.reference_names, data.predict_dataloader(), strict=True))
         with run.timed("baselines"):
             for name, samples in data.reference_samples.items():
-                described = set_data(samples.ids, name, samples.source, samples.sample_ids)
+                described = data_of(samples, name)
                 # As Lightning runs the predict steps that the other scores come from.
                 with trainer.precision_plugin.predict_step_context():
                     loop.score(described, partial(self._batches, trainer, module, name, loaders[name]))

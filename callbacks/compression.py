@@ -14,9 +14,10 @@ from sparc3_lightning.data.batches import Batch
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.lrp.linear import SIGNS
+from sparc3_lightning.models.families import get_family
+from sparc3_lightning.models.hf_directory import free_path
 from sparc3_lightning.module import SparC3Module
-from sparc3_lightning.pruning.apply import block_linears
-from sparc3_lightning.pruning.save import free_path, save_compressed_model
+from sparc3_lightning.pruning.save import save_compressed_model
 from sparc3_lightning.pruning.weight_scores import (
     COMPRESSION_METHODS,
     WeightScores,
@@ -88,7 +89,7 @@ class CompressionCallback(RunCallback):
         if not module.data.text_rows:
             raise ValueError("compression is judged by perplexity, which needs a text. Set `data.evaluation_text`.")
         module.evaluator.check(module.lm, module.tokenizer, module.data.text_rows, None)
-        layers, run = block_linears(module.lm), module.run
+        layers, run = get_family(module.lm.config.model_type).block_linears(module.lm), module.run
         check_scored(relevance_keys(self.keys), run.scores, module.granularity, layers, run.expected_modules)
         for compression in self.compressions:
             share_removed(layers, compression.amount)
@@ -110,10 +111,11 @@ class CompressionCallback(RunCallback):
             for one in run_trials(planned, trials, _keep, module.progress, "compression"):
                 done.append(one)
                 from_rank_zero(partial(write_results, directory, described, baseline, done))
-            if self.save is not None:
-                self._save(module, scores, self.save)
         run.compression = compression_rows(baseline, done, self.against, module.evaluator.paired_test)
         from_rank_zero(lambda: write_compression(run.compression, self.against, directory))
+        if self.save is not None:
+            with run.timed("compression"):
+                self._save(module, scores, self.save)
         check_one_is_done(done, "compressed models")
 
     def _save(self, module: SparC3Module, scores: WeightScores, chosen: Compression) -> None:

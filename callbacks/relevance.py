@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from callbacks.base import RunCallback, SetProgress, module_of
 from sparc3_lightning.distributed.ranks import check_same_on_every_rank
 from sparc3_lightning.module import SparC3Module
-from sparc3_lightning.scoring.loop import Loop, set_data
+from sparc3_lightning.scoring.loop import Loop, data_of
 from sparc3_lightning.scoring.plain import check_samples
 from sparc3_lightning.scoring.registry import gradient_method, method_key
 
@@ -64,7 +64,7 @@ class RelevanceCallback(RunCallback):
     def _reduce(self, module: SparC3Module, name: str) -> None:
         relevance, samples = module.attribution, module.data.reference_samples[name]
         assert relevance is not None
-        data = set_data(samples.ids, name, samples.source, samples.sample_ids)
+        data = data_of(samples, name)
         self._loop.end([module.run.main_key], relevance.reduce(len(samples)), data)
         relevance.reset()
 

@@ -22,7 +22,7 @@ import callbacks
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.files import load_yaml, write_json
-from sparc3_lightning.messages import old_keys, short_message
+from sparc3_lightning.messages import did_you_mean, old_keys, short_message
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.runs.directory import (
     PROVENANCE_FILE,
@@ -55,8 +55,10 @@ class _Parser(LightningArgumentParser):
         if not self.exit_on_error:
             # The parser of a class inside the config: the outer one adds which key and class, and ends.
             super().error(message, ex)
-        prog = getattr(getattr(ex, "subcommand_parser", self), "prog", self.prog).replace(" [options]", "")
-        print(f"{prog}: error: {short_message(message)}\nSee `{prog} --help`.", file=sys.stderr)
+        parser = getattr(ex, "subcommand_parser", self)
+        prog = getattr(parser, "prog", self.prog).replace(" [options]", "")
+        meant = did_you_mean(message, [action.dest for action in parser._actions])
+        print(f"{prog}: error: {short_message(message)}{meant}\nSee `{prog} --help`.", file=sys.stderr)
         raise SystemExit(2) from ex
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -211,6 +211,11 @@ def _check_keys(keys: list[yaml.Node], place: str) -> None:
                 "could count. Remove or rename one."
             )
         lines[name] = line
+
+
+def json_sha256(content: Any, default: Callable[[Any], Any] | None = None) -> str:
+    """Sha256 of content as JSON with sorted keys; `default` writes what JSON does not know."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=default).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

@@ -1,6 +1,8 @@
 """What is said about a wrong config: by jsonargparse, less what nobody meant; of keys that an earlier version had."""
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from functools import partial
 from itertools import takewhile
 from textwrap import shorten
@@ -65,6 +67,23 @@ def old_keys(config: Any) -> str:
     instead = [f"`{OLD_SETS}`: {_OLD_SETS_NOW}"] if "reference_sets" in data else []
     instead += [f"{', '.join(roles)}: leave out, `data` says it"] if roles else []
     return "; ".join([*instead, *[cells] * bool(cells)])
+
+
+def did_you_mean(message: str, keys: Iterable[str]) -> str:
+    """The key that was meant, as a sentence; empty where the message is about something else, or nothing is close.
+
+    Args:
+        message: As jsonargparse gives it.
+        keys: All keys that there are.
+    """
+    named = re.search(r"does not accept option '([\w.]+)|unrecognized arguments: --([\w.]+)", message)
+    parts, known = ((named[1] or named[2]).split(".") if named else []), [key.split(".") for key in keys]
+    for number, part in enumerate(parts):
+        there = {key[number] for key in known if len(key) > number and key[:number] == parts[:number]}
+        if there and part not in there:
+            close = get_close_matches(part, there, n=1)
+            return f". Did you mean `{'.'.join([*parts[:number], *close])}`?" if close else ""
+    return ""
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:

@@ -35,13 +35,13 @@ from sparc3_lightning.lrp.linear import Sign
 from sparc3_lightning.lrp.rules import Variant
 from sparc3_lightning.lrp.targets import NEXT_TOKEN, Explain
 from sparc3_lightning.metrics.scorers import Scorer, scorer_setting
+from sparc3_lightning.models.hf_directory import free_path, save_hf_directory
 from sparc3_lightning.models.identity import base_model, tokenizer_hash, tokenizer_identity
 from sparc3_lightning.models.load import DtypeName, build_model, context_length, load_model, load_tokenizer
 from sparc3_lightning.models.sharding import data_parallel_mesh, load_sharded_model, shard_built_model, shard_model
 from sparc3_lightning.progress import keep_lines_whole, trainer_progress
 from sparc3_lightning.pruning.apply import apply_recipe, check_recipe, zero_neurons_
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.pruning.save import free_path, save_hf_directory
 from sparc3_lightning.runs.resume import mark_unfinished
 from sparc3_lightning.runs.run import Run
 from sparc3_lightning.runs.signals import EXIT_CODE, StopSignals
@@ -308,7 +308,8 @@ class SparC3Module(LightningModule):
         if getattr(self.trainer, "fast_dev_run", False):
             return
         directory = from_rank_zero(lambda: free_path(self.log_dir / "model"))
-        save_hf_directory(self.lm, self.tokenizer, directory, self.run.recipe)
+        recipe = self.run.recipe
+        save_hf_directory(self.lm, self.tokenizer, directory, describe=recipe and recipe.save)
         if self.trainer.is_global_zero:
             print(f"trained model: {directory}")
 

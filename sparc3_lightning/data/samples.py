@@ -88,8 +88,8 @@ class ReferenceSamples:
 
     @property
     def token_hash(self) -> str:
-        """Hash of all token ids, as `token_hash`."""
-        return token_hash(self.ids)
+        """Hash of all token ids, and of the targets that samples have, as `token_hash`."""
+        return token_hash(self.ids, self.targets, self.against)
 
 
 @dataclass(frozen=True)
@@ -199,11 +199,15 @@ def lengths_of(context: LoadContext, name: str) -> list[int]:
     return context.lengths_of(name)
 
 
-def token_hash(ids: Sequence[Tensor]) -> str:
+def token_hash(
+    ids: Sequence[Tensor], targets: Sequence[int] | None = None, against: Sequence[int] | None = None
+) -> str:
     """Hash token ids, their order and the samples' boundaries included.
 
     Args:
         ids: One 1-D tensor of token ids a sample.
+        targets: The token that follows each sample, where one is known to.
+        against: The token that each target is contrasted with, where there is one.
 
     Returns:
         The sha256 as 64 hexadecimal digits, the same on every machine.
@@ -212,6 +216,9 @@ def token_hash(ids: Sequence[Tensor]) -> str:
     for sample in ids:
         digest.update(np.array([sample.numel()], dtype="<i8").tobytes())
         digest.update(sample.cpu().numpy().astype("<i8").tobytes())
+    for kind, tokens in (("targets", targets), ("against", against)):
+        if tokens:
+            digest.update(kind.encode() + np.array(tokens, dtype="<i8").tobytes())
     return digest.hexdigest()
 
 

@@ -23,8 +23,8 @@ from sparc3_lightning.demo.scorer import ScorerTraining, heldout_auc, train_scor
 from sparc3_lightning.demo.stage import Stage, bar
 from sparc3_lightning.files import load_yaml, read_json
 from sparc3_lightning.main import main as sparc3
+from sparc3_lightning.models.hf_directory import write_tokenizer
 from sparc3_lightning.pruning.apply import apply_recipe
-from sparc3_lightning.pruning.save import write_tokenizer
 from sparc3_lightning.report.terminal import print_summary
 from sparc3_lightning.wording import number
 

@@ -1,7 +1,5 @@
 """The evaluator: metrics plus the loops over windows and prompts."""
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
@@ -26,6 +24,7 @@ from sparc3_lightning.evaluation.records import (
     completion_setting,
 )
 from sparc3_lightning.evaluation.windows import cut_text, measure_perplexity
+from sparc3_lightning.files import json_sha256
 from sparc3_lightning.metrics.completions import (
     Collected,
     CompletionMeasure,
@@ -310,17 +309,13 @@ class Evaluator:
             "toxicity_protocol": self.toxicity_protocol if prompts else None,
             "threshold": self.threshold if prompts else None,
             "scorer": scorer,
-            "prompts": _hash([[prompt.id, prompt.text] for prompt in prompts or ()]),
+            "prompts": json_sha256([[prompt.id, prompt.text] for prompt in prompts or ()]),
             "perplexity_protocols": self.perplexity_protocols if rows else None,
             "window": self.window if rows else None,
             "stride": self.stride if rows else None,
-            "rows": _hash(list(rows or ())),
+            "rows": json_sha256(list(rows or ())),
             **({"measures": [measure.setting() for measure in self.measures]} if self.measures else {}),
         }
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _rows(

@@ -4,6 +4,7 @@ A function under a new name is registered together with the mask function of the
 second, transformers drops the mask without a word (method.md, trap 24).
 """
 
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,6 +36,8 @@ INPUT_RULES: dict[str, InputRule] = {"attnlrp": _attnlrp_inputs, "cp_lrp": _cp_l
 # The rule of each attention module now under one. Two models may share one config object and with it the name of the
 # attention function: the function asks here, so that the other model keeps its own rule, or plain attention.
 _RULE_OF: WeakKeyDictionary[nn.Module, InputRule] = WeakKeyDictionary()
+# What the rules see into: transformers' two, and what this package registers (`plan` counts with one of its own).
+_SEEN_INTO = re.compile(r"sdpa|eager|sparc3_\w+")
 _PREFIX = "sparc3_lrp_"
 
 
@@ -84,10 +87,10 @@ def attention_rules(model: PreTrainedModel, modules: Iterable[nn.Module], varian
     """
     # Another model with this config object may be under the rules already: wrap what lies below them, not them.
     native = model.config._attn_implementation.removeprefix(_PREFIX)
-    if "flash" in native:
+    if not _SEEN_INTO.fullmatch(native):
         raise ValueError(
-            f"the attention implementation must be 'sdpa' or 'eager' under the rules, got {native!r}, which "
-            "transformers finds by its name only. Set `model.attn_implementation`."
+            f"the attention implementation must be 'sdpa' or 'eager' under the rules, got {native!r}, whose "
+            "inside the rules do not see. Set `model.attn_implementation`."
         )
     modules = list(modules)
     try:

@@ -205,11 +205,26 @@ class Measure(ABC):
         """The measure's columns."""
 
     def setting(self) -> dict[str, Any]:
-        """What its values depend on, as JSON: its class and arguments, read from attributes of their names."""
-        names = [name for name in inspect.signature(type(self).__init__).parameters if name != "self"]
-        options = {name: getattr(self, name, getattr(self, f"_{name}", None)) for name in names}
-        kind = type(self)
-        return {"class": f"{kind.__module__}.{kind.__qualname__}", **json.loads(json.dumps(options, default=str))}
+        """What its values depend on, as JSON: its class and arguments, read from attributes of their names.
+
+        Figures are kept under it and read again: a measure whose code changes needs another name or a new `trials_dir`.
+
+        Raises:
+            ValueError: An argument that it keeps under another name, or that is no JSON: then say it in a `setting`.
+        """
+        kind, options = type(self), {}
+        for name in (name for name in inspect.signature(kind.__init__).parameters if name != "self"):
+            place = next((place for place in (name, f"_{name}") if hasattr(self, place)), None)
+            try:
+                options[name] = None if place is None else json.loads(json.dumps(getattr(self, place)))
+            except TypeError:
+                place = None
+            if place is None:
+                raise ValueError(
+                    f"the measure {kind.__qualname__} must keep its argument `{name}`, a JSON value, as `self.{name}`, "
+                    "or have a method `setting` of its own: figures are kept by what they depend on."
+                )
+        return {"class": f"{kind.__module__}.{kind.__qualname__}", **options}
 
 
 def row_means(values: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """What scores a text: the one interface, a scorer that needs no model, and several scorers as one."""
 
-import hashlib
-import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -9,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from sparc3_lightning.files import json_sha256
 
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -129,7 +129,7 @@ def scorer_setting(scorer: Scorer, texts: Sequence[str]) -> dict[str, Any]:
     """
     # Rounded: where it computes may change the last digits.
     said = {name: [round(value, 4) for value in values.tolist()] for name, values in scorer.score(texts).items()}
-    return {**_options(scorer), "scores": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}
+    return {**_options(scorer), "scores": json_sha256(said)}
 
 
 def _options(scorer: Scorer) -> dict[str, Any]:

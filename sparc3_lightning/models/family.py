@@ -200,6 +200,26 @@ class Family:
                 "model (`model.dtype`), or name layers in `model.modules`."
             )
 
+    def block_linears(self, model: PreTrainedModel) -> dict[str, nn.Module]:
+        """Every linear layer of the decoder blocks by its full name: all but lm_head.
+
+        Raises:
+            ValueError: A layer is something else (quantised), or this rank holds parts of its rows only.
+        """
+        from sparc3_lightning.distributed.owners import is_split_by_columns
+        from sparc3_lightning.models.families.layers import weight_of
+
+        self.check_linears(model)
+        layers = {
+            name: layer for name, layer in self.linear_modules(model).items() if name.startswith(f"{self.blocks}.")
+        }
+        if any(is_split_by_columns(weight_of(layer)) for layer in layers.values()):
+            raise ValueError(
+                f"compression needs whole rows of the weights, got a sharded model of type {self.model_type!r}, which "
+                "stores them as (inputs, outputs). Use `configs/trainer/replicated.yaml`."
+            )
+        return layers
+
     def unreached(self, variant: str, name: str) -> bool:
         """Whether the rules of `variant` send no relevance to module `name`, so that its score is exactly zero."""
         return variant == "cp_lrp" and name.endswith(tuple("." + part for part in self.cp_lrp_unreached))

@@ -1,7 +1,6 @@
 """Which model and which tokenizer: the identity that manifests and recipes carry."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.distributed.owners import gather_to_owner
 from sparc3_lightning.distributed.ranks import from_rank_zero, is_rank_zero
+from sparc3_lightning.files import json_sha256
 from sparc3_lightning.models.checkpoint import CONFIG, Checkpoint
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.models.hub import commit_of, identity_of, local_directory
@@ -95,7 +95,7 @@ def _hash_before_conversion(model: PreTrainedModel, in_hand: str) -> str:
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Sha256 over the vocabulary and the special tokens."""
     content = {"vocab": tokenizer.get_vocab(), "special": tokenizer.special_tokens_map}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return json_sha256(content, default=str)
 
 
 def tokenizer_identity(name: str, revision: str | None) -> dict[str, Any]:

@@ -36,7 +36,10 @@ def torch_dtype(name: DtypeName) -> torch.dtype | None:
 
 
 def context_length(model: PreTrainedModel) -> int:
-    """Longest text that the model was made for and reads alike in any batch, in tokens; see `rope.constant_context`."""
+    """Longest text that the model was made for and reads alike in any batch, in tokens.
+
+    Where the rotary base changes with the length, that is less than the longest; see `checkpoint.constant_context`.
+    """
     config = model.config.get_text_config()
     return int(constant_context(vars(config)) or config.max_position_embeddings)
 

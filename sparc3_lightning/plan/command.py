@@ -30,6 +30,7 @@ from sparc3_lightning.plan.memory import (
     gpu_bytes,
     host_bytes,
     num_scores,
+    screen_bytes,
     set_bytes,
     step_bytes,
 )
@@ -256,6 +257,8 @@ def estimate(settings: Settings, sizes: Sizes, rates: Rates, assumed: Assumed) -
     window = min(settings.evaluated.window, sizes.context)
     evaluates = bool(settings.trials) and settings.evaluated.text_tokens != 0
     evaluation = evaluation_bytes(settings, sizes, window) if evaluates else None
+    word_tokens = sum(item.num_samples * item.tokens for item in sets)
+    screening = None if settings.screen is None else screen_bytes(settings, sizes, word_tokens)
     return {
         "model": {
             "num_parameters": sizes.num_parameters,
@@ -270,6 +273,7 @@ def estimate(settings: Settings, sizes: Sizes, rates: Rates, assumed: Assumed) -
         "gpu": {"name": rates.name, "memory_bytes": rates.memory, "source": rates.source},
         "gpu_bytes": memory,
         "gpu_bytes_attribution": sum(memory.values()),
+        "gpu_bytes_screen": screening,
         "gpu_bytes_evaluation": evaluation,
         "host_bytes": host_bytes(settings, sizes, attributed),
         "disk_bytes": disk_bytes(settings, sizes, attributed),
@@ -405,6 +409,8 @@ def _space(plan: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "each GPU", amount(plan["gpu_bytes_attribution"]), f"of {amount(plan['gpu']['memory_bytes'])}"
     for name, value in plan["gpu_bytes"].items():
         yield f"  {name}", amount(value), "most" if name == most else ""
+    if plan["gpu_bytes_screen"] is not None:
+        yield "each GPU while screening", amount(plan["gpu_bytes_screen"]), ""
     if plan["gpu_bytes_evaluation"] is not None:
         yield "each GPU while evaluating", amount(plan["gpu_bytes_evaluation"]), ""
     for name, value in plan["host_bytes"].items():

@@ -6,6 +6,7 @@ from math import prod
 
 from sparc3_lightning.plan.needs import Settings
 from sparc3_lightning.plan.sizes import Linear, Sizes, WorkOf
+from sparc3_lightning.scoring.sequential import WandaSequential
 
 CONTEXT_BYTES = 1.0e9
 """What CUDA, its libraries and the allocator take beside tensors: an assumption."""
@@ -119,10 +120,40 @@ def _gradient_bytes(settings: Settings, sizes: Sizes, attributed: Sequence[Linea
 
 
 def evaluation_bytes(settings: Settings, sizes: Sizes, window: int) -> float:
-    """What lies on each GPU at the peak of a perplexity: the parameters, a batch's logits, and a copy of them."""
+    """What lies on each GPU at the peak of a perplexity: the parameters, a batch's logits, and a copy of them.
+
+    While a compressed model is measured, also the weights that it is restored from.
+    """
     logits = settings.windows_a_batch(window) * window * sizes.vocab * settings.itemsize
+    return _loaded_bytes(settings, sizes) + _compression_bytes(settings, sizes) + 2.0 * logits
+
+
+def _loaded_bytes(settings: Settings, sizes: Sizes) -> float:
     gathered = _gathered_bytes(settings, sizes) if settings.is_sharded else 0
-    return _parameter_bytes(settings, sizes) + gathered + 2.0 * logits + CONTEXT_BYTES
+    return _parameter_bytes(settings, sizes) + gathered + CONTEXT_BYTES
+
+
+def _compression_bytes(settings: Settings, sizes: Sizes) -> int:
+    """A copy of all blocks' weights; of a method that masks while it scores also all masks, a byte a weight."""
+    if not settings.compressed_by:
+        return 0
+    in_blocks = (linear.stored for linear in sizes.linears if linear.block < sizes.layers)
+    by_blocks = WandaSequential.name in settings.compressed_by
+    return _shards(in_blocks, settings.num_shards) * (settings.itemsize + by_blocks)
+
+
+def screen_bytes(settings: Settings, sizes: Sizes, word_tokens: int) -> float:
+    """What lies on each GPU while candidates are removed: the parameters, and what each block gives of all passages.
+
+    Args:
+        settings: The run, which screens.
+        sizes: Its model's.
+        word_tokens: Tokens of the behaviour's and the ordinary words' passages.
+    """
+    assert settings.screen is not None
+    kept = (word_tokens + settings.screen.num_price_tokens) * sizes.layers * sizes.width * settings.itemsize
+    logits = settings.screen.max_tokens * sizes.vocab * _FLOAT32
+    return _loaded_bytes(settings, sizes) + kept + logits
 
 
 def host_bytes(settings: Settings, sizes: Sizes, attributed: Sequence[Linear]) -> dict[str, float]:

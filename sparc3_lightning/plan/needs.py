@@ -1,7 +1,7 @@
 """What a run is going to do, read from its config: how it is set, what it scores, how often it evaluates."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -124,6 +124,7 @@ class Settings:
         passes: What else scores the sets.
         screen: What candidates are verified by; None where they are not.
         num_neurons: How many are chosen at most.
+        compressed_by: Methods that models are compressed by, by their keys.
         trials: What is evaluated.
         evaluated: On what.
         accelerator: What the config runs on.
@@ -147,6 +148,7 @@ class Settings:
     passes: tuple[Pass, ...] = ()
     screen: Screen | None = None
     num_neurons: int = 0
+    compressed_by: tuple[str, ...] = ()
     trials: tuple[Trials, ...] = ()
     evaluated: Evaluated = Evaluated()
     accelerator: str = "auto"
@@ -233,6 +235,7 @@ def settings_of(
         passes=tuple(_passes(callbacks, method_key(gradient_method(options["variant"]).name, options["sign"]))),
         screen=next((one.screen for one in pruning), None),
         num_neurons=max((one.num_neurons for one in pruning), default=0),
+        compressed_by=tuple(key for one in callbacks if isinstance(one, CompressionCallback) for key in one.keys),
         trials=tuple(_trials(callbacks, data)),
         evaluated=_evaluated(module, data),
         accelerator=str(trainer["accelerator"]),
@@ -281,26 +284,34 @@ def _number_of(source: object) -> int | None:
     return number
 
 
+def _forward_passes(scored: Iterable[str], each: Iterable[str]) -> int:
+    """Forward passes of methods: one for all that a plain pass shows, two for each that passes block by block.
+
+    Args:
+        scored: Keys of what is scored.
+        each: The same, a key as often as it is scored.
+    """
+    shared = any(METHODS[key.removesuffix("_signed")].needs for key in scored)
+    alone = [method for key in each if _passes_alone(method := METHODS[key.removesuffix("_signed")])]
+    return shared + 2 * len(alone)
+
+
 def _passes_alone(method: type[Method]) -> bool:
     """Whether it needs nothing of a shared pass, and is no ranking of the weights alone: it passes each block twice."""
     return not (method.variant or method.needs or issubclass(method, Ranking))
 
 
 def _passes(callbacks: Sequence[Callback], own: str) -> list[Pass]:
-    """What scores the sets beside the run's own attribution; all that a plain pass shows is seen in one."""
+    """What scores the sets beside the run's own attribution."""
     found = []
     for callback in callbacks:
         if isinstance(callback, BaselineCallback):
-            methods = [METHODS[key.removesuffix("_signed")] for key in callback.keys if key != own]
-            shared = any(method.needs for method in methods)
-            alone = [method for method in methods if _passes_alone(method)]
-            attributions = sum(method.variant is not None for method in methods)
-            found.append(Pass("baselines", attributions, shared + 2 * len(alone)))
+            keys = [key for key in callback.keys if key != own]
+            attributions = sum(METHODS[key.removesuffix("_signed")].variant is not None for key in keys)
+            found.append(Pass("baselines", attributions, _forward_passes(keys, keys)))
         if isinstance(callback, CompressionCallback):
-            shared = any(METHODS[key.removesuffix("_signed")].needs for key in callback.keys)
-            names = [METHODS[one.method.removesuffix("_signed")] for one in callback.compressions]
-            alone = [method for method in names if _passes_alone(method)]
-            found.append(Pass("scores to compress by", 0, shared + 2 * len(alone)))
+            number = _forward_passes(callback.keys, [one.method for one in callback.compressions])
+            found.append(Pass("scores to compress by", 0, number))
     return [one for one in found if one.attributions or one.forward_passes]
 
 

@@ -1,109 +1,30 @@
 """Apply a recipe or masks to a model, and restore it bit for bit."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from sparc3_lightning.distributed.owners import is_split_by_columns, own_part, own_rows
+from sparc3_lightning.distributed.owners import own_rows
+from sparc3_lightning.models.applied import Applied, Part, all_or_nothing, local_part
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.models.families.layers import is_linear, weight_of
 from sparc3_lightning.models.identity import checkpoint_hash, weight_hash
 from sparc3_lightning.pruning.recipe import Recipe
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What this rank holds of one parameter: all of it, or the rows (dim 0) or columns (dim 1) of neurons."""
-
-    local: Tensor
-    dim: int = 0
-    indices: Tensor | None = None
-    is_sharded: bool = False
-
-    def read(self) -> Tensor:
-        return self.local.clone() if self.indices is None else self.local.index_select(self.dim, self.indices)
-
-    def write(self, values: Tensor) -> None:
-        if self.indices is None:
-            self.local.copy_(values)
-        else:
-            self.local.index_copy_(self.dim, self.indices, values)
-
-
-def _local_part(parameter: Tensor, dim: int, indices: Sequence[int]) -> _Part:
-    """The part of the parameter's rows or columns that this rank holds; all of it where nothing is sharded."""
-    local, own = own_part(parameter, dim)
-    positions = torch.tensor(indices, device=local.device)
-    inside = (positions >= own.start) & (positions < own.stop)
-    return _Part(local, dim, positions[inside] - own.start, isinstance(parameter, DTensor))
-
-
-def _parts(model: PreTrainedModel, recipe: Recipe, only_output: bool = False) -> Iterator[_Part]:
+def _parts(model: PreTrainedModel, recipe: Recipe, only_output: bool = False) -> Iterator[Part]:
     """What a neuron consists of: its rows of up and gate (and their biases), column i of down; or this column."""
     family = get_family(model.config.model_type)
     blocks = family.block_modules(model)
     for layer, indices in recipe.per_layer().items():
         for name, first in [] if only_output else family.rows(model.config):
             linear, rows = blocks[layer].get_submodule(name), [first + index for index in indices]
-            yield _local_part(weight_of(linear), 0, rows)
+            yield local_part(weight_of(linear), 0, rows)
             if isinstance(linear.bias, Tensor):
-                yield _local_part(linear.bias, 0, rows)
-        yield _local_part(weight_of(blocks[layer].get_submodule(family.down)), 1, indices)
-
-
-class Applied:
-    """Weights that were changed; `restore`, or the end of the `with` block, puts every one back bit for bit."""
-
-    def __init__(self) -> None:
-        self._saved: list[tuple[_Part, Tensor]] = []
-
-    @torch.no_grad()
-    def scale(self, part: _Part, factor: float) -> None:
-        """Multiply a part by a factor, and remember it; by 0 it becomes zero, whatever it holds."""
-        values = part.read()
-        self._saved.append((part, values))
-        part.write(values * factor if factor else torch.zeros_like(values))
-
-    @torch.no_grad()
-    def zero(self, weight: Tensor, mask: Tensor) -> None:
-        """Zero the masked weights of one layer, and remember all of them.
-
-        Shape: this rank's rows of the weight, and their mask: (O, I).
-        """
-        whole = _Part(weight)
-        self._saved.append((whole, whole.read()))
-        weight.masked_fill_(mask.to(weight.device), 0.0)
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put the weights back; a second call changes nothing."""
-        # The last first: what was changed twice is then as it was before the first time.
-        for part, values in reversed(self._saved):
-            part.write(values)
-        self._saved = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.restore()
-
-
-@contextmanager
-def _all_or_nothing() -> Iterator[Applied]:
-    """Weights that are being changed; an error leaves the model as it was."""
-    applied = Applied()
-    try:
-        yield applied
-    except BaseException:
-        applied.restore()
-        raise
+                yield local_part(linear.bias, 0, rows)
+        yield local_part(weight_of(blocks[layer].get_submodule(family.down)), 1, indices)
 
 
 @torch.no_grad()
@@ -133,7 +54,7 @@ def apply_recipe(model: PreTrainedModel, recipe: Recipe, check_base: bool = True
     if check_base:
         check_recipe(model, recipe)
     _check_range(model, recipe)
-    with _all_or_nothing() as applied:
+    with all_or_nothing() as applied:
         for part in _parts(model, recipe, only_output=factor > 0):
             applied.scale(part, factor)
     return applied
@@ -156,7 +77,7 @@ def apply_masks(model: PreTrainedModel, masks: Mapping[str, Tensor] | Iterable[t
     Raises:
         ValueError: A name that is no linear layer, or a mask of another shape.
     """
-    with _all_or_nothing() as applied:
+    with all_or_nothing() as applied:
         for name, mask in masks.items() if isinstance(masks, Mapping) else masks:
             weight, _ = own_rows(weight_of(_find(model, name)))
             if mask.shape != weight.shape or mask.dtype != torch.bool:
@@ -178,26 +99,6 @@ def _find(model: PreTrainedModel, name: str) -> nn.Module:
     return found
 
 
-def block_linears(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Every linear layer of the decoder blocks by name: all but lm_head.
-
-    Raises:
-        ValueError: An unknown family, or a layer that is something else (quantised), or of whose rows this rank holds
-            parts only.
-    """
-    family = get_family(model.config.model_type)
-    family.check_linears(model)
-    layers = {
-        name: layer for name, layer in family.linear_modules(model).items() if name.startswith(f"{family.blocks}.")
-    }
-    if any(is_split_by_columns(weight_of(layer)) for layer in layers.values()):
-        raise ValueError(
-            f"compression needs whole rows of the weights, got a sharded model of type {family.model_type!r}, which "
-            "stores them as (inputs, outputs). Use `configs/trainer/replicated.yaml`."
-        )
-    return layers
-
-
 @torch.no_grad()
 def check_recipe(model: PreTrainedModel, recipe: Recipe) -> None:
     """Refuse what `apply_recipe` refuses, and change nothing. Of a sharded model every rank must call.
@@ -217,7 +118,7 @@ def zero_neurons_(model: PreTrainedModel, recipe: Recipe) -> None:
             Applied().scale(part, 0.0)
 
 
-def _all_zero(parts: list[_Part]) -> bool:
+def _all_zero(parts: list[Part]) -> bool:
     nonzero = torch.stack([part.read().count_nonzero() for part in parts]).sum()
     if parts[0].is_sharded:
         torch.distributed.all_reduce(nonzero)

@@ -1,13 +1,11 @@
 """Recipe: the saved selection, small, re-applicable, and tied to its base model."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparc3_lightning.files import read_json, write_json
+from sparc3_lightning.files import json_sha256, read_json, write_json
 from sparc3_lightning.version import package_versions
 
 FORMAT_VERSION = 1
@@ -107,7 +105,7 @@ class Recipe:
 def _sha256(content: dict[str, Any]) -> str:
     """Of all that a recipe's file holds but its sha256."""
     rest = {key: value for key, value in content.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return json_sha256(rest)
 
 
 def _read_neuron(path: Path, position: int, entry: Any) -> tuple[int, int]:

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.data.batches import PADDING, Batch
 from sparc3_lightning.distributed.owners import own_rows
+from sparc3_lightning.models.families import get_family
 from sparc3_lightning.models.families.layers import weight_of
-from sparc3_lightning.pruning.apply import block_linears
 from sparc3_lightning.pruning.masks import Pattern, mask_of
 from sparc3_lightning.scoring.loop import forward_pass, see
 from sparc3_lightning.scoring.method import Method, Pass, ScoresRows, Scoring
@@ -103,7 +103,7 @@ class WeightScores:
         precision: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.model, self.found, self.batches, self.num_samples = model, found, batches, num_samples
-        self.precision, self.layers = precision, block_linears(model)
+        self.precision, self.layers = precision, get_family(model.config.model_type).block_linears(model)
         self.scoring = Scoring(model=model, granularity="weight", modules=list(self.layers), seed=seed)
         self._seen: dict[frozenset[str], Any] = {}
 
@@ -120,8 +120,8 @@ class WeightScores:
         if key == WandaSequential.name:
             # All before the first is applied: the blocks' inputs are those of its own pruned blocks.
             with self.precision():
-                found = list(self._see(SequentialPass(self.model, mask_by)))
-            yield from [(name, mask) for name, _, mask in found]
+                found = [(name, mask) for name, _, mask in self._see(SequentialPass(self.model, mask_by))]
+            yield from found
             return
         score = self._scores(key)
         for name, layer in self.layers.items():

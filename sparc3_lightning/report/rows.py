@@ -315,4 +315,4 @@ def first_completions(baseline: "Side", pruned: "Side", num_prompts: int) -> lis
 def in_brackets(name: str) -> str:
     """A column of a table of trials in words: `perplexity_sliding` is "perplexity (sliding)"."""
     kind, _, which = name.partition("_")
-    return f"{kind} ({which.replace('_', ' ')})"
+    return f"{kind} ({which.replace('_', ' ')})" if which else kind

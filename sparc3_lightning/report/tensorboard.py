@@ -94,7 +94,10 @@ def compression_points(run: Run) -> Iterator[tuple[int, dict[str, float]]]:
     prices = prices_of(run.compression) if run.compression else []
     for row in run.compression:
         method = f"{row['method']}_{row['pattern'].replace(':', '_of_')}" if row.get("pattern") else row["method"]
-        tags = {price: f"compression_step_is_percent_removed/{price.partition('_')[2]}/{method}" for price in prices}
+        tags = {
+            price: f"compression_step_is_percent_removed/{price.removeprefix('perplexity_')}/{method}"
+            for price in prices
+        }
         yield round(100 * row["share"]), {tag: row[price] for price, tag in tags.items() if price in row}
 
 

@@ -94,8 +94,8 @@ def _save(figures: Mapping[str, Figure], directory: Path) -> None:
 
 
 def _which(price: str) -> str:
-    """What tells a price from others of its kind: `sliding` of `perplexity_sliding`."""
-    return price.partition("_")[2]
+    """What tells a price from others: `sliding` of `perplexity_sliding`, of another measure all of its name."""
+    return price.removeprefix("perplexity_")
 
 
 def sweep_figures(
@@ -123,7 +123,7 @@ def sweep_figures(
 
 def pareto_figure(rows: Sequence[Row], price: str, attribute: str) -> Figure:
     """Every cell: what it does to the behaviour, and what it costs."""
-    x_name, y_name = f"{price}_relative", f"{behaviour_of(rows)}_relative"
+    x_name, y_name = f"{price}_paid", f"{behaviour_of(rows)}_relative"
     shown = [row for row in rows if row.get(x_name) is not None and row.get(y_name) is not None]
     figure = new_figure((6.4, 4.8))
     axes = figure.add_subplot()

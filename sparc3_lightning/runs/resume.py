@@ -208,7 +208,8 @@ def _prefix() -> str:
     return f"rank{rank_and_world_size()[0]}-"
 
 
-PACKAGES = ("sparc3-lightning", "torch", "transformers", "lxt")
+# Scores of one and of another version of these are not added up.
+_SAME_VERSIONS = ("sparc3-lightning", "torch", "transformers", "lxt")
 
 
 def fingerprint(module: SparC3Module) -> dict[str, Any]:
@@ -235,7 +236,7 @@ def fingerprint(module: SparC3Module) -> dict[str, Any]:
             "precision": str(trainer.precision),
             "device": module.device.type,
         },
-        "versions": {package: versions.get(package) for package in PACKAGES},
+        "versions": {package: versions.get(package) for package in _SAME_VERSIONS},
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from sparc3_lightning.data.batches import Batch
-from sparc3_lightning.data.samples import token_hash
+from sparc3_lightning.data.samples import ReferenceSamples, token_hash
 from sparc3_lightning.distributed.ranks import gather_objects, raise_together
 from sparc3_lightning.models.sharding import reshard
 from sparc3_lightning.scoring.activations import ForwardStatistics
@@ -23,24 +23,30 @@ Keep = Callable[[str, str, ScoreSet], ScoreSet]
 
 
 def set_data(
-    ids: Sequence[Tensor], name: str = "", source: dict[str, Any] | None = None, sample_ids: list[str] | None = None
+    ids: Sequence[Tensor],
+    name: str = "",
+    targets: Sequence[int] | None = None,
+    against: Sequence[int] | None = None,
 ) -> SetData:
     """What manifests say of a reference set.
 
     Args:
         ids: Token ids, one tensor a sample.
         name: The set's, if it has one.
-        source: Where the samples come from, if that is known.
-        sample_ids: Each sample's name, if they have one.
+        targets: The token that follows each sample, where one is known to.
+        against: The token that each target is contrasted with, where there is one.
     """
-    data = SetData(token_hash=token_hash(ids), num_samples=len(ids), num_tokens=sum(len(sample) for sample in ids))
+    hashed, num_tokens = token_hash(ids, targets, against), sum(len(sample) for sample in ids)
+    data = SetData(token_hash=hashed, num_samples=len(ids), num_tokens=num_tokens)
     if name:
         data["name"] = name
-    if source is not None:
-        data["source"] = source
-    if sample_ids is not None:
-        data["sample_ids"] = sample_ids
     return data
+
+
+def data_of(samples: ReferenceSamples, name: str) -> SetData:
+    """What manifests say of the samples of a run's reference set, and where they come from."""
+    told = set_data(samples.ids, name, samples.targets, samples.against)
+    return {**told, "source": samples.source, "sample_ids": samples.sample_ids}
 
 
 def see(one_pass: Pass, batches: Iterable[Batch], num_samples: int) -> Any:

@@ -191,7 +191,7 @@ def _score(
     plan = plan_batches([len(sample) for sample in samples], batch_size, bucket=bucket)
     ids = [sample.long() for sample in samples]
     dataset = BatchDataset(ids, plan, targets, against)
-    loop.score(set_data(samples, name), partial(_batches, dataset, scoring.device))
+    loop.score(set_data(samples, name, targets, against), partial(_batches, dataset, scoring.device))
 
 
 def _batches(dataset: BatchDataset, device: torch.device, description: str) -> Iterator[Batch]:

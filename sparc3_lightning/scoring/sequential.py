@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from sparc3_lightning.data.batches import Batch
 from sparc3_lightning.distributed.owners import is_sharded, own_rows
 from sparc3_lightning.lrp.patch import frozen, replaced_forward
+from sparc3_lightning.models.applied import Applied
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.models.families.layers import is_linear, weight_of
-from sparc3_lightning.pruning.apply import Applied, block_linears
 from sparc3_lightning.scoring.activations import ForwardStatistics, wanda_scores
 from sparc3_lightning.scoring.manifest import Options, SetData
 from sparc3_lightning.scoring.method import Method, Scored, of_rank_zero
@@ -52,7 +52,7 @@ class WandaSequential(Method):
     @property
     def layers(self) -> list[str]:
         """All but lm_head."""
-        return list(block_linears(self.scoring.model))
+        return list(get_family(self.scoring.model.config.model_type).block_linears(self.scoring.model))
 
     def new_pass(self) -> "SequentialPass":
         """Its masks are `lowest_per_row(scores, sparsity)`."""

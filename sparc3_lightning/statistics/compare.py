@@ -256,7 +256,7 @@ def _described(pairs: _Pairs, tested: Tested, test: PairedTest) -> Change:
         before=old,
         after=new,
         change=new - old,
-        relative=(new - old) / old if old else None,
+        relative=share_of(old, new - old),
         interval=tested.interval,
         interval_bca=None,
         interval_two_stage=None,
@@ -270,6 +270,11 @@ def _described(pairs: _Pairs, tested: Tested, test: PairedTest) -> Change:
         num_pairs=len(change),
         power=None if is_text else power(pairs.changes, test.alpha, test.wanted_power),
     )
+
+
+def share_of(before: float, change: float) -> float | None:
+    """A change as a fraction of what was, with the change's own sign also where that is below 0; None of nothing."""
+    return change / abs(before) if before else None
 
 
 def _by_row(values: Tensor) -> Tensor:

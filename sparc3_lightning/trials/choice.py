@@ -77,8 +77,8 @@ def choose_at_prices(
 ) -> list[Row]:
     """The best cell of every method at every price.
 
-    A cell is eligible where the price rises by at most so much; of these the one that lowers the behaviour most on the
-    choice half is taken, and its change on the confirmation half is what the method achieves. `p_holm` corrects
+    A cell is eligible where the price gets worse by at most so much; of these the one that lowers the behaviour most
+    on the choice half is taken, and its change on the confirmation half is what the method achieves. `p_holm` corrects
     the confirmation's p-values over the methods of a price, and cannot be below `p_holm_least`. `plain` rows choose
     among the cells of the paper's contrast that remove their neurons, the others among all.
 
@@ -96,7 +96,7 @@ def choose_at_prices(
         eligible where either half has no prompt, or none of the behaviour before.
     """
     known = [row for row in rows if row["method"] != CONTROL and _has_both_halves(row)]
-    paid = f"{price_column}_relative"
+    paid = f"{price_column}_paid"
     found: list[Row] = []
     for price in prices:
         eligible = [row for row in known if row[paid] is not None and row[paid] <= price]

@@ -13,7 +13,7 @@ from sparc3_lightning.files import write_json
 from sparc3_lightning.models.families.layers import weight_of
 from sparc3_lightning.pruning.masks import Pattern, check_sparsity, num_removed
 from sparc3_lightning.pruning.weight_scores import WeightScores
-from sparc3_lightning.statistics.compare import Change, compare
+from sparc3_lightning.statistics.compare import Change, compare, share_of
 from sparc3_lightning.statistics.p_values import PairedTest
 from sparc3_lightning.trials.trial import Intervention, Trial, masked_weights
 from sparc3_lightning.version import package_versions
@@ -178,7 +178,7 @@ def _changes(before: Evaluation, after: Evaluation, test: PairedTest) -> dict[st
 def _relative(changes: Mapping[str, Change]) -> Row:
     row: Row = {}
     for name, change in changes.items():
-        low, high = change.interval.low / change.before, change.interval.high / change.before
+        low, high = (share_of(change.before, end) for end in (change.interval.low, change.interval.high))
         stem = f"{_key(name)}_relative"
         row |= {stem: change.relative, f"{stem}_low": low, f"{stem}_high": high, f"{stem}_p": change.p_value}
     return row

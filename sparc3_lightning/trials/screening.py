@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.data.samples import ReferenceSamples, check_at_least
 from sparc3_lightning.distributed.ranks import from_rank_zero, rank_and_world_size
-from sparc3_lightning.files import write_text
+from sparc3_lightning.files import json_sha256, write_text
 from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.screen import Joint, Neuron, Progress, ScreenData, Screened, choose, screen, together
-from sparc3_lightning.trials.store import locked, trial_name
+from sparc3_lightning.trials.store import locked
 
 FORMAT_VERSION = 1
 SCREEN_FILE = "screen.csv"
@@ -106,7 +106,7 @@ class KeptFigures:
     """
 
     def __init__(self, directory: Path, key: dict[str, Any]) -> None:
-        self._directory, self._name = directory, trial_name({"format_version": FORMAT_VERSION, **key})
+        self._directory, self._name = directory, json_sha256({"format_version": FORMAT_VERSION, **key})
         self._path = directory / f"screen-{self._name}-{rank_and_world_size()[0]}.jsonl"
         self._known: dict[tuple[str, Neuron], list[float]] = {}
         self._alone = ExitStack()  # rank 0's holds the lock

@@ -1,7 +1,5 @@
 """Trials that are done, one file each, found again by all that their figures depend on."""
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,7 +11,7 @@ from filelock import Timeout
 
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.records import Evaluation
-from sparc3_lightning.files import acquire, read_json, release, write_json
+from sparc3_lightning.files import acquire, json_sha256, read_json, release, write_json
 
 FORMAT_VERSION = 3
 TRIALS_DIR = "trials"
@@ -32,11 +30,6 @@ class Measured:
     evaluation: Evaluation
     seconds: float
     is_reused: bool
-
-
-def trial_name(key: Mapping[str, Any]) -> str:
-    """The sha256 of a key of JSON values."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
 class TrialStore:
@@ -58,7 +51,7 @@ class TrialStore:
             key: All that the figures depend on, as JSON values.
             run: Measures; an error leaves nothing behind.
         """
-        name = trial_name(key)
+        name = json_sha256(key)
         with ExitStack() as alone:  # rank 0's holds the lock
             known = from_rank_zero(lambda: self._claim(name, alone))
             if known is not None:
@@ -84,7 +77,7 @@ class TrialStore:
         """None where the trial was not done, or its file is damaged."""
         try:
             content = read_json(self._path(name), "trial")
-            if trial_name(content["key"]) != name:
+            if json_sha256(content["key"]) != name:
                 return None
             return Measured(Evaluation.from_json(content["evaluation"]), float(content["seconds"]), is_reused=True)
         except (FileNotFoundError, ValueError, KeyError, TypeError):

@@ -13,7 +13,7 @@ from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.files import write_bytes, write_text
 from sparc3_lightning.metrics.measure import Column
 from sparc3_lightning.pruning.recipe import Recipe, neurons_per_layer
-from sparc3_lightning.statistics.compare import Change, compare
+from sparc3_lightning.statistics.compare import Change, compare, share_of
 from sparc3_lightning.statistics.p_values import PairedTest, holm, least_holm, overlap
 from sparc3_lightning.trials.choice import confirmation_means, deciding, half_changes
 from sparc3_lightning.trials.sweep import Candidates, CellFigures, PlannedCell
@@ -32,7 +32,8 @@ def figures_of(baseline: Evaluation, cell: Evaluation, test: PairedTest) -> Cell
     shown, row = _shown(cell), baseline_row(cell)
     for name, change in compare(baseline.columns, cell.columns, test).items():
         if name in shown:
-            row |= _relative(_key(name), change) if shown[name].role == "price" else _change(_key(name), change)
+            is_price, better = shown[name].role == "price", shown[name].better
+            row |= _relative(_key(name), change, better) if is_price else _change(_key(name), change)
     for half, changes in half_changes(baseline, cell, test).items():
         for place, (name, change) in enumerate(changes.items()):
             stem = f"{half}_{_attribute(name)}" if place else half
@@ -69,10 +70,12 @@ def _key(name: str) -> str:
     return "_".join(name.rsplit("/", 1))
 
 
-def _relative(name: str, change: Change) -> Row:
-    low, high = change.interval.low / change.before, change.interval.high / change.before
-    return {f"{name}_relative": change.relative, f"{name}_p": change.p_value, f"{name}_relative_low": low,
-            f"{name}_relative_high": high}  # fmt: skip
+def _relative(name: str, change: Change, better: str) -> Row:
+    """`_paid` is the relative change for the worse."""
+    low, high = (share_of(change.before, end) for end in (change.interval.low, change.interval.high))
+    paid = -change.relative if better == "higher" and change.relative else change.relative
+    return {f"{name}_relative": change.relative, f"{name}_paid": paid, f"{name}_p": change.p_value,
+            f"{name}_relative_low": low, f"{name}_relative_high": high}  # fmt: skip
 
 
 def _change(name: str, change: Change) -> Row:

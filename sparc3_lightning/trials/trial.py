@@ -12,10 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sparc3_lightning.distributed.ranks import from_rank_zero, is_raised_by_all
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.files import json_sha256
 from sparc3_lightning.metrics.measure import Progress, TextPrompt
 from sparc3_lightning.pruning.apply import apply_masks, apply_recipe
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.trials.store import FORMAT_VERSION, Measured, TrialStore, trial_name
+from sparc3_lightning.trials.store import FORMAT_VERSION, Measured, TrialStore
 from sparc3_lightning.version import __version__
 
 ProgressBar = Callable[[Iterable[Any], int, str], Iterable[Any]]
@@ -92,7 +93,7 @@ class Trials:
 
     def name(self, intervention: Intervention) -> str:
         """What the trial of this intervention is kept under: the sha256 of its key."""
-        return trial_name(self._key(intervention))
+        return json_sha256(self._key(intervention))
 
     def measure(self, intervention: Intervention, progress: Progress | None = None) -> Measured:
         """Read the trial, or apply, evaluate, undo and keep.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 from sparc3_lightning.metrics.measure import Column, Role
-from sparc3_lightning.statistics.compare import Change
+from sparc3_lightning.statistics.compare import Change, share_of
 from sparc3_lightning.wording import p_equals, percent, spoken
 
 
@@ -299,4 +299,5 @@ def _figures(column: Column, change: Change) -> str:
 
 
 def _relative(before: float, after: float) -> str:
-    return percent((after - before) / before) if before else "from 0"
+    share = share_of(before, after - before)
+    return "from 0" if share is None else percent(share)

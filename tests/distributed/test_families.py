@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from callbacks import RelevanceCallback
-from sparc3_lightning.pruning.apply import apply_recipe, block_linears
+from sparc3_lightning.models.families import get_family
+from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.recipe import Recipe
 from tests.distributed.jobs import LENGTHS, Case, local_weights, make_module, make_trainer, predict, reduced_scores
 from tests.distributed.test_invariance import TOLERANCE, alone, largest_difference
@@ -46,9 +47,10 @@ def score(directory: str) -> None:
             torch.save(pruned, home / "pruned.pt")
         if family == "gpt2":
             with pytest.raises(ValueError, match=r"compression needs whole rows .*'gpt2'.*replicated\.yaml"):
-                block_linears(module.lm)
+                get_family(module.lm.config.model_type).block_linears(module.lm)
         else:
-            assert len(block_linears(module.lm)) == LAYERS * len(PARTS[family].linears)
+            found = get_family(module.lm.config.model_type).block_linears(module.lm)
+            assert len(found) == LAYERS * len(PARTS[family].linears)
 
 
 @pytest.fixture(scope="module")

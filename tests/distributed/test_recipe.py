@@ -9,10 +9,11 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from sparc3_lightning.distributed.owners import own_rows
+from sparc3_lightning.models.families import get_family
 from sparc3_lightning.models.families.layers import weight_of
 from sparc3_lightning.models.identity import base_model
 from sparc3_lightning.models.sharding import shard_model
-from sparc3_lightning.pruning.apply import apply_masks, apply_recipe, block_linears
+from sparc3_lightning.pruning.apply import apply_masks, apply_recipe
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.scoring.weights import lowest_per_row
 from tests.launch import run_distributed
@@ -64,7 +65,7 @@ def apply_and_restore(widths: Sequence[int]) -> None:
 
 def halved(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
     """Masks of this rank's rows, one by one, as compression makes them."""
-    for name, layer in block_linears(model).items():
+    for name, layer in get_family(model.config.model_type).block_linears(model).items():
         rows, _ = own_rows(weight_of(layer))
         yield name, lowest_per_row(rows.abs(), 0.5)
 

@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.text import TextFile
 from sparc3_lightning.models import sharding
+from sparc3_lightning.models.hf_directory import save_hf_directory
 from sparc3_lightning.models.sharding import load_sharded_model, shard_model
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.apply import apply_recipe
-from sparc3_lightning.pruning.save import save_hf_directory, save_pruned_model
+from sparc3_lightning.pruning.save import save_pruned_model
 from tests.distributed.memory import measured, peak_growth, save_wide_model
 from tests.launch import run_distributed
 from tests.tiny import tiny_llama

@@ -33,6 +33,8 @@ def callbacks(path: Path, *names: str) -> str:
     ("words", "said"),
     [
         (["--model.treshold=3"], ["sparc3 predict: error", "--model.treshold=3"]),
+        (["--data.behaviors=x"], ["Did you mean `data.behaviours`?"]),
+        (["--model.kernal=eager"], ["Did you mean `model.kernel`?"]),
         (["--foo", "3"], ["--foo 3"]),
         (["--model.granularity=row"], ["model.granularity", "'neuron', 'weight'", "row"]),
         (["--data.batch_size=many"], ["data.batch_size", "many"]),
@@ -51,6 +53,12 @@ def test_options_that_do_not_exist(words: list[str], said: list[str], type_in: T
 def test_config_that_is_no_yaml(type_in: Type, tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("model: [\n")
     refused(type_in("predict", "--config", str(tmp_path / "broken.yaml")), 2, "config", "line 2")
+
+
+def test_misspelt_key_of_a_file_is_named_with_the_one_that_was_meant(type_in: Type, tmp_path: Path) -> None:
+    (tmp_path / "misspelt.yaml").write_text("data: {genral: {one: {class_path: sparc3_lightning.data.C4}}}\n")
+    words = ("predict", "--config", TINY, "--config", str(tmp_path / "misspelt.yaml"))
+    refused(type_in(*words), 2, "data.genral", "Did you mean `data.general`?")
 
 
 @pytest.mark.parametrize("name", ["predict", "plan"])

@@ -119,7 +119,7 @@ def test_absolute_value_after_averaging_is_another_thing(case: tuple[PreTrainedM
 def test_families_that_lxt_has(variant: str, tmp_path: Path) -> None:
     """LXT knows no soft caps. Its identity rule divides by x + 1e-10."""
     builders: dict[str, Any] = {**TINY, "gemma3_text": partial(TINY["gemma3_text"], final_logit_softcapping=None)}
-    families, samples = ("gpt2", "qwen3", "gemma3_text"), tiny_samples()
+    families, samples = ("llama", "qwen2", "gpt2", "qwen3", "gemma3_text"), tiny_samples()
     models = {family: builders[family](dtype=torch.float64) for family in families}
     for family, model in models.items():
         model.save_pretrained(tmp_path / family)

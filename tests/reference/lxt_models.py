@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 # LXT's file for each, which is also transformers' module.
-FILES = {"gpt2": "gpt2", "qwen3": "qwen3", "gemma3_text": "gemma3"}
+FILES = {"llama": "llama", "qwen2": "qwen2", "gpt2": "gpt2", "qwen3": "qwen3", "gemma3_text": "gemma3"}
 
 
 class _Registry(dict[str, Any]):

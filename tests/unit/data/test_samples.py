@@ -25,6 +25,17 @@ def test_samples_carry_their_hash() -> None:
     assert len(samples) == 1
 
 
+def test_targets_are_part_of_the_hash() -> None:
+    """Scores of other words are other scores (the prefixes may be the same)."""
+    ids = [torch.tensor([1, 2]), torch.tensor([3])]
+    hashes = [token_hash(ids), token_hash(ids, [4, 5]), token_hash(ids, [4, 6]), token_hash(ids, [4, 5], [6, 7]),
+              token_hash(ids, None, [4, 5])]  # fmt: skip
+    assert len(set(hashes)) == len(hashes)
+    following = [torch.tensor([4, 9]), torch.tensor([5])]
+    samples = ReferenceSamples(ids, {}, ["a", "b"], following=following)
+    assert samples.token_hash == token_hash(ids, [4, 5])
+
+
 def test_fingerprint_follows_the_text_alone() -> None:
     assert Prompt("a", " You are").fingerprint == Prompt("b", "You are\n").fingerprint
     assert Prompt("a", "You are").fingerprint != Prompt("a", "You were").fingerprint

@@ -390,6 +390,19 @@ def test_what_a_measure_depends_on_is_part_of_the_setting(prompts: Any) -> None:
     assert two != three
 
 
+def test_a_measure_that_hides_what_it_depends_on_is_refused(prompts: Any) -> None:
+    """Two that differ would share a kept figure."""
+
+    class Hidden(WordLoss):
+        def __init__(self, vocabulary: list[str]) -> None:
+            super().__init__(vocabulary)
+
+    with pytest.raises(ValueError, match=r"Hidden must keep its argument `vocabulary`, a JSON value, .*`setting`"):
+        evaluator(measures=[Hidden(["w4"])]).setting(None, prompts)
+    with pytest.raises(ValueError, match="must keep its argument `words`"):
+        evaluator(measures=[WordLoss([torch.zeros(1)])]).setting(None, prompts)  # type: ignore[list-item]
+
+
 def test_two_measures_of_one_name_are_refused(model: LlamaForCausalLM, tokenizer: Any, prompts: Any) -> None:
     with pytest.raises(ValueError, match="`measures` must give columns of different names, got `first/number` twice"):
         evaluator(measures=[FirstTokens(), FirstTokens(2.0)]).evaluate(model, tokenizer, None, prompts)

@@ -65,6 +65,24 @@ def test_relevance_of_every_weight(family: str, variant: str) -> None:
                 assert not score.any(), name
 
 
+@pytest.mark.parametrize("variant", ["attnlrp", "cp_lrp"])
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("gpt_neox", {"use_parallel_residual": False}),
+        ("llama", {"attention_bias": True, "mlp_bias": True}),
+        ("granite", {"attention_bias": True, "mlp_bias": True}),
+        ("gemma2", {"hidden_activation": "gelu"}),
+    ],
+)
+def test_what_a_config_of_a_family_may_say(family: str, options: dict[str, object], variant: str) -> None:
+    model, samples = TINY[family](dtype=torch.float64, **options), tiny_samples((7, 3))
+    for name, parts in expected(model, samples, variant).items():
+        score = summed(model, samples, batch_size=2, variant=variant)[name]
+        wanted = parts.abs().sum(0)
+        assert (score - wanted).abs().max() <= 1e-9 * wanted.max(), name
+
+
 @pytest.mark.parametrize("activation", sorted(rules.ACTIVATIONS))
 def test_every_activation(activation: str) -> None:
     model, samples = tiny_llama(dtype=torch.float64, hidden_act=activation), tiny_samples((5, 2))

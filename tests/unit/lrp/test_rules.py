@@ -259,9 +259,10 @@ def test_unknown_variant() -> None:
         pass
 
 
-def test_flash_attention_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("implementation", ["flash_attention_2", "flex_attention"])
+def test_attention_that_the_rules_do_not_see_into_is_refused_by_name(implementation: str) -> None:
     model = tiny_llama()
-    model.config._attn_implementation_internal = "flash_attention_2"
+    model.config._attn_implementation_internal = implementation
     with pytest.raises(ValueError, match="must be 'sdpa' or 'eager'"), attnlrp(model):
         pass
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sparc3_lightning.pruning.apply import apply_masks, block_linears
+from sparc3_lightning.models.families import get_family
+from sparc3_lightning.pruning.apply import apply_masks
 from sparc3_lightning.pruning.masks import mask_of
 from tests.tiny import TINY, neuron_modules, rows_of, tiny_llama
 
@@ -24,7 +25,10 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 def masks(model: PreTrainedModel, sparsity: float = 0.5) -> dict[str, Tensor]:
     family = model.config.model_type
-    weights = {name: rows_of(family, name, layer.weight) for name, layer in block_linears(model).items()}
+    weights = {
+        name: rows_of(family, name, layer.weight)
+        for name, layer in get_family(model.config.model_type).block_linears(model).items()
+    }
     return {name: mask_of(weight.abs(), sparsity) for name, weight in weights.items()}
 
 
@@ -36,7 +40,7 @@ def test_zeroed_and_restored(family: str, dtype: torch.dtype) -> None:
         model.get_submodule(neuron_modules(family)[0]).weight[0, :2] = -0.0  # its sign comes back too
     before, what = bits(model), masks(model)
     with apply_masks(model, what):
-        for name, layer in block_linears(model).items():
+        for name, layer in get_family(model.config.model_type).block_linears(model).items():
             weight, kept = (rows_of(family, name, w) for w in (layer.weight, before[f"{name}.weight"].view(dtype)))
             assert not weight[what[name]].any()
             assert torch.equal(weight[~what[name]], kept[~what[name]])
@@ -59,8 +63,8 @@ def test_without_with_it_is_for_good_until_restored() -> None:
 
 
 def test_every_linear_layer_but_lm_head() -> None:
-    assert len(block_linears(tiny_llama())) == 14
-    assert not [name for name in block_linears(tiny_llama()) if "lm_head" in name]
+    assert len(get_family("llama").block_linears(tiny_llama())) == 14
+    assert not [name for name in get_family("llama").block_linears(tiny_llama()) if "lm_head" in name]
 
 
 def failing(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:

@@ -14,12 +14,13 @@ from lightning.pytorch import Trainer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from sparc3_lightning.lrp.rules import attnlrp
+from sparc3_lightning.models.hf_directory import free_path, save_hf_directory
 from sparc3_lightning.models.load import load_model
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.card import model_card
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.pruning.save import free_path, save_hf_directory, save_pruned_model
+from sparc3_lightning.pruning.save import save_pruned_model
 from tests.tiny import PARTS, TINY, neuron_rows, rows_of, tiny_llama, tiny_samples
 from tests.tiny_files import NEURONS, recipe_of, same_weights, tiny_tokenizer
 
@@ -196,9 +197,8 @@ def test_card_does_not_tell_where_a_local_base_model_lies() -> None:
 
 def test_trained_model_is_saved_as_it_is(tmp_path: Path) -> None:
     model = tiny_llama()
-    save_hf_directory(model, tiny_tokenizer(), tmp_path / "model", recipe_of(model))
+    save_hf_directory(model, tiny_tokenizer(), tmp_path / "model")
     assert same_weights(load(tmp_path / "model"), model)
-    assert Recipe.load(tmp_path / "model") == recipe_of(model)
     assert not (tmp_path / "model" / "README.md").exists()
 
 

@@ -63,7 +63,8 @@ def test_a_half_without_prompts_is_left_out() -> None:
 
 def row(key: str, label: str, paid: float, choice: float, confirmation: float, **more: Any) -> dict[str, Any]:
     return {
-        "key": key, "method": key, "label": label, "perplexity_disjoint_relative": paid, "choice_relative": choice,
+        "key": key, "method": key, "label": label, "perplexity_disjoint_relative": paid,
+        "perplexity_disjoint_paid": paid, "choice_relative": choice,
         "confirmation_relative": confirmation, "confirmation_p": 0.01, "confirmation_p_least": 0.002,
         "is_plain": True, **more,
     }  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 
 from sparc3_lightning.evaluation.generation import Decoding
@@ -18,6 +19,7 @@ from sparc3_lightning.evaluation.records import (
     ToxicityResult,
 )
 from sparc3_lightning.metrics import AttributeSummary
+from sparc3_lightning.metrics.measure import Column
 from sparc3_lightning.metrics.perplexity import PerplexityResult
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.report.trial_figures import (
@@ -72,7 +74,9 @@ def evaluation(insults: Sequence[float], loss: float, names: Sequence[str] = PRO
 
 
 def changed(name: str, figure: float, before: float, p_value: float, **rest: float) -> dict[str, Any]:
-    return {f"{name}_change": figure - before, f"{name}_relative": figure / before - 1, f"{name}_p": p_value, **rest}
+    change, relative = figure - before, figure / before - 1
+    found = {"change": change, "relative": relative, "paid": relative, "p": p_value}
+    return {**{f"{name}_{what}": value for what, value in found.items()}, **rest}
 
 
 def done(cell: Cell, recipe: Recipe, insult: float, perplexity: float, p_value: float) -> PlannedCell:
@@ -121,6 +125,27 @@ def test_a_row_has_a_columns_figure_and_its_change() -> None:
     assert found.means == pytest.approx([0.7] * sum(half_of(name) == "confirmation" for name in PROMPTS))
     rows = [*sweep_rows([], baseline_row(before)), found.row]
     assert (prices_of(rows), behaviour_of(rows)) == (["perplexity_disjoint"], "insult_mean")
+
+
+@pytest.mark.parametrize(
+    ("better", "before", "after", "relative", "paid"),
+    [
+        ("lower", -2.0, -3.0, -0.5, -0.5),
+        ("higher", 0.9, 0.45, -0.5, 0.5),
+        ("higher", -2.0, -3.0, -0.5, 0.5),
+        ("lower", 0.0, 1.0, None, None),
+    ],
+)
+def test_a_price_of_any_kind(better: Any, before: float, after: float, relative: float, paid: float) -> None:
+    """What is better higher is paid by falling; a share of a figure below 0 keeps the change's sign; 0 has none."""
+    old, new = (
+        Evaluation({}, None, {"task/figure": Column("task/figure", "", better, "word", "mean", list("abc"),
+                                                    torch.full((3,), value), role="price")})
+        for value in (before, after)
+    )  # fmt: skip
+    row = figures_of(old, new, PairedTest(num_draws=50)).row
+    assert row["task_figure_relative"] == relative == row["task_figure_relative_low"]
+    assert row["task_figure_paid"] == paid
 
 
 def test_every_cell_has_a_row(planned: list[PlannedCell]) -> None:

@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.data.samples import Prompt
 from sparc3_lightning.evaluation import Decoding, Evaluation, Evaluator
-from sparc3_lightning.files import acquire, release
+from sparc3_lightning.files import acquire, json_sha256, release
 from sparc3_lightning.metrics import JointScorer, LexicalScorer, Scorer
 from sparc3_lightning.metrics.perplexity import PerplexityResult
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.trials.store import TrialStore, trial_name
+from sparc3_lightning.trials.store import TrialStore
 from sparc3_lightning.trials.trial import (
     UNCHANGED,
     Trial,
@@ -270,4 +270,4 @@ def test_a_name_follows_from_intervention_model_and_evaluator(tmp_path: Path) ->
     names += [trials(tmp_path, Evaluator(window=16), weight_hash="a", dtype="float32").name(one)]
     assert len(set(names)) == len(names)
     assert plain.name(one) == trials(tmp_path, dtype="float32", weight_hash="a").name(one)
-    assert plain.name(one) == trial_name(plain._key(one))
+    assert plain.name(one) == json_sha256(plain._key(one))

@@ -12,7 +12,7 @@ from sparc3_lightning import attnlrp
 from sparc3_lightning.models.families import FAMILIES, get_family
 from sparc3_lightning.models.families.layers import out_in, weight_of
 from sparc3_lightning.models.load import build_model
-from tests.tiny import LAYERS, NEURONS, PARTS, TINY, neuron_modules, tiny_gpt2, tiny_llama, tiny_opt
+from tests.tiny import LAYERS, NEURONS, PARTS, TINY, neuron_modules, tiny_gpt2, tiny_llama
 
 
 def test_every_family_has_a_tiny_model() -> None:
@@ -70,13 +70,15 @@ def test_neurons_of_gpt2_without_a_number_of_their_own() -> None:
         ({"model_type": "opt", "_remove_final_layer_norm": True}, "no last norm"),
         ({"model_type": "gpt2", "add_cross_attention": True}, "cross attention"),
         ({"model_type": "gpt2", "reorder_and_upcast_attn": True}, "reorder_and_upcast_attn"),
+        ({"model_type": "gemma2", "use_bidirectional_attention": True}, "both directions"),
+        ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "both directions"),
     ],
 )
 def test_what_a_table_does_not_cover_is_refused_by_name(fields: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=rf"a model of type '{fields['model_type']}' .*{said}.*Set `model\.model`"):
         build_model(fields, vocab_size=48)
     rest = {name: value for name, value in fields.items() if name != "model_type"}
-    build = {"opt": tiny_opt, "gpt2": tiny_gpt2}[str(fields["model_type"])]
+    build = TINY[str(fields["model_type"])]
     with pytest.raises(ValueError, match=said), attnlrp(build(**rest)):
         pass
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from sparc3_lightning.models.hf_directory import save_hf_directory
 from sparc3_lightning.models.load import load_model, load_tokenizer
-from sparc3_lightning.pruning.save import save_hf_directory, save_pruned_model
+from sparc3_lightning.pruning.save import save_pruned_model
 from tests.tiny import tiny_llama, tiny_mistral
 from tests.tiny_files import recipe_of, tiny_tokenizer
 

@@ -1,0 +1,90 @@
+"""Weights changed for a while, and put back bit for bit."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from sparc3_lightning.distributed.owners import own_part
+
+
+@dataclass(frozen=True)
+class Part:
+    """What this rank holds of one parameter: all of it, or the rows (dim 0) or columns (dim 1) of neurons."""
+
+    local: Tensor
+    dim: int = 0
+    indices: Tensor | None = None
+    is_sharded: bool = False
+
+    def read(self) -> Tensor:
+        """A copy of its values."""
+        return self.local.clone() if self.indices is None else self.local.index_select(self.dim, self.indices)
+
+    def write(self, values: Tensor) -> None:
+        """Set its values."""
+        if self.indices is None:
+            self.local.copy_(values)
+        else:
+            self.local.index_copy_(self.dim, self.indices, values)
+
+
+def local_part(parameter: Tensor, dim: int, indices: Sequence[int]) -> Part:
+    """The part of the parameter's rows or columns that this rank holds; all of it where nothing is sharded."""
+    local, own = own_part(parameter, dim)
+    positions = torch.tensor(indices, device=local.device)
+    inside = (positions >= own.start) & (positions < own.stop)
+    return Part(local, dim, positions[inside] - own.start, isinstance(parameter, DTensor))
+
+
+class Applied:
+    """Weights that were changed; `restore`, or the end of the `with` block, puts every one back bit for bit."""
+
+    def __init__(self) -> None:
+        self._saved: list[tuple[Part, Tensor]] = []
+
+    @torch.no_grad()
+    def scale(self, part: Part, factor: float) -> None:
+        """Multiply a part by a factor, and remember it; by 0 it becomes zero, whatever it holds."""
+        values = part.read()
+        self._saved.append((part, values))
+        part.write(values * factor if factor else torch.zeros_like(values))
+
+    @torch.no_grad()
+    def zero(self, weight: Tensor, mask: Tensor) -> None:
+        """Zero the masked weights of one layer, and remember all of them.
+
+        Shape: this rank's rows of the weight, and their mask: (O, I).
+        """
+        whole = Part(weight)
+        self._saved.append((whole, whole.read()))
+        weight.masked_fill_(mask.to(weight.device), 0.0)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the weights back; a second call changes nothing."""
+        # The last first: what was changed twice is then as it was before the first time.
+        for part, values in reversed(self._saved):
+            part.write(values)
+        self._saved = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.restore()
+
+
+@contextmanager
+def all_or_nothing() -> Iterator[Applied]:
+    """Weights that are being changed; an error leaves the model as it was."""
+    applied = Applied()
+    try:
+        yield applied
+    except BaseException:
+        applied.restore()
+        raise
