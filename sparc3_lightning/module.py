@@ -309,7 +309,7 @@ class SparC3Module(LightningModule):
             return
         directory = from_rank_zero(lambda: free_path(self.log_dir / "model"))
         recipe = self.run.recipe
-        save_hf_directory(self.lm, self.tokenizer, directory, describe=recipe and recipe.save)
+        save_hf_directory(self.lm, self.tokenizer, directory, describe=None if recipe is None else recipe.save)
         if self.trainer.is_global_zero:
             print(f"trained model: {directory}")
 

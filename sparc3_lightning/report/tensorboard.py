@@ -13,7 +13,7 @@ from sparc3_lightning.report.rows import HIDDEN, Completion, first_completions, 
 from sparc3_lightning.runs.results import Results, throughput
 from sparc3_lightning.runs.run import Run
 from sparc3_lightning.scoring.score_set import ScoreSet
-from sparc3_lightning.trials.sweep_table import prices_of
+from sparc3_lightning.trials.sweep_table import prices_of, short_names
 from sparc3_lightning.trials.verdict import VerdictResult
 
 
@@ -91,13 +91,10 @@ def board_scalars(run: Run) -> dict[str, float]:
 
 def compression_points(run: Run) -> Iterator[tuple[int, dict[str, float]]]:
     """Prices of the compressed models by per cent of the weights removed, which is TensorBoard's step."""
-    prices = prices_of(run.compression) if run.compression else []
+    named = short_names(prices_of(run.compression)) if run.compression else {}
     for row in run.compression:
         method = f"{row['method']}_{row['pattern'].replace(':', '_of_')}" if row.get("pattern") else row["method"]
-        tags = {
-            price: f"compression_step_is_percent_removed/{price.removeprefix('perplexity_')}/{method}"
-            for price in prices
-        }
+        tags = {price: f"compression_step_is_percent_removed/{which}/{method}" for price, which in named.items()}
         yield round(100 * row["share"]), {tag: row[price] for price, tag in tags.items() if price in row}
 
 

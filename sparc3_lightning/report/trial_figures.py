@@ -21,6 +21,7 @@ from sparc3_lightning.trials.sweep_table import (
     behaviour_of,
     layer_shares,
     prices_of,
+    short_names,
     sweep_rows,
     write_table,
     write_tables,
@@ -84,18 +85,14 @@ def write_compression(rows: Sequence[Row], against: str, directory: Path) -> Non
     write_table(rows, directory)
     figures = {price: compressed_figure(rows, price) for price in prices_of(rows)}
     beside = {price: against_figure(rows, price, against) for price in figures}
-    figures |= {f"against_{against}_{_which(price)}": figure for price, figure in beside.items() if figure is not None}
+    named = short_names(list(figures))
+    figures |= {f"against_{against}_{named[price]}": figure for price, figure in beside.items() if figure is not None}
     _save(figures, directory)
 
 
 def _save(figures: Mapping[str, Figure], directory: Path) -> None:
     for name, figure in figures.items():
         save_figure(figure, directory / "figures" / name)
-
-
-def _which(price: str) -> str:
-    """What tells a price from others: `sliding` of `perplexity_sliding`, of another measure all of its name."""
-    return price.removeprefix("perplexity_")
 
 
 def sweep_figures(
@@ -106,7 +103,8 @@ def sweep_figures(
     figures: dict[str, Figure] = {}
     attribute = next((row["attribute"] for row in done if row.get("attribute")), None)
     if attribute is not None:
-        figures |= {f"pareto_{_which(price)}": pareto_figure(done, price, attribute) for price in prices_of(rows)}
+        named = short_names(prices_of(rows))
+        figures |= {f"pareto_{which}": pareto_figure(done, price, attribute) for price, which in named.items()}
         for scope, of_scope in _grouped(done, "scope").items():
             plain = [row for row in of_scope if row["is_plain"]]
             # One size makes no line.

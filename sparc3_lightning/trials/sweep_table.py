@@ -115,6 +115,13 @@ def prices_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in rows[0] if not {f"{name}_relative_low", f"{name}_against"}.isdisjoint(derived)]
 
 
+def short_names(prices: Sequence[str]) -> dict[str, str]:
+    """What tells prices from each other: of those of one measure what follows its name, such as `sliding`."""
+    parts = {price: price.partition("_") for price in prices}
+    is_one = len({kind for kind, _, _ in parts.values()}) == 1 and all(which for _, _, which in parts.values())
+    return {price: which if is_one else price for price, (_, _, which) in parts.items()}
+
+
 def behaviour_of(rows: Iterable[Mapping[str, Any]]) -> str:
     """Column of a sweep's table that says what became of the behaviour; empty where none was measured."""
     return next((str(row["behaviour"]) for row in rows if row.get("behaviour")), "")

@@ -44,6 +44,7 @@ from sparc3_lightning.trials.sweep_table import (
     num_corrected,
     overlap_rows,
     prices_of,
+    short_names,
     sweep_rows,
     write_tables,
 )
@@ -146,6 +147,12 @@ def test_a_price_of_any_kind(better: Any, before: float, after: float, relative:
     row = figures_of(old, new, PairedTest(num_draws=50)).row
     assert row["task_figure_relative"] == relative == row["task_figure_relative_low"]
     assert row["task_figure_paid"] == paid
+
+
+def test_names_of_prices_are_short_and_different() -> None:
+    assert list(short_names(["perplexity_sliding", "perplexity_disjoint"]).values()) == ["sliding", "disjoint"]
+    assert list(short_names(["a_mean", "b_mean"]).values()) == ["a_mean", "b_mean"]
+    assert list(short_names(["loss"]).values()) == ["loss"]
 
 
 def test_every_cell_has_a_row(planned: list[PlannedCell]) -> None:
