@@ -340,7 +340,7 @@ def against_figure(rows: Sequence[Row], price: str, against: str) -> Figure | No
     axes.set_yscale("symlog", linthresh=_LINEAR_TO)
     axes.yaxis.set_major_formatter("{x:+,g}")
     label = f"{price.partition('_')[0]}: difference (%; logarithmic beyond {_LINEAR_TO:g})"
-    _finish(figure, axes, f"Against {against} ({_which(price)})", label, rows)
+    _finish(figure, axes, f"Against {against} ({price.partition('_')[2] or price})", label, rows)
     return figure
 
 
