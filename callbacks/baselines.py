@@ -13,6 +13,7 @@ from callbacks.base import RunCallback
 from callbacks.relevance import RelevanceCallback
 from sparc3_lightning.data.batches import Batch
 from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.loops import Counted
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.scoring.loop import Loop, data_of
@@ -85,7 +86,9 @@ class BaselineCallback(RunCallback):
     def _batches(
         self, trainer: Trainer, module: SparC3Module, name: str, loader: DataLoader[Batch], description: str
     ) -> Iterable[Batch]:
-        for batch in module.progress(loader, len(loader), f"{name}: {description}"):
+        sizes: list[int] = loader.dataset.batch_sizes  # type: ignore[attr-defined] # BatchDataset's
+        counted = Counted(loader, "samples", sum(sizes), lambda batch: len(batch["indices"]))
+        for batch in module.progress(counted, len(loader), f"{name}: {description}"):
             yield trainer.strategy.batch_to_device(batch)
 
 

@@ -11,6 +11,7 @@ from sparc3_lightning.data.tokens import check_vocabulary, encode
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.progress import announce
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import save_pruned_model
 from sparc3_lightning.pruning.screen import ScreenData
@@ -92,6 +93,7 @@ class PruningCallback(RunCallback):
                 run.recipe = self._screened(module, self.screen, run.recipe)
         from_rank_zero(partial(run.recipe.save, log_dir))
         if self.save_model:
+            announce(module.trainer, "saving the pruned model")
             with run.timed("saving the pruned model"):
                 save_pruned_model(
                     module.lm, module.tokenizer, run.recipe, log_dir / "pruned_model", check_base=False,

@@ -8,7 +8,9 @@ from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.base import RunCallback, SetProgress, module_of
 from sparc3_lightning.distributed.ranks import check_same_on_every_rank
+from sparc3_lightning.loops import Stage
 from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.progress import lines_of
 from sparc3_lightning.scoring.loop import Loop, data_of
 from sparc3_lightning.scoring.plain import check_samples
 from sparc3_lightning.scoring.registry import gradient_method, method_key
@@ -24,6 +26,7 @@ class RelevanceCallback(RunCallback):
 
     def __init__(self) -> None:
         self._clock, self._loop = 0.0, Loop({})
+        self._stage: Stage | None = None
 
     def check(self, trainer: Trainer, module: SparC3Module) -> None:
         """Check that gradients are possible, note which model this is, and enter the rules."""
@@ -49,13 +52,22 @@ class RelevanceCallback(RunCallback):
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Start the clock of a reference set."""
-        if batch_idx == 0 or module_of(pl_module).run.is_done(batch_idx, dataloader_idx):
+        """Start the clock of a reference set; where no bar is seen, say that it begins."""
+        module, lines = module_of(pl_module), lines_of(trainer)
+        if batch_idx == 0 or module.run.is_done(batch_idx, dataloader_idx):
             self._clock = time.perf_counter()
+        if lines is not None and self._stage is None and not module.run.is_done(batch_idx, dataloader_idx):
+            loaders: Any = trainer.predict_dataloaders
+            sizes = loaders[dataloader_idx].dataset.batch_sizes
+            name, done = module.data.reference_names[dataloader_idx], sum(sizes[:batch_idx])
+            self._stage = lines.begin(f"attribution of {name}", sum(sizes), "samples", done)
 
     def after_batch(self, trainer: Trainer, module: SparC3Module, progress: SetProgress) -> None:
         """After a set's last batch, reduce its scores."""
+        if self._stage is not None:
+            self._stage.advance(progress.num_samples)
         if progress.is_finished:
+            self._stage = None
             self._reduce(module, progress.name)
         now, seconds, stage = time.perf_counter(), module.run.seconds, f"attribution: {progress.name}"
         seconds[stage] = seconds.get(stage, 0.0) + now - self._clock

@@ -24,6 +24,7 @@ from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.files import load_yaml, write_json
 from sparc3_lightning.messages import did_you_mean, old_keys, short_message
 from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.progress import lines_for_bar
 from sparc3_lightning.runs.directory import (
     PROVENANCE_FILE,
     Claim,
@@ -169,6 +170,9 @@ class SparC3CLI(LightningCLI):
             kwargs["inference_mode"] = False
         options = self._get(self.config_init, "trainer")
         kwargs["accelerator"] = without_mps(options["accelerator"])
+        listed = options.get("callbacks") or []
+        listed = listed if isinstance(listed, list) else [listed]
+        kwargs["callbacks"] = [*listed, *lines_for_bar(listed, options["enable_progress_bar"] is not False)]
         plugins = options.get("plugins") or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         chosen = any(isinstance(plugin, ClusterEnvironment) for plugin in plugins) or TorchElasticEnvironment.detect()

@@ -1,6 +1,5 @@
 """SparC3Module: a causal language model under Lightning - fit, validate, test, predict (attribution)."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -29,6 +28,7 @@ from sparc3_lightning.evaluation.responses import (
     score_once,
     score_texts_once,
 )
+from sparc3_lightning.loops import Stage
 from sparc3_lightning.lrp.attribution import Granularity
 from sparc3_lightning.lrp.dispatch import Kernel
 from sparc3_lightning.lrp.linear import Sign
@@ -39,7 +39,8 @@ from sparc3_lightning.models.hf_directory import free_path, save_hf_directory
 from sparc3_lightning.models.identity import base_model, tokenizer_hash, tokenizer_identity
 from sparc3_lightning.models.load import DtypeName, build_model, context_length, load_model, load_tokenizer
 from sparc3_lightning.models.sharding import data_parallel_mesh, load_sharded_model, shard_built_model, shard_model
-from sparc3_lightning.progress import keep_lines_whole, trainer_progress
+from sparc3_lightning.optimizer import adamw
+from sparc3_lightning.progress import announce, keep_lines_whole, lines_of, trainer_progress
 from sparc3_lightning.pruning.apply import apply_recipe, check_recipe, zero_neurons_
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.runs.resume import mark_unfinished
@@ -162,6 +163,7 @@ class SparC3Module(LightningModule):
         self._identity: dict[str, Any] | None = None
         self._responses: ResponseStore | None = None
         self._text_scores: dict[str, ResponseStore] = {}
+        self._scoring_texts: Stage | None = None
 
     @property
     def lm(self) -> PreTrainedModel:
@@ -236,6 +238,7 @@ class SparC3Module(LightningModule):
                 f"under its base model's name, got {self.recipe_path!r}. Set `model.recipe: null`; or apply it "
                 "(`sparc3 apply`) and attribute the directory."
             )
+        announce(self.trainer, f"loading the model: {self.model_name or 'random weights'}")
         self.model = self._load(data_parallel_mesh(self.trainer.strategy, self.device_mesh))
         if self.recipe_path is not None:
             self.run.recipe = self._unapplied = Recipe.load(self.recipe_path)
@@ -288,15 +291,8 @@ class SparC3Module(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW without decay on norms and biases, linear warm-up, cosine to zero."""
-        parameters = [parameter for parameter in self.lm.parameters() if parameter.requires_grad]
-        groups = [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)
-        num_steps = int(self.trainer.estimated_stepping_batches)
-        share = partial(_warmup_cosine, num_warmup=min(self.warmup_steps, num_steps), num_steps=num_steps)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        options = (self.lr, self.weight_decay, self.betas, self.warmup_steps)
+        optimizer, schedule = adamw(self.lm, int(self.trainer.estimated_stepping_batches), *options)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def save_trained(self) -> None:
@@ -397,7 +393,7 @@ class SparC3Module(LightningModule):
         return data
 
     def progress(self, items: Iterable[Any], total: int, description: str, prefix: str = "") -> Iterable[Any]:
-        """Lightning's own progress bar around a loop of the evaluator."""
+        """Lightning's own progress bar around a loop that is not Lightning's; lines where no bar is seen."""
         return trainer_progress(self.trainer, items, total, f"{prefix} {description}".strip())
 
     @property
@@ -436,7 +432,12 @@ class SparC3Module(LightningModule):
         name = TEXTS_FILE.format(fingerprint(str(made_by)))
         if name not in self._text_scores:
             self._text_scores[name] = ResponseStore(self.log_dir / name, made_by, self._beside(name))
-        return score_texts_once(texts, self._text_scores[name], scorer)
+        if (lines := lines_of(self.trainer)) is not None:
+            self._scoring_texts = self._scoring_texts or lines.begin("choose words", None, "texts scored")
+        scores = score_texts_once(texts, self._text_scores[name], scorer)
+        if self._scoring_texts is not None:
+            self._scoring_texts.advance(len(texts))
+        return scores
 
     def _respond(self, prompts: Sequence[Prompt]) -> list[float]:
         found, wanted = self.identity()["weight_hash"], self._base_hash()
@@ -486,15 +487,3 @@ class SparC3Module(LightningModule):
         root = getattr(self.trainer.logger, "root_dir", None)
         siblings = [] if root is None else sorted(Path(root).glob(f"*/{name}"))
         return [*siblings, *(directory / name for directory in beside)]
-
-
-def _warmup_cosine(step: int, num_warmup: int, num_steps: int) -> float:
-    """Share of the peak learning rate at a step: a linear warm-up, then half a cosine to zero.
-
-    `get_cosine_schedule_with_warmup` of transformers gives the same, but its module imports the whole of its Trainer,
-    and with it peft and bitsandbytes, which warns on machines without a GPU.
-    """
-    if step < num_warmup:
-        return step / num_warmup
-    done = (step - num_warmup) / max(1, num_steps - num_warmup)
-    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * done)))

@@ -104,6 +104,11 @@ class BatchDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.batches)
 
+    @property
+    def batch_sizes(self) -> list[int]:
+        """Samples of each batch, without those that pad it."""
+        return [sum(index != PADDING for index in batch) for batch in self.batches]
+
     def __getitem__(self, index: int) -> Batch:
         return pad_right(self.ids, self.batches[index], self.targets, self.against)
 

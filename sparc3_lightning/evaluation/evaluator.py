@@ -13,7 +13,6 @@ from sparc3_lightning.evaluation.generation import (
     Decoding,
     evaluation_mode,
     generate,
-    no_progress,
     plan_requests,
 )
 from sparc3_lightning.evaluation.records import (
@@ -25,6 +24,7 @@ from sparc3_lightning.evaluation.records import (
 )
 from sparc3_lightning.evaluation.windows import cut_text, measure_perplexity
 from sparc3_lightning.files import json_sha256
+from sparc3_lightning.loops import Progress, no_progress
 from sparc3_lightning.metrics.completions import (
     Collected,
     CompletionMeasure,
@@ -33,7 +33,7 @@ from sparc3_lightning.metrics.completions import (
     Toxicity,
     summarise,
 )
-from sparc3_lightning.metrics.measure import Column, Completion, Material, Measure, Progress, TextPrompt
+from sparc3_lightning.metrics.measure import Column, Completion, Material, Measure, TextPrompt
 from sparc3_lightning.metrics.perplexity import PROTOCOLS, PerplexityProtocol, PerplexityResult, check_protocol
 from sparc3_lightning.metrics.scorers import Scorer, scorer_setting
 from sparc3_lightning.models.load import context_length

@@ -6,11 +6,11 @@ of token v at step t of completion j of a prompt is therefore output number v of
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,15 +28,9 @@ from sparc3_lightning.data.batches import PADDING, plan_batches
 from sparc3_lightning.data.tokens import check_vocabulary, count_control, encode, keep_last, token_counts
 from sparc3_lightning.distributed.owners import is_sharded
 from sparc3_lightning.distributed.ranks import gather_objects, raise_together, rank_and_world_size
-from sparc3_lightning.metrics.measure import Completion, Progress, TextPrompt
+from sparc3_lightning.loops import Counted, Progress, no_progress
+from sparc3_lightning.metrics.measure import Completion, TextPrompt
 from sparc3_lightning.models.load import context_length
-
-T = TypeVar("T")
-
-
-def no_progress(items: Iterable[T], total: int, description: str) -> Iterable[T]:
-    """The silent progress."""
-    return items
 
 
 @dataclass(frozen=True)
@@ -149,11 +143,16 @@ def generate(
             receive(done)
         mine.extend(done)
 
-    for batch in progress(batches, len(batches), "generate" if receive is None else "generate and score"):
+    counted = Counted(batches, "completions", sum(map(_num_real, batches)), _num_real)
+    for batch in progress(counted, len(batches), "generate" if receive is None else "generate and score"):
         # What fails on one rank is raised on all, which would otherwise wait for it.
         raise_together(partial(work, batch), (ValueError, OSError), model.device)
     arranged = _arrange(gather_objects(mine), len(prompts), decoding.num_completions)
     return Generated(arranged, plan.num_truncated, plan.token_counts)
+
+
+def _num_real(batch: Sequence[Request]) -> int:
+    return sum(request.prompt >= 0 for request in batch)
 
 
 def _arrange(completions: Sequence[Completion], num_prompts: int, num_completions: int) -> list[list[Completion]]:

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.data.tokens import check_vocabulary, count_control, encode, starts_with_bos, token_counts
 from sparc3_lightning.distributed.ranks import gather_objects, raise_together, rank_and_world_size
-from sparc3_lightning.evaluation.generation import T, evaluation_mode, no_progress
-from sparc3_lightning.metrics.measure import Progress
+from sparc3_lightning.evaluation.generation import evaluation_mode
+from sparc3_lightning.loops import Counted, Progress, T, no_progress
 from sparc3_lightning.metrics.perplexity import (
     PerplexityResult,
     Window,
@@ -87,7 +87,9 @@ def measure_perplexity(
     starts: list[int] = []
     losses: list[torch.Tensor] = []
     with torch.no_grad(), evaluation_mode(model):
-        for batch in progress(batches, len(batches), f"perplexity ({protocol})"):
+        num_mine = sum(len(batch or ()) for batch in batches)
+        counted = Counted(batches, "windows", num_mine, lambda batch: len(batch or ()))
+        for batch in progress(counted, len(batches), f"perplexity ({protocol})"):
             # A rank without work repeats the first window uncounted: a sharded model needs every rank in every pass.
             scored = _score_windows(model, ids, batch or cut[:1])
             if batch:

@@ -4,7 +4,7 @@ import inspect
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sparc3_lightning.loops import Progress
 from sparc3_lightning.metrics.perplexity import PerplexityResult
 from sparc3_lightning.wording import spoken
 
@@ -131,10 +132,6 @@ class Column:
                 "limits": None if data["limits"] is None else tuple(data["limits"]),
             }
         )
-
-
-Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
-"""`progress(items, total, description)` wraps an iterable of known length and yields its items."""
 
 
 class TextPrompt(Protocol):

@@ -2,7 +2,7 @@
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from sparc3_lightning.data.samples import token_hash
 from sparc3_lightning.distributed.owners import is_sharded
 from sparc3_lightning.distributed.ranks import gather_objects, raise_together, rank_and_world_size, world_size
+from sparc3_lightning.loops import Counted, Progress, no_progress
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.passages import Passage, Passages
 from sparc3_lightning.pruning.recipe import Recipe
@@ -86,7 +87,6 @@ class Screened:
 
 Keep = Callable[[str, Neuron, Callable[[], list[float]]], list[float]]
 """`keep(what, neuron, measure)` gives what was measured of a neuron before, or measures it now."""
-Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 
 def screen(
@@ -97,7 +97,7 @@ def screen(
     price_weight: float = 10.0,
     max_tokens: int = 2048,
     keep: Keep = lambda what, neuron, measure: measure(),
-    progress: Progress = lambda items, total, description: items,
+    progress: Progress = no_progress,
 ) -> list[Screened]:
     """Remove each candidate alone, and measure. Every rank must call.
 
@@ -141,10 +141,11 @@ def screen(
             return [((text.base - text.log_probs(neuron[0])).sum() / num_tokens).item()]
 
     def measure(some: Sequence[Screened]) -> list[Screened]:
-        prices = _measured(model, [one.neuron for one in some], rise, "price", keep, progress)
+        prices = _measured(model, [one.neuron for one in some], rise, "price", keep, no_progress)
         return [replace(one, price=prices[one.neuron][0]) for one in some]
 
-    return _priced(screened, measure, num_neurons, price_weight, at_once=1 if is_sharded(model) else world_size())
+    at_once = 1 if is_sharded(model) else world_size()
+    return _priced(screened, measure, num_neurons, price_weight, at_once, progress)
 
 
 def choose(screened: Iterable[Screened], num_neurons: int, price_weight: float = 10.0) -> list[Screened]:
@@ -169,6 +170,7 @@ def _priced(
     num_neurons: int,
     price_weight: float,
     at_once: int,
+    progress: Progress,
 ) -> list[Screened]:
     """Ask prices in the order of the highest value that is possible, until no other can be among the best."""
     found = {one.neuron: one for one in screened}
@@ -177,14 +179,21 @@ def _priced(
         key=lambda one: (-one.value(price_weight), one.neuron),
     )
     best: list[float] = []
-    while waiting and (len(best) < num_neurons or waiting[0].value(price_weight) >= best[0]):
-        for one in measure(waiting[:at_once]):
+
+    def asked() -> Iterator[list[Screened]]:
+        for start in range(0, len(waiting), at_once):
+            if len(best) == num_neurons and waiting[start].value(price_weight) < best[0]:
+                return
+            yield waiting[start : start + at_once]
+
+    turns = Counted(asked(), "candidates at most", len(waiting), len)
+    for some in progress(turns, -(-len(waiting) // at_once), "screen (price)"):
+        for one in measure(some):
             found[one.neuron] = one
             if one.value(price_weight) > 0 and one.value(price_weight, confirm=True) > 0:
                 heapq.heappush(best, one.value(price_weight))
                 if len(best) > num_neurons:
                     heapq.heappop(best)
-        waiting = waiting[at_once:]
     return [found[one.neuron] for one in screened]
 
 
@@ -211,7 +220,7 @@ def _measured(
         return values
 
     def share() -> list[tuple[Neuron, list[float]]]:
-        items = progress(mine, len(mine), f"screen: {what}")
+        items = progress(Counted(mine, "candidates", len(mine)), len(mine), f"screen ({what})")
         return [(neuron, keep(what, neuron, partial(finite, neuron))) for neuron in items]
 
     found = raise_together(share, FloatingPointError, next(model.parameters()).device)

@@ -16,9 +16,10 @@ from transformers import PreTrainedModel
 from sparc3_lightning.data.samples import ReferenceSamples, check_at_least
 from sparc3_lightning.distributed.ranks import from_rank_zero, rank_and_world_size
 from sparc3_lightning.files import json_sha256, write_text
+from sparc3_lightning.loops import Progress
 from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.pruning.screen import Joint, Neuron, Progress, ScreenData, Screened, choose, screen, together
+from sparc3_lightning.pruning.screen import Joint, Neuron, ScreenData, Screened, choose, screen, together
 from sparc3_lightning.trials.store import locked
 
 FORMAT_VERSION = 1

@@ -13,13 +13,12 @@ from sparc3_lightning.distributed.ranks import from_rank_zero, is_raised_by_all
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.files import json_sha256
-from sparc3_lightning.metrics.measure import Progress, TextPrompt
+from sparc3_lightning.loops import Counted, Progress
+from sparc3_lightning.metrics.measure import TextPrompt
 from sparc3_lightning.pruning.apply import apply_masks, apply_recipe
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.trials.store import FORMAT_VERSION, Measured, TrialStore
 from sparc3_lightning.version import __version__
-
-ProgressBar = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ T = TypeVar("T", bound=Trial)
 
 
 def run_trials(
-    planned: Sequence[T], trials: Trials, keep: Callable[[T, Evaluation], object], progress: ProgressBar, what: str
+    planned: Sequence[T], trials: Trials, keep: Callable[[T, Evaluation], object], progress: Progress, what: str
 ) -> Iterator[T]:
     """Measure one after the other; each is given when it is done or has failed. Every rank must call.
 
@@ -147,7 +146,7 @@ def run_trials(
         what: What the bar calls them.
     """
     failed: dict[str | None, str] = {}
-    for trial in progress(planned, len(planned), what):
+    for trial in progress(Counted(planned, "models", len(planned)), len(planned), what):
         if trial.intervention is not None and (error := failed.get(trial.name)) is not None:
             trial.error, trial.is_reused = error, True
         elif trial.intervention is not None:
