@@ -12,11 +12,13 @@ from callbacks.relevance import RelevanceCallback
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.data.batches import Batch
 from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.evaluation.passes import describe_passes
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.lrp.linear import SIGNS
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.models.hf_directory import free_path
 from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.progress import inform
 from sparc3_lightning.pruning.save import save_compressed_model
 from sparc3_lightning.pruning.weight_scores import (
     COMPRESSION_METHODS,
@@ -88,7 +90,9 @@ class CompressionCallback(RunCallback):
         self._general(module)
         if not module.data.text_rows:
             raise ValueError("compression is judged by perplexity, which needs a text. Set `data.evaluation_text`.")
-        module.evaluator.check(module.lm, module.tokenizer, module.data.text_rows, None)
+        passes = module.evaluator.check(module.lm, module.tokenizer, module.data.text_rows, None)
+        num = len(self.compressions)
+        inform(trainer, describe_passes(passes, 1 + num, f"baseline, {num} compressed"))
         layers, run = get_family(module.lm.config.model_type).block_linears(module.lm), module.run
         check_scored(relevance_keys(self.keys), run.scores, module.granularity, layers, run.expected_modules)
         for compression in self.compressions:

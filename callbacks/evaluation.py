@@ -1,5 +1,6 @@
 """Evaluation: before, after, and the control of random neurons, on the same prompts with the same noise."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,10 +11,13 @@ from callbacks.base import RunCallback, model_setting, module_of
 from callbacks.pruning import PruningCallback
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.evaluation.passes import describe_passes
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.files import write_json
+from sparc3_lightning.loops import duration
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.progress import inform
 from sparc3_lightning.report.page import write_report
 from sparc3_lightning.report.read import RESULTS_FILE, finished_run
 from sparc3_lightning.report.terminal import print_places, print_summary
@@ -54,7 +58,10 @@ class EvaluationCallback(RunCallback):
                 "an evaluation needs prompts or a text, got neither. Set `data.evaluation_prompts` or "
                 "`data.evaluation_text`, or leave the evaluation callback out."
             )
-        module.evaluator.check(module.lm, module.tokenizer, rows, prompts)
+        passes = module.evaluator.check(module.lm, module.tokenizer, rows, prompts)
+        num = self.num_control_draws
+        which = "baseline, pruned" + (f", {num} control{'s' * (num > 1)}" if num else "")
+        inform(trainer, describe_passes(passes, 2 + num, which))
 
     def finish(self, trainer: Trainer, module: SparC3Module) -> None:
         """Evaluate before, after and the control; write the results and what shows them."""
@@ -65,12 +72,13 @@ class EvaluationCallback(RunCallback):
         config = module.lm.config
         width = get_family(config.model_type).num_neurons(config)
         controls = draw_controls(run.recipe, width, self.num_control_draws, self.control_seed)
-        save("baseline_eval.json", baseline_of(module).to_json())
+        to_do = [scaled_neurons(recipe) for recipe in (run.recipe, *controls)]
+        save("baseline_eval.json", baseline_of(module, to_do).to_json())
         trials = trials_of(module)
-        run.pruned = _measure(module, trials, scaled_neurons(run.recipe), "pruned")
+        run.pruned = _measure(module, trials, to_do[0], "pruned", to_do[1:])
         save("pruned_eval.json", run.pruned.to_json())
-        for number, recipe in enumerate(controls, start=1):
-            run.controls.append(_measure(module, trials, scaled_neurons(recipe), f"control {number}"))
+        for number, control in enumerate(to_do[1:], start=1):
+            run.controls.append(_measure(module, trials, control, f"control {number}", to_do[number + 1 :]))
         save("control_eval.json", [control.to_json() for control in run.controls])
 
         def report() -> None:
@@ -108,20 +116,39 @@ def trials_of(module: SparC3Module, with_prompts: bool = True) -> Trials:
     return Trials(store, model_setting(module), module.lm, module.tokenizer, module.evaluator, data.text_rows, prompts)
 
 
-def baseline_of(module: SparC3Module) -> Evaluation:
-    """The model as it is, measured once a run: by prompts too where any callback wants them. Every rank must call."""
+def baseline_of(module: SparC3Module, to_follow: Sequence[Intervention] = ()) -> Evaluation:
+    """The model as it is, measured once a run: by prompts too where any callback wants them. Every rank must call.
+
+    Args:
+        module: The module of a predict run, its rules off.
+        to_follow: What is measured next by the same text and prompts: how long that takes is told.
+    """
     run = module.run
     if run.baseline is None:
         trials = trials_of(module, "evaluation_prompts" in module.reads)
-        run.baseline = _measure(module, trials, UNCHANGED, "baseline")
+        run.baseline = _measure(module, trials, UNCHANGED, "baseline", to_follow)
     return run.baseline
 
 
-def _measure(module: SparC3Module, trials: Trials, intervention: Intervention, what: str) -> Evaluation:
+def _measure(
+    module: SparC3Module, trials: Trials, intervention: Intervention, what: str, to_follow: Sequence[Intervention]
+) -> Evaluation:
     found = trials.measure(intervention, partial(module.progress, prefix=what))
     stage, seconds = f"evaluation: {what.split()[0]}", module.run.seconds
     seconds[stage] = seconds.get(stage, 0.0) + found.seconds
+    if not found.is_reused:
+        _foretell(module, trials, what, found.seconds, to_follow)
     return found.evaluation
+
+
+def _foretell(
+    module: SparC3Module, trials: Trials, what: str, seconds: float, to_follow: Sequence[Intervention]
+) -> None:
+    """How long the other models are going to take, by the one just measured; at most once a minute."""
+    num = from_rank_zero(lambda: sum(not trials.is_done(one) for one in to_follow))
+    if num and (what == "baseline" or seconds >= 60):
+        left = f"{num} more of this kind: about {duration(num * seconds)}"
+        inform(module.trainer, f"evaluation: {what} took {duration(seconds)}, {left}")
 
 
 def _save(log_dir: Path, name: str, content: object) -> None:

@@ -10,9 +10,11 @@ from callbacks.base import RunCallback
 from callbacks.evaluation import baseline_of, trials_of
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.evaluation.passes import describe_passes
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.progress import inform
 from sparc3_lightning.report.trial_figures import write_sweep
 from sparc3_lightning.trials.sweep import Candidates, Grid, PlannedCell, cells_of, plan_cells
 from sparc3_lightning.trials.sweep_table import baseline_row, figures_of, num_corrected, overlap_rows
@@ -63,7 +65,9 @@ class SweepCallback(RunCallback):
             raise ValueError(
                 "a sweep needs prompts or a text. Set `data.evaluation_prompts` or `data.evaluation_text`."
             )
-        module.evaluator.check(module.lm, module.tokenizer, data.text_rows, data.prompts)
+        passes = module.evaluator.check(module.lm, module.tokenizer, data.text_rows, data.prompts)
+        num = len(self.cells)
+        inform(trainer, describe_passes(passes, 1 + num, f"baseline, {num} of the sweep"))
 
     def finish(self, trainer: Trainer, module: SparC3Module) -> None:
         """Select every cell, evaluate what is not known, write tables and figures."""

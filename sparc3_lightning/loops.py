@@ -80,7 +80,7 @@ class Lines:
         clock: Callable[[], float] = time.monotonic,
         every: float = 60.0,
     ) -> None:
-        self.write, self.clock, self.every = write or _to_standard_error, clock, every
+        self.write, self.clock, self.every = write or to_standard_error, clock, every
         self.depth = 0
         """How many loops the next one lies in."""
 
@@ -111,7 +111,8 @@ class Lines:
             self.depth -= 1
 
 
-def _to_standard_error(line: str) -> None:
+def to_standard_error(line: str) -> None:
+    """Write a line where it is seen at once, and results are not."""
     print(line, file=sys.stderr, flush=True)
 
 

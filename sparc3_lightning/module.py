@@ -19,6 +19,7 @@ from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.samples import Prompt, fingerprint
 from sparc3_lightning.distributed.ranks import any_rank, from_rank_zero
 from sparc3_lightning.evaluation.evaluator import Evaluator
+from sparc3_lightning.evaluation.passes import describe_passes
 from sparc3_lightning.evaluation.responses import (
     PROBES,
     RESPONSES_FILE,
@@ -40,7 +41,7 @@ from sparc3_lightning.models.identity import base_model, tokenizer_hash, tokeniz
 from sparc3_lightning.models.load import DtypeName, build_model, context_length, load_model, load_tokenizer
 from sparc3_lightning.models.sharding import data_parallel_mesh, load_sharded_model, shard_built_model, shard_model
 from sparc3_lightning.optimizer import adamw
-from sparc3_lightning.progress import announce, keep_lines_whole, lines_of, trainer_progress
+from sparc3_lightning.progress import announce, inform, keep_lines_whole, lines_of, trainer_progress
 from sparc3_lightning.pruning.apply import apply_recipe, check_recipe, zero_neurons_
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.runs.resume import mark_unfinished
@@ -336,7 +337,8 @@ class SparC3Module(LightningModule):
                 "an evaluation needs prompts or a text, got neither. Set `data.evaluation_prompts` or "
                 "`data.evaluation_text`."
             )
-        self.evaluator.check(self.lm, self.tokenizer, data.text_rows, data.prompts)
+        passes = self.evaluator.check(self.lm, self.tokenizer, data.text_rows, data.prompts)
+        inform(self.trainer, describe_passes(passes))
         evaluation = self.evaluator.evaluate(self.lm, self.tokenizer, data.text_rows, data.prompts, self.progress)
         if self.run.recipe is None:
             self.run.baseline = evaluation

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, ProgressColumn
 from rich.table import Column
 
-from sparc3_lightning.loops import Lines, Stage
+from sparc3_lightning.loops import Lines, Stage, to_standard_error
 
 
 class ProgressLines(ProgressBar):
@@ -83,6 +83,13 @@ def announce(trainer: Trainer, stage: str) -> None:
     """Say that a stage begins that counts nothing, where no bar is seen."""
     if (lines := lines_of(trainer)) is not None:
         lines.write(stage)
+
+
+def inform(trainer: Trainer, line: str) -> None:
+    """Say on rank 0 what is to come, beside a bar too; nothing where progress is switched off."""
+    if trainer.progress_bar_callback is not None and trainer.is_global_zero:
+        lines = lines_of(trainer)
+        (to_standard_error if lines is None else lines.write)(line)
 
 
 def trainer_progress(trainer: Trainer, items: Iterable[Any], total: int, description: str) -> Iterator[Any]:

@@ -14,7 +14,9 @@ from sparc3_lightning.evaluation.generation import (
     evaluation_mode,
     generate,
     plan_requests,
+    request_batches,
 )
+from sparc3_lightning.evaluation.passes import Passes
 from sparc3_lightning.evaluation.records import (
     Evaluation,
     PromptResult,
@@ -22,7 +24,7 @@ from sparc3_lightning.evaluation.records import (
     ToxicityResult,
     completion_setting,
 )
-from sparc3_lightning.evaluation.windows import cut_text, measure_perplexity
+from sparc3_lightning.evaluation.windows import cut_text, measure_perplexity, num_batches
 from sparc3_lightning.files import json_sha256
 from sparc3_lightning.loops import Progress, no_progress
 from sparc3_lightning.metrics.completions import (
@@ -165,17 +167,25 @@ class Evaluator:
         tokenizer: PreTrainedTokenizerBase,
         rows: Sequence[str] | None,
         prompts: Sequence[TextPrompt] | None,
-    ) -> None:
+    ) -> list[Passes]:
         """Refuse before hours of work what `evaluate` would refuse in its course; its arguments are meant.
+
+        Returns:
+            The forward passes that it takes, without those that `measures` make of their own.
 
         Raises:
             ValueError: No scorer; a prompt or a text that cannot be read, by its name.
         """
+        passes, limits = list[Passes](), (self.batch_size, self.max_tokens)
+        for protocol in self.perplexity_protocols if rows else ():
+            cut = cut_text(model, tokenizer, rows or (), protocol, self.window, self.stride).windows
+            passes.append(Passes(f"perplexity ({protocol})", num_batches(cut, *limits), len(cut), "windows"))
         if prompts:
             self.load_scorer()
-            plan_requests(tokenizer, prompts, self.decoding, context_length(model), model.config.vocab_size)
-        for protocol in self.perplexity_protocols if rows else ():
-            cut_text(model, tokenizer, rows or (), protocol, self.window, self.stride)
+            plan = plan_requests(tokenizer, prompts, self.decoding, context_length(model), model.config.vocab_size)
+            num = len(request_batches(plan, *limits)) * plan.max_new_tokens  # a token each
+            passes.append(Passes("generation", num, len(plan.requests), "completions"))
+        return passes
 
     def perplexity(
         self,

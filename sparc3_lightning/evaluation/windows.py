@@ -119,6 +119,12 @@ def _in_order(starts: Sequence[int], losses: Sequence[torch.Tensor]) -> list[flo
     return [loss for _, loss in sorted(gather_objects(list(mine)))]
 
 
+def num_batches(cut: Sequence[Window], batch_size: int, max_tokens: int) -> int:
+    """How many forward passes `measure_perplexity` makes on each rank, by the same options."""
+    world = rank_and_world_size()[1]
+    return -(-len(_batches(cut, batch_size, max_tokens, world)) // world)
+
+
 def _batches(cut: Sequence[Window], batch_size: int, max_tokens: int, world: int) -> list[list[Window]]:
     """Batches of windows alike in length and scored tokens: no padding, and one slice of the logits fits all."""
     batches = []

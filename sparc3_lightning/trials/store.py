@@ -62,7 +62,8 @@ class TrialStore:
             from_rank_zero(lambda: self._save(name, key, measured))
         return measured
 
-    def _path(self, name: str) -> Path:
+    def path(self, name: str) -> Path:
+        """Where a trial of this name lies, or will."""
         return self.directory / f"{name}.json"
 
     def _claim(self, name: str, alone: ExitStack) -> Measured | None:
@@ -76,7 +77,7 @@ class TrialStore:
     def _load(self, name: str) -> Measured | None:
         """None where the trial was not done, or its file is damaged."""
         try:
-            content = read_json(self._path(name), "trial")
+            content = read_json(self.path(name), "trial")
             if json_sha256(content["key"]) != name:
                 return None
             return Measured(Evaluation.from_json(content["evaluation"]), float(content["seconds"]), is_reused=True)
@@ -85,7 +86,7 @@ class TrialStore:
 
     def _save(self, name: str, key: Mapping[str, Any], measured: Measured) -> None:
         content = {"key": key, "seconds": measured.seconds, "evaluation": measured.evaluation.to_json()}
-        write_json(self._path(name), content)
+        write_json(self.path(name), content)
 
 
 @contextmanager

@@ -94,6 +94,10 @@ class Trials:
         """What the trial of this intervention is kept under: the sha256 of its key."""
         return json_sha256(self._key(intervention))
 
+    def is_done(self, intervention: Intervention) -> bool:
+        """Whether its trial lies in the store, as far as this rank sees."""
+        return self.store.path(self.name(intervention)).is_file()
+
     def measure(self, intervention: Intervention, progress: Progress | None = None) -> Measured:
         """Read the trial, or apply, evaluate, undo and keep.
 

@@ -14,6 +14,7 @@ from transformers import LlamaForCausalLM
 
 from sparc3_lightning.evaluation import Decoding, Evaluation, Evaluator, generate
 from sparc3_lightning.evaluation.generation import CHOICE_SEED
+from sparc3_lightning.evaluation.passes import Passes, describe_passes
 from sparc3_lightning.evaluation.windows import _batches
 from sparc3_lightning.metrics import (
     Completion,
@@ -258,6 +259,35 @@ def test_progress_wraps_every_loop(model: LlamaForCausalLM, tokenizer: Any, rows
     evaluator(batch_size=4).evaluate(model, tokenizer, rows, prompts, progress)
     assert [name for name, _ in seen] == ["perplexity (sliding)", "perplexity (disjoint)", "generate and score"]
     assert seen[2][1] == math.ceil(7 * 2 / 4)
+
+
+def test_check_says_how_many_forward_passes_there_are(
+    model: LlamaForCausalLM, tokenizer: Any, rows: Any, prompts: Any
+) -> None:
+    made: list[int] = []
+    model.register_forward_hook(lambda module, args, output: made.append(1))
+    brief = evaluator(batch_size=4)
+    windows = brief.check(model, tokenizer, rows, None)
+    brief.evaluate(model, tokenizer, rows, None)
+    assert [(kind.what, kind.unit) for kind in windows] == [
+        ("perplexity (sliding)", "windows"), ("perplexity (disjoint)", "windows"),
+    ]  # fmt: skip
+    assert len(made) == sum(kind.num for kind in windows) > 2
+    made.clear()
+    (completions,) = brief.check(model, tokenizer, None, prompts)
+    brief.evaluate(model, tokenizer, None, prompts)
+    num_batches = math.ceil(completions.num_items / 4)
+    assert (completions.num_items, completions.num) == (7 * 2, num_batches * brief.decoding.max_new_tokens)
+    assert num_batches < len(made) <= completions.num, "some may end early"
+
+
+def test_what_an_evaluation_takes_is_a_line() -> None:
+    passes = [Passes("perplexity (sliding)", 20, 640, "windows"), Passes("generation", 1000, 3200, "completions")]
+    kinds = "20 for perplexity (sliding) of 640 windows, 1,000 for generation of 3,200 completions"
+    assert describe_passes(passes) == f"evaluation: 1,020 forward passes at most ({kinds})"
+    assert describe_passes(passes, 3, "baseline, pruned, 1 control") == (
+        f"evaluation: 3 models (baseline, pruned, 1 control), 1,020 forward passes each at most ({kinds}), 3,060 in all"
+    )
 
 
 def test_a_config_builds_it_without_loading_anything() -> None:
