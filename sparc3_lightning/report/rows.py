@@ -182,6 +182,11 @@ def checks(results: "Results") -> list[str]:
             f"A sample of {behaviour} has {length['relevance_ratio']:.2f} times the relevance of a general one and "
             f"{length['token_ratio']:.2f} times its tokens (length alone can change relevance)."
         )
+    if (kept := length.get("matched_overlap")) is not None:  # files of earlier versions have none
+        lines.append(
+            f"The contrast with samples of equal length alone ({', '.join(length['matched_sets'])}) selects {kept:.0%} "
+            "of the same neurons."
+        )
     return lines
 
 

@@ -11,7 +11,7 @@ from sparc3_lightning.models.families import get_family
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.select import Scope, neuron_scores, rank_neurons
 from sparc3_lightning.runs.run import Run
-from sparc3_lightning.scoring.combine import contrasts, differential_strength, seed_variation
+from sparc3_lightning.scoring.combine import contrasts, differential, differential_strength, seed_variation
 from sparc3_lightning.scoring.lazy import LazyScores, count_scores
 from sparc3_lightning.scoring.score_set import ScoreSet
 
@@ -31,7 +31,9 @@ _MEANING = {
     ),
     "length_bias": (
         "A sample's relevance can depend on its length as well as on its content. If `token_ratio` is far from 1, the "
-        "sets differ in length, and a neuron can stand out for that alone."
+        "sets differ in length, and a neuron can stand out for that alone. `matched_overlap`: share of the k neurons "
+        "of the run's contrast that the contrast with `matched_sets` alone selects too: samples as long as the "
+        "behaviour's (`length_like`). None: there is no such set."
     ),
     "length_bias_signed": " Signed relevance cancels in its sum, so that `relevance_ratio` says little here.",
     "differential_strength": (
@@ -64,7 +66,8 @@ def validation_table(run: Run) -> dict[str, Any]:
         "sets": sets,
         "differential": None if run.differential is None else dict(count_scores(run.differential.scores)),
         "seed_variation": _seed_variation(run, general, behaviour, run.recipe) if is_finite else None,
-        "length_bias": _length_bias([sets[name] for name in run.general], sets[run.behaviour]),
+        "length_bias": _length_bias([sets[name] for name in run.general], sets[run.behaviour])
+        | _length_matched(run, general, behaviour, run.recipe, is_finite),
         "differential_strength": {
             "value": _finite(differential_strength(general, behaviour)),
             "scope": _scope(behaviour),
@@ -187,6 +190,27 @@ def _length_bias(general: Sequence[dict[str, Any]], behaviour: dict[str, Any]) -
         "token_ratio": _ratio(behaviour["tokens_per_sample"], means["tokens"]),
         "meaning": _MEANING["length_bias"] + signed,
     }
+
+
+def _length_matched(
+    run: Run, general: Sequence[ScoreSet], behaviour: ScoreSet, recipe: Recipe, is_finite: bool
+) -> dict[str, Any]:
+    """How much of the selection stays where length cannot be what tells the sets apart."""
+
+    def lengths_of(score_set: ScoreSet) -> Any:
+        return score_set.manifest.get("data", {}).get("source", {}).get("length_like")
+
+    matched = {name: one for name, one in run.score_sets.items() if lengths_of(one) == run.behaviour}
+    overlap = None
+    if matched and is_finite and all(map(math.isfinite, (one.total for one in matched.values()))):
+        k, scope = len(recipe.neurons), recipe.options.get("scope", "global")
+        options = recipe.options.get("general_weight", 1.0), recipe.options.get("general_penalty", "raw")
+        kept, own = (
+            _first(rank_neurons(differential(sets, behaviour, *options), scope), k)
+            for sets in ([*matched.values()], general)
+        )
+        overlap = len(kept & own) / k
+    return {"matched_sets": [*matched], "matched_overlap": overlap}
 
 
 def _scope(score_set: ScoreSet) -> str:

@@ -87,6 +87,21 @@ def test_length_bias_is_set_beside_the_token_counts() -> None:
     assert bias["token_ratio"] == 4
 
 
+def test_how_much_of_the_selection_a_length_matched_contrast_keeps() -> None:
+    """By hand: the mean of both sets selects neurons 0 and 1 of layer 0, the matched one alone 0 and 2."""
+    behaviour = ones((0, 0, 9), (0, 1, 6), (0, 2, 5))
+    run = run_with([ones(), ones((0, 1, 3))], behaviour)
+    assert validation_table(run)["length_bias"]["matched_overlap"] is None
+    run.score_sets["general_seed1"].manifest["data"]["source"] = {"length_like": "toxic"}
+    bias = validation_table(run)["length_bias"]
+    assert (bias["matched_sets"], bias["matched_overlap"]) == (["general_seed1"], 0.5)
+    for name in run.general:
+        run.score_sets[name].manifest["data"]["source"] = {"length_like": "toxic"}
+    assert validation_table(run)["length_bias"]["matched_overlap"] == 1
+    run.score_sets["general_seed1"].scores[module(0)][0] = math.nan
+    assert validation_table(run)["length_bias"]["matched_overlap"] is None
+
+
 def test_differential_strength_names_its_scope() -> None:
     strength = validation_table(run_with([ones(), 3 * ones()], ones() * 0.5))["differential_strength"]
     assert strength["value"] == pytest.approx(0.75)
