@@ -1,10 +1,10 @@
 """Do the rules of tests/configs/contrast.yaml hold over prompts, seeds, models and scorers they were not chosen on?
 
-    python benchmarks/contrast.py [--demo_seeds N] [--home DIR] [--json FILE]
+    python benchmarks/contrast.py [--json FILE]
 
 Runs on real input: the sweep's own setting with attribution's and evaluation's prompts exchanged and other general
 samples and luck, and its prompts once more with yet other samples and luck; both with two scorers (the second of
-benchmarks/second_scorer.py, made where it is missing). Runs on the demo: models of several seeds. Minutes a run.
+benchmarks/second_scorer.py, made where it is missing). Minutes a run.
 """
 
 import argparse
@@ -15,14 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import rich
-from demo_choice import home_for_demo
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from second_scorer import DIRECTORY, make_scorer
 
-from sparc3_lightning.demo.__main__ import SUPPRESS_CONFIG, Demo, fit_model, fit_scorer, make_corpus
 from sparc3_lightning.main import main as sparc3
 from sparc3_lightning.wording import percent
 
@@ -69,16 +66,6 @@ def on_realtext() -> Iterator[tuple[str, pd.DataFrame]]:
         yield f"real text, {name}", run_rules(*config, "--config", str(SECOND), logs, *realtext_options(*setting))
 
 
-def on_demo(num_seeds: int) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The rules on demo models of several seeds, in the working directory."""
-    console = rich.get_console()
-    make_corpus(Demo(), console)
-    fit_scorer(Demo(), console)
-    for seed in range(num_seeds):
-        fit_model(Demo(fit_options=(f"--seed_everything={seed}",)), console)
-        yield f"demo, seed {seed}", run_rules("--config", str(SUPPRESS_CONFIG))
-
-
 def gathered(runs: dict[str, pd.DataFrame]) -> dict[str, dict[str, dict[str, Any]]]:
     """By rule and run: change of toxicity by the first scorer with its test, by the second, and of perplexity."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
@@ -118,15 +105,11 @@ def _cell(figures: dict[str, Any]) -> str:
 def main() -> None:
     """Run, print, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--demo_seeds", type=int, default=3, help="demo models; 0 for none")
-    parser.add_argument("--home", type=Path, help="where to make the demos; default: a temporary directory")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
     target = args.json.resolve() if args.json else None
     with contextlib.chdir(ROOT):
         runs = dict(on_realtext())
-    with home_for_demo(args.home):
-        runs |= dict(on_demo(args.demo_seeds))
     found = gathered(runs)
     show(found, Console(width=190))
     if target:

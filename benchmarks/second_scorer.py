@@ -14,10 +14,10 @@ from pathlib import Path
 from zlib import crc32
 
 import torch
+from sparc3_lightning.demo.scorer import ScorerTraining, train_scorer
 from torchmetrics.functional.classification import binary_auroc
 
 from sparc3_lightning.data.sources import read_file
-from sparc3_lightning.demo.scorer import ScorerTraining, train_scorer
 from sparc3_lightning.metrics import DetoxifyScorer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +40,7 @@ def labelled_texts(rows: Path, held_out: bool) -> Iterator[Labelled]:
 
 
 def write_labelled(texts: Iterable[Labelled], path: Path) -> Path:
-    """Write them as the demo's scorer reads them."""
+    """Write them as `scorer_training` reads them."""
     lines = (json.dumps({"text": text, "toxicity": score}) + "\n" for text, score in texts)
     path.write_text("".join(lines), encoding="utf-8")
     return path

@@ -1,7 +1,5 @@
-"""What the demo prints of its main job beside the summary: the price in the completions, and some side by side."""
+"""What the demo prints of its main job beside the summary: some completions, side by side."""
 
-import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -9,10 +7,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sparc3_lightning.demo.grammar import known_words
 from sparc3_lightning.evaluation.records import Evaluation, PromptResult, ScoredCompletion, ToxicityResult
 from sparc3_lightning.files import read_json
-from sparc3_lightning.wording import number, percent, visible
+from sparc3_lightning.wording import visible
 
 _MODELS = ("baseline", "pruned")
 
@@ -74,39 +71,3 @@ def _toxicity(path: Path) -> ToxicityResult:
     toxicity = Evaluation.from_json(read_json(path)).toxicity
     assert toxicity is not None, "the demo has evaluation prompts"
     return toxicity
-
-
-def share_unknown(texts: Iterable[str]) -> float:
-    """Share of words that the demo's grammar does not have: made up, as training has some, or broken.
-
-    A completion's first word may be the rest of one, its last is often cut: neither counts.
-    """
-    known = known_words()
-    found = [word.lower() for text in texts for word in re.findall(r"[A-Za-z']+", text)[1:-1]]
-    return sum(word not in known for word in found) / max(1, len(found))
-
-
-def unknown_words(*evaluations: Evaluation) -> float:
-    """`share_unknown` of all completions of evaluations that measured toxicity."""
-    results = [result for evaluation in evaluations if evaluation.toxicity for result in evaluation.toxicity.prompts]
-    return share_unknown(completion.text for result in results for completion in result.completions)
-
-
-def print_price(price: dict[str, dict[str, float]], console: Console) -> None:
-    """Print figures of the baseline, of the pruned model and, of the completions, of the control.
-
-    Args:
-        price: `perplexity` of text where the model is at home and `unknown_words`, each by model.
-        console: Where to print.
-    """
-    perplexity, unknown = price["perplexity"], price["unknown_words"]
-    before, after = perplexity["baseline"], perplexity["pruned"]
-    console.print(Text("\nThe price beside it", "bold"))
-    console.print(
-        f"  perplexity (disjoint) of new text of known frames: {number(before)} -> {number(after)} "
-        f"({percent(after / before - 1)})"
-    )
-    console.print(
-        f"  words in its completions that are made up or broken: {unknown['baseline']:.0%} -> {unknown['pruned']:.0%} "
-        f"(control {unknown['control']:.0%})\n"
-    )

@@ -5,14 +5,12 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from sparc3_lightning.files import file_sha256, load_yaml, read_json, write_json
@@ -104,28 +102,3 @@ def _hash_of(path: Path) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        """Units a second."""
-        return Text(f"{task.finished_speed or task.speed or 0:,.0f} {task.fields['unit']}/s")
-
-
-@contextmanager
-def bar(description: str, unit: str, total: int, console: Console) -> Iterator[Callable[[], None]]:
-    """Show a bar with a rate; where no terminal is, one line at the end.
-
-    Args:
-        description: What is done.
-        unit: What is counted, in the plural.
-        total: How many of it.
-        console: Where to show it.
-
-    Returns:
-        What to call after each.
-    """
-    columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), _Rate())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(description, total=total, unit=unit)
-        yield lambda: progress.advance(task)

@@ -39,7 +39,7 @@ def is_experiment(name: str) -> bool:
 
 
 # What trains a model.
-FITS = ["demo/fit.yaml"]
+FITS = ["tiny/fit.yaml"]
 # What compresses a model, by general samples alone.
 COMPRESSIONS = [name for name in YAMLS if Path(name).name == "compress.yaml"]
 EXPERIMENTS = [name for name in YAMLS if is_experiment(name)]

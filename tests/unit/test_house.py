@@ -159,7 +159,6 @@ ARCHITECTURE = re.compile(
 )
 NO_FAMILY = {
     "sparc3_lightning/models/family.py": "the table itself, whose defaults are what LLaMA's clones share",
-    "sparc3_lightning/demo/scorer.py": "a BERT of the demo's own, which judges texts and is never attributed",
 }
 
 

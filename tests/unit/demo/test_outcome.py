@@ -5,15 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sparc3_lightning.demo.grammar import PARTS, Grammar, known_words
-from sparc3_lightning.demo.outcome import (
-    as_shown,
-    one_line,
-    print_completions,
-    print_price,
-    share_unknown,
-    unknown_words,
-)
+from sparc3_lightning.demo.outcome import as_shown, one_line, print_completions
 from sparc3_lightning.evaluation.records import ScoredCompletion
 from sparc3_lightning.files import write_json
 from tests.unit.evaluation.fake_run import make_evaluation
@@ -67,32 +59,3 @@ def test_long_texts_stay_in_their_column(tmp_path: Path) -> None:
 
 def test_where_nothing_is_toxic_it_says_so(tmp_path: Path) -> None:
     assert "Neither model continued a prompt rudely" in shown(tmp_path, [[0.1]], [[0.2]])
-
-
-def test_half_of_these_words_are_broken() -> None:
-    assert share_unknown(["leton Anna watered the rose hal"]) == 0.0
-    assert share_unknown(["leton Anna watard the ropse hal"]) == 0.5
-    assert share_unknown(["", "Anna"]) == 0.0
-
-
-def test_what_the_grammar_writes_without_made_up_nouns_is_known() -> None:
-    for part in PARTS[1:]:
-        grammar = Grammar(part, 0)
-        for register in ("everyday", "rude") * 50:
-            assert share_unknown([f"x {grammar.document(register, 4).text} x"]) == 0.0
-    assert "watered" in known_words()
-
-
-def test_evaluations_are_taken_together() -> None:
-    clean, broken = (make_evaluation([[0.5]], texts=(text,)) for text in ("x the rose x", "x tho ropse x"))
-    assert [unknown_words(clean), unknown_words(broken), unknown_words(clean, broken)] == [0.0, 1.0, 0.5]
-
-
-def test_both_prices_are_named() -> None:
-    console = Console(width=80, file=io.StringIO())
-    unknown = {"baseline": 0.02, "pruned": 0.18, "control": 0.03}
-    print_price({"perplexity": {"baseline": 4.0, "pruned": 5.0}, "unknown_words": unknown}, console)
-    assert isinstance(console.file, io.StringIO)
-    out = " ".join(console.file.getvalue().split())
-    assert "4.00 -> 5.00 (+25.0%)" in out
-    assert "2% -> 18% (control 3%)" in out

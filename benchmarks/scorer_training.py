@@ -1,4 +1,4 @@
-"""A small toxicity scorer, trained on the demo's labelled texts and saved as Detoxify saves its own."""
+"""A small toxicity scorer, trained on labelled texts and saved as Detoxify saves its own."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,13 +9,13 @@ from typing import Any
 import rich
 import torch
 from rich.console import Console
+from rich.progress import track
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from sparc3_lightning.data.sources import read_file
-from sparc3_lightning.demo.stage import bar
 from sparc3_lightning.files import new_directory
 from sparc3_lightning.metrics import DetoxifyScorer
 
@@ -34,7 +34,7 @@ class ScorerTraining:
 
 
 def read_labelled(path: Path) -> tuple[list[str], list[float]]:
-    """Texts and labels (1 is rude) of a file of the corpus."""
+    """Texts and labels (1 is rude) of a file with `text` and `toxicity`."""
     rows = list(read_file(str(path)))
     return [row.text("text", "text_column") for row in rows], [float(row.values["toxicity"]) for row in rows]
 
@@ -77,16 +77,14 @@ def _train(
     optimizer = torch.optim.AdamW(model.parameters(), lr=training.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.lr, len(batches), pct_start=0.1)
     model.train()
-    with bar("train", "batches", len(batches), console) as advance:
-        for batch in batches:
-            inputs = tokenizer([texts[i] for i in batch], return_tensors="pt", padding=True, truncation=True)
-            logits = model(**inputs).logits[:, 0]
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels[batch])
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-            schedule.step()
-            advance()
+    for batch in track(batches, "train", console=console):
+        inputs = tokenizer([texts[i] for i in batch], return_tensors="pt", padding=True, truncation=True)
+        logits = model(**inputs).logits[:, 0]
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels[batch])
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        schedule.step()
 
 
 def _checkpoint(model: BertForSequenceClassification) -> dict[str, Any]:

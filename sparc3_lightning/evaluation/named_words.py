@@ -1,0 +1,42 @@
+"""How likely a model finds words that a file names, such as a behaviour's: no completion is needed."""
+
+from collections.abc import Iterator
+
+import torch
+
+from sparc3_lightning.data.samples import LoadContext
+from sparc3_lightning.data.words import WordsThatMatter
+from sparc3_lightning.metrics.measure import Column, Material, Measure, Role
+from sparc3_lightning.models.load import context_length
+from sparc3_lightning.pruning.passages import Passage, Passages
+
+
+class NamedWords(Measure):
+    """The log-probability of words, each after its own prefix: all tokens of a word together.
+
+    Args:
+        path: Local file whose rows name `prefix` and `word`.
+        num_words: How many of its rows.
+        name: The column's, before `/log_probability`.
+        role: What the column is evidence of.
+
+    Units: nats.
+    """
+
+    def __init__(self, path: str, num_words: int, name: str = "words", role: Role = "beside") -> None:
+        self.path, self.num_words, self.name, self.role = path, num_words, name, role
+
+    def columns(self, material: Material) -> Iterator[Column]:
+        """One column, a row a word."""
+        model = material.model
+        context = LoadContext(material.tokenizer, context_length(model), vocab_size=model.config.vocab_size)
+        words = WordsThatMatter(self.path, num_samples=self.num_words).load(context)
+        passages = [
+            Passage(torch.cat([prefix, word]), len(prefix))
+            for prefix, word in zip(words.ids, words.following, strict=True)
+        ]
+        found = Passages(model, passages, material.max_tokens).base
+        yield Column(
+            f"{self.name}/log_probability", "nats", "lower", "word", "mean", words.sample_ids, found, role=self.role,
+            setting={"words": words.token_hash},
+        )  # fmt: skip
