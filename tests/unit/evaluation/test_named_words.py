@@ -1,0 +1,49 @@
+"""The log-probability of named words is the model's own, word by word, whatever the batch."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparc3_lightning.evaluation.named_words import NamedWords
+from sparc3_lightning.metrics.measure import Material
+from tests.tiny import tiny_llama
+from tests.tiny_files import tiny_tokenizer
+
+ROWS = [("w3 w4", "w5"), ("w6 w7 w8 w9", "w3"), ("w4", "w4")]
+
+
+def material(max_tokens: int = 64) -> Material:
+    return Material(
+        model=tiny_llama(dtype=torch.float64), tokenizer=tiny_tokenizer(), prompts=[], completions=[], perplexity={},
+        setting={}, batch_size=8, max_tokens=max_tokens, progress=lambda items, total, description: items,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "words.jsonl"
+    lines = [json.dumps({"id": str(n), "prefix": prefix, "word": word}) for n, (prefix, word) in enumerate(ROWS)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("max_tokens", [5, 64])
+def test_each_word_after_its_prefix(max_tokens: int, path: Path) -> None:
+    given = material(max_tokens)
+    (column,) = NamedWords(str(path), num_words=3, name="rude").columns(given)
+    assert (column.name, column.unit, column.rows, column.better) == ("rude/log_probability", "nats", "word", "lower")
+    for name, value in zip(column.ids, column.values.tolist(), strict=True):
+        prefix, word = ROWS[int(name)]
+        ids = torch.tensor([given.tokenizer(f"{prefix} {word}")["input_ids"]])
+        with torch.no_grad():
+            expected = given.model(input_ids=ids).logits[0, -2].log_softmax(-1)[ids[0, -1]]
+        assert value == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_what_it_depends_on_is_said(path: Path) -> None:
+    setting = NamedWords(str(path), num_words=3).setting()
+    assert (setting["path"], setting["num_words"], setting["role"]) == (str(path), 3, "beside")
+    with pytest.raises(ValueError, match=r"`num_samples` is 4, but .* gives only 3 words"):
+        list(NamedWords(str(path), num_words=4).columns(material()))
