@@ -14,7 +14,7 @@ from pathlib import Path
 from zlib import crc32
 
 import torch
-from sparc3_lightning.demo.scorer import ScorerTraining, train_scorer
+from scorer_training import ScorerTraining, train_scorer
 from torchmetrics.functional.classification import binary_auroc
 
 from sparc3_lightning.data.sources import read_file
