@@ -54,14 +54,16 @@ class BaselineCallback(RunCallback):
                 f"a set must not be called as a method is, got {taken}: both would be written to `scores/<name>`. "
                 f"Rename `{module.data.key_of(taken[0])}`."
             )
-        self._compared(module)
+        _, behaviour = self._compared(module)
         for method, _ in self.keys.values():
             method.check(module.lm)
+            if behaviour is not None:
+                method.check_targets(module.data.reference_samples[behaviour].targets, module.data.key_of(behaviour))
         module.run.scores |= {key: MethodScores() for key in self.keys if key not in module.run.scores}
 
     def _compared(self, module: SparC3Module) -> tuple[list[str], str | None]:
-        """The general sets and the behaviour's, where a method compares sets: none has to be there otherwise."""
-        if not any(method.compares for method, _ in self.keys.values()):
+        """The general sets and the behaviour's, where a method asks for them: none has to be there otherwise."""
+        if not any(method.compares or method.reads_targets for method, _ in self.keys.values()):
             return [], None
         return module.data.differential_names()
 
@@ -70,7 +72,10 @@ class BaselineCallback(RunCallback):
         run, data, home = module.run, module.data, module.log_dir / "scores"
         chosen = {key: choice for key, choice in self.keys.items() if key != run.main_key}
         general, behaviour = self._compared(module)
-        scoring = module.scoring(general=general, behaviour=behaviour, seed=self.seed, sparsity=self.sparsity)
+        targets = None if behaviour is None else data.reference_samples[behaviour].targets
+        scoring = module.scoring(
+            general=general, behaviour=behaviour, behaviour_targets=targets, seed=self.seed, sparsity=self.sparsity
+        )
         loop = Loop(make_methods(chosen, scoring), partial(_save, home, module.device))
         # A run that was interrupted here does it again, from the start.
         from_rank_zero(partial(_remove, [home / key for key in chosen]))

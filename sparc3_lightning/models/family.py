@@ -34,6 +34,7 @@ class Family:
         gate: Name of the gate layer, or None where there is none. The same as `up` where one layer makes both: the
             gate's rows come first, then neuron i is row F + i.
         down: Name of the linear layer whose column i reads neuron i.
+        after_down: Name of the norm that what `down` gives passes before it is added, or None.
         activation: Name of the feed-forward's activation module.
         norms_per_block: How many norms a decoder block holds, those of queries and keys too; there is one more after
             the last block.
@@ -60,6 +61,7 @@ class Family:
     up: str = "mlp.up_proj"
     gate: str | None = "mlp.gate_proj"
     down: str = "mlp.down_proj"
+    after_down: str | None = None
     activation: str = "mlp.act_fn"
     norms_per_block: int = 2
     caps_logits: bool = False
@@ -178,6 +180,12 @@ class Family:
                 "its architecture is not the one that models/families/ describes, so the rules would not cover it."
             )
         return found
+
+    def last_norm(self, model: PreTrainedModel) -> nn.Module:
+        """The norm after the last block."""
+        inside = set(model.get_submodule(self.blocks).modules())
+        (last,) = (norm for norm in self.norms(model) if norm not in inside)
+        return last
 
     def linear_modules(self, model: PreTrainedModel) -> dict[str, nn.Module]:
         """Every linear layer by its full name, in the model's order, a tied lm_head included."""

@@ -32,13 +32,15 @@ class Scoring:
     Args:
         model: A causal language model of a known family, whole, replicated or sharded (FSDP2); the rules are off.
         granularity: "neuron" or "weight".
-        modules: Which layers; see `select_modules`. `activation` and `auroc` always score all neurons.
+        modules: Which layers; see `select_modules`. `activation`, `auroc` and `value_vectors` always score all
+            neurons.
         target: What gradient-based methods explain.
         explain: Whether a target's "logit" or its "logprob" is explained; None for the target's own.
         kernel: What computes relevance; see `Attribution`.
         activation_checkpointing: Less memory for one more forward pass of the gradient-based methods.
         general: Names of the general sets, for methods that compare sets.
         behaviour: Name of the behaviour's set, for methods that compare sets.
+        behaviour_targets: Token that follows each sample of the behaviour's set, for `value_vectors`.
         seed: Seed of `random`.
         sparsity: Share of each row that `wanda_sequential` removes.
         identity: The model's, where it is known already; see `identity.base_model`.
@@ -62,6 +64,7 @@ class Scoring:
     activation_checkpointing: bool = False
     general: Sequence[str] = ()
     behaviour: str | None = None
+    behaviour_targets: Sequence[int] | None = None
     seed: int = 0
     sparsity: float = 0.5
     identity: dict[str, Any] | None = None
@@ -145,6 +148,7 @@ class Method(ABC):
         needs: What of the forward pass it is made of: "inputs" of the layers, "activations" of the neurons, or their
             "maxima" in each sample.
         compares: It must know which sets are general and which is the behaviour's.
+        reads_targets: It must know what follows each sample of the behaviour's set.
         neurons_only: It scores neurons whatever the granularity.
         orders_weights: It gives the weights of a row an order of their own, by which a model can be compressed.
     """
@@ -153,6 +157,7 @@ class Method(ABC):
     variant: ClassVar[Variant | None] = None
     needs: ClassVar[frozenset[Need]] = frozenset()
     compares: ClassVar[bool] = False
+    reads_targets: ClassVar[bool] = False
     neurons_only: ClassVar[bool] = False
     orders_weights: ClassVar[bool] = False
 
@@ -163,6 +168,7 @@ class Method(ABC):
                 f"method {self.name!r} needs to know which sets are general and which is the behaviour's. Give "
                 "`general` and `behaviour` (in a config, `data.general` and `data.behaviours`)."
             )
+        self.check_targets(scoring.behaviour_targets)
 
     @classmethod
     def sign_of(cls, sign: str) -> Sign:
@@ -172,6 +178,24 @@ class Method(ABC):
     @classmethod  # noqa: B027 - most score any model
     def check(cls, model: PreTrainedModel) -> None:
         """Refuse a model that it cannot score."""
+
+    @classmethod
+    def check_targets(cls, targets: Sequence[int] | None, key: str = "data.behaviours") -> None:
+        """Refuse a behaviour whose samples nothing is known to follow, where the method reads what does.
+
+        Args:
+            targets: Token that follows each sample.
+            key: Where a config names the behaviour.
+
+        Raises:
+            ValueError: There are none.
+        """
+        if cls.reads_targets and not targets:
+            raise ValueError(
+                f"method {cls.name!r} needs a behaviour's set whose samples a known token follows, got none. Set "
+                f"`{key}` to WordsThatMatter, or `model.target: next_token`; from plain Python give "
+                "`behaviour_targets`."
+            )
 
     @property
     def options(self) -> Options:

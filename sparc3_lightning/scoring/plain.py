@@ -161,7 +161,8 @@ def score_baselines(
         methods: Names in `scoring.registry.METHODS`.
         signs: Signs of the gradient-based methods.
         batch_size: Samples in one pass; scores do not depend on it.
-        **options: See `Scoring`: `granularity`, `modules`, `target`, `general`, `behaviour`, `seed`, `sparsity`.
+        **options: See `Scoring`: `granularity`, `modules`, `target`, `general`, `behaviour`,
+            `behaviour_targets`, `seed`, `sparsity`.
 
     Returns:
         What each method found, by its key: the name, and `_signed` where its scores are.

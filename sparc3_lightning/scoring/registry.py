@@ -7,12 +7,13 @@ from sparc3_lightning.scoring.activations import Activation, Auroc, Wanda, Wanda
 from sparc3_lightning.scoring.gradient import CPLRP, LRP, Gradient
 from sparc3_lightning.scoring.method import Method, Scoring
 from sparc3_lightning.scoring.sequential import WandaSequential
+from sparc3_lightning.scoring.value_vectors import ValueVectors
 from sparc3_lightning.scoring.weights import Magnitude, Random
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
-        LRP, CPLRP, Gradient, Wanda, WandaMean, WandaSequential, Activation, Auroc, Magnitude, Random,
+        LRP, CPLRP, Gradient, Wanda, WandaMean, WandaSequential, Activation, Auroc, ValueVectors, Magnitude, Random,
     )
 }  # fmt: skip
 

@@ -28,13 +28,15 @@ LENGTHS = (7, 3, 12, 1, 5, 9, 2)  # seven, so that four ranks get 2, 2, 2 and 1,
 
 
 class FixedSamples(ReferenceSet):
-    """The samples of `tiny_samples`, or those given."""
+    """The samples of `tiny_samples`, or those given, and what follows them, if anything is known to."""
 
-    def __init__(self, seed: int = 0, ids: Sequence[Tensor] | None = None) -> None:
+    def __init__(self, seed: int = 0, ids: Sequence[Tensor] | None = None, following: Sequence[Tensor] = ()) -> None:
         self.ids = tiny_samples(LENGTHS, seed) if ids is None else list(ids)
+        self.following = list(following)
 
     def load(self, context: LoadContext) -> ReferenceSamples:
-        return ReferenceSamples(self.ids, {"class": "FixedSamples"}, [str(i) for i in range(len(self.ids))])
+        names = [str(i) for i in range(len(self.ids))]
+        return ReferenceSamples(self.ids, {"class": "FixedSamples"}, names, following=self.following)
 
 
 class FixedPrompts(PromptSet):

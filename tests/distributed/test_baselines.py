@@ -13,7 +13,16 @@ from sparc3_lightning.scoring.plain import score_baselines
 from sparc3_lightning.scoring.registry import METHODS
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.trials.sweep import Grid
-from tests.distributed.jobs import LENGTHS, Case, SameWeights, make_module, make_trainer, predict
+from tests.distributed.jobs import (
+    LENGTHS,
+    Case,
+    FixedSamples,
+    SameWeights,
+    make_data,
+    make_module,
+    make_trainer,
+    predict,
+)
 from tests.launch import run_distributed
 from tests.tiny import tiny_llama, tiny_samples
 from tests.tiny_files import tiny_tokenizer
@@ -22,6 +31,7 @@ STRATEGIES = {1: ("replicated",), 2: ("replicated", "sharded"), 4: ("sharded",)}
 GRANULARITIES = ("neuron", "weight")
 SIZE = {"intermediate_size": 21}  # four ranks hold 6, 6, 6 and 3 of a layer's neurons
 SETS = ("general", "toxic")
+FOLLOWING = tiny_samples((1, 2, 1, 3, 1, 1, 2), seed=5)
 GRID = Grid(["wanda_mean", "auroc", "random"], [3], factors=[0.0, 0.5], num_draws=1)
 
 
@@ -37,7 +47,8 @@ def score(model: str, directory: str, strategies: tuple[str, ...]) -> None:
             callbacks = [RelevanceCallback(), baselines, sweep, SameWeights()]
             home = Path(directory) / strategy / granularity
             trainer = make_trainer(strategy, *callbacks, default_root_dir=str(home))
-            predict(trainer, make_module(model, Case(strategy, granularity, "abs", "float64")))
+            data = make_data(general=FixedSamples(0), toxic=FixedSamples(1, following=FOLLOWING))
+            predict(trainer, make_module(model, Case(strategy, granularity, "abs", "float64")), data)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +68,7 @@ def alone() -> dict[str, Any]:
     model = tiny_llama(dtype=torch.float64, **SIZE)
     sets = {name: tiny_samples(LENGTHS, seed) for seed, name in enumerate(SETS)}
     options: dict[str, Any] = {"general": ["general"], "behaviour": "toxic", "seed": 4, "modules": "all"}
+    options["behaviour_targets"] = [int(ids[0]) for ids in FOLLOWING]
     every, signs = list(METHODS), ("abs", "signed")
     return {
         granularity: score_baselines(model, sets, every, signs, batch_size=1, granularity=granularity, **options)

@@ -16,6 +16,7 @@ GEMMA2 = Family(
     norm_class="Gemma2RMSNorm",
     norm_eps="eps",
     norm_offset=1.0,
+    after_down="post_feedforward_layernorm",
     norms_per_block=4,
     caps_logits=True,
     refuses=refuses_bidirectional,

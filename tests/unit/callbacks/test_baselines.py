@@ -62,6 +62,11 @@ def sets(*names: str) -> dict[str, ReferenceSet]:
         (lambda: [BaselineCallback(["wanda"])], ("general",), "must list `callbacks.RelevanceCallback` before"),
         (lambda: [RelevanceCallback(), BaselineCallback(["wanda"])], ("wanda",), r"as a method is, got \['wanda'\]"),
         (lambda: [RelevanceCallback(), BaselineCallback(["auroc"])], ("general",), "`behaviours` must name one set"),
+        (
+            lambda: [RelevanceCallback(), BaselineCallback(["value_vectors"])],
+            ("general", "toxic"),
+            r"'value_vectors' needs a behaviour's set whose .*Set `data\.behaviours\.toxic` to WordsThatMatter",
+        ),
         (lambda: [BaselineCallback(["wander"])], ("general",), r"`methods` must be of .*got \['wander'\]"),
     ],
 )

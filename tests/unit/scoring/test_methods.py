@@ -19,7 +19,7 @@ from tests.tiny import LAYERS, NEURONS, PARTS, TINY, gradients, neuron_modules, 
 GENERAL, TOXIC = tiny_samples(seed=0), tiny_samples((4, 11, 2), seed=1)
 SETS = {"general": GENERAL, "toxic": TOXIC}
 UP = [f"model.layers.{layer}.mlp.up_proj" for layer in range(LAYERS)]
-ROLES: dict[str, Any] = {"general": ["general"], "behaviour": "toxic"}
+ROLES: dict[str, Any] = {"general": ["general"], "behaviour": "toxic", "behaviour_targets": [5, 9, 9]}
 
 
 def inputs_alone(model: PreTrainedModel, sample: Tensor, modules: list[str]) -> dict[str, Tensor]:
