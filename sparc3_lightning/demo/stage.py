@@ -1,8 +1,6 @@
 """Stages that are made once, a stamp beside what each made says what it was made from; and their progress bar."""
 
 import ast
-import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -13,7 +11,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.text import Text
 
-from sparc3_lightning.files import file_sha256, load_yaml, read_json, write_json
+from sparc3_lightning.files import file_sha256, json_sha256, load_yaml, read_json, write_json
 from sparc3_lightning.version import package_versions
 
 _STAMP = "stamp.json"
@@ -54,7 +52,7 @@ class Stage:
         """A hash of each input, of the options, and of the versions of this and every package that takes part."""
         said = {"options": self.options, "package versions": package_versions()}
         hashes = {str(path): _hash_of(path) for path in self.inputs}
-        return hashes | {name: _digest(json.dumps(value, sort_keys=True)) for name, value in said.items()}
+        return hashes | {name: json_sha256(value) for name, value in said.items()}
 
     def run(self, make: Callable[[], dict[str, Any]], console: Console) -> Ran:
         """Make it, unless its inputs are those of the last time; say which, why, and how long it took.
@@ -90,15 +88,11 @@ def _say(console: Console, line: str) -> None:
 
 def _hash_of(path: Path) -> str:
     if path.suffix == ".yaml":
-        return _digest(json.dumps(load_yaml(path.read_text(encoding="utf-8"), str(path)), sort_keys=True))
+        return json_sha256(load_yaml(path.read_text(encoding="utf-8"), str(path)))
     if path.suffix == ".py":
-        return _digest(ast.dump(ast.parse(path.read_text(encoding="utf-8"))))
+        return json_sha256(ast.dump(ast.parse(path.read_text(encoding="utf-8"))))
     if path.is_file():
         return file_sha256(path)
     # A stamp names the versions of packages; those who depend on a directory say theirs themselves.
     files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != _STAMP)
-    return _digest(json.dumps([[str(file.relative_to(path)), file_sha256(file)] for file in files]))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return json_sha256([[str(file.relative_to(path)), file_sha256(file)] for file in files])

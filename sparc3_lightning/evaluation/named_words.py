@@ -1,11 +1,14 @@
 """How likely a model finds words that a file names, such as a behaviour's: no completion is needed."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from sparc3_lightning.data.samples import LoadContext
 from sparc3_lightning.data.words import WordsThatMatter
+from sparc3_lightning.files import file_sha256
 from sparc3_lightning.metrics.measure import Column, Material, Measure, Role
 from sparc3_lightning.models.load import context_length
 from sparc3_lightning.pruning.passages import Passage, Passages
@@ -25,6 +28,10 @@ class NamedWords(Measure):
 
     def __init__(self, path: str, num_words: int, name: str = "words", role: Role = "beside") -> None:
         self.path, self.num_words, self.name, self.role = path, num_words, name, role
+
+    def setting(self) -> dict[str, Any]:
+        """Its arguments, and what the file holds: other words in the same place are another measure."""
+        return {**super().setting(), "sha256": file_sha256(Path(self.path))}
 
     def columns(self, material: Material) -> Iterator[Column]:
         """One column, a row a word."""

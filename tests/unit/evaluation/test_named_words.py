@@ -45,5 +45,7 @@ def test_each_word_after_its_prefix(max_tokens: int, path: Path) -> None:
 def test_what_it_depends_on_is_said(path: Path) -> None:
     setting = NamedWords(str(path), num_words=3).setting()
     assert (setting["path"], setting["num_words"], setting["role"]) == (str(path), 3, "beside")
+    path.write_text(path.read_text().replace("w5", "w6"))
+    assert NamedWords(str(path), num_words=3).setting() != setting, "kept figures are of other words"
     with pytest.raises(ValueError, match=r"`num_samples` is 4, but .* gives only 3 words"):
         list(NamedWords(str(path), num_words=4).columns(material()))
