@@ -176,6 +176,8 @@ class Evaluator:
         Raises:
             ValueError: No scorer; a prompt or a text that cannot be read, by its name.
         """
+        for measure in self.measures:
+            measure.check(model, tokenizer)
         passes, limits = list[Passes](), (self.batch_size, self.max_tokens)
         for protocol in self.perplexity_protocols if rows else ():
             cut = cut_text(model, tokenizer, rows or (), protocol, self.window, self.stride).windows

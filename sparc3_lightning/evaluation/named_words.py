@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sparc3_lightning.data.samples import LoadContext
+from sparc3_lightning.data.samples import LoadContext, ReferenceSamples
 from sparc3_lightning.data.words import WordsThatMatter
 from sparc3_lightning.files import file_sha256
 from sparc3_lightning.metrics.measure import Column, Material, Measure, Role
@@ -33,16 +34,22 @@ class NamedWords(Measure):
         """Its arguments, and what the file holds: other words in the same place are another measure."""
         return {**super().setting(), "sha256": file_sha256(Path(self.path))}
 
+    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Read the words."""
+        self._words(model, tokenizer)
+
+    def _words(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> ReferenceSamples:
+        context = LoadContext(tokenizer, context_length(model), vocab_size=model.config.vocab_size)
+        return WordsThatMatter(self.path, num_samples=self.num_words).load(context)
+
     def columns(self, material: Material) -> Iterator[Column]:
         """One column, a row a word."""
-        model = material.model
-        context = LoadContext(material.tokenizer, context_length(model), vocab_size=model.config.vocab_size)
-        words = WordsThatMatter(self.path, num_samples=self.num_words).load(context)
+        words = self._words(material.model, material.tokenizer)
         passages = [
             Passage(torch.cat([prefix, word]), len(prefix))
             for prefix, word in zip(words.ids, words.following, strict=True)
         ]
-        found = Passages(model, passages, material.max_tokens).base
+        found = Passages(material.model, passages, material.max_tokens).base
         yield Column(
             f"{self.name}/log_probability", "nats", "lower", "word", "mean", words.sample_ids, found, role=self.role,
             setting={"words": words.token_hash},

@@ -201,6 +201,10 @@ class Measure(ABC):
     def columns(self, material: Material) -> Iterable[Column]:
         """The measure's columns."""
 
+    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Refuse before hours of work what `columns` would refuse; every rank is asked. By default its `setting`."""
+        self.setting()
+
     def setting(self) -> dict[str, Any]:
         """What its values depend on, as JSON: its class and arguments, read from attributes of their names.
 

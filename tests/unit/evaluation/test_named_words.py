@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.named_words import NamedWords
 from sparc3_lightning.metrics.measure import Material
 from tests.tiny import tiny_llama
@@ -49,3 +50,10 @@ def test_what_it_depends_on_is_said(path: Path) -> None:
     assert NamedWords(str(path), num_words=3).setting() != setting, "kept figures are of other words"
     with pytest.raises(ValueError, match=r"`num_samples` is 4, but .* gives only 3 words"):
         list(NamedWords(str(path), num_words=4).columns(material()))
+
+
+def test_a_file_that_is_not_there_is_refused_before_any_work(tmp_path: Path) -> None:
+    given = material()
+    missing = Evaluator(measures=[NamedWords(str(tmp_path / "nowhere.jsonl"), num_words=3)])
+    with pytest.raises((OSError, ValueError), match=r"nowhere\.jsonl"):
+        missing.check(given.model, given.tokenizer, None, None)
