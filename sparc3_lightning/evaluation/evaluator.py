@@ -9,7 +9,6 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.evaluation.generation import (
-    CHOICE_SEED,
     Decoding,
     evaluation_mode,
     generate,
@@ -24,6 +23,7 @@ from sparc3_lightning.evaluation.records import (
     ToxicityResult,
     completion_setting,
 )
+from sparc3_lightning.evaluation.sampling import CHOICE_SEED
 from sparc3_lightning.evaluation.windows import cut_text, measure_perplexity, num_batches
 from sparc3_lightning.files import json_sha256
 from sparc3_lightning.loops import Progress, no_progress

@@ -1,11 +1,5 @@
-"""Completions of prompts: planned, batched, left-padded, and with noise that pairs before and after.
+"""Completions of prompts: planned, batched, left-padded, and drawn with noise that pairs before and after."""
 
-Before and after pruning must meet the same luck, whatever the batch, the order and the number of processes. The noise
-of token v at step t of completion j of a prompt is therefore output number v of a SplitMix64 generator keyed by
-(seed, prompt id, j, t). Being counted, not drawn in turn, it is one vectorised expression on any device.
-"""
-
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,14 +14,13 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
 )
 
 from sparc3_lightning.data.batches import PADDING, plan_batches
 from sparc3_lightning.data.tokens import check_vocabulary, count_control, encode, keep_last, token_counts
 from sparc3_lightning.distributed.owners import is_sharded
 from sparc3_lightning.distributed.ranks import gather_objects, raise_together, rank_and_world_size
+from sparc3_lightning.evaluation.sampling import noise_key, sample
 from sparc3_lightning.loops import Counted, Progress, no_progress
 from sparc3_lightning.metrics.measure import Completion, TextPrompt
 from sparc3_lightning.models.load import context_length
@@ -315,15 +308,17 @@ class _FiniteCheck(LogitsProcessor):  # type: ignore[misc]
             )
 
 
-class _AddNoise(LogitsProcessor):  # type: ignore[misc]
-    """Adds each completion's own Gumbel noise, so that the argmax that follows is a sample."""
+class _Sample(LogitsProcessor):  # type: ignore[misc]
+    """Leaves each row the one token that its own noise draws."""
 
-    def __init__(self, keys: Tensor, prompt_width: int) -> None:
+    def __init__(self, keys: Tensor, prompt_width: int, temperature: float, top_p: float) -> None:
         self._keys, self._prompt_width = keys, prompt_width
+        self._temperature, self._top_p = temperature, top_p
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         step = input_ids.shape[1] - self._prompt_width
-        return scores.double() + gumbel_noise(self._keys, step, scores.shape[-1])
+        drawn = sample(scores / self._temperature, self._top_p, self._keys, step)
+        return torch.full_like(scores, -torch.inf).scatter_(1, drawn[:, None], 0.0)
 
 
 def _processors(batch: Sequence[Request], decoding: Decoding, input_ids: Tensor) -> tuple[_FiniteCheck, Any]:
@@ -331,73 +326,5 @@ def _processors(batch: Sequence[Request], decoding: Decoding, input_ids: Tensor)
     processors: list[LogitsProcessor] = [check]
     if decoding.temperature > 0:
         keys = torch.tensor([request.key for request in batch], dtype=torch.int64, device=input_ids.device)
-        processors.append(TemperatureLogitsWarper(float(decoding.temperature)))
-        if decoding.top_p < 1:
-            processors.append(TopPLogitsWarper(decoding.top_p))
-        processors.append(_AddNoise(keys, input_ids.shape[1]))
+        processors.append(_Sample(keys, input_ids.shape[1], float(decoding.temperature), decoding.top_p))
     return check, LogitsProcessorList(processors)
-
-
-def _signed(number: int) -> int:
-    """A number modulo 2^64, as the int64 with the same bits."""
-    return (number + 2**63) % 2**64 - 2**63
-
-
-_GAMMA = _signed(0x9E3779B97F4A7C15)
-_MIX_1 = _signed(0xBF58476D1CE4E5B9)
-_MIX_2 = _signed(0x94D049BB133111EB)
-
-
-CHOICE_SEED = int.from_bytes(hashlib.sha256(b"choice of prompts by responses").digest()[:8], "little", signed=True)
-"""Seed of the completions that prompts are chosen by: no evaluation's, or prompts would be chosen by their outcome."""
-
-
-def noise_key(seed: int, prompt_id: str, completion: int) -> int:
-    """The 64-bit key of one completion's noise, as a signed integer.
-
-    Args:
-        seed: Of the run.
-        prompt_id: The prompt's id in its data set.
-        completion: Number j of the completion.
-    """
-    # The id comes last: it may hold any character, the numbers before it cannot.
-    digest = hashlib.sha256(f"{seed}/{completion}/{prompt_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "little", signed=True)
-
-
-def gumbel_noise(keys: Tensor, step: int, vocab_size: int) -> Tensor:
-    """Standard Gumbel noise for one decoding step.
-
-    Args:
-        keys: int64, from `noise_key`, a completion each.
-        step: Number of the token about to be generated.
-        vocab_size: V.
-
-    Returns:
-        float64 noise: adding it to logits and taking the argmax samples from their softmax.
-
-    Shape:
-        keys (B,), result (B, V).
-
-    Source:
-        Steele, Lea and Flood, Fast splittable pseudorandom number generators, 2014 (SplitMix64); Maddison et al.,
-        A* sampling, 2014 (Gumbel-max).
-    """
-    states = _mix(keys + _signed(step * _GAMMA)).unsqueeze(1)
-    tokens = torch.arange(1, vocab_size + 1, dtype=torch.int64, device=keys.device)
-    bits = _shift(_mix(states + tokens * _GAMMA), 12)
-    # Half a step off the grid of 2^-52: never 0 and never 1, so both logarithms are finite.
-    uniform = (bits.double() + 0.5) * 2.0**-52
-    return -torch.log(-torch.log(uniform))
-
-
-def _mix(z: Tensor) -> Tensor:
-    """SplitMix64's output function; int64 arithmetic wraps, as the unsigned original does."""
-    z = (z ^ _shift(z, 30)) * _MIX_1
-    z = (z ^ _shift(z, 27)) * _MIX_2
-    return z ^ _shift(z, 31)
-
-
-def _shift(z: Tensor, bits: int) -> Tensor:
-    """Logical right shift: torch's own keeps the sign."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)

@@ -16,7 +16,7 @@ import yaml
 from sparc3_lightning.cli import SparC3CLI
 from sparc3_lightning.data import RealToxicityPrompts
 from sparc3_lightning.evaluation import Evaluator, generate
-from sparc3_lightning.evaluation.generation import CHOICE_SEED
+from sparc3_lightning.evaluation.sampling import CHOICE_SEED
 from tests.integration.test_resume import ended, start, stop_in, unfinished
 from tests.runs import BRIEF, QUIET, ROOT, TINY, command, log_dir, read
 

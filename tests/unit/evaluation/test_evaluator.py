@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from sparc3_lightning.evaluation import Decoding, Evaluation, Evaluator, generate
-from sparc3_lightning.evaluation.generation import CHOICE_SEED
 from sparc3_lightning.evaluation.passes import Passes, describe_passes
+from sparc3_lightning.evaluation.sampling import CHOICE_SEED
 from sparc3_lightning.evaluation.windows import _batches
 from sparc3_lightning.metrics import (
     Completion,

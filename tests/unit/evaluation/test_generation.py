@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from sparc3_lightning.evaluation import Decoding, generate
-from sparc3_lightning.evaluation.generation import gumbel_noise, noise_key
+from sparc3_lightning.evaluation.sampling import gumbel_noise, noise_key
 from sparc3_lightning.metrics import Completion
 from tests.tiny import TINY
 from tests.unit.evaluation.tiny import VOCABULARY, TextPrompt, make_model
@@ -37,7 +37,7 @@ def slow(
                 logits = model(torch.tensor([ids])).logits[0, -1].double()
                 if decoding.temperature > 0:
                     logits = nucleus(logits / decoding.temperature, decoding.top_p)
-                    logits = logits + gumbel_noise(key, step, len(logits))[0]
+                    logits = logits + gumbel_noise(key, step, torch.arange(len(logits)))[0]
                 token = int(logits.argmax())
                 if token == tokenizer.eos_token_id:
                     break
