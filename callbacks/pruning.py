@@ -1,12 +1,17 @@
 """Pruning: combine the scores, take the differential, select the neurons, save the recipe and the pruned model."""
 
 import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import cast
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 from callbacks.base import RunCallback, model_setting
+from callbacks.baselines import BaselineCallback
 from sparc3_lightning.data.tokens import check_vocabulary, encode
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.models.families import get_family
@@ -14,18 +19,23 @@ from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import announce
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import save_pruned_model
-from sparc3_lightning.pruning.screen import ScreenData
-from sparc3_lightning.pruning.select import SCOPES, Scope, check_num_neurons, select_neurons
+from sparc3_lightning.pruning.screen import ScreenData, Screened
+from sparc3_lightning.pruning.select import SCOPES, Scope, check_num_neurons, scores_of, select_neurons
+from sparc3_lightning.report.terminal import print_predictions
+from sparc3_lightning.runs.results import PredictionsResult
 from sparc3_lightning.scoring.combine import Penalty, check_general, differential
 from sparc3_lightning.scoring.saving import save_together, share_summaries
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.trials.screening import (
     KeptFigures,
+    Predictions,
     Screen,
     describe_screen,
+    predict_effects,
     price_passages,
     screened_recipe,
     word_passages,
+    write_predictions,
     write_screen,
 )
 from sparc3_lightning.trials.store import TRIALS_DIR
@@ -34,6 +44,9 @@ from sparc3_lightning.version import __version__
 
 class PruningCallback(RunCallback):
     """Selects after attribution; writes `pruned_neurons.json`, `scores/differential/` and, if asked, `pruned_model/`.
+
+    With a screen, each method that was scored before is held against what removal did: list the baseline callback, if
+    any, before this one.
 
     Args:
         num_neurons: How many neurons go.
@@ -77,6 +90,17 @@ class PruningCallback(RunCallback):
                     f"{self.screen.num_candidates}. Set `PruningCallback.init_args.screen.num_candidates`."
                 )
             self._screen_data(module, self.screen)
+            self._warn_of_later_methods(trainer)
+
+    def _warn_of_later_methods(self, trainer: Trainer) -> None:
+        listed: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it from elsewhere
+        later = listed[listed.index(self) :] if self in listed else []
+        if trainer.is_global_zero and any(isinstance(one, BaselineCallback) for one in later):
+            warnings.warn(
+                "the screen holds no other method against what removal does: `trainer.callbacks` lists "
+                "`callbacks.BaselineCallback` after `callbacks.PruningCallback`. List it before.",
+                stacklevel=2,
+            )
 
     def finish(self, trainer: Trainer, module: SparC3Module) -> None:
         """Take the differential, select on rank 0, tell every rank, save."""
@@ -99,6 +123,11 @@ class PruningCallback(RunCallback):
                     module.lm, module.tokenizer, run.recipe, log_dir / "pruned_model", check_base=False,
                     dtype=module.weights_dtype,
                 )  # fmt: skip
+
+    def show(self, module: SparC3Module, stage: str) -> None:
+        """Print which method's scores predict what removal did."""
+        if module.run.predictions is not None:
+            print_predictions(cast("PredictionsResult", asdict(module.run.predictions)))
 
     def _select(self, contrast: ScoreSet) -> Recipe:
         if self.screen is None:
@@ -142,6 +171,19 @@ class PruningCallback(RunCallback):
                 module.lm, candidates, self.num_neurons, data, screen, kept, module.progress
             )
         from_rank_zero(partial(write_screen, log_dir, candidates, screened, recipe, screen.price_weight))
+        module.run.predictions = from_rank_zero(partial(self._predicted, module, candidates, screened))
         if module.trainer.is_global_zero:
             print(describe_screen(screened, joint, self.num_neurons))
         return recipe
+
+    def _predicted(self, module: SparC3Module, candidates: Recipe, screened: Sequence[Screened]) -> Predictions:
+        """Hold every method of the run against what removal did, and write the table; rank 0 has the scores."""
+        run, contrast = module.run, (self.general_weight, self.general_penalty)
+        scores: dict[str, list[float]] = {run.main_key: candidates.scores}
+        for key, found in run.scores.items():
+            if key not in scores and (found.sets or found.ranking is not None):
+                scores[key] = scores_of(found.contrast(run.general, str(run.behaviour), *contrast), candidates.neurons)
+        test = module.evaluator.paired_test
+        predictions = predict_effects(screened, scores, run.main_key, self.num_neurons, test)
+        write_predictions(module.log_dir, predictions)
+        return predictions

@@ -1,6 +1,8 @@
 """Select the neurons that go."""
 
+import math
 import warnings
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -28,6 +30,19 @@ def neuron_scores(scores: ScoreSet) -> dict[int, Tensor]:
         if not layers[layer].isfinite().all():
             raise ValueError(f"`scores` of {name} must be finite, got NaN or Inf: they have no order.")
     return layers
+
+
+def scores_of(scores: ScoreSet, neurons: Sequence[tuple[int, int]]) -> list[float]:
+    """Scores of some neurons, pairs (layer, index), in their order; NaN of those that the set holds no score of.
+
+    Raises:
+        ValueError: See `neuron_scores`.
+    """
+    layers = neuron_scores(scores)
+    return [
+        layers[layer][index].item() if layer in layers and index < len(layers[layer]) else math.nan
+        for layer, index in neurons
+    ]
 
 
 def neuron_modules(scores: ScoreSet) -> dict[int, str]:

@@ -17,6 +17,7 @@ from sparc3_lightning.report.rows import (
     evidence_table,
     first_completions,
     outcome_table,
+    prediction_table,
     removed,
     set_table,
 )
@@ -84,6 +85,7 @@ def render_page(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: in
     )  # fmt: skip
     environment.filters["visible"] = visible
     results = run.results
+    predictions = results.get("predictions")  # runs of before had none
     return environment.get_template("page.html").render(
         model=results["base_model"].get("id"),
         num_neurons=results["selection"]["num_neurons"],
@@ -93,6 +95,7 @@ def render_page(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: in
         figures=figures,
         selection=[removed(results["selection"]), *checks(results), *agreement_lines(results)],
         validation=set_table(results["validation"], relevance_unit(results["relevance"])),
+        predictions=None if predictions is None else prediction_table(predictions),
         completions=first_completions(run.baseline, run.pruned, num_prompts),
         num_prompts=len(run.baseline.prompts),
         attribute=run.baseline.attribute,

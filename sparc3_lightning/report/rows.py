@@ -9,7 +9,13 @@ from sparc3_lightning.wording import MISSING, number, p_value, percent, signed, 
 
 if TYPE_CHECKING:  # `inspect` loads no torch
     from sparc3_lightning.report.read import Side
-    from sparc3_lightning.runs.results import ChangeResult, ColumnResult, Results
+    from sparc3_lightning.runs.results import (
+        ChangeResult,
+        ColumnResult,
+        PredictionResult,
+        PredictionsResult,
+        Results,
+    )
 
 HIDDEN = ("opinion", "logged", "detail")
 """Roles of the columns that no table shows."""
@@ -162,6 +168,48 @@ def _screen(screen: dict[str, Any] | None) -> str:
         f"words by {joint['effect']:.3f} nats and ordinary words by {joint['ordinary']:.3f}, and raise the price "
         f"text's perplexity by {math.expm1(joint['price']):.2%}."
     )
+
+
+def predictors(found: "PredictionsResult") -> list[tuple[str, "PredictionResult"]]:
+    """Every method with how far it predicts what removal does: the one that proposed first, the others best first."""
+    own = found["proposed_by"]
+    others = [(key, one) for key, one in found["methods"].items() if key != own]
+    return [(own, found["methods"][own]), *sorted(others, key=lambda item: -(item[1]["correlation"] or 0.0))]
+
+
+def prediction_table(found: "PredictionsResult") -> Table:
+    """Which method's scores predict what removing a candidate does, and how far the measurement agrees with itself."""
+    own, halves = predictors(found)[0], found["halves"]
+    confidence = f"{own[1]['recall_interval']['confidence']:.0%}"
+    head = ["method", "candidates", "rank correlation", confidence, "p", f"best {own[1]['num_best']}", confidence]
+    rows = [[name, *_prediction_cells(one)] for name, one in predictors(found)]
+    notes = [
+        "Rank correlation: of a method's scores with the measured effects.",
+        f"Best {own[1]['num_best']}: share of those with the largest effects that are among as many highest scored; by "
+        f"chance {own[1]['recall_by_chance']:.0%}.",
+        "Half of the words: its effects against those of the other half, which no method can be expected to pass by "
+        "much" + (f" (to about {found['ceiling']:.2f})." if found["ceiling"] is not None else "."),
+        f"Only the first by {own[0]} were removed: so narrow a choice lowers its own correlation, and says nothing of "
+        "neurons that others would have proposed. Effects are of the words that were attributed.",
+        *(f"{name}: {one['missing']}." for name, one in predictors(found) if one["missing"]),
+    ]
+    return Table(head, [*rows, ["half of the words", *_prediction_cells(halves)]], " ".join(notes))
+
+
+def _prediction_cells(one: "PredictionResult") -> list[str]:
+    order, p = one["correlation"], one["p_value"]
+    return [
+        f"{one['num_units']:,}",
+        MISSING if order is None else f"{order:+.2f}",
+        MISSING if one["correlation_interval"] is None else _ends(one["correlation_interval"], "+.2f"),
+        MISSING if p is None else p_value(p),
+        f"{one['recall']:.0%}",
+        _ends(one["recall_interval"], ".0%"),
+    ]
+
+
+def _ends(interval: dict[str, float], style: str) -> str:
+    return ", ".join(f"{interval[end]:{style}}" for end in ("low", "high"))
 
 
 def checks(results: "Results") -> list[str]:

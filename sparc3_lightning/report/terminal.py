@@ -16,12 +16,13 @@ from rich.text import Text
 
 from sparc3_lightning.pruning.recipe import describe_option
 from sparc3_lightning.report.read import is_differential
-from sparc3_lightning.report.rows import checks, in_brackets, outcome_table, removed, set_table
+from sparc3_lightning.report.rows import Table as Rows
+from sparc3_lightning.report.rows import checks, in_brackets, outcome_table, prediction_table, removed, set_table
 from sparc3_lightning.trials import CONTROL
 from sparc3_lightning.wording import MISSING, number, p_value, percent, relevance_unit, signed
 
 if TYPE_CHECKING:  # `inspect` loads no torch
-    from sparc3_lightning.runs.results import Results
+    from sparc3_lightning.runs.results import PredictionsResult, Results
     from sparc3_lightning.trials.verdict import VerdictResult
 
 Row = Mapping[str, Any]
@@ -32,6 +33,7 @@ _FILES = {
     "experiment_results.json": "every figure, statistic and check",
     "pruned_neurons.json": "the neurons removed (the recipe)",
     "screen.csv": "what removing each candidate alone does",
+    "screen_methods.csv": "which method's scores predict it",
     "scores": "scores of every reference set",
     "figures": "the figures, as PNG and SVG",
     "baseline_eval.json": "prompts and completions, baseline model",
@@ -61,10 +63,18 @@ def print_summary(results: "Results", log_dir: Path, console: Console | None = N
     print_places(log_dir, console)
 
 
+def print_predictions(found: "PredictionsResult", console: Console | None = None) -> None:
+    """Print which method's scores predict what a screen has measured."""
+    _print_table("Does relevance predict removal?", prediction_table(found), console or rich.get_console())
+
+
 def _print_outcome(results: "Results", console: Console) -> None:
     """All figures in one table, before and after, and the control's beside them."""
-    content = outcome_table(results, brief=True)
-    table = Table(title=Text("Pruned against baseline", "bold"), **_PLAIN)
+    _print_table("Pruned against baseline", outcome_table(results, brief=True), console)
+
+
+def _print_table(title: str, content: Rows, console: Console) -> None:
+    table = Table(title=Text(title, "bold"), **_PLAIN)
     table.add_column("")  # where room is short, the names break and the figures do not
     for column in content.head[1:]:
         table.add_column(column, justify="right", no_wrap=True)
@@ -122,6 +132,8 @@ def _print_run(report: dict[str, Any], console: Console) -> None:
     _print_verdict(results["verdict"], console)
     _print_outcome(results, console)
     _print_checks(results, console)
+    if (predictions := results.get("predictions")) is not None:  # runs of before had none
+        print_predictions(predictions, console)
     title = f"Reference sets (tokens, and relevance in {relevance_unit(results['relevance'])}, of a sample)"
     sets = set_table(results["validation"])
     columns = ["reference set", "role", "samples", "tokens", "relevance", "modules"]

@@ -72,6 +72,29 @@ class ColumnResult(TypedDict):
     change_against_control: ChangeResult | None
 
 
+class PredictionResult(TypedDict):
+    """`statistics.prediction.Prediction` as JSON."""
+
+    num_units: int
+    correlation: float | None
+    correlation_interval: dict[str, float] | None
+    p_value: float | None
+    num_best: int
+    recall: float
+    recall_interval: dict[str, float]
+    recall_by_chance: float
+    missing: str
+
+
+class PredictionsResult(TypedDict):
+    """`trials.screening.Predictions` as JSON."""
+
+    proposed_by: str
+    methods: dict[str, PredictionResult]
+    halves: PredictionResult
+    ceiling: float | None
+
+
 class Results(TypedDict):
     """`experiment_results.json`; docs/results.md says what each field means."""
 
@@ -79,6 +102,7 @@ class Results(TypedDict):
     base_model: dict[str, Any]
     relevance: dict[str, Any]
     selection: dict[str, Any]
+    predictions: PredictionsResult | None
     columns: dict[str, ColumnResult]
     num_control_draws: int
     baseline: dict[str, Any]
@@ -122,6 +146,7 @@ def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> 
         "base_model": run.base_model,
         "relevance": {**manifest.get("options", {}), "left_out": manifest.get("left_out", [])},
         "selection": _selection(run),
+        "predictions": cast("PredictionsResult", asdict(run.predictions)) if run.predictions else None,
         "columns": column_results(run.baseline, run.pruned, run.controls, _as_json(changes), _as_json(against)),
         "num_control_draws": len(run.controls),
         "baseline": run.baseline.summary(),

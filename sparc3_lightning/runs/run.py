@@ -10,6 +10,7 @@ from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.scoring.score_set import ScoreSet
+from sparc3_lightning.trials.screening import Predictions
 
 if TYPE_CHECKING:
     from sparc3_lightning.runs.results import Results
@@ -30,6 +31,7 @@ class Run:
         behaviour: Of the behaviour's, as the pruning callback matched them.
         differential: Differential scores: of neurons on rank 0, of weights read from the run's directory.
         recipe: What was selected.
+        predictions: Which method's scores predict what a screen has measured; None without one.
         baseline: Evaluation of the model as it was, before pruning.
         pruned: Evaluation with the recipe applied.
         controls: Evaluations with as many random neurons of the same layers removed, one a draw.
@@ -47,6 +49,7 @@ class Run:
     behaviour: str | None = None
     differential: ScoreSet | None = None
     recipe: Recipe | None = None
+    predictions: Predictions | None = None
     baseline: Evaluation | None = None
     pruned: Evaluation | None = None
     controls: list[Evaluation] = field(default_factory=list)

@@ -84,6 +84,21 @@ class Bootstrap:
     data: tuple[Values, ...]
     statistic: Callable[..., Values]
 
+    @classmethod
+    def of(cls, data: tuple[Values, ...], statistic: Callable[..., Values], num_draws: int, seed: int) -> "Bootstrap":
+        """Draw units, each with all its data.
+
+        Args:
+            data: Unit by unit.
+            statistic: The figure of such data, along `axis`.
+            num_draws: Bootstrap samples.
+            seed: Of the draws.
+
+        Raises:
+            ValueError: No draw.
+        """
+        return cls(_drawn(data, statistic, num_draws, seed), data, statistic)
+
     @property
     def figure(self) -> float:
         """The figure of the data as they are."""
@@ -209,7 +224,7 @@ def perplexity_bootstrap(
     """
     paired_change(before, after)
     data = tuple(np.asarray(values, dtype=np.float64) for values in (before, after, num_scored))
-    return Bootstrap(_drawn(data, _perplexity_change, num_draws, seed), data, _perplexity_change)
+    return Bootstrap.of(data, _perplexity_change, num_draws, seed)
 
 
 def _perplexity_change(before: Values, after: Values, num_scored: Values, axis: int) -> Values:

@@ -4,12 +4,13 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -20,10 +21,13 @@ from sparc3_lightning.loops import Progress
 from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.screen import Joint, Neuron, ScreenData, Screened, choose, screen, together
+from sparc3_lightning.statistics.p_values import PairedTest
+from sparc3_lightning.statistics.prediction import Prediction, ceiling, prediction
 from sparc3_lightning.trials.store import locked
 
 FORMAT_VERSION = 1
 SCREEN_FILE = "screen.csv"
+METHODS_FILE = "screen_methods.csv"
 PRICE_WINDOW = 256
 """Most tokens of a window of price text."""
 _KEYS = "PruningCallback.init_args.screen"
@@ -218,6 +222,70 @@ def write_screen(
     for one, score in zip(screened, candidates.scores, strict=True):
         writer.writerow([*one.neuron, score, *_figures(one, weight).values(), chosen.get(one.neuron, "")])
     return write_text(directory / SCREEN_FILE, text.getvalue())
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Which method's scores predict what removal does: a test of attribution itself.
+
+    Attributes:
+        proposed_by: Key of the method that the candidates are the first of.
+        methods: By key of the method, the one that proposed first.
+        halves: How far one half of the words predicts the other half's effects.
+        ceiling: About the highest correlation that effects of this precision allow; None where the halves disagree.
+    """
+
+    proposed_by: str
+    methods: dict[str, Prediction]
+    halves: Prediction
+    ceiling: float | None
+
+
+def predict_effects(
+    screened: Sequence[Screened],
+    scores: Mapping[str, Sequence[float]],
+    proposed_by: str,
+    num_neurons: int,
+    test: PairedTest | None = None,
+) -> Predictions:
+    """Hold each method's scores of the candidates against what removing them did.
+
+    Args:
+        screened: What each candidate does; its effect here is the mean of both halves of the words.
+        scores: By key of the method its score of each candidate, the lowest to go first; NaN where it has none.
+        proposed_by: Key of the method that proposed the candidates.
+        num_neurons: How many count as the best.
+        test: Settings of the statistics.
+
+    Raises:
+        ValueError: A method has not one score a candidate, or of no candidate.
+    """
+    first, second = (
+        np.array(values) for values in zip(*((one.effect, one.confirmed) for one in screened), strict=True)
+    )
+    effects = (first + second) / 2
+    found = {key: prediction(-np.array(values), effects, num_neurons, test) for key, values in scores.items()}
+    halves = prediction(first, second, num_neurons, test)
+    methods = {proposed_by: found.pop(proposed_by), **found}
+    return Predictions(proposed_by, methods, halves, ceiling(halves.correlation))
+
+
+def write_predictions(directory: Path, found: Predictions) -> Path:
+    """Write the table of the methods, and of one half of the words as `other_half`, as `screen_methods.csv`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    ends = ("low", "high")
+    writer.writerow(
+        ["method", "proposed", "num_candidates", "correlation", *(f"correlation_{end}" for end in ends), "p_value",
+         "num_best", "recall", *(f"recall_{end}" for end in ends), "recall_by_chance", "missing"]
+    )  # fmt: skip
+    for key, one in {**found.methods, "other_half": found.halves}.items():
+        order, best = one.correlation_interval, one.recall_interval
+        writer.writerow(
+            [key, key == found.proposed_by, one.num_units, one.correlation, order and order.low, order and order.high,
+             one.p_value, one.num_best, one.recall, best.low, best.high, one.recall_by_chance, one.missing]
+        )  # fmt: skip
+    return write_text(directory / METHODS_FILE, text.getvalue())
 
 
 def describe_screen(screened: Sequence[Screened], joint: Joint, num_asked: int) -> str:

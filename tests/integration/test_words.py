@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from scipy import stats
 
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.scoring.score_set import ScoreSet
@@ -52,6 +53,47 @@ def test_every_candidate_and_every_choice_is_written(run: Path) -> None:
     assert recipe.options["screen"]["num_candidates"] == 40
 
 
+def test_every_method_is_held_against_what_removal_did(run: Path) -> None:
+    with (run / "screen.csv").open() as file:
+        candidates = list(csv.DictReader(file))
+    with (run / "screen_methods.csv").open() as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["lrp_signed", "gradient_signed", "activation", "auroc", "random", "other_half"]
+    effects = [(float(row["effect"]) + float(row["confirmed"])) / 2 for row in candidates]
+    own = stats.spearmanr([-float(row["score"]) for row in candidates], effects).statistic
+    assert float(rows["lrp_signed"]["correlation"]) == pytest.approx(own)
+    activation = [ScoreSet.load(run / "scores" / "activation" / name).scores for name in ("ordinary", "toxic")]
+    places = [(f"model.layers.{row['layer']}.mlp.up_proj", int(row["index"])) for row in candidates]
+    contrast = [activation[0][name][index].abs() - activation[1][name][index] for name, index in places]
+    expected = stats.spearmanr([-float(one) for one in contrast], effects).statistic
+    assert float(rows["activation"]["correlation"]) == pytest.approx(expected)
+    for row in rows.values():
+        assert (row["num_candidates"], row["num_best"], row["recall_by_chance"], row["missing"]) == (
+            "40",
+            "8",
+            "0.2",
+            "",
+        )
+        assert float(row["correlation_low"]) <= float(row["correlation"]) <= float(row["correlation_high"])
+    found = read(run / "experiment_results.json")["predictions"]
+    assert found["proposed_by"] == "lrp_signed"
+    assert found["methods"]["auroc"]["recall"] == float(rows["auroc"]["recall"])
+    assert "Does relevance predict removal?" in (run / "report.html").read_text()
+
+
+def test_methods_scored_too_late_are_said_at_the_start(tmp_path: Path) -> None:
+    content = read(ROOT / WORDS)
+    callbacks = content["trainer"]["callbacks"]
+    callbacks.append(callbacks.pop(3))
+    assert callbacks[-1]["class_path"] == "callbacks.BaselineCallback"
+    (tmp_path / "words.yaml").write_text(yaml.safe_dump(content))
+    with pytest.warns(UserWarning, match=r"lists `callbacks\.BaselineCallback` after `callbacks\.PruningCallback`"):
+        late = log_dir(command("predict", tmp_path / "words.yaml", tmp_path, *BRIEF))
+    assert [line.split(",")[0] for line in (late / "screen_methods.csv").read_text().splitlines()[1:]] == [
+        "lrp_signed", "other_half"
+    ]  # fmt: skip
+
+
 def test_a_second_run_with_the_same_trials_measures_nothing(run: Path, tmp_path: Path) -> None:
     again = log_dir(command("predict", WORDS, tmp_path, f"--model.trials_dir={run / 'trials'}", *BRIEF))
     assert (again / "screen.csv").read_text() == (run / "screen.csv").read_text()
@@ -80,7 +122,7 @@ def test_what_cannot_be_is_said_in_one_line(
 
 def test_fewer_candidates_than_neurons(tmp_path: Path) -> None:
     content = read(ROOT / WORDS)
-    content["trainer"]["callbacks"][3]["init_args"]["screen"]["num_candidates"] = 7
+    content["trainer"]["callbacks"][4]["init_args"]["screen"]["num_candidates"] = 7
     (tmp_path / "words.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ValueError, match=r"`screen\.num_candidates` must be at least `num_neurons` = 8, got 7"):
         command("predict", tmp_path / "words.yaml", tmp_path)

@@ -1,6 +1,8 @@
 """A run's screen: its price text, what was measured before, the recipe with what was measured."""
 
+import csv
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -12,13 +14,16 @@ from sparc3_lightning.files import acquire, release
 from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.screen import Joint, Neuron, ScreenData, Screened
+from sparc3_lightning.statistics.p_values import PairedTest
 from sparc3_lightning.trials.screening import (
     KeptFigures,
     Screen,
     describe_screen,
+    predict_effects,
     price_passages,
     screened_recipe,
     word_passages,
+    write_predictions,
     write_screen,
 )
 from tests.tiny import LAYERS, tiny_llama, tiny_samples
@@ -144,6 +149,44 @@ def test_the_table_lists_every_candidate(tmp_path: Path) -> None:
     chosen = [line for line in lines[1:] if not line.endswith(",")]
     assert {tuple(map(int, line.split(",")[:2])) for line in chosen} == {*recipe.neurons}
     assert f"{joint.num_neurons} of the 3 asked for were chosen" in describe_screen(found, joint, 3)
+
+
+def made_up(effects: list[tuple[float, float]]) -> list[Screened]:
+    return [Screened((0, place), *both, ordinary=0.0) for place, both in enumerate(effects)]
+
+
+def test_a_method_whose_order_is_that_of_the_effects(tmp_path: Path) -> None:
+    halves = [(9.0, 7.0), (5.0, 6.0), (4.0, 2.0), (1.0, 2.0), (0.0, -1.0), (-1.0, -1.5)]
+    scores = {
+        "reverse": [6.0, 5.0, 4.0, 3.0, 2.0, 1.0],
+        "constant": [0.5] * 6,
+        "partial": [math.nan, math.nan, 1.0, 2.0, 3.0, 4.0],
+        "lrp": [-6.0, -5.0, -4.0, -3.0, -2.0, -1.0],  # the most negative is the most specific
+    }
+    found = predict_effects(made_up(halves), scores, "lrp", 2, PairedTest(num_draws=200))
+    assert list(found.methods) == ["lrp", "reverse", "constant", "partial"]
+    figures = {key: (one.num_units, one.correlation, one.recall) for key, one in found.methods.items()}
+    assert figures["lrp"] == (6, pytest.approx(1), 1)
+    assert figures["constant"] == (6, None, pytest.approx(2 / 6))
+    assert figures["partial"] == (4, pytest.approx(1), 1)
+    assert figures["reverse"] == (6, pytest.approx(-1), 0)
+    assert found.halves.correlation == pytest.approx(0.986, abs=1e-3)
+    assert found.ceiling == pytest.approx(0.996, abs=1e-3)
+
+    with write_predictions(tmp_path, found).open() as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert list(rows) == [*found.methods, "other_half"]
+    assert [key for key, row in rows.items() if row["proposed"] == "True"] == ["lrp"]
+    assert rows["constant"]["correlation"] == rows["constant"]["p_value"] == rows["constant"]["correlation_low"] == ""
+    assert rows["constant"]["missing"] == "all scores are equal: they have no order"
+    assert float(rows["lrp"]["recall_by_chance"]) == pytest.approx(2 / 6)
+    assert float(rows["other_half"]["recall"]) == 1
+
+
+def test_halves_that_disagree_have_no_ceiling() -> None:
+    found = predict_effects(made_up([(3.0, 0.0), (2.0, 1.0), (1.0, 2.0), (0.0, 4.0)]), {"lrp": [4, 3, 2, 1]}, "lrp", 2)
+    assert found.halves.correlation == pytest.approx(-1)
+    assert found.ceiling is None
 
 
 def test_no_candidate_worth_its_price(tmp_path: Path) -> None:
