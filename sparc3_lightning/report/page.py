@@ -21,6 +21,7 @@ from sparc3_lightning.report.rows import (
     removed,
     set_table,
 )
+from sparc3_lightning.report.screen_figures import screen_pictures
 from sparc3_lightning.wording import MISSING, relevance_unit, visible
 
 if TYPE_CHECKING:  # `report` loads no torch
@@ -65,7 +66,7 @@ def write_report(run_dir: Path, num_prompts: int = NUM_PROMPTS, run: FinishedRun
     """
     run = run or read_run(run_dir)
     shown = []
-    for picture in pictures(run):
+    for picture in (*pictures(run), *screen_pictures(run)):
         svg = save_figure(picture.figure, run_dir / FIGURES / picture.name)
         shown.append(PageFigure(picture.name, svg.read_bytes(), picture.caption))
     return write_text(run_dir / PAGE_FILE, render_page(run, shown, num_prompts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from sparc3_lightning.files import read_json
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe
 from sparc3_lightning.scoring.manifest import MANIFEST_FILE, read_manifest, tensor_files
+from sparc3_lightning.trials import SCREEN_FILE
 from sparc3_lightning.version import RESULTS_FORMAT
 
 if TYPE_CHECKING:
@@ -122,6 +124,22 @@ class NeuronScores(NamedTuple):
     is_selected: NDArray[np.bool_]
 
 
+class ScreenedNeurons(NamedTuple):
+    """The candidates of a screen, as `screen.csv` has them.
+
+    Attributes:
+        score: The differential, lowest first.
+        effect: What removing it alone did: the mean of both halves of the words, in nats.
+        is_chosen: Whether it is removed.
+
+    Shape: (S,) each.
+    """
+
+    score: Floats
+    effect: Floats
+    is_chosen: NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class FinishedRun:
     """A finished run, be it in memory or read from its directory.
@@ -135,6 +153,7 @@ class FinishedRun:
         neurons: Scores of every neuron.
         provenance: What the run was made with; None where it was not kept.
         config: The config, as text; None where it was not kept.
+        screened: The candidates of its screen; None without one.
     """
 
     results: Results
@@ -145,6 +164,7 @@ class FinishedRun:
     neurons: NeuronScores
     provenance: dict[str, Any] | None
     config: str | None
+    screened: ScreenedNeurons | None = None
 
 
 def finished_run(run: Run, run_dir: Path) -> FinishedRun:
@@ -160,7 +180,9 @@ def finished_run(run: Run, run_dir: Path) -> FinishedRun:
     sets = [{layer: scores.numpy() for layer, scores in of_set.items()} for of_set in found]
     neurons = _neurons(run_dir / "scores", sets, run.recipe)
     baseline, pruned, *controls = (Side.of(one.to_json()) for one in (run.baseline, run.pruned, *run.controls))
-    return FinishedRun(run.results, baseline, pruned, controls, run.recipe, neurons, *_made_with(run_dir))
+    return FinishedRun(
+        run.results, baseline, pruned, controls, run.recipe, neurons, *_made_with(run_dir), _screened(run_dir)
+    )
 
 
 def read_run(run_dir: Path) -> FinishedRun:
@@ -186,7 +208,7 @@ def read_run(run_dir: Path) -> FinishedRun:
     scores, selection = run_dir / "scores", results["selection"]
     sets = [_stored_scores(scores / name) for name in (*selection["general"], selection["behaviour"])]
     neurons = _neurons(scores, sets, recipe)
-    return FinishedRun(results, baseline, pruned, controls, recipe, neurons, *_made_with(run_dir))
+    return FinishedRun(results, baseline, pruned, controls, recipe, neurons, *_made_with(run_dir), _screened(run_dir))
 
 
 def _made_with(run_dir: Path) -> tuple[dict[str, Any] | None, str | None]:
@@ -196,6 +218,21 @@ def _made_with(run_dir: Path) -> tuple[dict[str, Any] | None, str | None]:
         read_json(provenance, "provenance") if provenance.exists() else None,
         config.read_text(encoding="utf-8", errors="replace") if config.exists() else None,
     )
+
+
+def _screened(run_dir: Path) -> ScreenedNeurons | None:
+    import numpy as np
+
+    path = run_dir / SCREEN_FILE
+    if not path.exists():
+        return None
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        values = np.array([[float(row[name]) for name in ("score", "effect", "confirmed")] for row in rows])
+        return ScreenedNeurons(values[:, 0], values[:, 1:].mean(1), np.array([row["chosen"] != "" for row in rows]))
+    except (KeyError, ValueError, IndexError) as error:
+        raise ValueError(f"{path} is no table of a screen ({error}).") from error
 
 
 def _prompt_ids(side: Side) -> list[str]:

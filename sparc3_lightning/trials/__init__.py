@@ -2,3 +2,5 @@
 
 CONTROL = "random"
 """The method that selects as chance would: its trials are controls, and candidates for nothing."""
+SCREEN_FILE = "screen.csv"
+"""What a screen has measured of each candidate."""

@@ -23,10 +23,10 @@ from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.screen import Joint, Neuron, ScreenData, Screened, choose, screen, together
 from sparc3_lightning.statistics.p_values import PairedTest
 from sparc3_lightning.statistics.prediction import Prediction, ceiling, prediction
+from sparc3_lightning.trials import SCREEN_FILE
 from sparc3_lightning.trials.store import locked
 
 FORMAT_VERSION = 1
-SCREEN_FILE = "screen.csv"
 METHODS_FILE = "screen_methods.csv"
 PRICE_WINDOW = 256
 """Most tokens of a window of price text."""

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 from scipy import stats
 
 from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.report.read import read_run
 from sparc3_lightning.scoring.score_set import ScoreSet
 from tests.runs import BRIEF, QUIET, ROOT, command, log_dir, read
 
@@ -79,6 +81,19 @@ def test_every_method_is_held_against_what_removal_did(run: Path) -> None:
     assert found["proposed_by"] == "lrp_signed"
     assert found["methods"]["auroc"]["recall"] == float(rows["auroc"]["recall"])
     assert "Does relevance predict removal?" in (run / "report.html").read_text()
+    shown = read_run(run).screened
+    assert shown is not None
+    assert shown.effect.tolist() == pytest.approx(effects)
+    assert shown.is_chosen.sum() == sum(bool(row["chosen"]) for row in candidates)
+    assert all((run / f"figures/{name}_and_effect.png").stat().st_size > 5000 for name in ("relevance", "methods"))
+
+
+def test_a_broken_table_of_a_screen_is_named(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run/screen.csv"
+    path.write_text(path.read_text().replace("effect", "other"))
+    with pytest.raises(ValueError, match=rf"{path} is no table of a screen"):
+        read_run(tmp_path / "run")
 
 
 def test_methods_scored_too_late_are_said_at_the_start(tmp_path: Path) -> None:

@@ -1,0 +1,277 @@
+"""What works on a real language model? SmolLM2-135M-Instruct, prompts that people wrote, two scorers: docs/evidence.md.
+
+    python benchmarks/real_model.py MODEL [--part sweep|final] [--draws N] [--controls N] [--json FILE]
+
+`sweep` compares proposers, with and without the screen, on one half of the prompts, with two completions each and
+20,000 tokens of text. `final` holds the screen's neurons of each draw and random ones against the baseline on the other
+half, with four completions and all the text. Attribution and screen compute in float32, evaluation in bfloat16. Hours
+on two cores; what is done is kept in logs/real_model, and a second call goes on.
+"""
+
+import argparse
+import contextlib
+import copy
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from second_scorer import DIRECTORY, make_scorer
+
+from callbacks.base import model_setting
+from sparc3_lightning.data.text import WikiText2
+from sparc3_lightning.data.tokens import encode
+from sparc3_lightning.evaluation import Decoding
+from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.main import main as sparc3
+from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.pruning.screen import ScreenData, Screened, choose, screen
+from sparc3_lightning.pruning.select import select_neurons
+from sparc3_lightning.scoring.score_set import ScoreSet
+from sparc3_lightning.statistics.compare import compare
+from sparc3_lightning.trials.screening import KeptFigures, Screen, price_passages, word_passages
+from sparc3_lightning.trials.store import TrialStore
+from sparc3_lightning.trials.suppress import draw_controls
+from sparc3_lightning.trials.trial import UNCHANGED, Trials, scaled_neurons
+from sparc3_lightning.wording import percent
+
+ROOT = Path(__file__).resolve().parents[1]
+FIXTURES = ROOT.parent / "shared/fixtures"
+CONFIGS, HOME = ROOT / "tests/configs", ROOT / "logs/real_model"
+SCREEN = Screen(num_candidates=300)
+NUM_NEURONS, CURVE = 20, (5, 10, 20, 40, 60, 100)
+SWEEP_PARAGRAPHS = 150
+"""Of the held-out text: about 20,000 tokens."""
+DECODING = Decoding(max_new_tokens=30, temperature=0.7, top_p=0.9, num_completions=4)
+METHODS = ["lrp", "gradient", "activation", "auroc", "value_vectors", "random"]
+
+
+@dataclass(frozen=True)
+class Proposer:
+    """Who names candidates.
+
+    Attributes:
+        key: Of the method's scores.
+        general: Sets that the words are contrasted with; none for no contrast.
+        penalty: See `differential`.
+    """
+
+    key: str
+    general: tuple[str, ...] = ("ordinary",)
+    penalty: str = "abs"
+
+    def contrast(self, module: SparC3Module) -> ScoreSet:
+        """Its ranking of all neurons, lowest first."""
+        found = module.run.scores[self.key]
+        if self.general or found.ranking is not None:
+            return found.contrast(self.general, "toxic", 1.0, self.penalty)  # type: ignore[arg-type]
+        alone = found.sets["toxic"]
+        return ScoreSet({name: -alone.scores[name] for name in alone.shapes}, alone.manifest)
+
+
+OURS, PUBLISHED = "words, signed LRP", "published"
+PROPOSERS = {
+    OURS: Proposer("lrp_signed"),
+    "same, unsigned": Proposer("lrp", penalty="raw"),
+    "same, against C4": Proposer("lrp_signed", ("c4",)),
+    "same, no contrast": Proposer("lrp_signed", ()),
+    "words, signed gradient": Proposer("gradient_signed"),
+    "words, activation": Proposer("activation", penalty="raw"),
+    "words, AUROC": Proposer("auroc"),
+    "value vectors": Proposer("value_vectors"),
+    "random": Proposer("random"),
+}
+
+
+def write_inputs() -> None:
+    """Split the fixtures so that words, attribution, price and evaluation share no row."""
+    prompts, documents = FIXTURES / "toxic_prompts", FIXTURES / "c4_sample/c4.jsonl"
+    evaluated = {json.loads(line)["id"] for line in _lines(prompts / "toxic_ge_0.9.jsonl")}
+    words = [line for line in _lines(prompts / "rtp_sample.jsonl") if json.loads(line)["id"] not in evaluated]
+    text = _lines(FIXTURES / "wikitext2/heldout.txt")
+    parts = {
+        "words.jsonl": words,
+        "general.jsonl": _lines(documents)[:640],
+        "price.jsonl": _lines(documents)[640:1000],
+        "sweep_text.txt": text[:SWEEP_PARAGRAPHS],
+    }
+    HOME.mkdir(parents=True, exist_ok=True)
+    for name, lines in parts.items():
+        (HOME / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def attributed(model: str, draw: int, methods: Sequence[str], *configs: str) -> SparC3Module:
+    """A run of relevance, and of other methods: its module, the model as it was."""
+    options = [f"--config={CONFIGS / name}.yaml" for name in ("real_model", *configs)]
+    if methods:
+        options.append("--trainer.callbacks+=callbacks.BaselineCallback")
+        options.append(f"--trainer.callbacks.methods={json.dumps(list(methods))}")
+        options.append('--trainer.callbacks.signs=["signed", "abs"]')
+    sets = ("general.c4",) if configs else ("general.ordinary", "general.c4", "behaviours.toxic")
+    seeds = [f"--data.{name}.init_args.seed={draw}" for name in sets]
+    return sparc3(["predict", *options, f"--model.model={model}", *seeds]).model  # type: ignore[no-any-return]
+
+
+class Bench:
+    """Screens and evaluates what was proposed.
+
+    Args:
+        module: Of the run that attributed the words.
+        final: Evaluate the untouched half, with more completions and text.
+    """
+
+    def __init__(self, module: SparC3Module, final: bool) -> None:
+        self.module = module
+        data, evaluator, prompts = module.data, module.evaluator, module.data.evaluation_prompts
+        rows = data.text_rows
+        if final:
+            prompts, evaluator = copy.copy(prompts), copy.copy(evaluator)
+            prompts.part, evaluator.decoding = "evaluation", DECODING  # type: ignore[union-attr]
+            rows = WikiText2(path=str(FIXTURES / "wikitext2/heldout.txt")).load_rows()
+        identity = {**model_setting(module), "dtype": "torch.bfloat16"}
+        self.trials = Trials(
+            TrialStore(HOME / "trials"), identity, copy.deepcopy(module.lm).bfloat16(), module.tokenizer, evaluator,
+            rows, prompts.load_prompts(data.context),  # type: ignore[union-attr]
+        )  # fmt: skip
+        words = {name: word_passages(data.reference_samples[name]) for name in ("toxic", "ordinary")}
+        encoded = partial(encode, module.tokenizer)
+        price = price_passages("c4", data.price_rows["c4"], encoded, SCREEN.num_price_tokens, module.max_length)
+        self.data = ScreenData(words["toxic"], words["ordinary"], price)
+
+    def evaluate(self, recipe: Recipe | None, factor: float = 0.0) -> Evaluation:
+        """The model without these neurons, or as it is."""
+        done = UNCHANGED if recipe is None else scaled_neurons(recipe, factor)
+        return self.trials.measure(done).evaluation
+
+    def screened(self, contrast: ScoreSet) -> list[Screened]:
+        """What each of the first candidates does alone."""
+        candidates = select_neurons(contrast, SCREEN.num_candidates, "global").neurons
+        key = {**self.data.key(), **model_setting(self.module), "max_tokens": SCREEN.max_tokens}
+        with KeptFigures(HOME / "trials", key) as kept:
+            return screen(
+                self.module.lm, candidates, self.data, max(CURVE), SCREEN.price_weight, SCREEN.max_tokens, kept.keep
+            )
+
+
+@dataclass
+class Cell:
+    """One selection.
+
+    Attributes:
+        name: Who proposed.
+        is_screened: Whether the screen chose among what was proposed.
+        recipe: Its neurons.
+        factor: What is left of their outputs.
+    """
+
+    name: str
+    is_screened: bool
+    recipe: Recipe
+    factor: float = 0.0
+
+    def __str__(self) -> str:
+        words = [self.name, *["screened"] * self.is_screened, f"k {len(self.recipe.neurons)}"]
+        return ", ".join([*words, *[f"factor {self.factor:g}"] * (self.factor > 0)])
+
+
+def sweep_cells(bench: Bench, contrasts: dict[str, ScoreSet]) -> Iterator[Cell]:
+    """Our curve, then each proposer with and without the screen."""
+    for name, contrast in contrasts.items():
+        chosen = Recipe([one.neuron for one in choose(bench.screened(contrast), max(CURVE))])
+        curve = CURVE if name == OURS else (10, NUM_NEURONS, 100) if name == PUBLISHED else (NUM_NEURONS,)
+        for num in curve:
+            yield Cell(name, False, select_neurons(contrast, num, "global"))
+            if num <= len(chosen.neurons) or num == min(curve):
+                yield Cell(name, True, Recipe(chosen.neurons[:num]))
+        if name == OURS:
+            for factor in (0.3, 0.6):
+                yield Cell(name, True, Recipe(chosen.neurons[: 2 * NUM_NEURONS]), factor)
+
+
+def final_cells(bench: Bench, draw: int, num_controls: int) -> Iterator[Cell]:
+    """The screen's neurons of one draw; of the first one also random ones of the same layers."""
+    chosen = [one.neuron for one in choose(bench.screened(PROPOSERS[OURS].contrast(bench.module)), max(CURVE))]
+    for num in (10, NUM_NEURONS):
+        yield Cell(f"{OURS}, draw {draw}", True, Recipe(chosen[:num]))
+    if draw == 0:
+        width = bench.module.lm.config.intermediate_size
+        for number, control in enumerate(draw_controls(Recipe(chosen[:NUM_NEURONS]), width, num_controls, 0)):
+            yield Cell(f"random of the same layers, draw {number}", False, control)
+
+
+def figures(before: Evaluation, cell: Evaluation) -> dict[str, Any]:
+    """Each column before and after, its change, interval and p."""
+    return {
+        name: {
+            "before": change.before, "after": change.after, "relative": change.relative, "p": change.p_value,
+            "interval": [change.interval.low, change.interval.high],
+        }
+        for name, change in compare(before.columns, cell.columns).items()
+    }  # fmt: skip
+
+
+def run(model: str, final: bool, draws: int, num_controls: int) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """Every cell with its figures, as they come."""
+    if not DIRECTORY.exists():
+        make_scorer()
+    write_inputs()
+    for draw in range(draws if final else 1):
+        module = attributed(model, draw, [] if final else METHODS)
+        bench = Bench(module, final)
+        before = bench.evaluate(None)
+        if final:
+            cells = final_cells(bench, draw, num_controls)
+        else:
+            published = attributed(model, draw, [], "real_model_published").run
+            contrasts = {name: proposer.contrast(module) for name, proposer in PROPOSERS.items()}
+            contrasts[PUBLISHED] = published.scores["lrp"].contrast(["c4"], "toxic")
+            cells = sweep_cells(bench, contrasts)
+        for cell in cells:
+            yield cell, figures(before, bench.evaluate(cell.recipe, cell.factor))
+
+
+def show(rows: Sequence[tuple[Cell, dict[str, Any]]], console: Console) -> None:
+    """Print a row a cell, a column a measure: its relative change, * where p < 0.01."""
+    names = [name for name in rows[0][1] if name.endswith(("/mean", "disjoint")) or name == "uniqueness"]
+    table = Table("selection", *names, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for cell, found in rows:
+        table.add_row(str(cell), *(f"{percent(found[n]['relative'])}{'*' * (found[n]['p'] < 0.01)}" for n in names))
+    console.print(table)
+
+
+def main() -> None:
+    """Run, print, and write JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a Hugging Face directory of SmolLM2-135M-Instruct")
+    parser.add_argument("--part", choices=("sweep", "final"), default="sweep")
+    parser.add_argument("--draws", type=int, default=5, help="draws of the attribution samples, of `final`")
+    parser.add_argument("--controls", type=int, default=5, help="random draws, of `final`")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    args = parser.parse_args()
+    target = args.json.resolve() if args.json else None
+    rows, console = [], Console(width=190)
+    with contextlib.chdir(ROOT):
+        for cell, found in run(str(Path(args.model).resolve()), args.part == "final", args.draws, args.controls):
+            rows.append((cell, found))
+            show(rows[-1:], console)
+            if target:
+                content = [
+                    {"name": str(one), "neurons": one.recipe.neurons, "factor": one.factor, "figures": columns}
+                    for one, columns in rows
+                ]
+                target.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    show(rows, console)
+
+
+if __name__ == "__main__":
+    main()
