@@ -212,7 +212,8 @@ def _apply(options: argparse.Namespace) -> None:
     revision = options.revision or (recipe.base_model.get("revision") if name == base else None)
     _save_pruned(recipe, name, revision, _tokenizer(recipe, name, revision, options.tokenizer), options)
     layers = len(recipe.per_layer())
-    print(f"pruned model, without {len(recipe.neurons)} neurons in {layers} layers: {options.output}")
+    done = "without" if not recipe.num_dampened else f"with {recipe.num_dampened} dampened of"
+    print(f"pruned model, {done} {len(recipe.neurons)} neurons in {layers} layers: {options.output}")
 
 
 def _tokenizer(recipe: "Recipe", model: str, revision: str | None, wanted: str | None) -> tuple[str, str | None]:

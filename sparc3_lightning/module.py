@@ -42,7 +42,7 @@ from sparc3_lightning.models.load import DtypeName, build_model, context_length,
 from sparc3_lightning.models.sharding import data_parallel_mesh, load_sharded_model, shard_built_model, shard_model
 from sparc3_lightning.optimizer import adamw
 from sparc3_lightning.progress import announce, inform, keep_lines_whole, lines_of, trainer_progress
-from sparc3_lightning.pruning.apply import apply_recipe, check_recipe, zero_neurons_
+from sparc3_lightning.pruning.apply import apply_recipe, check_all_go, check_recipe, zero_neurons_
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.runs.resume import mark_unfinished
 from sparc3_lightning.runs.run import Run
@@ -271,7 +271,9 @@ class SparC3Module(LightningModule):
     # fit
 
     def on_fit_start(self) -> None:
-        """Models are loaded in eval mode."""
+        """Models are loaded in eval mode. A recipe that dampens is refused: its neurons could not be held there."""
+        if self.run.recipe is not None:
+            check_all_go(self.run.recipe)
         self._apply_recipe()
         self.lm.train()
 

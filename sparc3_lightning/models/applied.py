@@ -14,11 +14,20 @@ from sparc3_lightning.distributed.owners import own_part
 
 @dataclass(frozen=True)
 class Part:
-    """What this rank holds of one parameter: all of it, or the rows (dim 0) or columns (dim 1) of neurons."""
+    """What this rank holds of one parameter: all of it, or the rows (dim 0) or columns (dim 1) of neurons.
+
+    Attributes:
+        local: This rank's part of the parameter.
+        dim: 0 for rows, 1 for columns.
+        indices: Which of its rows or columns.
+        is_mine: Of the rows or columns asked for, which this rank holds.
+        is_sharded: Other ranks may hold the others.
+    """
 
     local: Tensor
     dim: int = 0
     indices: Tensor | None = None
+    is_mine: Tensor | None = None
     is_sharded: bool = False
 
     def read(self) -> Tensor:
@@ -38,7 +47,7 @@ def local_part(parameter: Tensor, dim: int, indices: Sequence[int]) -> Part:
     local, own = own_part(parameter, dim)
     positions = torch.tensor(indices, device=local.device)
     inside = (positions >= own.start) & (positions < own.stop)
-    return Part(local, dim, positions[inside] - own.start, isinstance(parameter, DTensor))
+    return Part(local, dim, positions[inside] - own.start, inside, isinstance(parameter, DTensor))
 
 
 class Applied:
@@ -48,11 +57,25 @@ class Applied:
         self._saved: list[tuple[Part, Tensor]] = []
 
     @torch.no_grad()
-    def scale(self, part: Part, factor: float) -> None:
-        """Multiply a part by a factor, and remember it; by 0 it becomes zero, whatever it holds."""
+    def remove(self, part: Part) -> None:
+        """Make a part zero, whatever it holds, and remember it."""
         values = part.read()
         self._saved.append((part, values))
-        part.write(values * factor if factor else torch.zeros_like(values))
+        part.write(torch.zeros_like(values))
+
+    @torch.no_grad()
+    def scale(self, part: Part, factors: Tensor) -> None:
+        """Multiply each row or column of a part by a factor of its own, and remember it.
+
+        Shape: factors (N,), of all N rows or columns that were asked for, on any rank.
+        """
+        assert part.is_mine is not None
+        values = part.read()
+        self._saved.append((part, values))
+        # Half precision would round the factor, too.
+        dtype = torch.promote_types(values.dtype, torch.float32)
+        mine = factors.to(values.device, dtype)[part.is_mine]
+        part.write((values.to(dtype) * (mine if part.dim else mine[:, None])).to(values.dtype))
 
     @torch.no_grad()
     def zero(self, weight: Tensor, mask: Tensor) -> None:

@@ -1,6 +1,6 @@
 """Apply a recipe or masks to a model, and restore it bit for bit."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,30 +14,54 @@ from sparc3_lightning.models.identity import checkpoint_hash, weight_hash
 from sparc3_lightning.pruning.recipe import Recipe
 
 
-def _parts(model: PreTrainedModel, recipe: Recipe, only_output: bool = False) -> Iterator[Part]:
-    """What a neuron consists of: its rows of up and gate (and their biases), column i of down; or this column."""
+def _parts(model: PreTrainedModel, recipe: Recipe) -> Iterator[Part]:
+    """What its neurons consist of: rows of up and gate (and their biases), and columns of down."""
     family = get_family(model.config.model_type)
     blocks = family.block_modules(model)
     for layer, indices in recipe.per_layer().items():
-        for name, first in [] if only_output else family.rows(model.config):
+        for name, first in family.rows(model.config):
             linear, rows = blocks[layer].get_submodule(name), [first + index for index in indices]
             yield local_part(weight_of(linear), 0, rows)
             if isinstance(linear.bias, Tensor):
                 yield local_part(linear.bias, 0, rows)
-        yield local_part(weight_of(blocks[layer].get_submodule(family.down)), 1, indices)
+        yield _columns(model, layer, indices)
+
+
+def _columns(model: PreTrainedModel, layer: int, indices: Sequence[int]) -> Part:
+    """What neurons of a layer write: their columns of down."""
+    family = get_family(model.config.model_type)
+    return local_part(weight_of(family.block_modules(model)[layer].get_submodule(family.down)), 1, indices)
+
+
+def _split(recipe: Recipe, factor: float | None) -> tuple[Recipe, dict[int, dict[int, float]]]:
+    """The neurons that go, and of each layer those that stay, with their factors."""
+    own = recipe.factors or [0.0] * len(recipe.neurons)
+    factors = own if factor is None else [factor] * len(recipe.neurons)
+    gone, dampened = [], dict[int, dict[int, float]]()
+    for (layer, index), scale in zip(recipe.neurons, factors, strict=True):
+        if scale:
+            dampened.setdefault(layer, {})[index] = scale
+        else:
+            gone.append((layer, index))
+    return Recipe(gone), dampened
 
 
 @torch.no_grad()
-def apply_recipe(model: PreTrainedModel, recipe: Recipe, check_base: bool = True, factor: float = 0.0) -> Applied:
+def apply_recipe(
+    model: PreTrainedModel, recipe: Recipe, check_base: bool = True, factor: float | None = None
+) -> Applied:
     """Zero the recipe's neurons, or dampen them: at once and for good, or until the end of a `with` block.
+
+    A neuron is zeroed where its factor is 0: its rows of up and gate, and column i of down. Otherwise its output is
+    multiplied: column i of down alone, exactly as if its activation were.
 
     Args:
         model: The base model of the recipe; sharded (FSDP2) models too, then every rank must call.
         recipe: What goes.
         check_base: Refuse a model whose weights are not those that were scored. A model in which all these neurons
-            are zero already passes: applying twice changes nothing.
-        factor: What a neuron's output is multiplied by (column i of down, exactly as if its activation were); at 0 rows
-            of up and gate go too. Other factors applied twice act twice.
+            are zero already passes: applying twice changes nothing. One that was dampened is refused.
+        factor: Every neuron's, in place of the recipe's own. Without `check_base`, or a hash in the recipe, factors
+            above 0 that are applied twice act twice.
 
     Returns:
         A context manager that restores; ignore it to prune for good.
@@ -47,16 +71,19 @@ def apply_recipe(model: PreTrainedModel, recipe: Recipe, check_base: bool = True
 
     Source: method.md, section 3; dampening: Suau et al., ICML 2024 (AurA), Sec. 3.
     """
-    if not 0.0 <= factor < 1.0:
+    if factor is not None and not 0.0 <= factor < 1.0:
         raise ValueError(f"`factor` must be at least 0 and below 1, got {factor}.")
     if not isinstance(recipe, Recipe):
         raise ValueError(f"`recipe` must be a Recipe, got {recipe!r}. Read a file with `Recipe.load(path)`.")
     if check_base:
         check_recipe(model, recipe)
     _check_range(model, recipe)
+    gone, dampened = _split(recipe, factor)
     with all_or_nothing() as applied:
-        for part in _parts(model, recipe, only_output=factor > 0):
-            applied.scale(part, factor)
+        for part in _parts(model, gone):
+            applied.remove(part)
+        for layer, factors in dampened.items():
+            applied.scale(_columns(model, layer, list(factors)), torch.tensor([*factors.values()], dtype=torch.float64))
     return applied
 
 
@@ -111,11 +138,30 @@ def check_recipe(model: PreTrainedModel, recipe: Recipe) -> None:
         check_base_model(model, recipe)
 
 
+def check_all_go(recipe: Recipe) -> None:
+    """Refuse a recipe that dampens, where its neurons are to be held at zero while the model is trained.
+
+    Raises:
+        ValueError: Neurons whose factor is above 0: no step could tell what was learnt from what was dampened.
+    """
+    if recipe.num_dampened:
+        raise ValueError(
+            f"`recipe` must remove every neuron to train without them, got {recipe.num_dampened} of "
+            f"{len(recipe.neurons)} with a factor above 0. Set `model.recipe` to one without factors; or write the "
+            "dampened model (`sparc3 apply`) and train that, with `model.recipe: null`."
+        )
+
+
 def zero_neurons_(model: PreTrainedModel, recipe: Recipe) -> None:
-    """Zero the recipe's neurons again, after an optimizer step of recovery tuning."""
+    """Zero the recipe's neurons again, after an optimizer step of recovery tuning.
+
+    Raises:
+        ValueError: A recipe that dampens.
+    """
+    check_all_go(recipe)
     with torch.no_grad():
         for part in _parts(model, recipe):
-            Applied().scale(part, 0.0)
+            Applied().remove(part)
 
 
 def _all_zero(parts: list[Part]) -> bool:

@@ -16,20 +16,26 @@ _HEAD = """---
 ---
 
 """
-_TEMPLATE = """# {{ name }} without {{ num_neurons }} neurons
+_TEMPLATE = """# {{ name }}{{ ", " if num_dampened else " without " }}{{ num_neurons }} neurons{{ " " + done if num_dampened }}
 
 This is `{{ base }}`{% if revision %} (revision `{{ revision }}`){% endif %} with {{ num_neurons }} feed-forward
-neurons removed, in {{ num_layers }} layers. `{{ recipe_file }}` lists them, with their scores.
+neurons {{ done }}, in {{ num_layers }} layers. `{{ recipe_file }}` lists them, with their scores and factors.
 {%- if is_checked %} Every other weight is the base
-model's: before anything was removed, the hash of all weights was the one that `{{ recipe_file }}` holds.
+model's: before anything was changed, the hash of all weights was the one that `{{ recipe_file }}` holds.
 {%- else %} Whether every other weight is
 the base model's was not checked: `{{ recipe_file }}` holds no hash of its weights.
 {%- endif %}
 
 - Weights are stored as {{ dtype }}. The base model's may be of another type: `sparc3 apply` keeps that, or takes
   `--dtype`.
+{%- if num_dampened < num_neurons %}
 - A removed neuron is zeroed: its rows in the layers that make it, biases included, and its column in the one that reads
   it.
+{%- endif %}
+{%- if num_dampened %}
+- A dampened neuron's column in the layer that reads it is multiplied by the neuron's factor, which `{{ recipe_file }}`
+  holds; its other weights are the base model's.
+{%- endif %}
 - Shapes are unchanged: it loads like the base model, and it is neither smaller nor faster.
 
 ## How the neurons were found
@@ -43,7 +49,7 @@ the base model's was not checked: `{{ recipe_file }}` holds no hash of its weigh
 
 ## Limits
 
-The neurons carry the behaviour on the reference set named above. Removing them makes it rarer at best; it does not
+The neurons carry the behaviour on the reference set named above. This makes it rarer at best; it does not
 make the model safe, and it can change other behaviour. Measure both on your own text before you rely on it.
 
 ## Licence
@@ -93,6 +99,8 @@ def model_card(recipe: Recipe, dtype: str) -> ModelCard:
         is_checked=recipe.base_model.get("weight_hash") is not None,
         dtype=dtype,
         num_neurons=len(recipe.neurons),
+        num_dampened=recipe.num_dampened,
+        done=recipe.done,
         num_layers=len(recipe.per_layer()),
         recipe_file=RECIPE_FILE,
     )

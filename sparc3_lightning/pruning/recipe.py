@@ -8,13 +8,13 @@ from typing import Any
 from sparc3_lightning.files import json_sha256, read_json, write_json
 from sparc3_lightning.version import package_versions
 
-FORMAT_VERSION = 1
+FORMAT_VERSION, _KNOWN = 2, (1, 2)  # 1 knows no factors: all are 0
 RECIPE_FILE = "pruned_neurons.json"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which neurons go.
+    """Which neurons go, or are dampened.
 
     Attributes:
         neurons: Pairs (layer, index), most negative score first.
@@ -22,6 +22,10 @@ class Recipe:
         base_model: Id, revision, model type, shape and weight hash of the model they belong to.
         options: How they were found: number, scope, relevance options, weight and penalty, reference sets.
         measured: What a screen has measured of each by removing it alone, in the same order; none without a screen.
+        factors: What each neuron's output is multiplied by, in the same order, from 0 (it goes) to 1; none: all go.
+
+    Raises:
+        ValueError: Factors that are not one a neuron, or outside [0, 1].
     """
 
     neurons: list[tuple[int, int]]
@@ -29,6 +33,29 @@ class Recipe:
     base_model: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     measured: list[dict[str, float | None]] = field(default_factory=list)
+    factors: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Refuse factors that are none."""
+        if self.factors and len(self.factors) != len(self.neurons):
+            raise ValueError(
+                f"`factors` must hold one for each of {len(self.neurons)} neurons, got {len(self.factors)}."
+            )
+        if bad := [factor for factor in self.factors if not 0.0 <= factor <= 1.0]:
+            raise ValueError(f"`factors` must be between 0 and 1, got {bad[:8]}.")
+
+    @property
+    def num_dampened(self) -> int:
+        """Neurons whose factor is above 0: they stay, and say less."""
+        return sum(factor > 0 for factor in self.factors)
+
+    @property
+    def done(self) -> str:
+        """What is done to its neurons, in words."""
+        removed = len(self.neurons) - self.num_dampened
+        if not self.num_dampened:
+            return "removed"
+        return "dampened" if not removed else f"dampened or removed ({self.num_dampened} and {removed})"
 
     def per_layer(self) -> dict[int, list[int]]:
         """Neuron indices of each layer that has any, sorted."""
@@ -53,9 +80,13 @@ class Recipe:
             "options": self.options,
             "num_neurons": len(self.neurons),
             "neurons": [
-                {"layer": layer, "index": index, "score": score, **measured}
-                for (layer, index), score, measured in zip(
-                    self.neurons, scores, self.measured or [{}] * len(scores), strict=True
+                {"layer": layer, "index": index, "score": score, "factor": factor, **measured}
+                for (layer, index), score, factor, measured in zip(
+                    self.neurons,
+                    scores,
+                    self.factors or [0.0] * len(scores),
+                    self.measured or [{}] * len(scores),
+                    strict=True,
                 )
             ],
             "versions": package_versions(),
@@ -75,8 +106,10 @@ class Recipe:
         path = path / RECIPE_FILE if path.is_dir() else path
         content = read_json(path, "recipe")
         found = content.get("format_version") if isinstance(content, dict) else None
-        if found != FORMAT_VERSION:
-            raise ValueError(f"{path} must be a recipe of format_version {FORMAT_VERSION}, got {found!r}.")
+        if found not in _KNOWN:
+            raise ValueError(
+                f"{path} must be a recipe of format_version {' or '.join(map(str, _KNOWN))}, got {found!r}."
+            )
         neurons = [_read_neuron(path, position, entry) for position, entry in enumerate(content.get("neurons") or [])]
         if not neurons or len(set(neurons)) != len(neurons) or content.get("num_neurons") != len(neurons):
             raise ValueError(
@@ -90,11 +123,13 @@ class Recipe:
             )
         scores = [entry.get("score") for entry in content["neurons"]]
         measured = [
-            {key: value for key, value in entry.items() if key not in ("layer", "index", "score")}
+            {key: value for key, value in entry.items() if key not in ("layer", "index", "score", "factor")}
             for entry in content["neurons"]
         ]
+        factors = [_read_factor(path, position, entry) for position, entry in enumerate(content["neurons"])]
         return cls(
             neurons=neurons,
+            factors=factors if any(factors) else [],
             scores=[] if None in scores else scores,
             measured=measured if all(measured) else [],
             base_model=content.get("base_model", {}),
@@ -116,6 +151,13 @@ def _read_neuron(path: Path, position: int, entry: Any) -> tuple[int, int]:
     assert isinstance(layer, int)
     assert isinstance(index, int)
     return layer, index
+
+
+def _read_factor(path: Path, position: int, entry: dict[str, Any]) -> float:
+    factor = entry.get("factor", 0.0)
+    if not isinstance(factor, int | float) or isinstance(factor, bool) or not 0 <= factor <= 1:
+        raise ValueError(f"{path}, neuron {position}: expected a `factor` between 0 and 1, got {entry!r}.")
+    return float(factor)
 
 
 def describe_option(value: Any) -> str:

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -136,6 +137,34 @@ def select_neurons(
         scores=[value for value, _, _ in chosen],
         base_model=dict(scores.manifest.get("base_model", {})),
         options=_options(scores, num_neurons, scope),
+    )
+
+
+def with_own_factors(recipe: Recipe) -> Recipe:
+    """AurA: each neuron that `auroc` has ranked is dampened by 1 - 2 (AUROC - 0.5); those of at most 0.5 are left out.
+
+    The factor acts on the neuron's contribution, column i of down.
+
+    Args:
+        recipe: Neurons with `auroc`'s scores, 0.5 - AUROC.
+
+    Raises:
+        ValueError: Another method's, or no neuron above 0.5.
+
+    Source: Suau et al., ICML 2024 (AurA), Sec. 3; there on the outputs of linear layers.
+    """
+    if recipe.options.get("method") != "auroc":
+        raise ValueError(
+            f"factors of their own need neurons ranked by 'auroc', got {recipe.options.get('method')!r}. Set `methods`."
+        )
+    kept = [place for place, score in enumerate(recipe.scores) if score < 0]
+    if not kept:
+        raise ValueError(f"factors of their own need a neuron of AUROC above 0.5, got {len(recipe.scores)} below.")
+    return replace(
+        recipe,
+        neurons=[recipe.neurons[place] for place in kept],
+        scores=[recipe.scores[place] for place in kept],
+        factors=[max(0.0, 1.0 + 2.0 * recipe.scores[place]) for place in kept],
     )
 
 

@@ -336,16 +336,18 @@ def recipe_report(path: Path, top: int) -> dict[str, Any]:
     """Base model, options, neurons per layer, and the first `top` neurons of a recipe."""
     recipe = Recipe.load(path)
     scores: list[float | None] = list(recipe.scores) or [None] * len(recipe.neurons)
+    factors = recipe.factors or [0.0] * len(recipe.neurons)
     return {
         "kind": "recipe",
         "path": str(path / RECIPE_FILE if path.is_dir() else path),
         "base_model": recipe.base_model,
         "options": recipe.options,
         "num_neurons": len(recipe.neurons),
+        "num_dampened": recipe.num_dampened,
         "layers": [{"layer": layer, "count": len(indices)} for layer, indices in recipe.per_layer().items()],
         "top_neurons": [
-            {"layer": layer, "index": index, "score": score}
-            for (layer, index), score in zip(recipe.neurons[:top], scores, strict=False)
+            {"layer": layer, "index": index, "score": score, "factor": factor}
+            for (layer, index), score, factor in zip(recipe.neurons[:top], scores, factors, strict=False)
         ],
     }
 

@@ -146,13 +146,16 @@ def _print_run(report: dict[str, Any], console: Console) -> None:
 def _print_recipe(report: dict[str, Any], console: Console) -> None:
     base = report["base_model"]
     of_model = f" of {base['num_layers']}" if base.get("num_layers") else ""
-    title = f"Recipe: {report['num_neurons']} neurons in {len(report['layers'])}{of_model} layers"
+    dampened = f", {report['num_dampened']} of them dampened," if report["num_dampened"] else ""
+    title = f"Recipe: {report['num_neurons']} neurons{dampened} in {len(report['layers'])}{of_model} layers"
     _section(console, title, [("file", report["path"]), *_base_model(base)])
     _section(console, "Options", [(name, describe_option(value)) for name, value in report["options"].items()])
     largest = max(row["count"] for row in report["layers"])
     bars = [(row["layer"], row["count"], "#" * -(-row["count"] * _BAR // largest)) for row in report["layers"]]
     _columns(console, "Neurons per layer", ["layer", "count", ""], bars)
-    _print_neurons(console, report["top_neurons"], "First neurons (most negative score first)")
+    _print_neurons(
+        console, report["top_neurons"], "First neurons (most negative score first)", report["num_dampened"] > 0
+    )
 
 
 def _print_scores(report: dict[str, Any], console: Console) -> None:
@@ -212,9 +215,13 @@ def _number(column: str, value: float) -> str:
     return f"{value:.1%}" if column == "share" else f"{value:.3g}"
 
 
-def _print_neurons(console: Console, neurons: Sequence[dict[str, Any]], title: str) -> None:
+def _print_neurons(console: Console, neurons: Sequence[dict[str, Any]], title: str, with_factors: bool = False) -> None:
     rows = [(row["layer"], row["index"], "" if row["score"] is None else f"{row['score']:.6g}") for row in neurons]
-    _columns(console, title, ["layer", "index", "score"], rows)
+    if not with_factors:
+        _columns(console, title, ["layer", "index", "score"], rows)
+        return
+    scaled = [(*row, f"{neuron['factor']:.3g}") for row, neuron in zip(rows, neurons, strict=True)]
+    _columns(console, title, ["layer", "index", "score", "factor"], scaled)
 
 
 def _section(console: Console, title: str, rows: Sequence[tuple[str, str]]) -> None:

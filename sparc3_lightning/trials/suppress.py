@@ -22,6 +22,7 @@ def draw_controls(recipe: Recipe, width: int, num_draws: int, seed: int) -> list
 
 
 def _control(recipe: Recipe, width: int, seed: int) -> Recipe:
+    assert not recipe.num_dampened, "a run's own selection goes"
     generator = torch.Generator().manual_seed(seed)
     neurons: list[tuple[int, int]] = []
     for layer, indices in recipe.per_layer().items():

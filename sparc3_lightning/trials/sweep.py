@@ -8,7 +8,7 @@ from typing import Any
 
 from sparc3_lightning.lrp.linear import SIGNS
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.pruning.select import SCOPES, Scope, select_neurons
+from sparc3_lightning.pruning.select import SCOPES, Scope, select_neurons, with_own_factors
 from sparc3_lightning.scoring.combine import PENALTIES, MethodScores, Penalty, check_general
 from sparc3_lightning.scoring.method import Ranking
 from sparc3_lightning.scoring.registry import METHODS, method_key
@@ -16,6 +16,8 @@ from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.scoring.weights import random_scores
 from sparc3_lightning.trials import CONTROL
 from sparc3_lightning.trials.trial import Intervention, Trial, said, scaled_neurons
+
+OWN_FACTORS = "auroc"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Cell:
         general_penalty: "raw" or "abs".
         divide_by_total: Whether each set's scores were taken as shares of their total.
         factor: What the neurons' outputs are multiplied by; 0 removes them.
+        own_factors: Whether each is dampened by AurA's factor of its own instead.
         draw: Number of the draw, of `random`.
     """
 
@@ -43,6 +46,7 @@ class Cell:
     divide_by_total: bool = False
     factor: float = 0.0
     draw: int = 0
+    own_factors: bool = False
 
     @property
     def key(self) -> str:
@@ -58,13 +62,14 @@ class Cell:
     def is_plain(self) -> bool:
         """Whether it is the method alone: the paper's contrast, neurons removed."""
         contrast = (self.general_weight, self.general_penalty, self.divide_by_total)
-        return contrast == (1.0, "raw", False) and self.factor == 0
+        return contrast == (1.0, "raw", False) and self.factor == 0 and not self.own_factors
 
     def __str__(self) -> str:
         words = [self.key, f"k {self.num_neurons}", self.scope]
         words += [f"general weight {self.general_weight:g}"] * (self.general_weight != 1)
         words += ["penalty abs"] * (self.general_penalty == "abs") + ["shares"] * self.divide_by_total
-        words += [f"factor {self.factor:g}"] * (self.factor != 0) + [f"draw {self.draw}"] * self.is_control
+        words += [f"factor {self.factor:g}"] * (self.factor != 0) + ["own factors"] * self.own_factors
+        words += [f"draw {self.draw}"] * self.is_control
         return ", ".join(words)
 
 
@@ -81,6 +86,8 @@ class Grid:
         general_penalties: "raw", "abs" or both.
         divide_by_total: Each set's scores as they are (false), as shares of their total (true), or both.
         factors: What the neurons' outputs are multiplied by: 0 removes them, up to 0.9 dampens, as AurA does.
+        own_factors: Of `auroc`: false for `factors`; true for AurA as published, each neuron of the `num_neurons` first
+            with its own factor, 1 - 2 (AUROC - 0.5), those of an AUROC of at most 0.5 left as they are; or both.
         num_draws: Draws of `random`.
     """
 
@@ -92,6 +99,7 @@ class Grid:
     general_penalties: list[Penalty] = field(default_factory=lambda: ["raw"])
     divide_by_total: list[bool] = field(default_factory=lambda: [False])
     factors: list[float] = field(default_factory=lambda: [0.0])
+    own_factors: list[bool] = field(default_factory=lambda: [False])
     num_draws: int = 5
 
     def __post_init__(self) -> None:
@@ -108,6 +116,11 @@ class Grid:
         self._check("num_neurons", "at least 1", lambda value: value >= 1)
         self._check("factors", "at least 0 and below 1", lambda value: 0 <= value < 1)
         self._check("divide_by_total", "true or false", lambda value: value in (True, False))
+        self._check("own_factors", "true or false", lambda value: value in (True, False))
+        if True in self.own_factors and OWN_FACTORS not in self.methods:
+            raise ValueError(
+                f"`own_factors` are those of {OWN_FACTORS!r}, got methods {self.methods}. Set `methods` in `grids`."
+            )
         for weight in self.general_weights:
             check_general(weight, "raw")
         if not self.general_weights or self.num_draws < 1:
@@ -121,15 +134,18 @@ class Grid:
     def cells(self) -> list[Cell]:
         """Every combination that makes a difference, in the order of the lists, numbers of neurons first."""
         found: dict[Cell, None] = {}
-        for method, sign, scope, weight, penalty, divide, factor, k in product(
+        for method, sign, scope, weight, penalty, divide, own, factor, k in product(
             self.methods, self.signs, self.scopes, self.general_weights, self.general_penalties, self.divide_by_total,
-            self.factors, self.num_neurons,
+            self.own_factors, self.factors, self.num_neurons,
         ):  # fmt: skip
+            if own and method == OWN_FACTORS:
+                factor = 0.0
             if issubclass(METHODS[method], Ranking):
                 weight, penalty, divide = 1.0, "raw", False
             contrast = (float(weight), penalty, divide)
+            settings = (METHODS[method].sign_of(sign), scope, k, *contrast, float(factor))
             for draw in range(self.num_draws if method == CONTROL else 1):
-                found[Cell(method, METHODS[method].sign_of(sign), scope, k, *contrast, float(factor), draw)] = None
+                found[Cell(method, *settings, draw, own and method == OWN_FACTORS)] = None
         return list(found)
 
 
@@ -196,12 +212,13 @@ class Candidates:
 
         Raises:
             KeyError: The method has no scores.
-            ValueError: More neurons than there are.
+            ValueError: More neurons than there are; own factors where no neuron has an AUROC above 0.5.
         """
         with warnings.catch_warnings():
             # A sweep goes on purpose to where no neuron is specific any more; the table has the number.
             warnings.filterwarnings("ignore", message="only .* selected neurons are more relevant")
-            return select_neurons(self._contrast(cell), cell.num_neurons, cell.scope)
+            recipe = select_neurons(self._contrast(cell), cell.num_neurons, cell.scope)
+        return with_own_factors(recipe) if cell.own_factors else recipe
 
     def _contrast(self, cell: Cell) -> ScoreSet:
         scores = self.found[cell.key]
@@ -230,6 +247,6 @@ def plan_cells(cells: Sequence[Cell], candidates: Candidates, name: Callable[[In
         except ValueError as error:
             planned.append(PlannedCell(cell=cell, error=said(error)))
         else:
-            done = scaled_neurons(recipe, cell.factor)
+            done = scaled_neurons(recipe, None if cell.own_factors else cell.factor)
             planned.append(PlannedCell(cell=cell, recipe=recipe, intervention=done, name=name(done)))
     return planned

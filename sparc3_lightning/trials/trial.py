@@ -38,14 +38,18 @@ UNCHANGED = Intervention({"kind": "none"}, nullcontext)
 """The baseline's."""
 
 
-def scaled_neurons(recipe: Recipe, factor: float = 0.0) -> Intervention:
-    """A recipe's neurons are removed, or dampened; recipes of the same neurons do the same.
+def scaled_neurons(recipe: Recipe, factor: float | None = None) -> Intervention:
+    """A recipe's neurons are removed, or dampened; recipes of the same neurons and factors do the same.
 
     Args:
         recipe: Which.
-        factor: What their outputs are multiplied by; 0 removes them.
+        factor: What all their outputs are multiplied by, in place of the recipe's own factors; 0 removes them.
     """
-    key = {"kind": "neurons", "neurons": sorted(recipe.neurons), "factor": factor}
+    if factor is None and recipe.num_dampened:
+        neurons, factors = zip(*sorted(zip(recipe.neurons, recipe.factors, strict=True)), strict=True)
+        key = {"kind": "neurons", "neurons": list(neurons), "factor": list(factors)}
+    else:
+        key = {"kind": "neurons", "neurons": sorted(recipe.neurons), "factor": factor or 0.0}
     return Intervention(key, partial(apply_recipe, recipe=recipe, check_base=False, factor=factor))
 
 

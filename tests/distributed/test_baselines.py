@@ -32,7 +32,7 @@ GRANULARITIES = ("neuron", "weight")
 SIZE = {"intermediate_size": 21}  # four ranks hold 6, 6, 6 and 3 of a layer's neurons
 SETS = ("general", "toxic")
 FOLLOWING = tiny_samples((1, 2, 1, 3, 1, 1, 2), seed=5)
-GRID = Grid(["wanda_mean", "auroc", "random"], [3], factors=[0.0, 0.5], num_draws=1)
+GRID = Grid(["wanda_mean", "auroc", "random"], [3], factors=[0.0, 0.5], own_factors=[False, True], num_draws=1)
 
 
 def methods(strategy: str) -> list[str]:

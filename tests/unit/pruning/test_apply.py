@@ -26,8 +26,10 @@ def same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return all(torch.equal(as_bytes[0][name], as_bytes[1][name]) for name in first)
 
 
-def recipe_of(model: PreTrainedModel, neurons: list[tuple[int, int]] = NEURONS_GONE) -> Recipe:
-    return Recipe(neurons, base_model=base_model(model))
+def recipe_of(
+    model: PreTrainedModel, neurons: list[tuple[int, int]] = NEURONS_GONE, factors: list[float] | None = None
+) -> Recipe:
+    return Recipe(neurons, base_model=base_model(model), factors=factors or [])
 
 
 def expected(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -247,6 +249,71 @@ def test_a_factor_scales_what_neurons_emit(factor: float) -> None:
     with apply_recipe(model, recipe_of(model), factor=factor):
         torch.testing.assert_close(model(input_ids=SAMPLE[None]).logits, wanted, rtol=1e-12, atol=1e-12)
     assert not torch.allclose(wanted, plain, rtol=1e-6)
+    assert same_bits(weights(model), before)
+
+
+OWN = [0.25, 0.0, 1.0, 0.7]
+
+
+@pytest.mark.parametrize("family", sorted(TINY))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_neuron_has_its_own_factor(family: str, dtype: torch.dtype) -> None:
+    """Its column alone is multiplied, rounded once; one whose factor is 0 goes whole; restored bit for bit."""
+    model, parts = TINY[family](dtype=dtype), PARTS[family]
+    before = weights(model)
+    wanted = {name: weight.clone() for name, weight in before.items()}
+    for (layer, index), factor in zip(NEURONS_GONE, OWN, strict=True):
+        block = f"{parts.blocks}.{layer}"
+        column = rows_of(family, parts.column, wanted[f"{block}.{parts.column}.weight"])[:, index]
+        column.copy_((column.float() * factor).to(dtype) if factor else torch.zeros_like(column))
+        for row in parts.rows if not factor else ():
+            rows_of(family, row, wanted[f"{block}.{row}.weight"])[neuron_rows(family, index)] = 0
+            if (name := f"{block}.{row}.bias") in wanted:
+                wanted[name][index] = 0
+    with apply_recipe(model, recipe_of(model, factors=OWN)):
+        assert same_bits(weights(model), wanted)
+    assert same_bits(weights(model), before)
+
+
+@torch.no_grad()
+def test_own_factors_scale_what_neurons_emit() -> None:
+    model = tiny_llama(dtype=torch.float64)
+
+    def dampen(layer: int) -> Callable[..., tuple[Tensor]]:
+        def hook(module: object, args: tuple[Tensor]) -> tuple[Tensor]:
+            activation = args[0].clone()
+            for (number, index), factor in zip(NEURONS_GONE, OWN, strict=True):
+                activation[..., index] *= factor if number == layer else 1.0
+            return (activation,)
+
+        return hook
+
+    downs = [model.get_submodule(f"model.layers.{layer}.mlp.down_proj") for layer in range(LAYERS)]
+    handles = [down.register_forward_pre_hook(dampen(layer)) for layer, down in enumerate(downs)]
+    wanted = model(input_ids=SAMPLE[None]).logits
+    for handle in handles:
+        handle.remove()
+    with apply_recipe(model, recipe_of(model, factors=OWN)):
+        torch.testing.assert_close(model(input_ids=SAMPLE[None]).logits, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_a_dampened_model_is_not_dampened_again() -> None:
+    model = tiny_llama()
+    recipe = recipe_of(model, factors=OWN)
+    apply_recipe(model, recipe)
+    once = weights(model)
+    with pytest.raises(ValueError, match="`recipe` belongs to .*got a model with weight hash"):
+        apply_recipe(model, recipe)
+    assert same_bits(weights(model), once)
+
+
+def test_a_dampened_neuron_is_not_held_at_zero() -> None:
+    model = tiny_llama()
+    before = weights(model)
+    with pytest.raises(
+        ValueError, match=r"must remove every neuron to train without them, got 3 of 4 .*`model\.recipe`"
+    ):
+        zero_neurons_(model, recipe_of(model, factors=OWN))
     assert same_bits(weights(model), before)
 
 

@@ -3,12 +3,14 @@
 import json
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sparc3_lightning import Recipe
+from sparc3_lightning.files import json_sha256
 
 RECIPE = Recipe(
     neurons=[(3, 7), (0, 2), (3, 1)],
@@ -37,8 +39,8 @@ def test_without_scores(tmp_path: Path) -> None:
 
 def test_file_is_readable_by_others(tmp_path: Path) -> None:
     content = json.loads(RECIPE.save(tmp_path / "r.json").read_text())
-    assert content["format_version"] == 1
-    assert content["neurons"][0] == {"layer": 3, "index": 7, "score": -0.1}
+    assert content["format_version"] == 2
+    assert content["neurons"][0] == {"layer": 3, "index": 7, "score": -0.1, "factor": 0.0}
     assert content["base_model"] == RECIPE.base_model
 
 
@@ -58,6 +60,35 @@ def test_saving_again_replaces_whole(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
 
 
+def test_factors_come_back(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, factors=[0.0, 0.25, 1.0])
+    content = json.loads(recipe.save(tmp_path / "r.json").read_text())
+    assert [entry["factor"] for entry in content["neurons"]] == [0.0, 0.25, 1.0]
+    found = Recipe.load(tmp_path / "r.json")
+    assert found == recipe
+    assert (found.num_dampened, found.done) == (2, "dampened or removed (2 and 1)")
+    assert (RECIPE.num_dampened, RECIPE.done) == (0, "removed")
+
+
+def test_a_file_of_before_removes(tmp_path: Path) -> None:
+    content = RECIPE.to_json()
+    del content["sha256"]
+    for entry in content["neurons"]:
+        del entry["factor"]
+    old = {**content, "format_version": 1}
+    (tmp_path / "r.json").write_text(json.dumps({**old, "sha256": json_sha256(old)}))
+    assert Recipe.load(tmp_path / "r.json") == RECIPE
+
+
+@pytest.mark.parametrize(
+    ("factors", "said"),
+    [([0.5], "one for each of 3 neurons, got 1"), ([0.5, -0.1, 1.5], r"between 0 and 1, got \[-0.1, 1.5\]")],
+)
+def test_what_is_no_factor_is_refused(factors: list[float], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        replace(RECIPE, factors=factors)
+
+
 def change(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return lambda content: {**content, **changes}
 
@@ -69,8 +100,8 @@ def change_neuron(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (change(format_version=2), "format_version 1, got 2"),
-        (lambda content: [], "format_version 1, got None"),
+        (change(format_version=3), "format_version 1 or 2, got 3"),
+        (lambda content: [], "format_version 1 or 2, got None"),
         (lambda content: {**content, "neurons": content["neurons"][:2]}, "must list 3 different neurons, got 2"),
         (lambda content: {**content, "neurons": [content["neurons"][0]] * 3}, "got 3 entries, 1 different"),
         (change(neurons=None), "must list 3 different neurons, got 0"),
@@ -79,6 +110,8 @@ def change_neuron(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         (change_neuron(index="3"), "neuron 1: expected non-negative"),
         (change_neuron(index=1.0), "neuron 1: expected non-negative"),
         (change_neuron(layer=True), "neuron 1: expected non-negative"),
+        (change_neuron(factor=1.5), "neuron 1: expected a `factor` between 0 and 1"),
+        (change_neuron(factor=None), "neuron 1: expected a `factor` between 0 and 1"),
         (change(neurons=[[0, 1]]), "neuron 0: expected non-negative"),
         (
             lambda content: json.loads(json.dumps(content).replace('"index": ', '"index": 1')),

@@ -54,6 +54,20 @@ def test_reloads_without_the_neurons_and_nothing_else_changes(family: str, tied:
     assert not torch.equal(logits(reloaded), logits(before))
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])
+def test_a_dampened_model_reloads_with_its_factors(family: str, tmp_path: Path) -> None:
+    model = TINY[family]()
+    recipe = replace(recipe_of(model), factors=[0.25 * (1 + place % 3) for place in range(len(NEURONS))])
+    save_pruned_model(model, tiny_tokenizer(), recipe, tmp_path / "dampened")
+    assert Recipe.load(tmp_path / "dampened") == recipe
+    with apply_recipe(model, recipe):
+        assert same_weights(load(tmp_path / "dampened"), model)
+    card = ModelCard.load(tmp_path / "dampened").content
+    assert f"{len(NEURONS)} neurons dampened" in card
+    assert "column in the layer that reads it is multiplied by the neuron's factor" in card
+    assert "is zeroed" not in card
+
+
 def test_directory_holds_what_hugging_face_users_expect(tmp_path: Path) -> None:
     model, directory = tiny_llama(), tmp_path / "pruned"
     save_pruned_model(model, tiny_tokenizer(), recipe_of(model), directory)

@@ -139,7 +139,7 @@ def test_the_recipe_keeps_what_was_measured(tmp_path: Path) -> None:
     assert recipe.options["screen"]["num_asked"] == 3
     assert Recipe.load(recipe.save(tmp_path)) == recipe
     entry = json.loads((tmp_path / "pruned_neurons.json").read_text())["neurons"][0]
-    assert {"layer", "index", "score", "effect", "confirmed", "ordinary", "price", "value"} == entry.keys()
+    assert {"layer", "index", "score", "factor", "effect", "confirmed", "ordinary", "price", "value"} == entry.keys()
 
 
 def test_the_table_lists_every_candidate(tmp_path: Path) -> None:

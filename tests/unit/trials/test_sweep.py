@@ -1,12 +1,15 @@
 """Grids, their cells, and the cells' neurons."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from sparc3_lightning.pruning.select import neuron_scores, with_own_factors
 from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.scoring.plain import score_baselines
 from sparc3_lightning.trials.sweep import Candidates, Cell, Grid, cells_of, plan_cells
+from sparc3_lightning.trials.trial import scaled_neurons
 from tests.tiny import tiny_llama, tiny_samples
 
 
@@ -51,6 +54,8 @@ def test_a_cell_in_words() -> None:
         ({"signs": ["plus"]}, "`signs` must be"),
         ({"scopes": ["row"]}, "`scopes` must be"),
         ({"factors": [1.0]}, "`factors` must be a list of values at least 0 and below 1"),
+        ({"own_factors": []}, "`own_factors` must be a list of values true or false"),
+        ({"own_factors": [True]}, r"`own_factors` are those of 'auroc', got methods \['lrp'\]"),
         ({"general_weights": [0.5]}, "`general_weight` must be a number of at least 1, got 0.5"),
         ({"general_weights": []}, "`general_weights` must not be empty"),
         ({"general_penalties": ["square"]}, "`general_penalties` must be"),
@@ -88,6 +93,50 @@ def test_a_selection_that_fails_is_noted(found: dict[str, MethodScores]) -> None
     assert bad.error == (
         "ValueError: `num_neurons` must be between 1 and 48, got 49. Set `PruningCallback.init_args.num_neurons`."
     )
+
+
+def test_aura_has_a_factor_for_each_neuron() -> None:
+    """All 48 neurons: those whose AUROC is above 0.5, each by 1 - 2 (AUROC - 0.5); the others stay as they are."""
+    sets = {"general": tiny_samples(seed=0), "toxic": tiny_samples(seed=2)}
+    found = score_baselines(tiny_llama(), sets, ["auroc", "lrp"], general=["general"], behaviour="toxic")
+    cells = Grid(["lrp", "auroc"], [6, 48], own_factors=[False, True], factors=[0.0, 0.5]).cells()
+    # LRP has none of its own, and a factor of one's own is no second strength.
+    assert [str(cell) for cell in cells if cell.own_factors] == [
+        "auroc, k 6, global, own factors", "auroc, k 48, global, own factors",
+    ]  # fmt: skip
+    assert len(cells) == 4 + 4 + 2
+    assert not any(cell.is_plain for cell in cells if cell.own_factors)
+    planned = {str(p.cell): p for p in plan_cells(cells, Candidates(found, ["general"], "toxic"), lambda d: str(d.key))}
+    whole, few = (planned[f"auroc, k {k}, global, own factors"] for k in (48, 6))
+    assert found["auroc"].ranking is not None
+    scores = neuron_scores(found["auroc"].ranking)
+    wanted = {
+        (layer, index): 1 - 2 * ((0.5 - score) - 0.5)
+        for layer, values in scores.items()
+        for index, score in enumerate(values.tolist())
+        if 0.5 - score > 0.5
+    }
+    assert whole.recipe is not None
+    assert few.recipe is not None
+    assert dict(zip(whole.recipe.neurons, whole.recipe.factors, strict=True)) == pytest.approx(wanted)
+    assert 6 < len(wanted) < 48
+    assert few.recipe.neurons == whole.recipe.neurons[:6]
+    assert len({planned[name].name for name in planned if name.startswith("auroc, k 48")}) == 3
+    # The trial is told by neurons and factors; removal's key is that of before.
+    assert few.intervention is not None
+    assert few.intervention.key["factor"] == [
+        factor for _, factor in sorted(zip(few.recipe.neurons, few.recipe.factors, strict=True))
+    ]
+    assert scaled_neurons(few.recipe, 0.0).key == scaled_neurons(replace(few.recipe, factors=[])).key
+
+
+def test_own_factors_need_a_ranking_by_auroc(found: dict[str, MethodScores]) -> None:
+    recipe = Candidates(found, ["seed0"], "toxic").select(Cell("lrp", "abs", "global", 6))
+    with pytest.raises(ValueError, match="neurons ranked by 'auroc', got 'lrp'"):
+        with_own_factors(recipe)
+    other = replace(recipe, options={"method": "auroc"}, scores=[0.1] * 6)
+    with pytest.raises(ValueError, match=r"AUROC above 0\.5, got 6 below"):
+        with_own_factors(other)
 
 
 def test_random_draws_differ_and_are_seeded(found: dict[str, MethodScores]) -> None:
