@@ -16,7 +16,7 @@ _HEAD = """---
 ---
 
 """
-_TEMPLATE = """# {{ name }}{{ ", " if num_dampened else " without " }}{{ num_neurons }} neurons{{ " " + done if num_dampened }}
+_TEMPLATE = """# {{ name }}{{ title }}
 
 This is `{{ base }}`{% if revision %} (revision `{{ revision }}`){% endif %} with {{ num_neurons }} feed-forward
 neurons {{ done }}, in {{ num_layers }} layers. `{{ recipe_file }}` lists them, with their scores and factors.
@@ -92,14 +92,16 @@ def model_card(recipe: Recipe, dtype: str) -> ModelCard:
         recipe: What was removed. Where it holds the hash of the base model's weights, these have been compared.
         dtype: Type of the saved weights.
     """
+    number = len(recipe.neurons)
     return _card_of(
         recipe.base_model,
         _TEMPLATE,
         recipe.options,
         is_checked=recipe.base_model.get("weight_hash") is not None,
         dtype=dtype,
-        num_neurons=len(recipe.neurons),
+        num_neurons=number,
         num_dampened=recipe.num_dampened,
+        title=f", {number} neurons {recipe.done}" if recipe.num_dampened else f" without {number} neurons",
         done=recipe.done,
         num_layers=len(recipe.per_layer()),
         recipe_file=RECIPE_FILE,

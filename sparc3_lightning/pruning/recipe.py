@@ -111,6 +111,7 @@ class Recipe:
                 f"{path} must be a recipe of format_version {' or '.join(map(str, _KNOWN))}, got {found!r}."
             )
         neurons = [_read_neuron(path, position, entry) for position, entry in enumerate(content.get("neurons") or [])]
+        factors = [_read_factor(path, position, entry) for position, entry in enumerate(content.get("neurons") or [])]
         if not neurons or len(set(neurons)) != len(neurons) or content.get("num_neurons") != len(neurons):
             raise ValueError(
                 f"{path} must list {content.get('num_neurons')} different neurons, got {len(neurons)} entries, "
@@ -126,7 +127,6 @@ class Recipe:
             {key: value for key, value in entry.items() if key not in ("layer", "index", "score", "factor")}
             for entry in content["neurons"]
         ]
-        factors = [_read_factor(path, position, entry) for position, entry in enumerate(content["neurons"])]
         return cls(
             neurons=neurons,
             factors=factors if any(factors) else [],

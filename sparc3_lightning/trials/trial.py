@@ -47,7 +47,7 @@ def scaled_neurons(recipe: Recipe, factor: float | None = None) -> Intervention:
     """
     if factor is None and recipe.num_dampened:
         neurons, factors = zip(*sorted(zip(recipe.neurons, recipe.factors, strict=True)), strict=True)
-        key = {"kind": "neurons", "neurons": list(neurons), "factor": list(factors)}
+        key: dict[str, Any] = {"kind": "neurons", "neurons": list(neurons), "factor": list(factors)}
     else:
         key = {"kind": "neurons", "neurons": sorted(recipe.neurons), "factor": factor or 0.0}
     return Intervention(key, partial(apply_recipe, recipe=recipe, check_base=False, factor=factor))

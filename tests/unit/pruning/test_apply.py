@@ -302,7 +302,7 @@ def test_a_dampened_model_is_not_dampened_again() -> None:
     recipe = recipe_of(model, factors=OWN)
     apply_recipe(model, recipe)
     once = weights(model)
-    with pytest.raises(ValueError, match="`recipe` belongs to .*got a model with weight hash"):
+    with pytest.raises(ValueError, match=r"`recipe` belongs to .*got a model with weight hash"):
         apply_recipe(model, recipe)
     assert same_bits(weights(model), once)
 
