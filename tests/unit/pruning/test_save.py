@@ -62,7 +62,7 @@ def test_a_dampened_model_reloads_with_its_factors(family: str, tmp_path: Path) 
     assert Recipe.load(tmp_path / "dampened") == recipe
     with apply_recipe(model, recipe):
         assert same_weights(load(tmp_path / "dampened"), model)
-    card = ModelCard.load(tmp_path / "dampened").content
+    card = ModelCard.load(tmp_path / "dampened" / "README.md").content
     assert f"{len(NEURONS)} neurons dampened" in card
     assert "column in the layer that reads it is multiplied by the neuron's factor" in card
     assert "is zeroed" not in card
