@@ -201,6 +201,8 @@ def sweep_cells(bench: Bench, contrasts: dict[str, ScoreSet]) -> Iterator[Cell]:
 def final_cells(bench: Bench, draw: int, num_controls: int) -> Iterator[Cell]:
     """The screen's neurons of one draw; of the first one also random ones of the same layers."""
     chosen = [one.neuron for one in choose(bench.screened(PROPOSERS[OURS].contrast(bench.module)), max(CURVE))]
+    targets = {"target_ids": bench.module.data.reference_samples["toxic"].targets}
+    Recipe(chosen[:NUM_NEURONS], options=targets).save(HOME / f"draw_{draw}")
     for num in (10, NUM_NEURONS):
         yield Cell(f"{OURS}, draw {draw}", True, Recipe(chosen[:num]))
     if draw == 0:
