@@ -101,6 +101,55 @@ def test_contrast_gathers_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "-25.0%* / +2.0%" in text
 
 
+def test_the_real_models_sets_share_no_row(fixtures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import real_model
+
+    monkeypatch.setattr(real_model, "HOME", tmp_path)
+    monkeypatch.setattr(real_model, "FIXTURES", fixtures)
+    real_model.write_inputs()
+    rows = {
+        name: (tmp_path / name).read_text().splitlines() for name in ("words.jsonl", "general.jsonl", "price.jsonl")
+    }
+    evaluated = (fixtures / "toxic_prompts/toxic_ge_0.9.jsonl").read_text().splitlines()
+    ids = [{json.loads(line)["id"] for line in lines} for lines in (rows["words.jsonl"], evaluated)]
+    assert not ids[0] & ids[1]
+    assert len(ids[0]) > 1500
+    assert (len(rows["general.jsonl"]), len(rows["price.jsonl"])) == (640, 360)
+    assert not {*rows["general.jsonl"]} & {*rows["price.jsonl"]}
+
+
+def test_the_indirect_object_is_the_name_that_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from losses import _choices
+
+    prompts = ["Then, Ann and Bob were at the house. Ann gave a drink to", "Ann and Bob and Ann and Bob gave it to"]
+    assert list(_choices(prompts, {"Ann", "Bob"})) == [{"prompt": prompts[0], "right": "Bob", "wrong": "Ann"}]
+
+
+def test_words_as_frequent_are_others_and_as_frequent(fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import losses
+
+    words = ["apple", "bread", "chair", "dress", "eagle", "fruit", "grass", "house"]
+
+    class Tokenizer:
+        """A token a word: its place."""
+
+        def __call__(self, text: str) -> dict[str, list[int]]:
+            return {"input_ids": [words.index(word) for word in text.split()]}
+
+        def decode(self, ids: list[int]) -> str:
+            return " " + words[ids[0]]
+
+    seen = ["apple " * 6 + "bread " * 6 + "chair " * 2 + "dress"]
+    monkeypatch.setattr(losses, "FIRST_UNSEEN", 1)
+    monkeypatch.setattr(losses, "documents", lambda: [*seen, "house house house house house bread chair dress"])
+    found = losses.equal_words(Tokenizer(), [words.index("apple")])  # type: ignore[arg-type]
+    assert [int(one.ids[-1]) for one in found] == [words.index("bread")]
+    assert found[0].start == 5
+
+
 @pytest.mark.parametrize("case", ["luck", "skew", "share", "mixed"])
 def test_intervals_cover_the_mean_that_their_changes_have(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
