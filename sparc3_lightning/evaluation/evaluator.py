@@ -13,6 +13,7 @@ from sparc3_lightning.evaluation.generation import (
     evaluation_mode,
     generate,
     plan_requests,
+    reads_once,
     request_batches,
 )
 from sparc3_lightning.evaluation.passes import Passes
@@ -185,7 +186,8 @@ class Evaluator:
         if prompts:
             self.load_scorer()
             plan = plan_requests(tokenizer, prompts, self.decoding, context_length(model), model.config.vocab_size)
-            num = len(request_batches(plan, *limits)) * plan.max_new_tokens  # a token each
+            # A token each, and the prompts before them.
+            num = sum(plan.max_new_tokens + reads_once(model, batch) for batch in request_batches(plan, *limits))
             passes.append(Passes("generation", num, len(plan.requests), "completions"))
         return passes
 

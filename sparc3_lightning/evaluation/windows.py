@@ -1,6 +1,5 @@
 """The loop over a text's windows."""
 
-import inspect
 from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -10,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.data.tokens import check_vocabulary, count_control, encode, starts_with_bos, token_counts
 from sparc3_lightning.distributed.ranks import gather_objects, raise_together, rank_and_world_size
-from sparc3_lightning.evaluation.generation import evaluation_mode
+from sparc3_lightning.evaluation.generation import evaluation_mode, last_logits
 from sparc3_lightning.loops import Counted, Progress, T, no_progress
 from sparc3_lightning.metrics.perplexity import (
     PerplexityResult,
@@ -141,13 +140,8 @@ def _score_windows(model: PreTrainedModel, ids: torch.Tensor, batch: Sequence[Wi
     num_scored = batch[0].num_scored
     # Only the positions that predict a scored token: the logits of the others are most of the memory of a large
     # vocabulary, and their head's product a quarter of the time of a small model.
-    keep = {"logits_to_keep": num_scored + 1} if _can_keep_logits(model) else {}
-    logits = model(input_ids=input_ids, use_cache=False, **keep).logits
+    logits = model(input_ids=input_ids, use_cache=False, **last_logits(model, num_scored + 1)).logits
     return window_losses(logits, input_ids, num_scored)
-
-
-def _can_keep_logits(model: PreTrainedModel) -> bool:
-    return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
 def share(items: Sequence[T], rank: int, world: int) -> list[T | None]:
