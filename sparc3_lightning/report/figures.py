@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
@@ -247,10 +248,15 @@ def _relevance_axes(axes: Axes, scores: NeuronScores, shown: NDArray[np.bool_], 
     elif shown.any():
         axes.set_xscale("log")
         axes.set_yscale("log")
-        for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-            axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 30 else (1.0, 2.0, 5.0)))
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter(NullFormatter())
+        for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            label_log_axis(axis, *limits)
+
+
+def label_log_axis(axis: Axis, low: float, high: float) -> None:
+    """Plain numbers, as many as there is room for."""
+    axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 30 else (1.0, 2.0, 5.0)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def layer_figure(neurons_per_layer: Sequence[int], title: str = "") -> Figure:

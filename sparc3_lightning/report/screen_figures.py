@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from sparc3_lightning.report.figures import Picture, literal, new_figure, plain_axes
+from sparc3_lightning.report.figures import Picture, label_log_axis, literal, new_figure, plain_axes
 from sparc3_lightning.report.read import FinishedRun, ScreenedNeurons
 from sparc3_lightning.wording import relevance_unit
 
@@ -59,6 +59,7 @@ def effect_figure(screened: ScreenedNeurons, correlation: float | None, unit: st
     )  # fmt: skip
     if scores.min() > 0:
         axes.set_xscale("log")
+        label_log_axis(axes.xaxis, *axes.get_xlim())
     if correlation is not None:
         axes.plot([], [], " ", label=f"rank correlation {correlation:.2f}")
     plain_axes(
