@@ -4,38 +4,46 @@
 
 `sweep` compares proposers, with and without the screen, on one half of the prompts, with two completions each and
 20,000 tokens of text. `final` holds the screen's neurons of each draw and random ones against the baseline on the other
-half, with four completions and all the text. Attribution and screen compute in float32, evaluation in bfloat16. Hours
+half, with four completions and all the text. Attribution computes in float32, screen and evaluation in bfloat16. Hours
 on two cores; what is done is kept in logs/real_model, and a second call goes on.
 """
 
 import argparse
 import contextlib
-import copy
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from second_scorer import DIRECTORY, make_scorer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from callbacks.base import model_setting
-from sparc3_lightning.data.text import WikiText2
+from sparc3_lightning.data import RealToxicityPrompts, WikiText2
+from sparc3_lightning.data.samples import LoadContext
 from sparc3_lightning.data.tokens import encode
 from sparc3_lightning.evaluation import Decoding
+from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.files import file_sha256, write_json
+from sparc3_lightning.loops import Lines
 from sparc3_lightning.main import main as sparc3
-from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.metrics import DetoxifyScorer, JointScorer
+from sparc3_lightning.models.load import context_length
+from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.screen import ScreenData, Screened, choose, screen
 from sparc3_lightning.pruning.select import select_neurons
+from sparc3_lightning.scoring.combine import MethodScores, Penalty
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.statistics.compare import compare
-from sparc3_lightning.trials.screening import KeptFigures, Screen, price_passages, word_passages
+from sparc3_lightning.trials.screening import KeptFigures, Screen, price_passages
 from sparc3_lightning.trials.store import TrialStore
 from sparc3_lightning.trials.suppress import draw_controls
 from sparc3_lightning.trials.trial import UNCHANGED, Trials, scaled_neurons
@@ -44,7 +52,8 @@ from sparc3_lightning.wording import percent
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT.parent / "shared/fixtures"
 CONFIGS, HOME = ROOT / "tests/configs", ROOT / "logs/real_model"
-SCREEN = Screen(num_candidates=300)
+SCORER = FIXTURES / "toxicity_scorer"
+SCREEN = Screen(num_candidates=150)
 NUM_NEURONS, CURVE = 20, (5, 10, 20, 40, 60, 100)
 SWEEP_PARAGRAPHS = 150
 """Of the held-out text: about 20,000 tokens."""
@@ -63,13 +72,20 @@ class Proposer:
 
     key: str
     general: tuple[str, ...] = ("ordinary",)
-    penalty: str = "abs"
+    penalty: Penalty = "abs"
 
-    def contrast(self, module: SparC3Module) -> ScoreSet:
-        """Its ranking of all neurons, lowest first."""
-        found = module.run.scores[self.key]
-        if self.general or found.ranking is not None:
-            return found.contrast(self.general, "toxic", 1.0, self.penalty)  # type: ignore[arg-type]
+    def contrast(self, scores: Path) -> ScoreSet:
+        """Its ranking of all neurons, lowest first.
+
+        Args:
+            scores: Where a run has written scores.
+        """
+        home = scores if self.key == "lrp_signed" else scores / self.key
+        if (home / "manifest.json").exists():  # one ranking, not a set's scores
+            return ScoreSet.load(home)
+        found = MethodScores({name: ScoreSet.load(home / name) for name in (*self.general, "toxic")})
+        if self.general:
+            return found.contrast(self.general, "toxic", 1.0, self.penalty)
         alone = found.sets["toxic"]
         return ScoreSet({name: -alone.scores[name] for name in alone.shapes}, alone.manifest)
 
@@ -109,57 +125,88 @@ def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
 
 
-def attributed(model: str, draw: int, config: str | None = None) -> SparC3Module:
-    """A run that attributes one draw of the samples, by a config laid over the words' own: its module."""
+def attributed(model: str, draw: int, config: str) -> Path:
+    """Attribute one draw of the samples by a config, unless that was done before.
+
+    Returns:
+        The run's directory: `scores`, and `samples.json` with the words.
+    """
+    home = HOME / f"{config}_{draw}" / "version_0"
+    if (home / "samples.json").exists():
+        return home
     sets = {
-        None: ["general.ordinary", "behaviours.toxic"],
+        "words": ["general.ordinary", "behaviours.toxic"],
         "methods": ["general.ordinary", "general.c4", "behaviours.toxic"],
         "published": ["general.c4"],
     }[config]
-    laid = [f"--config={CONFIGS / 'real_model'}_{config}.yaml"] if config else []
-    seeds = [f"--data.{name}.init_args.seed={draw}" for name in sets]
-    options = [f"--config={CONFIGS / 'real_model.yaml'}", *laid, f"--model.model={model}", *seeds]
-    return sparc3(["predict", *options]).model  # type: ignore[no-any-return]
+    options = [f"--config={CONFIGS / 'real_model.yaml'}"]
+    options += [f"--config={CONFIGS / 'real_model'}_{config}.yaml"] if config != "words" else []
+    options += [f"--data.{name}.init_args.seed={draw}" for name in sets]
+    options += [f"--model.model={model}", f"--trainer.logger.init_args.name={config}_{draw}"]
+    module = sparc3(["predict", *options, "--trainer.logger.init_args.version=0"]).model
+    samples = {
+        name: [[ids.tolist(), word.tolist()] for ids, word in zip(found.ids, found.following, strict=False)]
+        for name, found in module.data.reference_samples.items()
+    }
+    write_json(home / "samples.json", samples)
+    return home
 
 
 class Bench:
-    """Screens and evaluates what was proposed.
+    """Screens and evaluates what was proposed, all in bfloat16.
 
     Args:
-        module: Of the run that attributed the words.
+        model: A Hugging Face directory.
         final: Evaluate the untouched half, with more completions and text.
     """
 
-    def __init__(self, module: SparC3Module, final: bool) -> None:
-        self.module = module
-        data, evaluator, prompts = module.data, module.evaluator, module.data.evaluation_prompts
-        rows = data.text_rows
-        if final:
-            prompts, evaluator = copy.copy(prompts), copy.copy(evaluator)
-            prompts.part, evaluator.decoding = "evaluation", DECODING  # type: ignore[union-attr]
-            rows = WikiText2(path=str(FIXTURES / "wikitext2/heldout.txt")).load_rows()
-        identity = {**model_setting(module), "dtype": "torch.bfloat16"}
-        self.trials = Trials(
-            TrialStore(HOME / "trials"), identity, copy.deepcopy(module.lm).bfloat16(), module.tokenizer, evaluator,
-            rows, prompts.load_prompts(data.context),  # type: ignore[union-attr]
+    def __init__(self, model: str, final: bool) -> None:
+        self.progress = Lines().watch
+        self.lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(model)
+        self.identity = {"weights": file_sha256(Path(model) / "model.safetensors"), "dtype": "torch.bfloat16"}
+        context = LoadContext(self.tokenizer, context_length(self.lm), DECODING.max_new_tokens)
+        prompts = RealToxicityPrompts(
+            str(FIXTURES / "toxic_prompts/toxic_ge_0.9.jsonl"), threshold=0.9,
+            part="evaluation" if final else "attribution",
         )  # fmt: skip
-        words = {name: word_passages(data.reference_samples[name]) for name in ("toxic", "ordinary")}
-        encoded = partial(encode, module.tokenizer)
-        price = price_passages("c4", data.price_rows["c4"], encoded, SCREEN.num_price_tokens, module.max_length)
-        self.data = ScreenData(words["toxic"], words["ordinary"], price)
+        text = FIXTURES / "wikitext2/heldout.txt" if final else HOME / "sweep_text.txt"
+        scorer = JointScorer([DetoxifyScorer(checkpoint=str(path)) for path in (DIRECTORY, SCORER)])
+        evaluator = Evaluator(
+            scorer, DECODING if final else replace(DECODING, num_completions=2), ["disjoint"], window=512,
+            batch_size=64, toxicity_protocol="custom",
+        )  # fmt: skip
+        self.trials = Trials(
+            TrialStore(HOME / "trials"), self.identity, self.lm, self.tokenizer, evaluator,
+            WikiText2(str(text)).load_rows(), prompts.load_prompts(context),
+        )  # fmt: skip
 
     def evaluate(self, recipe: Recipe | None, factor: float = 0.0) -> Evaluation:
         """The model without these neurons, or as it is."""
         done = UNCHANGED if recipe is None else scaled_neurons(recipe, factor)
-        return self.trials.measure(done).evaluation
+        return self.trials.measure(done, self.progress).evaluation
 
-    def screened(self, contrast: ScoreSet) -> list[Screened]:
-        """What each of the first candidates does alone."""
+    def screened(self, contrast: ScoreSet, run: Path) -> list[Screened]:
+        """What each of the first candidates does alone to the words of a run."""
+        samples = json.loads((run / "samples.json").read_text(encoding="utf-8"))
+        toxic, ordinary = (
+            [Passage(torch.tensor(ids + word), len(ids)) for ids, word in samples[name]]
+            for name in ("toxic", "ordinary")
+        )
+        rows = [json.loads(line)["text"] for line in _lines(HOME / "price.jsonl")]
+        encoded, length = partial(encode, self.tokenizer), context_length(self.lm)
+        data = ScreenData(toxic, ordinary, price_passages("c4", rows, encoded, SCREEN.num_price_tokens, length))
         candidates = select_neurons(contrast, SCREEN.num_candidates, "global").neurons
-        key = {**self.data.key(), **model_setting(self.module), "max_tokens": SCREEN.max_tokens}
-        with KeptFigures(HOME / "trials", key) as kept:
+        with KeptFigures(HOME / "trials", {**data.key(), **self.identity, "max_tokens": SCREEN.max_tokens}) as kept:
             return screen(
-                self.module.lm, candidates, self.data, max(CURVE), SCREEN.price_weight, SCREEN.max_tokens, kept.keep
+                self.lm,
+                candidates,
+                data,
+                max(CURVE),
+                SCREEN.price_weight,
+                SCREEN.max_tokens,
+                kept.keep,
+                self.progress,
             )
 
 
@@ -184,29 +231,31 @@ class Cell:
         return ", ".join([*words, *[f"factor {self.factor:g}"] * (self.factor > 0)])
 
 
-def sweep_cells(bench: Bench, contrasts: dict[str, ScoreSet]) -> Iterator[Cell]:
+def sweep_cells(bench: Bench, run: Path, published: ScoreSet) -> Iterator[Cell]:
     """Our curve, then each proposer with and without the screen."""
-    for name, contrast in contrasts.items():
-        chosen = Recipe([one.neuron for one in choose(bench.screened(contrast), max(CURVE))])
+    contrasts = {name: proposer.contrast(run / "scores") for name, proposer in PROPOSERS.items()}
+    for name, contrast in {**contrasts, PUBLISHED: published}.items():
+        chosen = [one.neuron for one in choose(bench.screened(contrast, run), max(CURVE))]
         curve = CURVE if name == OURS else (10, NUM_NEURONS, 100) if name == PUBLISHED else (NUM_NEURONS,)
         for num in curve:
             yield Cell(name, False, select_neurons(contrast, num, "global"))
-            if num <= len(chosen.neurons) or num == min(curve):
-                yield Cell(name, True, Recipe(chosen.neurons[:num]))
+            if chosen and num <= max(len(chosen), min(curve)):
+                yield Cell(name, True, Recipe(chosen[:num]))
         if name == OURS:
             for factor in (0.3, 0.6):
-                yield Cell(name, True, Recipe(chosen.neurons[: 2 * NUM_NEURONS]), factor)
+                yield Cell(name, True, Recipe(chosen[: 2 * NUM_NEURONS]), factor)
 
 
-def final_cells(bench: Bench, draw: int, num_controls: int) -> Iterator[Cell]:
+def final_cells(bench: Bench, run: Path, draw: int, num_controls: int) -> Iterator[Cell]:
     """The screen's neurons of one draw; of the first one also random ones of the same layers."""
-    chosen = [one.neuron for one in choose(bench.screened(PROPOSERS[OURS].contrast(bench.module)), max(CURVE))]
-    targets = {"target_ids": bench.module.data.reference_samples["toxic"].targets}
-    Recipe(chosen[:NUM_NEURONS], options=targets).save(HOME / f"draw_{draw}")
+    chosen = [one.neuron for one in choose(bench.screened(PROPOSERS[OURS].contrast(run / "scores"), run), max(CURVE))]
+    words = json.loads((run / "samples.json").read_text(encoding="utf-8"))["toxic"]
+    targets = {"target_ids": [word[0] for _, word in words]}
+    Recipe(chosen[:NUM_NEURONS], options=targets).save(run)
     for num in (10, NUM_NEURONS):
         yield Cell(f"{OURS}, draw {draw}", True, Recipe(chosen[:num]))
     if draw == 0:
-        width = bench.module.lm.config.intermediate_size
+        width = bench.lm.config.intermediate_size
         for number, control in enumerate(draw_controls(Recipe(chosen[:NUM_NEURONS]), width, num_controls, 0)):
             yield Cell(f"random of the same layers, draw {number}", False, control)
 
@@ -227,20 +276,18 @@ def run(model: str, final: bool, draws: int, num_controls: int) -> Iterator[tupl
     if not DIRECTORY.exists():
         make_scorer()
     write_inputs()
-    # First what takes little: a mistake in its config would cost the rest.
-    published = None if final else attributed(model, 0, "published").run
-    for draw in range(draws if final else 1):
-        module = attributed(model, draw, None if final else "methods")
-        bench = Bench(module, final)
-        before = bench.evaluate(None)
-        if published is None:
-            cells = final_cells(bench, draw, num_controls)
-        else:
-            contrasts = {name: proposer.contrast(module) for name, proposer in PROPOSERS.items()}
-            contrasts[PUBLISHED] = published.scores["lrp"].contrast(["c4"], "toxic")
-            cells = sweep_cells(bench, contrasts)
-        for cell in cells:
-            yield cell, figures(before, bench.evaluate(cell.recipe, cell.factor))
+    bench = Bench(model, final)
+    cells: Iterator[Cell]
+    if final:
+        runs = (attributed(model, draw, "words") for draw in range(draws))
+        cells = chain.from_iterable(final_cells(bench, run, draw, num_controls) for draw, run in enumerate(runs))
+    else:
+        published = attributed(model, 0, "published") / "scores"
+        sets = MethodScores({name: ScoreSet.load(published / name) for name in ("c4", "toxic")})
+        cells = sweep_cells(bench, attributed(model, 0, "methods"), sets.contrast(["c4"], "toxic"))
+    before = bench.evaluate(None)
+    for cell in cells:
+        yield cell, figures(before, bench.evaluate(cell.recipe, cell.factor))
 
 
 def show(rows: Sequence[tuple[Cell, dict[str, Any]]], console: Console) -> None:
