@@ -45,8 +45,10 @@ COMPRESSIONS = [name for name in YAMLS if Path(name).name == "compress.yaml"]
 EXPERIMENTS = [name for name in YAMLS if is_experiment(name)]
 TRAINERS = [name for name in YAMLS if name.startswith("trainer/")]
 # What adds baselines and a sweep to the experiment beside it.
-SWEEPS = [name for name in YAMLS if Path(name).name == "sweep.yaml"]
-VARIANTS = [name for name in YAMLS if name not in EXPERIMENTS + TRAINERS + FITS + SWEEPS + COMPRESSIONS]
+SWEEPS = {name: str(Path(name).with_name("suppress.yaml")) for name in YAMLS if Path(name).name == "sweep.yaml"}
+# `value_vectors` needs words.
+SWEEPS["smollm2_135m/sweep.yaml"] = "smollm2_135m/words.yaml"
+VARIANTS = [name for name in YAMLS if name not in EXPERIMENTS + TRAINERS + FITS + [*SWEEPS] + COMPRESSIONS]
 # What explains words and verifies by removal.
 WORDS = [name for name in YAMLS if Path(name).name == "words.yaml"]
 COMPOSED = [
@@ -130,6 +132,8 @@ def test_every_yaml_is_tested() -> None:
         "compress_stories.yaml",
         "contrast.yaml",
         "fit.yaml",
+        "real_model.yaml",
+        "real_model_published.yaml",
         "realtext.yaml",
         "smollm2_words.yaml",
         "sweep.yaml",
@@ -169,12 +173,35 @@ def test_words_are_explained_and_candidates_screened(name: str) -> None:
     assert cli.datamodule.price, "text that chooses, and is not evaluated on"
 
 
-@pytest.mark.parametrize("name", SWEEPS)
-def test_sweep_is_built_after_its_experiment_s_callbacks(name: str) -> None:
-    cli = build(str(Path(name).with_name("suppress.yaml")), name)
+@pytest.mark.parametrize(("name", "base"), SWEEPS.items())
+def test_sweep_is_built_after_its_experiment_s_callbacks(name: str, base: str) -> None:
+    cli = build(base, name)
     kinds = [type(callback) for callback in cli.trainer.callbacks]
-    chain = [TensorBoardCallback, BaselineCallback, SweepCallback]
+    # Where there is a screen, scores come before it.
+    chain = [TensorBoardCallback, SweepCallback]
     assert [kind for kind in kinds if kind in chain] == chain
+    baselines, sweep = (
+        next(one for one in cli.trainer.callbacks if isinstance(one, kind))
+        for kind in (BaselineCallback, SweepCallback)
+    )
+    assert {cell.key for cell in sweep.cells} <= {*baselines.keys, "lrp"}
+    assert kinds.index(BaselineCallback) < kinds.index(PruningCallback if base in WORDS else SweepCallback)
+
+
+def test_smollm2_s_published_rule_is_the_document_s() -> None:
+    """The same rule and share of the neurons, and the evaluation of its words beside it."""
+    small, document = build("smollm2_135m/suppress.yaml"), build(DOCUMENT)
+    chosen = [
+        next(one for one in cli.trainer.callbacks if isinstance(one, PruningCallback)) for cli in (small, document)
+    ]
+    assert len({(one.scope, one.general_weight, one.general_penalty) for one in chosen}) == 1
+    options = ("sign", "target", "variant", "explain")
+    assert all(small.model.attribution_options[key] == document.model.attribution_options[key] for key in options)
+    assert chosen[0].num_neurons / (30 * 1536) == pytest.approx(chosen[1].num_neurons / 458_752, rel=0.01)
+    words = read(CONFIGS / "smollm2_135m" / "words.yaml")
+    ours = read(CONFIGS / "smollm2_135m" / "suppress.yaml")
+    assert ours["model"]["evaluator"] == words["model"]["evaluator"]
+    assert all(ours["data"][key] == words["data"][key] for key in ("evaluation_prompts", "evaluation_text"))
 
 
 @pytest.mark.parametrize("name", COMPRESSIONS)

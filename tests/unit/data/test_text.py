@@ -64,7 +64,15 @@ def test_hub_rows_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
         "subset": "wikitext-2-raw-v1",
         "split": "test",
         "revision": None,
+        "num_rows": None,
     }
+
+
+def test_first_rows_only(write_jsonl: Callable[..., str]) -> None:
+    path = write_jsonl([{"text": name} for name in "abc"])
+    assert WikiText2(path, num_rows=2).load_rows() == ["a", "b"]
+    with pytest.raises(ValueError, match="`num_rows` must be at least 1, got 0"):
+        WikiText2(path, num_rows=0)
 
 
 @pytest.mark.parametrize("name", ["test.txt", "heldout.txt"])
