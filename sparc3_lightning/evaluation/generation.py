@@ -1,6 +1,7 @@
 """Completions of prompts: planned, batched, left-padded, and drawn with noise that pairs before and after."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -221,7 +222,9 @@ def complete(
     input_ids, mask = left_padded([request.token_ids for request in batch], model.device)
     check, processors = _processors(batch, decoding, input_ids)
     ends = end_token_ids(model, tokenizer)
-    with _plain_generation_config(model), evaluation_mode(model):
+    with _plain_generation_config(model), evaluation_mode(model), warnings.catch_warnings():
+        # The name before transformers 5.24, which releases before 6 still take.
+        warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)
         output = model.generate(
             inputs=input_ids,
             attention_mask=mask,
