@@ -1,17 +1,16 @@
 """Completions of prompts: planned, batched, left-padded, and drawn with noise that pairs before and after."""
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import (
-    Cache,
+    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -222,15 +221,13 @@ def complete(
     input_ids, mask = left_padded([request.token_ids for request in batch], model.device)
     check, processors = _processors(batch, decoding, input_ids)
     ends = end_token_ids(model, tokenizer)
-    with _plain_generation_config(model), evaluation_mode(model), warnings.catch_warnings():
-        # The name before transformers 5.24, which releases before 6 still take.
-        warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)
+    with _plain_generation_config(model), evaluation_mode(model):
         output = model.generate(
             inputs=input_ids,
             attention_mask=mask,
             generation_config=_generation_config(decoding, ends),
             logits_processor=processors,
-            past_key_values=_read_once(model, batch, input_ids, mask),
+            **_read_once(model, batch, input_ids, mask),
             # Replicas end their batches each for itself: no message for every token.
             synced_gpus=is_sharded(model),
         )
@@ -243,24 +240,29 @@ def complete(
     return [item for item in completions if item.prompt >= 0]
 
 
-def _read_once(model: PreTrainedModel, batch: Sequence[Request], input_ids: Tensor, mask: Tensor) -> Cache | None:
+def _read_once(
+    model: PreTrainedModel, batch: Sequence[Request], input_ids: Tensor, mask: Tensor
+) -> dict[str, DynamicCache]:
     """Keys and values of all but the last token of each prompt, read once for all of its completions in the batch.
 
-    None where nothing is gained.
+    Nothing where nothing is gained.
     """
     if not reads_once(model, batch):
-        return None
+        return {}
     firsts: dict[int, int] = {}
     rows = [firsts.setdefault(request.prompt, place) for place, request in enumerate(batch)]
     read = torch.tensor([*firsts.values()], device=input_ids.device)
     places = (mask[read].cumsum(1) - 1).clamp(min=0)
-    found = model(
+    # transformers 5.24 gave it another name.
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    cache = DynamicCache(config=model.config)
+    model(
         input_ids=input_ids[read, :-1], attention_mask=mask[read, :-1], position_ids=places[:, :-1], use_cache=True,
-        **last_logits(model, 1),
-    ).past_key_values  # fmt: skip
+        **{name: cache}, **last_logits(model, 1),
+    )  # fmt: skip
     order = {first: number for number, first in enumerate(firsts.values())}
-    found.batch_select_indices(torch.tensor([order[first] for first in rows], device=input_ids.device))
-    return cast(Cache, found)
+    cache.batch_select_indices(torch.tensor([order[first] for first in rows], device=input_ids.device))
+    return {name: cache}
 
 
 def reads_once(model: PreTrainedModel, batch: Sequence[Request]) -> bool:

@@ -133,6 +133,7 @@ def test_every_yaml_is_tested() -> None:
         "contrast.yaml",
         "fit.yaml",
         "real_model.yaml",
+        "real_model_methods.yaml",
         "real_model_published.yaml",
         "realtext.yaml",
         "smollm2_words.yaml",
