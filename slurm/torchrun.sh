@@ -54,7 +54,8 @@ launch=("$PYTHON" -m torch.distributed.run --nnodes "$NNODES" --nproc-per-node "
 if [[ -n $dry_run ]]; then
   # The whole config as the run would read it, its errors those of the run; what it needs is told on stderr.
   "$PYTHON" "${run[@]}" --print_config >/dev/null
-  "$PYTHON" -m sparc3_lightning plan "$@" --num_nodes "$NNODES" --devices "$NPROC" >&2 || echo "No estimate, for the reason above; the config is good." >&2
+  "$PYTHON" -m sparc3_lightning plan "$@" --num_nodes "$NNODES" --devices "$NPROC" 2>&1 | sed -E 's/^sparc3( plan)?: error: /no estimate: /' >&2 ||
+    echo "The config is good, and the command below goes on without an estimate." >&2
   printf '%q ' "${launch[@]}" "${run[@]}"
   echo
   exit

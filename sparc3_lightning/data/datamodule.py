@@ -23,6 +23,7 @@ from sparc3_lightning.data.samples import (
     TextSet,
     check_at_least,
     fingerprint,
+    said_of,
 )
 from sparc3_lightning.data.sources import Source
 
@@ -167,8 +168,13 @@ class SparC3DataModule(LightningDataModule):
             OSError: A file is missing, or the hub cannot be reached or refuses; says which.
             ValueError: A source's first row is broken.
         """
-        for source in dict.fromkeys(getattr(one, "source", None) for one in self._read_by(names)):
+        keys: dict[Source, str] = {}
+        for key, one in self._read_by(names).items():
+            source = getattr(one, "source", None)
             if isinstance(source, Source):
+                keys.setdefault(source, key)
+        for source, key in keys.items():
+            with said_of(key):
                 source.check()
 
     def needs_scorer(self, names: Iterable[str]) -> bool:
@@ -177,12 +183,18 @@ class SparC3DataModule(LightningDataModule):
         Args:
             names: What is going to be read, as for `check`.
         """
-        read = [one for one in self._read_by(names) if one is not None]
+        read = [one for one in self._read_by(names).values() if one is not None]
         return self.evaluation_prompts in read or any(getattr(one, "select_by", None) == "response" for one in read)
 
-    def _read_by(self, names: Iterable[str]) -> list[object]:
-        named = [getattr(self, name) for name in names]
-        return [one for value in named for one in (value.values() if isinstance(value, dict) else [value])]
+    def _read_by(self, names: Iterable[str]) -> dict[str, object]:
+        """What is read, by the key of a config that it stands under."""
+        found: dict[str, object] = {}
+        for name in names:
+            value = getattr(self, name)
+            keys = self._keys if name == "reference_sets" else {}
+            sets = value.items() if isinstance(value, dict) else ()
+            found |= {keys.get(own, f"data.{name}.{own}"): one for own, one in sets} or {f"data.{name}": value}
+        return found
 
     @property
     def reference_names(self) -> list[str]:
@@ -234,12 +246,14 @@ class SparC3DataModule(LightningDataModule):
         """The evaluation prompts, without those that are attributed; none where the config names none."""
         if self.evaluation_prompts is None:
             return []
-        return self.evaluation_prompts.load_prompts(self.context, exclude=self._attributed())
+        exclude = self._attributed()
+        with said_of("data.evaluation_prompts"):
+            return self.evaluation_prompts.load_prompts(self.context, exclude=exclude)
 
     @cached_property
     def text_rows(self) -> list[str]:
         """The raw rows of the evaluation text; none where the config names none."""
-        return self.evaluation_text.load_rows() if self.evaluation_text else []
+        return _rows_of(self.evaluation_text, "data.evaluation_text")
 
     @cached_property
     def price_rows(self) -> dict[str, list[str]]:
@@ -250,7 +264,8 @@ class SparC3DataModule(LightningDataModule):
         """
         attributed = (one for samples in self.reference_samples.values() for one in samples.fingerprints)
         taken = {fingerprint(row) for row in self.text_rows}.union(attributed) - {fingerprint("")}
-        found = {name: text.load_rows() for name, text in self.price.items()} or self._more_general()
+        found = {name: _rows_of(text, f"data.price.{name}") for name, text in self.price.items()}
+        found = found or self._more_general()
         rows = {name: [row for row in text if fingerprint(row) not in taken] for name, text in found.items()}
         for name, left in rows.items():
             if not any(map(str.strip, left)):
@@ -270,7 +285,8 @@ class SparC3DataModule(LightningDataModule):
     @cached_property
     def val_rows(self) -> list[str]:
         """The raw rows of the text that is evaluated while fitting."""
-        return self.val_text.load_rows() if self.val_text else []
+        key = "evaluation_text" if self.val_text is self.evaluation_text else "val_text"
+        return _rows_of(self.val_text, f"data.{key}")
 
     def describe(self) -> dict[str, Any]:
         """Give the evaluation sets' sources as JSON, for the results."""
@@ -307,7 +323,8 @@ class SparC3DataModule(LightningDataModule):
                 f"`block_length` must be at most the model's context of {context.max_length} tokens, got {length}. "
                 "Set `data.block_length`."
             )
-        blocks = PackedBlocks(self.train_text.load_rows(), context.tokenizer, length, context.vocab_size)
+        rows = _rows_of(self.train_text, "data.train_text")
+        blocks = PackedBlocks(rows, context.tokenizer, length, context.vocab_size)
         rank, world_size = self._rank_and_world_size()
         sampler: DistributedSampler[Block] = DistributedSampler(
             blocks, world_size, rank, seed=self.train_seed, drop_last=True
@@ -330,7 +347,8 @@ class SparC3DataModule(LightningDataModule):
 
     def _load(self, name: str) -> ReferenceSamples:
         if name not in self._samples:
-            samples = self.reference_sets[name].load(self.context)
+            with said_of(self.key_of(name)):
+                samples = self.reference_sets[name].load(self.context)
             if self.context.next_token and samples.targets is None:
                 raise ValueError(
                     "`target: next_token` needs samples that a known token follows, such as those of WordsThatMatter, "
@@ -377,6 +395,12 @@ class SparC3DataModule(LightningDataModule):
         """Give this rank among those that get different data; under tensor parallelism they are fewer than all."""
         ranks = getattr(self.trainer, "distributed_sampler_kwargs", None) or {}
         return ranks.get("rank", 0), ranks.get("num_replicas", 1)
+
+
+def _rows_of(text: TextSet | None, key: str) -> list[str]:
+    """The rows of a text that stands under this key; none where there is none."""
+    with said_of(key):
+        return text.load_rows() if text else []
 
 
 def _one_batch() -> DataLoader[Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -235,3 +237,22 @@ def check_at_least(option: str, value: int | None, least: int, where: str = "ini
     """
     if value is not None and value < least:
         raise ValueError(f"`{option}` must be at least {least}, got {value}. Set `{where}.{option}`.")
+
+
+@contextmanager
+def said_of(key: str, **options: str) -> Iterator[None]:
+    """A set does not know where it stands in the config: say in its refusals whose `init_args` to change.
+
+    Args:
+        key: Key of the config that it stands under, such as `data.general.c4`.
+        **options: What one of its options is called there, where it is called otherwise.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if error.args and isinstance(error.args[0], str):
+            message = error.args[0].replace("`init_args.", f"`{key}.init_args.")
+            for option, name in options.items():
+                message = re.sub(rf"\b{option}\b", name, message)
+            error.args = (message, *error.args[1:])
+        raise

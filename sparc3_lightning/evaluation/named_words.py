@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sparc3_lightning.data.samples import LoadContext, ReferenceSamples
+from sparc3_lightning.data.samples import LoadContext, ReferenceSamples, said_of
 from sparc3_lightning.data.words import WordsThatMatter
 from sparc3_lightning.files import file_sha256
 from sparc3_lightning.metrics.measure import Column, Material, Measure, Role
@@ -40,7 +40,8 @@ class NamedWords(Measure):
 
     def _words(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> ReferenceSamples:
         context = LoadContext(tokenizer, context_length(model), vocab_size=model.config.vocab_size)
-        return WordsThatMatter(self.path, num_samples=self.num_words).load(context)
+        with said_of("NamedWords", num_samples="num_words"):
+            return WordsThatMatter(self.path, num_samples=self.num_words).load(context)
 
     def columns(self, material: Material) -> Iterator[Column]:
         """One column, a row a word."""

@@ -225,10 +225,12 @@ def checks(results: "Results") -> list[str]:
     if seeds is not None:
         lines.append(_seeds(seeds))
     if length["relevance_ratio"] is not None and length["token_ratio"] is not None:
-        behaviour = results["selection"]["behaviour"]
+        # Signed relevance cancels in a sum: its ratio says nothing.
+        is_signed = results["relevance"].get("sign") == "signed"
+        relevance = "" if is_signed else f"{length['relevance_ratio']:.2f} times the relevance and "
         lines.append(
-            f"A sample of {behaviour} has {length['relevance_ratio']:.2f} times the relevance of a general one and "
-            f"{length['token_ratio']:.2f} times its tokens (length alone can change relevance)."
+            f"A sample of {results['selection']['behaviour']} has {relevance}{length['token_ratio']:.2f} times the "
+            "tokens of a general one (length alone can change relevance)."
         )
     if (kept := length.get("matched_overlap")) is not None:  # files of earlier versions have none
         lines.append(

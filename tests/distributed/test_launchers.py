@@ -124,6 +124,17 @@ def test_sbatch_runs_where_it_was_submitted(echo: Path) -> None:
     assert "predict --config mine.yaml --trainer.num_nodes 4" in (echo.parent / "call").read_text()
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_dry_run_goes_on_without_an_estimate_and_says_so(script: str, echo: Path) -> None:
+    """A model that is not here is no error of the launcher's."""
+    echo.write_text('#!/bin/sh\ncase "$*" in *" plan "*) echo "sparc3: error: no model" >&2; exit 1;; esac\n')
+    done = started(script, "--dry-run", "--config", "a.yaml", PYTHON=echo)
+    assert done.returncode == 0
+    assert "predict --config" in done.stdout
+    assert "no estimate: no model\nThe config is good" in done.stderr
+    assert "error" not in done.stderr
+
+
 def test_sbatch_asks_for_one_task_a_gpu() -> None:
     text = (ROOT / "slurm" / "attribute.sbatch").read_text()
     lines = [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")]

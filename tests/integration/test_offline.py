@@ -18,7 +18,7 @@ C4 = {"class_path": "sparc3_lightning.data.C4", "init_args": {"path": None, "num
 PROMPTS = {"class_path": "sparc3_lightning.data.RealToxicityPrompts", "init_args": {"path": None}}
 WIKITEXT = {"class_path": "sparc3_lightning.data.WikiText2", "init_args": {"path": None}}
 DETOXIFY = {"class_path": "sparc3_lightning.metrics.DetoxifyScorer", "init_args": {}}
-HUB = "Without network, set `init_args.path`"
+HUB = "Without network, set `data.{}.init_args.path`"
 
 
 @pytest.fixture(autouse=True)
@@ -43,9 +43,18 @@ def replaced(key: str, value: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        (replaced("data.general", {"general_seed0": C4}), ["`allenai/c4` (en, split train)", HUB]),
-        (replaced("data.evaluation_prompts", PROMPTS), ["`allenai/real-toxicity-prompts` (default, split train)", HUB]),
-        (replaced("data.evaluation_text", WIKITEXT), ["`Salesforce/wikitext` (wikitext-2-raw-v1, split test)", HUB]),
+        (
+            replaced("data.general", {"general_seed0": C4}),
+            ["`allenai/c4` (en, split train)", HUB.format("general.general_seed0")],
+        ),
+        (
+            replaced("data.evaluation_prompts", PROMPTS),
+            ["`allenai/real-toxicity-prompts` (default, split train)", HUB.format("evaluation_prompts")],
+        ),
+        (
+            replaced("data.evaluation_text", WIKITEXT),
+            ["`Salesforce/wikitext` (wikitext-2-raw-v1, split test)", HUB.format("evaluation_text")],
+        ),
         (
             replaced("model.evaluator.init_args.scorer", DETOXIFY),
             ["Detoxify's `original` is not at ", "toxic_original-c1212f89.ckpt", "DetoxifyScorer.init_args.checkpoint"],
@@ -97,4 +106,4 @@ def test_the_commands_of_the_readme_name_files_of_their_own(type_in: Type) -> No
     shown = type_in(
         "predict", "--config", LLAMA, "--config", OFFLINE, "--config", "configs/trainer/cpu.yaml", tokenizer
     )
-    refused(shown, 1, "local/c4/en/c4-train.00000-of-01024.json.gz", "init_args.path")
+    refused(shown, 1, "local/c4/en/c4-train.00000-of-01024.json.gz", "`data.general.general_seed0.init_args.path`")

@@ -331,6 +331,22 @@ def test_price_is_neither_evaluated_on_nor_attributed(write_jsonl: WriteJsonl, c
         assert data.price_rows
 
 
+def test_a_refusal_names_the_set_s_key(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    path = write_jsonl([{"text": "a"}])
+    short, absent = TextFile(path, num_samples=2), TextFile("nowhere.txt")
+    data = SparC3DataModule({"own": short}, {"b": short}, {"b": short}, {"own": absent}, evaluation_text=absent)
+    data.bind(context.tokenizer, 64)
+    for name, key in (("own", "general.own"), ("b", "behaviours.b"), ("b_contrast", "contrast.b")):
+        with pytest.raises(ValueError, match=rf"Lower `data\.{key}\.init_args\.num_samples`"):
+            data._load(name)
+    for name, key in (("price", "price.own"), ("evaluation_text", "evaluation_text"), ("val_text", "val_text")):
+        with pytest.raises(FileNotFoundError, match=rf"Set `data\.{key}\.init_args\.path`"):
+            data.check([name])
+    for read, key in ((lambda: data.text_rows, "evaluation_text"), (lambda: data.val_rows, "evaluation_text")):
+        with pytest.raises(FileNotFoundError, match=rf"Set `data\.{key}\.init_args\.path`"):
+            read()
+
+
 @pytest.mark.parametrize("option", ["batch_size", "max_tokens", "train_batch_size", "block_length"])
 def test_a_count_that_is_too_small_names_its_own_key(option: str) -> None:
     with pytest.raises(ValueError, match=rf"`{option}` must be at least \d, got 0\. Set `data\.{option}`"):

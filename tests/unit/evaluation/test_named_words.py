@@ -48,7 +48,9 @@ def test_what_it_depends_on_is_said(path: Path) -> None:
     assert (setting["path"], setting["num_words"], setting["role"]) == (str(path), 3, "beside")
     path.write_text(path.read_text().replace("w5", "w6"))
     assert NamedWords(str(path), num_words=3).setting() != setting, "kept figures are of other words"
-    with pytest.raises(ValueError, match=r"`num_samples` is 4, but .* gives only 3 words"):
+    with pytest.raises(
+        ValueError, match=r"`num_words` is 4, but .* only 3 words .* Lower `NamedWords\.init_args\.num_words`"
+    ):
         list(NamedWords(str(path), num_words=4).columns(material()))
 
 

@@ -16,7 +16,7 @@ from sparc3_lightning.metrics.measure import Column
 from sparc3_lightning.report.figures import pictures
 from sparc3_lightning.report.page import render_page
 from sparc3_lightning.report.read import read_run
-from sparc3_lightning.report.rows import agreement_lines, evidence_table
+from sparc3_lightning.report.rows import agreement_lines, checks, evidence_table
 from sparc3_lightning.report.tensorboard import board_outcome, board_scalars
 from sparc3_lightning.report.terminal import print_summary
 from sparc3_lightning.runs.results import experiment_results
@@ -115,6 +115,18 @@ def test_a_new_measure_is_shown_unasked(tmp_path: Path) -> None:
     run.results = found.results
     assert board_scalars(run)["made_up_accuracy/2_pruned"] == pytest.approx(0.3)
     assert board_outcome(run)["change/made_up_accuracy"] == pytest.approx(-1 / 3)
+
+
+def test_relevance_of_signed_scores_is_not_compared() -> None:
+    """They cancel in a sum; what a sample's length is can still be said."""
+    results = results_of(make_run())
+    said = {}
+    for sign in ("abs", "signed"):
+        results["relevance"]["sign"] = sign
+        (said[sign],) = [line for line in checks(results) if line.startswith("A sample of toxic has")]
+    assert "times the relevance and " in said["abs"]
+    assert "relevance and" not in said["signed"]
+    assert all("times the tokens of a general one" in line for line in said.values())
 
 
 def test_no_measure_is_named_where_measures_are_shown() -> None:
