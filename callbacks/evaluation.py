@@ -73,8 +73,8 @@ class EvaluationCallback(RunCallback):
         width = get_family(config.model_type).num_neurons(config)
         controls = draw_controls(run.recipe, width, self.num_control_draws, self.control_seed)
         to_do = [scaled_neurons(recipe) for recipe in (run.recipe, *controls)]
-        save("baseline_eval.json", baseline_of(module, to_do).to_json())
         trials = trials_of(module)
+        save("baseline_eval.json", baseline_of(module, to_do, trials).to_json())
         run.pruned = _measure(module, trials, to_do[0], "pruned", to_do[1:])
         save("pruned_eval.json", run.pruned.to_json())
         for number, control in enumerate(to_do[1:], start=1):
@@ -116,16 +116,19 @@ def trials_of(module: SparC3Module, with_prompts: bool = True) -> Trials:
     return Trials(store, model_setting(module), module.lm, module.tokenizer, module.evaluator, data.text_rows, prompts)
 
 
-def baseline_of(module: SparC3Module, to_follow: Sequence[Intervention] = ()) -> Evaluation:
+def baseline_of(
+    module: SparC3Module, to_follow: Sequence[Intervention] = (), trials: Trials | None = None
+) -> Evaluation:
     """The model as it is, measured once a run: by prompts too where any callback wants them. Every rank must call.
 
     Args:
         module: The module of a predict run, its rules off.
         to_follow: What is measured next by the same text and prompts: how long that takes is told.
+        trials: What measures it, by prompts too; the same that measures what follows shares forward passes with it.
     """
     run = module.run
     if run.baseline is None:
-        trials = trials_of(module, "evaluation_prompts" in module.reads)
+        trials = trials or trials_of(module, "evaluation_prompts" in module.reads)
         run.baseline = _measure(module, trials, UNCHANGED, "baseline", to_follow)
     return run.baseline
 
@@ -133,7 +136,7 @@ def baseline_of(module: SparC3Module, to_follow: Sequence[Intervention] = ()) ->
 def _measure(
     module: SparC3Module, trials: Trials, intervention: Intervention, what: str, to_follow: Sequence[Intervention]
 ) -> Evaluation:
-    found = trials.measure(intervention, partial(module.progress, prefix=what))
+    found = trials.measure(intervention, partial(module.progress, prefix=what), to_follow)
     stage, seconds = f"evaluation: {what.split()[0]}", module.run.seconds
     seconds[stage] = seconds.get(stage, 0.0) + found.seconds
     if not found.is_reused:

@@ -40,6 +40,7 @@ from sparc3_lightning.metrics.measure import Column, Completion, Material, Measu
 from sparc3_lightning.metrics.perplexity import PROTOCOLS, PerplexityProtocol, PerplexityResult, check_protocol
 from sparc3_lightning.metrics.scorers import Scorer, scorer_setting
 from sparc3_lightning.models.load import context_length
+from sparc3_lightning.pruning.lower_blocks import AroundPass, whole_pass
 from sparc3_lightning.statistics.p_values import PairedTest
 
 ToxicityProtocol = Literal["document", "rtp", "custom"]
@@ -63,6 +64,9 @@ class Evaluator:
         batch_size: Most windows or completions in one forward pass on one process.
         max_tokens: Most tokens in one, padding and what is to be generated included; a pass of one window or completion
             may be longer. It lets long windows go a few and short completions many at a time.
+        shared_gigabytes: Most memory of each process, on the model's device, for what the blocks below a removed neuron
+            give of the text: perplexities of a run's other models begin there. What does not fit is computed again; 0
+            keeps nothing.
         toxicity_protocol: `document` and `rtp` are names for decodings; `custom` takes any.
         threshold: A score above it counts as toxic.
         num_draws: Bootstrap samples and permutations of comparisons; a sweep draws more permutations where it corrects
@@ -89,6 +93,7 @@ class Evaluator:
         stride: int | None = None,
         batch_size: int = 256,
         max_tokens: int = 16_384,
+        shared_gigabytes: float = 2.0,
         toxicity_protocol: ToxicityProtocol = "document",
         threshold: float = 0.5,
         num_draws: int = 10_000,
@@ -101,11 +106,17 @@ class Evaluator:
         for option, value in (("batch_size", batch_size), ("max_tokens", max_tokens)):
             if value < 1:
                 raise ValueError(f"`{option}` must be at least 1, got {value}. Set `Evaluator.init_args.{option}`.")
+        if shared_gigabytes < 0:
+            raise ValueError(
+                f"`shared_gigabytes` must be at least 0, got {shared_gigabytes}. Set "
+                "`Evaluator.init_args.shared_gigabytes`."
+            )
         self.scorer = scorer
         self.decoding = _decoding(toxicity_protocol, decoding)
         self.perplexity_protocols = list(perplexity_protocols)
         self.window, self.stride = window, stride
         self.batch_size, self.max_tokens = batch_size, max_tokens
+        self.shared_gigabytes = shared_gigabytes
         self.toxicity_protocol, self.threshold = toxicity_protocol, threshold
         self.measures = list(measures or [])
         self.paired_test = PairedTest(num_draws, statistics_seed, confidence)
@@ -118,6 +129,7 @@ class Evaluator:
         rows: Sequence[str] | None,
         prompts: Sequence[TextPrompt] | None,
         progress: Progress | None = None,
+        around: AroundPass = whole_pass,
     ) -> Evaluation:
         """Perplexity of `rows` (where given) and toxicity of completions of `prompts` (where given).
 
@@ -127,11 +139,12 @@ class Evaluator:
             rows: The text's rows, the same on every rank.
             prompts: The same on every rank.
             progress: Wraps every loop.
+            around: Gives what a forward pass of the perplexity runs in; see `measure_perplexity`.
 
         Returns:
             The evaluation, the same on every rank.
         """
-        perplexity = self.perplexity(model, tokenizer, rows, progress) if rows else {}
+        perplexity = self.perplexity(model, tokenizer, rows, progress, around) if rows else {}
         found, completions = Evaluation(perplexity, None), list[list[Completion]]()
         if prompts:
             ours = [measure for measure in self.measures if isinstance(measure, CompletionMeasure)]
@@ -197,6 +210,7 @@ class Evaluator:
         tokenizer: PreTrainedTokenizerBase,
         rows: Sequence[str],
         progress: Progress | None = None,
+        around: AroundPass = whole_pass,
     ) -> dict[str, PerplexityResult]:
         """Perplexity of a text under each protocol; see `evaluate`."""
         with self.precision():
@@ -211,6 +225,7 @@ class Evaluator:
                     self.batch_size,
                     self.max_tokens,
                     progress or no_progress,
+                    around,
                 )
                 for protocol in self.perplexity_protocols
             }

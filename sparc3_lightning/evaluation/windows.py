@@ -21,6 +21,7 @@ from sparc3_lightning.metrics.perplexity import (
     windows,
 )
 from sparc3_lightning.models.load import context_length
+from sparc3_lightning.pruning.lower_blocks import AroundPass, whole_pass
 
 
 class CutText(NamedTuple):
@@ -72,8 +73,11 @@ def measure_perplexity(
     batch_size: int = 256,
     max_tokens: int = 16_384,
     progress: Progress = no_progress,
+    around: AroundPass = whole_pass,
 ) -> PerplexityResult:
     """Perplexity of a text, on all processes together and the same on each; the options are the evaluator's.
+
+    Each forward pass runs in what `around` gives for it; it is named by the protocol and a number.
 
     Raises:
         ValueError: A text too short or with tokens that the model has not, or a figure that is not finite.
@@ -88,9 +92,10 @@ def measure_perplexity(
     with torch.no_grad(), evaluation_mode(model):
         num_mine = sum(len(batch or ()) for batch in batches)
         counted = Counted(batches, "windows", num_mine, lambda batch: len(batch or ()))
-        for batch in progress(counted, len(batches), f"perplexity ({protocol})"):
+        for number, batch in enumerate(progress(counted, len(batches), f"perplexity ({protocol})")):
             # A rank without work repeats the first window uncounted: a sharded model needs every rank in every pass.
-            scored = _score_windows(model, ids, batch or cut[:1])
+            with around((protocol, number)):
+                scored = score_windows(model, ids, batch or cut[:1])
             if batch:
                 metric.update(scored, batch[0].num_scored)
                 starts += [item.start for item in batch]
@@ -135,7 +140,17 @@ def _batches(cut: Sequence[Window], batch_size: int, max_tokens: int, world: int
     return batches
 
 
-def _score_windows(model: PreTrainedModel, ids: torch.Tensor, batch: Sequence[Window]) -> torch.Tensor:
+def score_windows(model: PreTrainedModel, ids: torch.Tensor, batch: Sequence[Window]) -> torch.Tensor:
+    """Loss of each window's scored tokens together, in one forward pass.
+
+    Args:
+        model: A causal language model.
+        ids: Of the whole text.
+        batch: Windows alike in length and scored tokens.
+
+    Shape: ids (T,), result (B,).
+    Units: nats.
+    """
     input_ids = torch.stack([ids[item.start : item.stop] for item in batch]).to(model.device)
     num_scored = batch[0].num_scored
     # Only the positions that predict a scored token: the logits of the others are most of the memory of a large

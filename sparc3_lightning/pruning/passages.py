@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sparc3_lightning.data.batches import pad_right, plan_batches
-from sparc3_lightning.lrp.patch import evaluating, pre_hook, replaced_forward
+from sparc3_lightning.lrp.patch import evaluating, pre_hook
 from sparc3_lightning.models.families import get_family
+from sparc3_lightning.pruning.lower_blocks import begun_at
 
 _PASSAGES_AT_ONCE = 256
 
@@ -43,14 +44,14 @@ class _Batch:
     Attributes:
         rows: Row and position of each logit that is read.
         of: Place of its passage.
-        blocks: What each block gave of these passages, by its number, in the model as it was.
+        entering: What enters a block of these passages, by its number, in the model as it was.
     """
 
     input_ids: Tensor
     rows: tuple[Tensor, Tensor]
     next_ids: Tensor
     of: Tensor
-    blocks: dict[int, Any] = field(default_factory=dict)
+    entering: dict[int, Any] = field(default_factory=dict)
 
 
 class Passages:
@@ -82,7 +83,7 @@ class Passages:
             for indices in plan_batches([len(one.ids) for one in passages], _PASSAGES_AT_ONCE, max_tokens)
         ]
         self.num_tokens = torch.tensor([one.num_scored for one in passages])
-        self.base = self._log_probs(0, keep={layer - 1 for layer in layers if layer})
+        self.base = self._log_probs(0, keep={layer for layer in layers if layer})
 
     def log_probs(self, layer: int = 0) -> Tensor:
         """Log-probability of each passage's scored tokens together, in the model as it is now.
@@ -107,13 +108,8 @@ class Passages:
         """Log-probabilities of the batch's scored tokens."""
         with ExitStack() as stack:
             stack.enter_context(evaluating(self.model))
-            for block in self._blocks[:layer]:
-                stack.enter_context(replaced_forward(block, lambda *args, **kwargs: batch.blocks[layer - 1]))
-            for number in keep:
-                handle = self._blocks[number].register_forward_hook(
-                    lambda module, args, output, number=number: batch.blocks.update({number: output})
-                )
-                stack.callback(handle.remove)
+            known = batch.entering
+            stack.enter_context(begun_at(self._blocks, layer, known.get(layer), keep, known.__setitem__))
             stack.enter_context(pre_hook(self._head, lambda module, args: (args[0][batch.rows][None], *args[1:])))
             logits = self.model(input_ids=batch.input_ids, use_cache=False).logits[0]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

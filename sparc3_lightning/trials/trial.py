@@ -16,6 +16,7 @@ from sparc3_lightning.files import json_sha256
 from sparc3_lightning.loops import Counted, Progress
 from sparc3_lightning.metrics.measure import TextPrompt
 from sparc3_lightning.pruning.apply import apply_masks, apply_recipe
+from sparc3_lightning.pruning.lower_blocks import LowerBlocks
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.trials.store import FORMAT_VERSION, Measured, TrialStore
 from sparc3_lightning.version import __version__
@@ -28,13 +29,15 @@ class Intervention:
     Attributes:
         key: All that decides what it does to a given model, as JSON values.
         apply: Does it, until the end of a `with` block. Every rank must call.
+        first_block: The first block that it changes; 0 where any may be, None where none is.
     """
 
     key: Mapping[str, Any]
     apply: Callable[[PreTrainedModel], AbstractContextManager[object]]
+    first_block: int | None = 0
 
 
-UNCHANGED = Intervention({"kind": "none"}, nullcontext)
+UNCHANGED = Intervention({"kind": "none"}, nullcontext, first_block=None)
 """The baseline's."""
 
 
@@ -50,7 +53,8 @@ def scaled_neurons(recipe: Recipe, factor: float | None = None) -> Intervention:
         key: dict[str, Any] = {"kind": "neurons", "neurons": list(neurons), "factor": list(factors)}
     else:
         key = {"kind": "neurons", "neurons": sorted(recipe.neurons), "factor": factor or 0.0}
-    return Intervention(key, partial(apply_recipe, recipe=recipe, check_base=False, factor=factor))
+    apply = partial(apply_recipe, recipe=recipe, check_base=False, factor=factor)
+    return Intervention(key, apply, first_block=min(recipe.per_layer(), default=0))
 
 
 def masked_weights(made_by: Mapping[str, Any], masks: Callable[[], Iterable[tuple[str, Tensor]]]) -> Intervention:
@@ -88,6 +92,7 @@ class Trials:
     ) -> None:
         self.store, self.model, self.tokenizer = store, model, tokenizer
         self.evaluator, self.rows, self.prompts = evaluator, rows, prompts
+        self._lower = LowerBlocks(model, int(evaluator.shared_gigabytes * 1e9))
         # The scorer reads the prompts for it: once is enough.
         setting = from_rank_zero(lambda: evaluator.setting(rows, prompts))
         self._rest = {
@@ -102,17 +107,24 @@ class Trials:
         """Whether its trial lies in the store, as far as this rank sees."""
         return self.store.path(self.name(intervention)).is_file()
 
-    def measure(self, intervention: Intervention, progress: Progress | None = None) -> Measured:
+    def measure(
+        self, intervention: Intervention, progress: Progress | None = None, to_follow: Sequence[Intervention] = ()
+    ) -> Measured:
         """Read the trial, or apply, evaluate, undo and keep.
 
         Args:
             intervention: What is done to the model.
             progress: Wraps the evaluator's loops.
+            to_follow: What is measured next: what its passes can begin from is kept meanwhile.
         """
+        layers = {one.first_block for one in to_follow if one.first_block}
+        around = partial(self._lower.around, changed=intervention.first_block, to_follow=layers)
 
         def run() -> Evaluation:
             with intervention.apply(self.model):
-                return self.evaluator.evaluate(self.model, self.tokenizer, self.rows, self.prompts, progress)
+                return self.evaluator.evaluate(
+                    self.model, self.tokenizer, self.rows, self.prompts, progress, around=around
+                )
 
         return self.store.measure(self._key(intervention), run)
 

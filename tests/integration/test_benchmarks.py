@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sparc3_lightning.lrp.attribution import Attribution
 from tests.tiny import tiny_llama, tiny_samples
+from tests.tiny_files import save_tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -172,3 +173,21 @@ def test_the_comparison_with_a_control_is_held_against_an_exact_null(monkeypatch
     assert rates["exchange: fell"] < rates["flips: fell"]
     assert rates["exchange: fell"] + rates["exchange: rose"] <= 0.1
     assert min(rates["covers"], rates["covers, half"], perplexity_covered(60)) > 0.85
+
+
+def test_evaluation_benchmark_counts_in_forward_passes(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "model")
+    command = [
+        sys.executable, "benchmarks/evaluation.py", str(tmp_path / "model"), "--json", str(tmp_path / "out.json"),
+        "--rounds", "1", "--windows", "2", "--length", "16", "--completions", "3", "--tokens", "4",
+    ]  # fmt: skip
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert [name for name in result if name.startswith("perplexity")] == [
+        "perplexity, logits at all positions", "perplexity", "perplexity, lower half shared",
+    ]  # fmt: skip
+    parts = result["of which forward passes"] + result["of which sampling"]
+    assert result["generation, per token"] == pytest.approx(parts)
+    assert all(value > 0 for name, value in result.items() if name != "of which sampling")
+    assert "2 x 16 tokens" in run.stdout

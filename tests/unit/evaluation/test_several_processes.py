@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from sparc3_lightning.evaluation import Decoding, Evaluator
 from sparc3_lightning.evaluation.windows import share
 from sparc3_lightning.metrics import LexicalScorer
+from sparc3_lightning.pruning.lower_blocks import LowerBlocks
 from tests.launch import PATIENCE
 from tests.unit.evaluation.tiny import make_model, make_prompts, make_rows, make_tokenizer
 
@@ -43,6 +45,11 @@ def evaluate(sharded: bool = False) -> dict[str, Any]:
     )  # fmt: skip
     evaluation = evaluator.evaluate(model, make_tokenizer(), make_rows(), make_prompts())
     few = evaluator.toxicity(model, make_tokenizer(), make_prompts(1))
+    lower = LowerBlocks(model, 10**9)
+    for _ in range(2):  # the second begins at block 1
+        around = partial(lower.around, changed=1)
+        assert evaluator.perplexity(model, make_tokenizer(), make_rows(), around=around) == evaluation.perplexity
+    assert lower.num_bytes > 0
     return {"evaluation": evaluation.to_json(), "few": few.length, "calls": len(calls)}
 
 
