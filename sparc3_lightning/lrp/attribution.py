@@ -69,6 +69,7 @@ class Attribution:
         warn_of_eager_attention(model, self.device)
         self.num_batches = 0
         self._sinks: dict[str, Sink] = {}
+        self._checks = torch.zeros(0, 2)  # of all sinks, a row each
         self._stack = ExitStack()
         self._positions: Tensor | None = None
         self._one_token = set(self.family.one_token_layers(model))
@@ -106,8 +107,10 @@ class Attribution:
             # The first attributed layer has an input and a weight that ask for no gradient: the tape makes autograd
             # record it all the same.
             tape = torch.zeros((), device=self.device, requires_grad=True)
-            for name in self.names:
-                layer, sink = self._layer(name), self._new_sink(name)
+            wide = torch.promote_types(self.model.dtype, torch.float32)
+            self._checks = torch.zeros(len(self.names), 2, dtype=wide, device=self.device)
+            for name, checks in zip(self.names, self._checks, strict=True):
+                layer, sink = self._layer(name), self._new_sink(name, checks)
                 self._sinks[name] = sink
                 stack.enter_context(replaced_forward(layer, relevance_forward(layer, sink, tape)))
             self._stack = stack.pop_all()
@@ -118,12 +121,12 @@ class Attribution:
         self._sinks = {}
         self._stack.close()
 
-    def _new_sink(self, name: str) -> Sink:
+    def _new_sink(self, name: str, checks: Tensor) -> Sink:
         weight = weight_of(self._layer(name))
         dtype = torch.promote_types(weight.dtype, torch.float32)
         shape = weight.shape if self.granularity == "weight" else weight.shape[:1]
         accumulator = None if self.reduced_by_fsdp else torch.zeros(shape, dtype=dtype, device=self.device)
-        return Sink(self.sign, accumulator, torch.zeros(2, dtype=torch.bool, device=self.device), self.kernel)
+        return Sink(self.sign, accumulator, checks, self.kernel)
 
     def _keep_last_tokens(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Nothing after the last attention is computed for any token but each sample's last real one.
@@ -174,6 +177,7 @@ class Attribution:
         against: Tensor | None,
     ) -> Tensor:
         self._positions = (lengths.to(input_ids.device) - 1)[:, None, None]
+        self._checks.zero_()
         for name, sink in self._sinks.items():
             sink.num_samples = len(input_ids)
             sink.positions = self._positions if name in self._one_token else None
@@ -190,10 +194,9 @@ class Attribution:
 
     def _nonfinite_layer(self) -> str | None:
         """The first layer whose output, or else the last whose gradient, was not finite; one read from the device."""
-        flags = torch.stack([sink.nonfinite for sink in self._sinks.values()])
-        if not flags.any().item():
+        if self._checks.isfinite().all().item():
             return None
-        forward, backward = (flags[:, i].nonzero().flatten().tolist() for i in (0, 1))
+        forward, backward = (checks.isfinite().logical_not().nonzero().flatten().tolist() for checks in self._checks.T)
         index: int = forward[0] if forward else backward[-1]
         return self.names[index]
 
@@ -214,8 +217,6 @@ class Attribution:
         if isinstance(self._layer(self.names[0]).weight, DTensor):
             return "unknown (run one process to name it)"
         for index, length in enumerate(lengths.tolist()):
-            for sink in self._sinks.values():
-                sink.nonfinite.zero_()
             own = [None if ids is None else ids[index : index + 1] for ids in targets]
             self._pass(input_ids[index : index + 1, :length], lengths[index : index + 1], None, *own)
             if self._nonfinite_layer() is not None:
@@ -281,7 +282,6 @@ class Attribution:
         self.num_batches = 0
         for sink in self._sinks.values():
             sink.num_backwards = 0
-            sink.nonfinite.zero_()
             if sink.accumulator is not None:
                 # New ones: scores may be made in the old ones.
                 sink.accumulator = torch.zeros_like(sink.accumulator)

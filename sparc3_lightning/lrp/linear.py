@@ -24,6 +24,8 @@ _TILE_NUMEL = 2**18
 def _products(x: Tensor, d: Tensor, sign: Sign, dtype: torch.dtype) -> Tensor:
     """Sum over the samples of d_s^T x_s, or of its absolute value per sample, after the token sum.
 
+    A single sample's comes as it is, with its signs: |W * G| is taken after the weights, and is |W| * |G| bit for bit.
+
     Shape: x (B, T, I), d (B, T, O); returns (O, I) in `dtype`.
     """
     if sign == "signed":
@@ -31,7 +33,9 @@ def _products(x: Tensor, d: Tensor, sign: Sign, dtype: torch.dtype) -> Tensor:
     if x.shape[1] == 1:  # one token a sample: abs of an outer product is the outer product of absolute values
         return d[:, 0].abs().to(dtype).T @ x[:, 0].abs().to(dtype)
     first = torch.mm(d[0].T, x[0])
-    total, product = first.abs_().to(dtype), torch.empty_like(first) if len(x) > 1 else first
+    if len(x) == 1:
+        return first.to(dtype)
+    total, product = first.abs_().to(dtype), torch.empty_like(first)
     for x_s, d_s in zip(x[1:], d[1:], strict=True):
         torch.mm(d_s.T, x_s, out=product)
         total.add_(product.abs_())
@@ -72,7 +76,8 @@ class Sink:
         sign: Sign option of the relevance.
         accumulator: Sum over samples, (O,) or (O, I), on the layer's device; None: relevance is returned as the
             weight's gradient, for FSDP2 to reduce.
-        nonfinite: Whether a forward output or an output gradient was not finite, one flag each, on the device.
+        checks: Sum of all forward outputs and of all output gradients of a batch, (2,), on the device, in float32 or
+            wider: not finite where one of what they sum is not.
         kernel: What computes relevance, as `uses_triton` takes it.
         positions: The one token of each sample whose output has a gradient, (B, 1, 1); None: any token's may.
         num_samples: Samples of the batch, B: for layers that see the tokens of all samples in one row, (B * T, I).
@@ -81,16 +86,19 @@ class Sink:
 
     sign: Sign
     accumulator: Tensor | None
-    nonfinite: Tensor
+    checks: Tensor
     kernel: Kernel = "auto"
     positions: Tensor | None = None
     num_samples: int = 1
     num_backwards: int = 0
 
 
-def _is_nonfinite(values: Tensor) -> Tensor:
-    """Whether any value is NaN or infinite: their sum is not finite then. Stays on the device."""
-    return ~torch.isfinite(values.sum(dtype=torch.promote_types(values.dtype, torch.float32)))
+def _check(values: Tensor, total: Tensor) -> None:
+    """Add the sum of all values to `total`, which is not finite from then on if one of them is not.
+
+    Two small operations and no decision: these checks stand in every layer, twice a batch.
+    """
+    total.add_(values.sum(dtype=total.dtype))
 
 
 class RelevanceLinear(Function):
@@ -116,7 +124,7 @@ class RelevanceLinear(Function):
         ctx.save_for_backward(x, stored)
         ctx.layout, ctx.sink = layout, sink
         y = native(x)
-        sink.nonfinite[0] |= _is_nonfinite(y)
+        _check(y, sink.checks[0])
         return y
 
     @staticmethod
@@ -126,7 +134,7 @@ class RelevanceLinear(Function):
         sink: Sink = ctx.sink
         weight = ctx.layout(stored)
         sink.num_backwards += 1
-        sink.nonfinite[1] |= _is_nonfinite(d)
+        _check(d, sink.checks[1])
         # Under autocast x and weight are as stored, and d is what the layer computed in: products are taken in that.
         with torch.autocast(x.device.type, enabled=False):
             grad_x = (d @ weight.to(d.dtype)).to(x.dtype) if ctx.needs_input_grad[0] else None

@@ -186,7 +186,7 @@ def test_without_accumulator_relevance_is_the_weights_gradient() -> None:
     x, d, weight = inputs((3, 18, 40, 20))
     linear = nn.Linear(20, 40, bias=False)
     linear.weight.data = weight
-    sink = Sink("abs", None, torch.zeros(2, dtype=torch.bool), "triton")
+    sink = Sink("abs", None, torch.zeros(2), "triton")
     forward = relevance_forward(linear, sink, torch.zeros((), requires_grad=True))
     for _ in range(2):
         forward(x).backward(d)
