@@ -67,7 +67,7 @@ def test_settings_are_those_of_the_run(place: Path) -> None:
 def test_what_is_counted_beside_attribution(place: Path) -> None:
     settings = read_run([*TINY, "--config", "configs/tiny/sweep.yaml"])[0]
     assert settings.passes == (Pass("baselines", 5, 1),)
-    assert [(one.number, one.with_prompts) for one in settings.trials] == [(1, True), (4, True), (55, True)]
+    assert [(one.number, one.with_prompts) for one in settings.trials] == [(1, True), (4, True), (56, True)]
     text = (place / "configs/tiny/heldout.txt").stat().st_size
     assert settings.evaluated.text_tokens == text // 4
     settings = read_run(["--config", "configs/tiny/compress.yaml"])[0]
