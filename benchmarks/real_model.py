@@ -54,6 +54,10 @@ FIXTURES = ROOT.parent / "shared/fixtures"
 CONFIGS, HOME = ROOT / "tests/configs", ROOT / "logs/real_model"
 SCORER = FIXTURES / "toxicity_scorer"
 SCREEN = Screen(num_candidates=150)
+WEIGHTS = (10.0, 30.0, 100.0)
+"""Of a price, in the sweep."""
+FINAL_WEIGHT = 30.0
+"""Chosen in the sweep, by the price of evaluation text that the final table does not read alone."""
 NUM_NEURONS, CURVE = 20, (5, 10, 20, 40, 60, 100)
 SWEEP_PARAGRAPHS = 150
 """Of the held-out text: about 20,000 tokens."""
@@ -186,7 +190,12 @@ class Bench:
         done = UNCHANGED if recipe is None else scaled_neurons(recipe, factor)
         return self.trials.measure(done, self.progress).evaluation
 
-    def screened(self, contrast: ScoreSet, run: Path) -> list[Screened]:
+    def chosen(self, contrast: ScoreSet, run: Path, price_weight: float = SCREEN.price_weight) -> list[tuple[int, int]]:
+        """The neurons that the screen keeps of the first candidates, best first."""
+        found = self.screened(contrast, run, price_weight)
+        return [one.neuron for one in choose(found, max(CURVE), price_weight)]
+
+    def screened(self, contrast: ScoreSet, run: Path, price_weight: float) -> list[Screened]:
         """What each of the first candidates does alone to the words of a run."""
         samples = json.loads((run / "samples.json").read_text(encoding="utf-8"))
         toxic, ordinary = (
@@ -203,7 +212,7 @@ class Bench:
                 candidates,
                 data,
                 max(CURVE),
-                SCREEN.price_weight,
+                price_weight,
                 SCREEN.max_tokens,
                 kept.keep,
                 self.progress,
@@ -235,24 +244,28 @@ def sweep_cells(bench: Bench, run: Path, published: ScoreSet) -> Iterator[Cell]:
     """Our curve, then each proposer with and without the screen."""
     contrasts = {name: proposer.contrast(run / "scores") for name, proposer in PROPOSERS.items()}
     for name, contrast in {**contrasts, PUBLISHED: published}.items():
-        chosen = [one.neuron for one in choose(bench.screened(contrast, run), max(CURVE))]
+        chosen = bench.chosen(contrast, run)
         curve = CURVE if name == OURS else (10, NUM_NEURONS, 100) if name == PUBLISHED else (NUM_NEURONS,)
         for num in curve:
             yield Cell(name, False, select_neurons(contrast, num, "global"))
             if chosen and num <= max(len(chosen), min(curve)):
                 yield Cell(name, True, Recipe(chosen[:num]))
         if name == OURS:
+            for weight in WEIGHTS[1:]:
+                dear = bench.chosen(contrast, run, weight)
+                for num in CURVE:
+                    yield Cell(f"{name}, price weight {weight:g}", True, Recipe(dear[:num]))
             for factor in (0.3, 0.6):
                 yield Cell(name, True, Recipe(chosen[: 2 * NUM_NEURONS]), factor)
 
 
 def final_cells(bench: Bench, run: Path, draw: int, num_controls: int) -> Iterator[Cell]:
     """The screen's neurons of one draw; of the first one also random ones of the same layers."""
-    chosen = [one.neuron for one in choose(bench.screened(PROPOSERS[OURS].contrast(run / "scores"), run), max(CURVE))]
+    chosen = bench.chosen(PROPOSERS[OURS].contrast(run / "scores"), run, FINAL_WEIGHT)
     words = json.loads((run / "samples.json").read_text(encoding="utf-8"))["toxic"]
     targets = {"target_ids": [word[0] for _, word in words]}
     Recipe(chosen[:NUM_NEURONS], options=targets).save(run)
-    for num in (10, NUM_NEURONS):
+    for num in (10, NUM_NEURONS, 2 * NUM_NEURONS) if draw == 0 else (NUM_NEURONS,):
         yield Cell(f"{OURS}, draw {draw}", True, Recipe(chosen[:num]))
     if draw == 0:
         width = bench.lm.config.intermediate_size
