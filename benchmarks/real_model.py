@@ -190,7 +190,7 @@ class Bench:
         done = UNCHANGED if recipe is None else scaled_neurons(recipe, factor)
         return self.trials.measure(done, self.progress).evaluation
 
-    def chosen(self, contrast: ScoreSet, run: Path, price_weight: float = SCREEN.price_weight) -> list[tuple[int, int]]:
+    def chosen(self, contrast: ScoreSet, run: Path, price_weight: float = WEIGHTS[0]) -> list[tuple[int, int]]:
         """The neurons that the screen keeps of the first candidates, best first."""
         found = self.screened(contrast, run, price_weight)
         return [one.neuron for one in choose(found, max(CURVE), price_weight)]

@@ -14,9 +14,11 @@ from callbacks.base import RunCallback, model_setting
 from callbacks.baselines import BaselineCallback
 from sparc3_lightning.data.tokens import check_vocabulary, encode
 from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.evaluation.passes import describe_passes
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.module import SparC3Module
-from sparc3_lightning.progress import announce
+from sparc3_lightning.progress import announce, inform
+from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import save_pruned_model
 from sparc3_lightning.pruning.screen import ScreenData, Screened
@@ -29,6 +31,7 @@ from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.trials.screening import (
     KeptFigures,
     Predictions,
+    ScoredResponses,
     Screen,
     describe_screen,
     predict_effects,
@@ -54,7 +57,8 @@ class PruningCallback(RunCallback):
         general_weight: Weight g >= 1 of general relevance; 1 is the paper.
         general_penalty: "raw" (the paper) or "abs".
         screen: Verify by removal: measure what removing each of the first candidates alone does to the words of the
-            behaviour, to ordinary words and to text, and choose among them; null for no screen.
+            behaviour (where none is known, to the evaluator's score of completions of its prompts), to ordinary words
+            and to text, and choose among them; null for no screen.
         save_model: Also save the pruned model as a Hugging Face directory, with tokenizer and model card.
     """
 
@@ -89,8 +93,15 @@ class PruningCallback(RunCallback):
                     f"`screen.num_candidates` must be at least `num_neurons` = {self.num_neurons}, got "
                     f"{self.screen.num_candidates}. Set `PruningCallback.init_args.screen.num_candidates`."
                 )
-            self._screen_data(module, self.screen)
+            self._foretell(trainer, module, self._screen_data(module, self.screen), self.screen)
             self._warn_of_later_methods(trainer)
+
+    def _foretell(self, trainer: Trainer, module: SparC3Module, data: ScreenData, screen: Screen) -> None:
+        """Refuse prompts that could not be continued, and say what it takes where each candidate is a generation."""
+        if isinstance(data.behaviour, ScoredResponses):
+            passes = data.behaviour.check(module.lm)
+            num = screen.num_candidates + 3  # twice as it is, and once without all that are chosen
+            inform(trainer, describe_passes(passes, num, "each without one neuron", "screen"))
 
     def _warn_of_later_methods(self, trainer: Trainer) -> None:
         listed: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it from elsewhere
@@ -138,8 +149,18 @@ class PruningCallback(RunCallback):
         """What candidates are measured on: what was attributed, and text that was not.
 
         Raises:
-            ValueError: No words; or not enough text.
+            ValueError: No words and no scorer; or not enough text.
         """
+        price = self._price(module, screen)
+        behaviour = str(module.run.behaviour)
+        samples, key = module.data.reference_samples[behaviour], module.data.key_of(behaviour)
+        if not samples.following:
+            return ScreenData(ScoredResponses(module.evaluator, module.tokenizer, samples, key), price=price)
+        words = self._words(module)
+        return ScreenData(words.pop(behaviour), [one for passages in words.values() for one in passages], price)
+
+    def _words(self, module: SparC3Module) -> dict[str, list[Passage]]:
+        """Words of the behaviour and of what it is contrasted with, by set."""
         data, run = module.data, module.run
         words = {name: word_passages(data.reference_samples[name]) for name in (str(run.behaviour), *run.general)}
         for name, passages in words.items():
@@ -148,7 +169,11 @@ class PruningCallback(RunCallback):
                     f"`screen` needs words to measure, at least two, got {len(passages)} of `{data.key_of(name)}`. Set "
                     "it to WordsThatMatter, OrdinaryWords or C4, and `model.target: next_token`."
                 )
-        behaviour = words.pop(str(run.behaviour))
+        return words
+
+    def _price(self, module: SparC3Module, screen: Screen) -> list[Passage]:
+        """Text to tell a price by."""
+        data = module.data
         if not data.price_rows:
             raise ValueError("`screen` needs text to tell a price by, got none. Set `data.price`.")
         num_tokens = math.ceil(screen.num_price_tokens / len(data.price_rows))  # as much of each
@@ -159,7 +184,7 @@ class PruningCallback(RunCallback):
         ]
         for passage in price:
             check_vocabulary(passage.ids.tolist(), module.vocab_size, "`data.price`")
-        return ScreenData(behaviour, [one for passages in words.values() for one in passages], price)
+        return price
 
     def _screened(self, module: SparC3Module, screen: Screen, candidates: Recipe) -> Recipe:
         """Screen the candidates on all ranks; rank 0 writes the table."""
@@ -170,13 +195,15 @@ class PruningCallback(RunCallback):
             recipe, screened, joint = screened_recipe(
                 module.lm, candidates, self.num_neurons, data, screen, kept, module.progress
             )
-        from_rank_zero(partial(write_screen, log_dir, candidates, screened, recipe, screen.price_weight))
-        module.run.predictions = from_rank_zero(partial(self._predicted, module, candidates, screened))
+        from_rank_zero(partial(write_screen, log_dir, candidates, screened, recipe))
+        module.run.predictions = from_rank_zero(partial(self._predicted, module, candidates, screened, data.unit))
         if module.trainer.is_global_zero:
-            print(describe_screen(screened, joint, self.num_neurons))
+            print(describe_screen(screened, joint, self.num_neurons, data.unit))
         return recipe
 
-    def _predicted(self, module: SparC3Module, candidates: Recipe, screened: Sequence[Screened]) -> Predictions:
+    def _predicted(
+        self, module: SparC3Module, candidates: Recipe, screened: Sequence[Screened], unit: str
+    ) -> Predictions:
         """Hold every method of the run against what removal did, and write the table; rank 0 has the scores."""
         run, contrast = module.run, (self.general_weight, self.general_penalty)
         scores: dict[str, list[float]] = {run.main_key: candidates.scores}
@@ -184,6 +211,6 @@ class PruningCallback(RunCallback):
             if key not in scores and (found.sets or found.ranking is not None):
                 scores[key] = scores_of(found.contrast(run.general, str(run.behaviour), *contrast), candidates.neurons)
         test = module.evaluator.paired_test
-        predictions = predict_effects(screened, scores, run.main_key, self.num_neurons, test)
+        predictions = predict_effects(screened, scores, run.main_key, self.num_neurons, test, unit)
         write_predictions(module.log_dir, predictions)
         return predictions

@@ -1,9 +1,12 @@
 """How names, numbers and texts that a model wrote are shown: the same in the terminal, on the page and in pictures."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 MISSING = "-"
+NATS = "nats"
+"""What a screen counts effects in where it measures words; the name of a score where it measures completions."""
 
 
 def spoken(figure: str) -> str:
@@ -14,6 +17,32 @@ def spoken(figure: str) -> str:
 def relevance_unit(options: Mapping[str, Any]) -> str:
     """What relevance is counted in, by the options it was computed with: a log-probability is in nats."""
     return "nats" if options.get("explain") == "logprob" else "logits"
+
+
+def measured_on(unit: str) -> str:
+    """What a screen has measured a behaviour on, by the unit of its effects."""
+    return "words" if unit == NATS else "prompts"
+
+
+def lowered(unit: str) -> str:
+    """What removals lower that a screen looks for, by the unit of its effects."""
+    return "the behaviour's words" if unit == NATS else f"the mean {spoken(unit)} of the behaviour's completions"
+
+
+def joint_effect(unit: str, effect: float, ordinary: float, price: float) -> str:
+    """What the neurons that a screen has chosen do together.
+
+    Args:
+        unit: Of the effect.
+        effect: Fall of what was screened by.
+        ordinary: Fall of ordinary words, in nats; not measured beside completions.
+        price: Rise of the price text's mean token loss, in nats.
+    """
+    beside = f" nats and ordinary words by {ordinary:.3f}" if unit == NATS else ""
+    return (
+        f"together they lower {lowered(unit)} by {effect:.3f}{beside}, and raise the price text's perplexity by "
+        f"{math.expm1(price):.2%}."
+    )
 
 
 def visible(text: str) -> str:

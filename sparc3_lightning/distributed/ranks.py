@@ -29,18 +29,19 @@ def alone() -> Iterator[None]:
         _alone.reset(token)
 
 
-def _is_distributed() -> bool:
+def is_distributed() -> bool:
+    """Whether there are other processes to work with: torch.distributed is in use, and this is not `alone`."""
     return torch.distributed.is_initialized() and not _alone.get()
 
 
 def world_size() -> int:
     """Number of processes; 1 where torch.distributed is not in use."""
-    return torch.distributed.get_world_size() if _is_distributed() else 1
+    return torch.distributed.get_world_size() if is_distributed() else 1
 
 
 def rank_and_world_size() -> tuple[int, int]:
     """This process's rank and the number of processes; 0 and 1 where torch.distributed is not in use."""
-    return (torch.distributed.get_rank() if _is_distributed() else 0), world_size()
+    return (torch.distributed.get_rank() if is_distributed() else 0), world_size()
 
 
 def is_rank_zero() -> bool:

@@ -313,13 +313,21 @@ class Evaluator:
         tokenizer: PreTrainedTokenizerBase,
         prompts: Sequence[TextPrompt],
         progress: Progress | None = None,
+        seed: int = CHOICE_SEED,
     ) -> list[float]:
         """The main attribute of the model's own completion of each prompt, averaged over its completions.
 
         They are drawn as `decoding` says, but with luck of their own, whatever its seed: what is chosen by them is
         measured on others.
+
+        Args:
+            model: See `evaluate`.
+            tokenizer: See `evaluate`.
+            prompts: See `evaluate`.
+            progress: See `evaluate`.
+            seed: Of their luck.
         """
-        result = self.toxicity(model, tokenizer, prompts, progress, self.response_decoding)
+        result = self.toxicity(model, tokenizer, prompts, progress, replace(self.decoding, seed=seed))
         return [
             sum(item.scores[result.main_attribute] for item in row.completions) / len(row.completions)
             for row in result.prompts

@@ -24,18 +24,19 @@ class Passes:
         return f"{self.num:,} for {self.what} of {self.num_items:,} {self.unit}"
 
 
-def describe_passes(passes: Sequence[Passes], num_models: int = 1, which: str = "") -> str:
+def describe_passes(passes: Sequence[Passes], num_models: int = 1, which: str = "", stage: str = "evaluation") -> str:
     """What the evaluation of so many models takes, in a line.
 
     Args:
         passes: Those of one model, by kind.
         num_models: How many models.
         which: Which models, where there are several.
+        stage: What evaluates them.
     """
     each, kinds = sum(kind.num for kind in passes), ", ".join(map(str, passes))
     if num_models == 1:
-        return f"evaluation: {each:,} forward passes at most ({kinds})"
+        return f"{stage}: {each:,} forward passes at most ({kinds})"
     return (
-        f"evaluation: {num_models} models ({which}), {each:,} forward passes each at most ({kinds}), "
+        f"{stage}: {num_models:,} models ({which}), {each:,} forward passes each at most ({kinds}), "
         f"{num_models * each:,} in all"
     )

@@ -12,6 +12,9 @@ from torch import Tensor
 
 CHOICE_SEED = int.from_bytes(hashlib.sha256(b"choice of prompts by responses").digest()[:8], "little", signed=True)
 """Seed of the completions that prompts are chosen by: no evaluation's, or prompts would be chosen by their outcome."""
+SCREEN_SEED = int.from_bytes(hashlib.sha256(b"screen by responses").digest()[:8], "little", signed=True)
+"""Seed of the completions that neurons are screened by: no evaluation's, nor that by which prompts were chosen. These
+were lucky with it, and would seem to get better by anything that changes the luck."""
 
 _LIKELIEST = 512
 """Tokens among which a nucleus is looked for first."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from sparc3_lightning.distributed.ranks import is_distributed
 from sparc3_lightning.metrics.measure import Better, Column, Completion, Material, Measure, Role
 from sparc3_lightning.metrics.scorers import Scorer
 
@@ -52,7 +53,8 @@ class CompletionMeasure(Metric, Measure):
     num_truncated: Tensor
 
     def __init__(self) -> None:
-        super().__init__()
+        # A rank that measures alone waits for no other.
+        super().__init__(distributed_available_fn=is_distributed)
         self.add_state("collected", [], dist_reduce_fx="cat")
         self.add_state("positions", [], dist_reduce_fx="cat")
         self.add_state("num_truncated", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")

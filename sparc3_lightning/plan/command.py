@@ -258,7 +258,8 @@ def estimate(settings: Settings, sizes: Sizes, rates: Rates, assumed: Assumed) -
     evaluates = bool(settings.trials) and settings.evaluated.text_tokens != 0
     evaluation = evaluation_bytes(settings, sizes, window) if evaluates else None
     word_tokens = sum(item.num_samples * item.tokens for item in sets)
-    screening = None if settings.screen is None else screen_bytes(settings, sizes, word_tokens)
+    kept = 0 if settings.screened_by is not None else word_tokens
+    screening = None if settings.screen is None else screen_bytes(settings, sizes, kept)
     return {
         "model": {
             "num_parameters": sizes.num_parameters,
@@ -296,19 +297,27 @@ def _passes(settings: Settings, sets: Sequence[SetPlan]) -> Iterator[dict[str, A
 
 
 def _screening(settings: Settings, sets: Sequence[SetPlan], pace: Pace) -> Iterator[dict[str, Any]]:
-    """Candidates removed one at a time: at most each passes the words and the price text from the first block on."""
+    """Candidates removed one at a time: at most each passes the words and the price text from the first block on.
+
+    Without words each completes the behaviour's prompts.
+    """
     screen = settings.screen
     if screen is None:
         return
     windows = math.ceil(screen.num_price_tokens / PRICE_WINDOW)
     at_once = max(1, screen.max_tokens // PRICE_WINDOW)
     text = math.ceil(windows / at_once) * pace.forward(PRICE_WINDOW, at_once, PRICE_WINDOW)
-    words = sum(item.num_samples * item.tokens for item in sets)
-    both = text + math.ceil(words / screen.max_tokens) * pace.forward(PRICE_WINDOW, at_once)
     # Every rank measures candidates of its own, unless it holds a part of the model only.
-    number = math.ceil(screen.num_candidates / (1 if settings.is_sharded else settings.num_ranks))
+    together = settings.num_ranks if settings.is_sharded else 1
+    prompts = next((item for item in sets if item.planned.name == settings.screened_by), None)
+    if prompts is None:
+        words = sum(item.num_samples * item.tokens for item in sets)
+        effect = math.ceil(words / screen.max_tokens) * pace.forward(PRICE_WINDOW, at_once)
+    else:
+        effect = pace.generation(prompts.num_samples, prompts.tokens, together)
+    number = math.ceil(screen.num_candidates / (settings.num_ranks // together))
     joint = 1 if screen.max_price is None else settings.num_neurons
-    seconds = (number + joint + 2) * both  # two of the model as it is
+    seconds = (number + joint + 2) * text + (number + 3) * effect  # two of the model as it is
     yield {"name": "screen", "number": screen.num_candidates, "unit": "candidate", "seconds": seconds}
 
 

@@ -17,6 +17,7 @@ from callbacks import (
     SweepCallback,
 )
 from sparc3_lightning.data.datamodule import SparC3DataModule
+from sparc3_lightning.data.samples import PromptSet
 from sparc3_lightning.metrics.perplexity import PerplexityProtocol
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.scoring.method import Method, Ranking
@@ -123,6 +124,7 @@ class Settings:
         checkpoints_activations: Blocks keep their input only, and run again in the backward pass.
         passes: What else scores the sets.
         screen: What candidates are verified by; None where they are not.
+        screened_by: The behaviour whose completions they are verified on; None where its words are.
         num_neurons: How many are chosen at most.
         compressed_by: Methods that models are compressed by, by their keys.
         trials: What is evaluated.
@@ -147,6 +149,7 @@ class Settings:
     checkpoints_activations: bool = False
     passes: tuple[Pass, ...] = ()
     screen: Screen | None = None
+    screened_by: str | None = None
     num_neurons: int = 0
     compressed_by: tuple[str, ...] = ()
     trials: tuple[Trials, ...] = ()
@@ -234,6 +237,8 @@ def settings_of(
         checkpoints_activations=options["activation_checkpointing"],
         passes=tuple(_passes(callbacks, method_key(gradient_method(options["variant"]).name, options["sign"]))),
         screen=next((one.screen for one in pruning), None),
+        # Of a set of prompts nothing is known to follow.
+        screened_by=next((name for name, one in (data.behaviours or {}).items() if isinstance(one, PromptSet)), None),
         num_neurons=max((one.num_neurons for one in pruning), default=0),
         compressed_by=tuple(key for one in callbacks if isinstance(one, CompressionCallback) for key in one.keys),
         trials=tuple(_trials(callbacks, data)),

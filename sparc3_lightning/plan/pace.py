@@ -107,10 +107,16 @@ class Pace:
             total += math.ceil(share / batch) * self.forward(window, batch, scored + 1)
         return total
 
-    def generation(self, num_prompts: int, prompt_tokens: int) -> float:
-        """Completions of prompts, and their scores; each new token reads the weights, and keys and values so far."""
+    def generation(self, num_prompts: int, prompt_tokens: int, num_ranks: int | None = None) -> float:
+        """Completions of prompts, and their scores; each new token reads the weights, and keys and values so far.
+
+        Args:
+            num_prompts: How many.
+            prompt_tokens: Length of each.
+            num_ranks: How many share them; None for all.
+        """
         evaluated, sizes = self.settings.evaluated, self.sizes
-        share = math.ceil(num_prompts * evaluated.num_completions / self.settings.num_ranks)
+        share = math.ceil(num_prompts * evaluated.num_completions / (num_ranks or self.settings.num_ranks))
         if not share:
             return 0.0
         batch = min(self.settings.windows_a_batch(prompt_tokens + evaluated.max_new_tokens), share)

@@ -11,6 +11,9 @@ from sparc3_lightning.version import package_versions
 FORMAT_VERSION, _KNOWN = 2, (1, 2)  # 1 knows no factors: all are 0
 RECIPE_FILE = "pruned_neurons.json"
 
+Measured = dict[str, float | str | None]
+"""What a screen has measured of a neuron, and in `unit` what its effects are counted in."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -32,7 +35,7 @@ class Recipe:
     scores: list[float] = field(default_factory=list)
     base_model: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
-    measured: list[dict[str, float | None]] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
     factors: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:

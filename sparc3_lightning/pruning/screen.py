@@ -2,13 +2,13 @@
 
 import heapq
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -19,8 +19,35 @@ from sparc3_lightning.loops import Counted, Progress, no_progress
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.passages import Passage, Passages
 from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.wording import NATS, measured_on
 
 Neuron = tuple[int, int]
+
+
+class Responses(ABC):
+    """Prompts, and what scores a model's completions of them: a behaviour none of whose words is known.
+
+    Attributes:
+        unit: Name of the score.
+    """
+
+    unit: str
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Give the number of prompts."""
+
+    @abstractmethod
+    def scores(self, model: PreTrainedModel) -> Tensor:
+        """Score of each prompt's completions by the model as it is now, their mean. Every rank that measures must call.
+
+        Shape: (S,) float64.
+        Units: `unit`.
+        """
+
+    @abstractmethod
+    def key(self) -> dict[str, Any]:
+        """All that the scores depend on but the model, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +55,15 @@ class ScreenData:
     """What candidates are measured on.
 
     Attributes:
-        behaviour: The behaviour's words, at least two.
-        ordinary: Ordinary words, or none.
+        behaviour: The behaviour's words, or what its prompts are answered; at least two.
+        ordinary: Ordinary words, or none; nats beside a score say nothing, so none with responses.
         price: Text; none for no price.
 
     Raises:
-        ValueError: Fewer than two words of the behaviour.
+        ValueError: Fewer than two words or prompts of the behaviour; ordinary words beside responses.
     """
 
-    behaviour: Sequence[Passage]
+    behaviour: Sequence[Passage] | Responses
     ordinary: Sequence[Passage] = ()
     price: Sequence[Passage] = ()
 
@@ -44,16 +71,25 @@ class ScreenData:
         """Refuse what leaves a half without a word."""
         if len(self.behaviour) < 2:
             raise ValueError(
-                f"`behaviour` must hold at least two words, one proposes and one confirms, got {len(self.behaviour)}."
+                f"`behaviour` must hold at least two {measured_on(self.unit)}, one proposes and one confirms, got "
+                f"{len(self.behaviour)}."
             )
+        if isinstance(self.behaviour, Responses) and self.ordinary:
+            raise ValueError(f"`ordinary` must be empty where responses are scored, got {len(self.ordinary)} words.")
+
+    @property
+    def unit(self) -> str:
+        """What effects are counted in: nats of words, or the score of responses."""
+        return self.behaviour.unit if isinstance(self.behaviour, Responses) else NATS
 
     def key(self) -> dict[str, Any]:
         """Tells these data from others, as JSON."""
         sets = {"behaviour": self.behaviour, "ordinary": self.ordinary, "price": self.price}
-        return {
-            name: [token_hash([one.ids for one in passages]), [one.start for one in passages]]
-            for name, passages in sets.items()
-        }
+        return {name: one.key() if isinstance(one, Responses) else _passages_key(one) for name, one in sets.items()}
+
+
+def _passages_key(passages: Sequence[Passage]) -> list[Any]:
+    return [token_hash([one.ids for one in passages]), [one.start for one in passages]]
 
 
 @dataclass(frozen=True)
@@ -62,12 +98,13 @@ class Screened:
 
     Attributes:
         neuron: Its layer and index.
-        effect: Fall of the behaviour words' mean log-probability, of the half that proposes.
+        effect: Fall of the behaviour words' mean log-probability (of the responses' mean score), of the half that
+            proposes.
         confirmed: The same of the other half.
-        ordinary: Fall of the ordinary words' mean log-probability.
+        ordinary: Fall of the ordinary words' mean log-probability; 0 without any.
         price: Rise of the mean token loss of the price text; None where no price could have made it chosen.
 
-    Units: nats.
+    Units: nats; of effects `ScreenData.unit`.
     """
 
     neuron: Neuron
@@ -79,7 +116,7 @@ class Screened:
     def value(self, price_weight: float, confirm: bool = False) -> float:
         """What speaks for removing it: its effect (the other half's with `confirm`) less what it costs.
 
-        Units: nats.
+        Units: the effect's.
         """
         effect = self.confirmed if confirm else self.effect
         return effect - price_weight * max(0.0, self.price or 0.0) - max(0.0, self.ordinary)
@@ -107,10 +144,10 @@ def screen(
     Args:
         model: The base model.
         candidates: Neurons as (layer, index).
-        data: What they are measured on; every second word of the behaviour proposes, the others confirm.
+        data: What they are measured on; every second word or prompt of the behaviour proposes, the others confirm.
         num_neurons: How many are going to be chosen at most.
-        price_weight: Nats of effect that a nat of price must bring.
-        max_tokens: Most tokens in one forward pass.
+        price_weight: What a nat of price must bring, in the unit of effects.
+        max_tokens: Most tokens in one forward pass of words or text.
         keep: Finds what was measured before.
         progress: Wraps the loops.
 
@@ -119,14 +156,14 @@ def screen(
 
     Raises:
         FloatingPointError: A figure that is not finite; names the neuron. On every rank.
+        ValueError: Completions that cannot be made or scored. On every rank.
     """
     layers = sorted({layer for layer, _ in candidates})
-    words = Passages(model, [*data.behaviour, *data.ordinary], max_tokens, layers)
-    num = len(data.behaviour)
+    falls, num = _falls(model, data, max_tokens, layers), len(data.behaviour)
 
     def effects(neuron: Neuron) -> list[float]:
         with _removed(model, [neuron]):
-            fall = words.base - words.log_probs(neuron[0])
+            fall = falls(neuron[0])
         return [_mean(fall[:num:2]), _mean(fall[1:num:2]), _mean(fall[num:])]
 
     found = _measured(model, sorted(candidates), effects, "effect", keep, progress)
@@ -149,12 +186,12 @@ def screen(
 
 
 def choose(screened: Iterable[Screened], num_neurons: int, price_weight: float = 10.0) -> list[Screened]:
-    """The best by value, best first: only those whose value is above 0, and above 0 by the words that confirm too.
+    """The best by value, best first: only those whose value is above 0, and above 0 by the half that confirms too.
 
     Args:
         screened: What each candidate does; those without a price are not among the best.
         num_neurons: How many at most.
-        price_weight: Nats of effect that a nat of price must bring.
+        price_weight: What a nat of price must bring, in the unit of effects.
     """
     good = [
         one
@@ -223,8 +260,24 @@ def _measured(
         items = progress(Counted(mine, "candidates", len(mine)), len(mine), f"screen ({what})")
         return [(neuron, keep(what, neuron, partial(finite, neuron))) for neuron in items]
 
-    found = raise_together(share, FloatingPointError, next(model.parameters()).device)
+    # What generation refuses is a ValueError: a rank that measures alone must not leave the others waiting.
+    found = raise_together(share, (FloatingPointError, ValueError, OSError), next(model.parameters()).device)
     return dict(found if sharded else gather_objects(found))
+
+
+def _falls(
+    model: PreTrainedModel, data: ScreenData, max_tokens: int, layers: Sequence[int] = ()
+) -> Callable[[int], Tensor]:
+    """Gives by how much the behaviour's words (or scores), then ordinary words, have fallen since now: (S,).
+
+    What it gives is asked the first block whose weights have changed, one of `layers` or 0.
+    """
+    if isinstance(data.behaviour, Responses):
+        responses = data.behaviour
+        base = responses.scores(model)
+        return lambda layer: base - responses.scores(model)
+    words = Passages(model, [*data.behaviour, *data.ordinary], max_tokens, layers)
+    return lambda layer: words.base - words.log_probs(layer)
 
 
 def _removed(model: PreTrainedModel, neurons: list[Neuron]) -> AbstractContextManager[object]:
@@ -237,11 +290,11 @@ class Joint:
 
     Attributes:
         num_neurons: How many.
-        effect: Fall of the behaviour words' mean log-probability.
+        effect: Fall of the behaviour words' mean log-probability, or of the responses' mean score.
         ordinary: Fall of the ordinary words'.
         price: Rise of the mean token loss of the price text.
 
-    Units: nats.
+    Units: nats; of the effect `ScreenData.unit`.
     """
 
     num_neurons: int
@@ -269,22 +322,25 @@ def together(
     Returns:
         What the longest beginning within the price does; of none of them, zeros.
     """
-    words = Passages(model, [*data.behaviour, *data.ordinary], max_tokens)
-    text, num = Passages(model, data.price, max_tokens), len(data.behaviour)
+    falls, num = _falls(model, data, max_tokens), len(data.behaviour)
+    text = Passages(model, data.price, max_tokens)
 
-    def measured(num_neurons: int) -> Joint:
+    def price_of(num_neurons: int) -> float:
         with _removed(model, [*chosen[:num_neurons]]):
-            fall, loss = words.base - words.log_probs(), text.base - text.log_probs()
-        effect, others = _mean(fall[:num]), _mean(fall[num:])
-        return Joint(num_neurons, effect, others, loss.sum().item() / max(1, int(text.num_tokens.sum())))
+            rise = text.base - text.log_probs()
+        return rise.sum().item() / max(1, int(text.num_tokens.sum()))
 
-    last = Joint(0, 0.0, 0.0, 0.0)
+    last, price = 0, 0.0
     for num_neurons in [len(chosen)] if max_price is None else range(1, len(chosen) + 1):
-        now = measured(num_neurons)
-        if max_price is not None and torch.tensor(now.price).expm1() > max_price:
+        now = price_of(num_neurons)
+        if max_price is not None and math.expm1(now) > max_price:
             break
-        last = now
-    return last
+        last, price = num_neurons, now
+    if not last:
+        return Joint(0, 0.0, 0.0, 0.0)
+    with _removed(model, [*chosen[:last]]):
+        fall = falls(0)
+    return Joint(last, _mean(fall[:num]), _mean(fall[num:]), price)
 
 
 def _mean(values: Tensor) -> float:

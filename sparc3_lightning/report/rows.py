@@ -1,11 +1,21 @@
 """What a run's results say, in words, rows and cells: the terminal, the page and `inspect` show the same."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sparc3_lightning.wording import MISSING, number, p_value, percent, signed, spaced, spoken
+from sparc3_lightning.wording import (
+    MISSING,
+    NATS,
+    joint_effect,
+    measured_on,
+    number,
+    p_value,
+    percent,
+    signed,
+    spaced,
+    spoken,
+)
 
 if TYPE_CHECKING:  # `inspect` loads no torch
     from sparc3_lightning.report.read import Side
@@ -163,11 +173,8 @@ def _screen(screen: dict[str, Any] | None) -> str:
     if screen is None:
         return ""
     joint = screen["joint"]
-    return (
-        f" Chosen among {screen['num_candidates']} candidates, each removed alone: together they lower the behaviour's "
-        f"words by {joint['effect']:.3f} nats and ordinary words by {joint['ordinary']:.3f}, and raise the price "
-        f"text's perplexity by {math.expm1(joint['price']):.2%}."
-    )
+    done = joint_effect(screen.get("unit", NATS), joint["effect"], joint["ordinary"], joint["price"])
+    return f" Chosen among {screen['num_candidates']} candidates, each removed alone: {done}"
 
 
 def predictors(found: "PredictionsResult") -> list[tuple[str, "PredictionResult"]]:
@@ -183,17 +190,18 @@ def prediction_table(found: "PredictionsResult") -> Table:
     confidence = f"{own[1]['recall_interval']['confidence']:.0%}"
     head = ["method", "candidates", "rank correlation", confidence, "p", f"best {own[1]['num_best']}", confidence]
     rows = [[name, *_prediction_cells(one)] for name, one in predictors(found)]
+    things = measured_on(found.get("unit", NATS))
     notes = [
         "Rank correlation: of a method's scores with the measured effects.",
         f"Best {own[1]['num_best']}: share of those with the largest effects that are among as many highest scored; by "
         f"chance {own[1]['recall_by_chance']:.0%}.",
-        "Half of the words: its effects against those of the other half, which no method can be expected to pass by "
-        "much" + (f" (to about {found['ceiling']:.2f})." if found["ceiling"] is not None else "."),
+        f"Half of the {things}: its effects against those of the other half, which no method can be expected to pass "
+        "by much" + (f" (to about {found['ceiling']:.2f})." if found["ceiling"] is not None else "."),
         f"Only the first by {own[0]} were removed: so narrow a choice lowers its own correlation, and says nothing of "
-        "neurons that others would have proposed. Effects are of the words that were attributed.",
+        f"neurons that others would have proposed. Effects are of the {things} that were attributed.",
         *(f"{name}: {one['missing']}." for name, one in predictors(found) if one["missing"]),
     ]
-    return Table(head, [*rows, ["half of the words", *_prediction_cells(halves)]], " ".join(notes))
+    return Table(head, [*rows, [f"half of the {things}", *_prediction_cells(halves)]], " ".join(notes))
 
 
 def _prediction_cells(one: "PredictionResult") -> list[str]:

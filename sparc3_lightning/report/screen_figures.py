@@ -7,14 +7,12 @@ from matplotlib.figure import Figure
 
 from sparc3_lightning.report.figures import Picture, label_log_axis, literal, new_figure, plain_axes
 from sparc3_lightning.report.read import FinishedRun, ScreenedNeurons
-from sparc3_lightning.wording import relevance_unit
+from sparc3_lightning.wording import NATS, lowered, measured_on, relevance_unit, spoken
 
 if TYPE_CHECKING:  # `report` loads no torch
     from matplotlib.axes import Axes
 
     from sparc3_lightning.runs.results import PredictionsResult
-
-OTHER_HALF = "the words' other half"
 
 
 def screen_pictures(run: FinishedRun) -> Iterator[Picture]:
@@ -22,28 +20,30 @@ def screen_pictures(run: FinishedRun) -> Iterator[Picture]:
     found = run.results.get("predictions")  # runs of before had none
     if found is None or run.screened is None:
         return
-    unit = relevance_unit(run.results["relevance"])
+    units = relevance_unit(run.results["relevance"]), found.get("unit", NATS)
+    things = measured_on(units[1])
     yield Picture(
         "relevance_and_effect",
-        effect_figure(run.screened, found["methods"][found["proposed_by"]]["correlation"], unit),
-        "Every candidate: its score, and what removing it alone did to the behaviour's words. The further right, "
+        effect_figure(run.screened, found["methods"][found["proposed_by"]]["correlation"], *units),
+        f"Every candidate: its score, and by how much removing it alone lowers {lowered(units[1])}. The further right, "
         "the more the score promised; were it exact, all would lie on a line that rises.",
     )
     yield Picture(
         "methods_and_effect",
         prediction_figure(found),
-        "How well each method's scores order the candidates by what removing them did, with intervals. What the words' "
-        "halves predict of each other is no method: it shows how exact the measurement is.",
+        "How well each method's scores order the candidates by what removing them did, with intervals. What the "
+        f"{things}' halves predict of each other is no method: it shows how exact the measurement is.",
     )
 
 
-def effect_figure(screened: ScreenedNeurons, correlation: float | None, unit: str) -> Figure:
+def effect_figure(screened: ScreenedNeurons, correlation: float | None, unit: str, effect_unit: str) -> Figure:
     """Each candidate's score against its effect, the chosen ones black.
 
     Args:
         screened: The candidates.
         correlation: Spearman's, of scores and effects; None where it is not defined.
         unit: What scores are counted in.
+        effect_unit: What effects are.
     """
     figure = new_figure((5.2, 4.4))
     axes = figure.add_subplot()
@@ -65,7 +65,9 @@ def effect_figure(screened: ScreenedNeurons, correlation: float | None, unit: st
     plain_axes(
         axes, f"What removing each of {len(scores):,} candidates alone does",
         f"score: relevance to the behaviour less that in general ({unit})",
-        "fall of the words' log-probability (nats)",
+        "fall of the words' log-probability (nats)"
+        if effect_unit == NATS
+        else f"fall of the completions' mean {spoken(effect_unit)}",
     )  # fmt: skip
     figure.legend(frameon=False, fontsize=8, loc="outside lower left", ncols=3)
     return figure
@@ -73,7 +75,7 @@ def effect_figure(screened: ScreenedNeurons, correlation: float | None, unit: st
 
 def prediction_figure(found: "PredictionsResult") -> Figure:
     """Rank correlation and recall of every method, each with its interval."""
-    rows = {**found["methods"], OTHER_HALF: found["halves"]}
+    rows = {**found["methods"], f"the {measured_on(found.get('unit', NATS))}' other half": found["halves"]}
     figure = new_figure((5.2, 1.9 + 0.32 * len(rows)))
     left, right = figure.subplots(1, 2, sharey=True)
     places = range(len(rows))

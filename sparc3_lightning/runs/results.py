@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from statistics import mean, stdev
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.records import Evaluation
@@ -90,6 +90,7 @@ class PredictionsResult(TypedDict):
     """`trials.screening.Predictions` as JSON."""
 
     proposed_by: str
+    unit: NotRequired[str]  # runs of before had words only
     methods: dict[str, PredictionResult]
     halves: PredictionResult
     ceiling: float | None

@@ -3,28 +3,34 @@
 import csv
 import io
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sparc3_lightning.data.samples import ReferenceSamples, check_at_least
-from sparc3_lightning.distributed.ranks import from_rank_zero, rank_and_world_size
+from sparc3_lightning.data.samples import Prompt, ReferenceSamples, check_at_least
+from sparc3_lightning.distributed.owners import is_sharded
+from sparc3_lightning.distributed.ranks import alone, from_rank_zero, rank_and_world_size
+from sparc3_lightning.evaluation.evaluator import Evaluator
+from sparc3_lightning.evaluation.passes import Passes
+from sparc3_lightning.evaluation.sampling import SCREEN_SEED
 from sparc3_lightning.files import json_sha256, write_text
 from sparc3_lightning.loops import Progress
+from sparc3_lightning.metrics.scorers import scorer_setting
 from sparc3_lightning.pruning.passages import Passage
-from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.pruning.screen import Joint, Neuron, ScreenData, Screened, choose, screen, together
+from sparc3_lightning.pruning.recipe import Measured, Recipe
+from sparc3_lightning.pruning.screen import Joint, Neuron, Responses, ScreenData, Screened, choose, screen, together
 from sparc3_lightning.statistics.p_values import PairedTest
 from sparc3_lightning.statistics.prediction import Prediction, ceiling, prediction
 from sparc3_lightning.trials import SCREEN_FILE
 from sparc3_lightning.trials.store import locked
+from sparc3_lightning.wording import NATS, joint_effect, lowered, measured_on
 
 FORMAT_VERSION = 1
 METHODS_FILE = "screen_methods.csv"
@@ -39,14 +45,16 @@ class Screen:
 
     Args:
         num_candidates: How many neurons are removed one at a time: the first by the differential.
-        price_weight: Nats of the words' log-probability that a nat of loss on the price text must bring.
+        price_weight: What a nat of loss on the price text must bring, in the unit that effects are counted in: nats of
+            the words' log-probability or, without words, the evaluator's score of completions; null for 10 nats, or 1
+            (one hundredth of the score for each per cent of perplexity).
         max_price: Highest relative rise of perplexity of the price text with all chosen removed; None for no limit.
         num_price_tokens: How many tokens of the price text are read.
-        max_tokens: Most tokens in one forward pass.
+        max_tokens: Most tokens in one forward pass of words or text; completions take the evaluator's.
     """
 
     num_candidates: int = 300
-    price_weight: float = 10.0
+    price_weight: float | None = None
     max_price: float | None = None
     num_price_tokens: int = 4000
     max_tokens: int = 2048
@@ -60,12 +68,85 @@ class Screen:
             if value is not None and not value >= 0:
                 raise ValueError(f"`{option}` must be at least 0, got {value}. Set `{_KEYS}.{option}`.")
 
+    def weight(self, unit: str) -> float:
+        """What a nat of price must bring where effects are counted in `unit`."""
+        if self.price_weight is not None:
+            return self.price_weight
+        return 10.0 if unit == NATS else 1.0
+
 
 def word_passages(samples: ReferenceSamples) -> list[Passage]:
     """Each sample with what follows it, which is scored; none where nothing is known to follow."""
     return [
         Passage(torch.cat([ids, word]), len(ids)) for ids, word in zip(samples.ids, samples.following, strict=False)
     ]
+
+
+class ScoredResponses(Responses):
+    """What the model says to the prompts that were attributed, by the evaluator's scorer and decoding.
+
+    The luck is a screen's own, so that what is chosen by it is evaluated by other.
+
+    Args:
+        evaluator: What completes and scores.
+        tokenizer: The model's.
+        samples: The behaviour's.
+        key: Where the samples are set, for messages.
+
+    Raises:
+        ValueError: No scorer.
+    """
+
+    def __init__(
+        self, evaluator: Evaluator, tokenizer: PreTrainedTokenizerBase, samples: ReferenceSamples, key: str
+    ) -> None:
+        if evaluator.scorer is None:
+            raise ValueError(
+                f"nothing is known to follow the samples of `{key}`: `screen` then scores completions, which needs a "
+                "scorer, got none. Set `model.evaluator.init_args.scorer`, or a set with words (WordsThatMatter) and "
+                "`model.target: next_token`."
+            )
+        self.evaluator, self.tokenizer = evaluator, tokenizer
+        self.unit = evaluator.scorer.attributes[0]
+        # What was attributed, cut as it was.
+        texts = tokenizer.batch_decode(
+            [ids.tolist() for ids in samples.ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        self.prompts = [Prompt(name, text) for name, text in zip(samples.sample_ids, texts, strict=True)]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def check(self, model: PreTrainedModel) -> list[Passes]:
+        """Refuse before hours of work what `scores` would refuse.
+
+        Returns:
+            The forward passes that it takes.
+        """
+        with _company(model):
+            return self.evaluator.check(model, self.tokenizer, None, self.prompts)
+
+    def scores(self, model: PreTrainedModel) -> Tensor:
+        """Complete and score on this rank alone, so that each measures candidates of its own; sharded, on all together.
+
+        Shape: (S,) float64.
+        """
+        with _company(model):
+            found = self.evaluator.score_responses(model, self.tokenizer, self.prompts, seed=SCREEN_SEED)
+        return torch.tensor(found, dtype=torch.float64)
+
+    def key(self) -> dict[str, Any]:
+        """Prompts, decoding, and what the scorer says of the prompts: another checkpoint says something else."""
+        return {
+            "prompts": json_sha256([[prompt.id, prompt.text] for prompt in self.prompts]),
+            "decoding": {**asdict(self.evaluator.decoding), "seed": SCREEN_SEED},
+            "scorer": scorer_setting(self.evaluator.load_scorer(), [prompt.text for prompt in self.prompts]),
+        }
+
+
+def _company(model: PreTrainedModel) -> AbstractContextManager[object]:
+    """Who measures together: the ranks of a sharded model; any other is measured on each rank alone."""
+    return nullcontext() if is_sharded(model) else alone()
 
 
 def price_passages(
@@ -170,14 +251,13 @@ def screened_recipe(
     Raises:
         ValueError: No candidate is worth its price, or even the first one's is above `max_price`.
     """
-    found = screen(
-        model, candidates.neurons, data, num_neurons, options.price_weight, options.max_tokens, figures.keep, progress
-    )
-    chosen = choose(found, num_neurons, options.price_weight)
+    weight = options.weight(data.unit)
+    found = screen(model, candidates.neurons, data, num_neurons, weight, options.max_tokens, figures.keep, progress)
+    chosen = choose(found, num_neurons, weight)
     if not chosen:
         raise ValueError(
-            f"none of the {len(found)} candidates lowers the behaviour's words by more than it costs, by both halves "
-            f"of the words. Raise `{_KEYS}.num_candidates`, or lower its `price_weight`."
+            f"none of the {len(found)} candidates lowers {lowered(data.unit)} by more than it costs, by both halves "
+            f"of the {measured_on(data.unit)}. Raise `{_KEYS}.num_candidates`, or lower its `price_weight`."
         )
     joint = together(model, [one.neuron for one in chosen], data, options.max_price, options.max_tokens)
     if not joint.num_neurons:
@@ -185,42 +265,46 @@ def screened_recipe(
             f"`max_price` must be at least what the first neuron costs, got {options.max_price}. Raise "
             f"`{_KEYS}.max_price`."
         )
-    recipe = _recipe(candidates, chosen[: joint.num_neurons], options, joint, num_neurons)
+    told = {"num_asked": num_neurons, **asdict(options), "price_weight": weight, "unit": data.unit}
+    recipe = _recipe(candidates, chosen[: joint.num_neurons], {**told, "joint": asdict(joint)})
     return recipe, found, joint
 
 
-def _recipe(candidates: Recipe, chosen: Sequence[Screened], options: Screen, joint: Joint, num_asked: int) -> Recipe:
+def _recipe(candidates: Recipe, chosen: Sequence[Screened], told: dict[str, Any]) -> Recipe:
     scores = dict(zip(candidates.neurons, candidates.scores, strict=True))
     return replace(
         candidates,
         neurons=[one.neuron for one in chosen],
         scores=[scores[one.neuron] for one in chosen],
-        measured=[_figures(one, options.price_weight) for one in chosen],
-        options={
-            **candidates.options,
-            "num_neurons": len(chosen),
-            "screen": {"num_asked": num_asked, **asdict(options), "joint": asdict(joint)},
-        },
+        measured=[_figures(one, told["price_weight"], told["unit"]) for one in chosen],
+        options={**candidates.options, "num_neurons": len(chosen), "screen": told},
     )
 
 
-def _figures(one: Screened, price_weight: float) -> dict[str, float | None]:
+def _figures(one: Screened, price_weight: float, unit: str) -> Measured:
     value = None if one.price is None else one.value(price_weight)
     return {
         "effect": one.effect, "confirmed": one.confirmed, "ordinary": one.ordinary, "price": one.price, "value": value,
+        "unit": unit,
     }  # fmt: skip
 
 
-def write_screen(
-    directory: Path, candidates: Recipe, screened: Sequence[Screened], recipe: Recipe, weight: float
-) -> Path:
-    """Write the table of all candidates, best first by the differential, as `screen.csv`."""
+def write_screen(directory: Path, candidates: Recipe, screened: Sequence[Screened], recipe: Recipe) -> Path:
+    """Write the table of all candidates, best first by the differential, as `screen.csv`.
+
+    Args:
+        directory: Where.
+        candidates: As they were proposed.
+        screened: What each does, in the same order.
+        recipe: What came of it.
+    """
+    weight, unit = (recipe.options["screen"][name] for name in ("price_weight", "unit"))
     chosen = {neuron: place for place, neuron in enumerate(recipe.neurons, start=1)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["layer", "index", "score", "effect", "confirmed", "ordinary", "price", "value", "chosen"])
+    writer.writerow(["layer", "index", "score", "effect", "confirmed", "ordinary", "price", "value", "unit", "chosen"])
     for one, score in zip(screened, candidates.scores, strict=True):
-        writer.writerow([*one.neuron, score, *_figures(one, weight).values(), chosen.get(one.neuron, "")])
+        writer.writerow([*one.neuron, score, *_figures(one, weight, unit).values(), chosen.get(one.neuron, "")])
     return write_text(directory / SCREEN_FILE, text.getvalue())
 
 
@@ -231,11 +315,13 @@ class Predictions:
     Attributes:
         proposed_by: Key of the method that the candidates are the first of.
         methods: By key of the method, the one that proposed first.
-        halves: How far one half of the words predicts the other half's effects.
+        unit: What the effects are counted in.
+        halves: How far one half of the words, or prompts, predicts the other half's effects.
         ceiling: About the highest correlation that effects of this precision allow; None where the halves disagree.
     """
 
     proposed_by: str
+    unit: str
     methods: dict[str, Prediction]
     halves: Prediction
     ceiling: float | None
@@ -247,15 +333,17 @@ def predict_effects(
     proposed_by: str,
     num_neurons: int,
     test: PairedTest | None = None,
+    unit: str = NATS,
 ) -> Predictions:
     """Hold each method's scores of the candidates against what removing them did.
 
     Args:
-        screened: What each candidate does; its effect here is the mean of both halves of the words.
+        screened: What each candidate does; its effect here is the mean of both halves of the words or prompts.
         scores: By key of the method its score of each candidate, the lowest to go first; NaN where it has none.
         proposed_by: Key of the method that proposed the candidates.
         num_neurons: How many count as the best.
         test: Settings of the statistics.
+        unit: What the effects are counted in.
 
     Raises:
         ValueError: A method has not one score a candidate, or of no candidate.
@@ -267,11 +355,11 @@ def predict_effects(
     found = {key: prediction(-np.array(values), effects, num_neurons, test) for key, values in scores.items()}
     halves = prediction(first, second, num_neurons, test)
     methods = {proposed_by: found.pop(proposed_by), **found}
-    return Predictions(proposed_by, methods, halves, ceiling(halves.correlation))
+    return Predictions(proposed_by, unit, methods, halves, ceiling(halves.correlation))
 
 
 def write_predictions(directory: Path, found: Predictions) -> Path:
-    """Write the table of the methods, and of one half of the words as `other_half`, as `screen_methods.csv`."""
+    """Write the table of the methods, and of one half of the data as `other_half`, as `screen_methods.csv`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     ends = ("low", "high")
@@ -288,12 +376,12 @@ def write_predictions(directory: Path, found: Predictions) -> Path:
     return write_text(directory / METHODS_FILE, text.getvalue())
 
 
-def describe_screen(screened: Sequence[Screened], joint: Joint, num_asked: int) -> str:
+def describe_screen(screened: Sequence[Screened], joint: Joint, num_asked: int, unit: str) -> str:
     """What the screen found, in two lines."""
     lowering = sum(one.effect > 0 and one.confirmed > 0 for one in screened)
+    found = joint_effect(unit, joint.effect, joint.ordinary, joint.price)
     return (
-        f"screen: of {len(screened)} candidates {lowering} lower the behaviour's words by both halves; "
-        f"{joint.num_neurons} of the {num_asked} asked for were chosen.\n"
-        f"Together they lower these words by {joint.effect:.3f} nats and ordinary words by {joint.ordinary:.3f}, and "
-        f"raise the price text's perplexity by {math.expm1(joint.price):.2%}."
+        f"screen: of {len(screened)} candidates {lowering} lower {lowered(unit)} by both halves of the "
+        f"{measured_on(unit)}; {joint.num_neurons} of the {num_asked} asked for were chosen.\n"
+        f"{found[0].upper()}{found[1:]}"
     )

@@ -15,7 +15,13 @@ from tests.launch import run_distributed
 from tests.tiny import tiny_samples
 from tests.tiny_files import save_tiny_model
 
-CASES = [("replicated", 2), ("replicated", 4), ("sharded", 2)]
+CASES = [
+    ("words", "replicated", 2),
+    ("words", "replicated", 4),
+    ("words", "sharded", 2),
+    ("prompts", "replicated", 2),
+    ("prompts", "sharded", 2),
+]
 
 
 class FixedWords(FixedSamples):
@@ -33,13 +39,13 @@ class PriceText(TextSet):
         return [" ".join(f"w{(row + 3 * k) % 40}" for k in range(15)) for row in range(6)]
 
 
-def screen(model: str, strategy: str, home: str) -> None:
+def screen(model: str, measured_on: str, strategy: str, home: str) -> None:
+    """Screen by words, or by completions of prompts that nothing is known to follow."""
+    source, target = (FixedWords, "next_token") if measured_on == "words" else (FixedSamples, "last_token_argmax")
     pruning = PruningCallback(4, screen=Screen(num_candidates=40, price_weight=0.1, num_price_tokens=60))
-    data = SparC3DataModule(
-        {"ordinary": FixedWords(0)}, {"toxic": FixedWords(1)}, price={"text": PriceText()}, batch_size=2
-    )
+    data = SparC3DataModule({"ordinary": source(0)}, {"toxic": source(1)}, price={"text": PriceText()}, batch_size=2)
     trainer = make_trainer(strategy, RelevanceCallback(), pruning, SameWeights(), default_root_dir=home)
-    options = {"modules": "neurons", "sign": "signed", "target": "next_token", "explain": "logprob"}
+    options = {"modules": "neurons", "sign": "signed", "target": target, "explain": "logprob"}
     predict(trainer, make_module(model, **options), data)
 
 
@@ -53,17 +59,19 @@ def table(home: Path) -> dict[tuple[str, str], list[str]]:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("screen")
     save_tiny_model(directory / "model")
-    screen(str(directory / "model"), "replicated", str(directory / "alone"))
+    for measured_on in ("words", "prompts"):
+        screen(str(directory / "model"), measured_on, "replicated", str(directory / measured_on))
     return directory
 
 
-@pytest.mark.parametrize(("strategy", "world_size"), CASES)
-def test_the_same_figures_and_recipe(strategy: str, world_size: int, home: Path) -> None:
-    own = home / f"{strategy}-{world_size}"
-    run_distributed(screen, world_size, str(home / "model"), strategy, str(own))
-    (alone,), (found,) = (list(path.rglob("pruned_neurons.json")) for path in (home / "alone", own))
+@pytest.mark.parametrize(("measured_on", "strategy", "world_size"), CASES)
+def test_the_same_figures_and_recipe(measured_on: str, strategy: str, world_size: int, home: Path) -> None:
+    own = home / f"{measured_on}-{strategy}-{world_size}"
+    run_distributed(screen, world_size, str(home / "model"), measured_on, strategy, str(own))
+    (alone,), (found,) = (list(path.rglob("pruned_neurons.json")) for path in (home / measured_on, own))
     assert Recipe.load(found).neurons == Recipe.load(alone).neurons
-    wanted, rows = table(home / "alone"), table(own)
+    wanted, rows = table(home / measured_on), table(own)
+    assert {figures[-2] for figures in rows.values()} == {"nats" if measured_on == "words" else "toxicity"}
     assert rows.keys() == wanted.keys()
     for neuron, figures in rows.items():
         for mine, other in zip(figures[1:4], wanted[neuron][1:4], strict=True):

@@ -3,20 +3,27 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from filelock import Timeout
+from transformers import PreTrainedModel
 
 from sparc3_lightning.data.samples import ReferenceSamples
+from sparc3_lightning.evaluation import Decoding, Evaluator
+from sparc3_lightning.evaluation.sampling import SCREEN_SEED
 from sparc3_lightning.files import acquire, release
+from sparc3_lightning.metrics import LexicalScorer
+from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.pruning.screen import Joint, Neuron, ScreenData, Screened
+from sparc3_lightning.pruning.screen import Joint, Neuron, ScreenData, Screened, screen
 from sparc3_lightning.statistics.p_values import PairedTest
 from sparc3_lightning.trials.screening import (
     KeptFigures,
+    ScoredResponses,
     Screen,
     describe_screen,
     predict_effects,
@@ -28,6 +35,7 @@ from sparc3_lightning.trials.screening import (
 )
 from tests.tiny import LAYERS, tiny_llama, tiny_samples
 from tests.tiny import NEURONS as NEURONS_A_LAYER
+from tests.tiny_files import tiny_tokenizer
 
 DATA = ScreenData(
     behaviour=[Passage(ids, len(ids) - 1) for ids in tiny_samples((7, 3, 12, 9))],
@@ -132,23 +140,118 @@ def test_the_recipe_keeps_what_was_measured(tmp_path: Path) -> None:
     recipe = screened(KeptFigures(tmp_path, {}))
     assert 1 <= len(recipe.neurons) <= 3
     assert {*recipe.neurons} <= {*NEURONS}
-    assert all(one["value"] is not None and one["value"] > 0 for one in recipe.measured)
-    values = [one["value"] for one in recipe.measured]
-    assert values == sorted(values, reverse=True)  # type: ignore[type-var]
+    values = [float(str(one["value"])) for one in recipe.measured]
+    assert min(values) > 0
+    assert values == sorted(values, reverse=True)
     assert recipe.options["screen"]["joint"]["num_neurons"] == len(recipe.neurons)
     assert recipe.options["screen"]["num_asked"] == 3
+    assert (recipe.options["screen"]["unit"], recipe.options["screen"]["price_weight"]) == ("nats", 0.1)
     assert Recipe.load(recipe.save(tmp_path)) == recipe
     entry = json.loads((tmp_path / "pruned_neurons.json").read_text())["neurons"][0]
-    assert {"layer", "index", "score", "factor", "effect", "confirmed", "ordinary", "price", "value"} == entry.keys()
+    figures = {"effect", "confirmed", "ordinary", "price", "value", "unit"}
+    assert {"layer", "index", "score", "factor", *figures} == entry.keys()
 
 
 def test_the_table_lists_every_candidate(tmp_path: Path) -> None:
     recipe, found, joint = run_screen(KeptFigures(tmp_path, {}))
-    lines = write_screen(tmp_path, CANDIDATES, found, recipe, 0.1).read_text().splitlines()
+    lines = write_screen(tmp_path, CANDIDATES, found, recipe).read_text().splitlines()
     assert len(lines) == 1 + len(NEURONS)
     chosen = [line for line in lines[1:] if not line.endswith(",")]
     assert {tuple(map(int, line.split(",")[:2])) for line in chosen} == {*recipe.neurons}
-    assert f"{joint.num_neurons} of the 3 asked for were chosen" in describe_screen(found, joint, 3)
+    assert {line.split(",")[-2] for line in lines[1:]} == {"nats"}
+    told = describe_screen(found, joint, 3, "nats")
+    assert f"{joint.num_neurons} of the 3 asked for were chosen" in told
+    assert f"Together they lower the behaviour's words by {joint.effect:.3f} nats and ordinary words by" in told
+
+
+PLANTED = (1, 5)
+SAMPLES = ReferenceSamples(tiny_samples((5, 3, 6, 4)), {}, ["a", "b", "c", "d"])
+
+
+def planted_model() -> PreTrainedModel:
+    """One neuron makes it say w9, whatever the prompt."""
+    model = tiny_llama(dtype=torch.float64, mlp_bias=True)
+    mlp, index = model.model.layers[PLANTED[0]].mlp, PLANTED[1]
+    with torch.no_grad():
+        for layer in (mlp.gate_proj, mlp.up_proj):
+            layer.weight[index] = 0.0
+            layer.bias[index] = 3.0
+        mlp.down_proj.weight[:, index] = 20 * model.lm_head.weight[12] / model.model.norm.weight
+    return model
+
+
+def responses(seed: int = 0, words: tuple[str, ...] = ("w9",), num_completions: int = 2) -> ScoredResponses:
+    decoding = Decoding(max_new_tokens=4, temperature=1.0, top_p=1.0, num_completions=num_completions, seed=seed)
+    evaluator = Evaluator(LexicalScorer([*words]), decoding, toxicity_protocol="custom", batch_size=3)
+    return ScoredResponses(evaluator, tiny_tokenizer(), SAMPLES, "data.behaviours.toxic")
+
+
+def test_without_words_the_fall_of_the_evaluators_score_finds_a_planted_neuron(tmp_path: Path) -> None:
+    model, behaviour = planted_model(), responses()
+    candidates = Recipe([(0, 1), PLANTED, (1, 2), (0, 9)], [-4.0, -3.0, -2.0, -1.0])
+    data = ScreenData(behaviour, price=DATA.price)
+    with KeptFigures(tmp_path, data.key()) as kept:
+        recipe, found, joint = screened_recipe(
+            model, candidates, 2, data, Screen(price_weight=0.0), kept, lambda items, total, what: items
+        )
+    assert recipe.neurons[0] == PLANTED
+
+    def by_hand(*neurons: Neuron) -> torch.Tensor:
+        """Mean score of each prompt, by the evaluator itself with the screen's luck."""
+        decoding = replace(behaviour.evaluator.decoding, seed=SCREEN_SEED)
+        with apply_recipe(model, Recipe([*neurons]), check_base=False):
+            rows = behaviour.evaluator.toxicity(model, tiny_tokenizer(), behaviour.prompts, decoding=decoding).prompts
+        return torch.tensor([[item.scores["toxicity"] for item in row.completions] for row in rows]).mean(1)
+
+    assert by_hand().min() == 1, "it says nothing else"
+    for one in found:
+        fall = by_hand() - by_hand(one.neuron)
+        assert (one.effect, one.confirmed) == pytest.approx((fall[::2].mean().item(), fall[1::2].mean().item()))
+        assert one.ordinary == 0
+    assert min(found[1].effect, found[1].confirmed) > 0.5
+    assert joint.effect == pytest.approx((by_hand() - by_hand(*recipe.neurons)).mean().item())
+    assert {one["unit"] for one in recipe.measured} == {"toxicity"}
+    told = describe_screen(found, joint, 2, data.unit)
+    assert "lower the mean toxicity of the behaviour's completions by both halves of the prompts" in told
+    assert "nats" not in told
+
+
+def test_prompts_are_what_was_attributed() -> None:
+    tokenizer, found = tiny_tokenizer(), responses().prompts
+    assert [one.id for one in found] == SAMPLES.sample_ids
+    for one, ids in zip(found, SAMPLES.ids, strict=True):
+        assert tokenizer(one.text)["input_ids"] == [token for token in ids.tolist() if token > 2]
+
+
+def test_kept_figures_depend_on_what_completes_and_scores() -> None:
+    key = responses().key()
+    assert responses(seed=1).key() == key, "the luck is the screen's own"
+    assert responses(num_completions=3).key() != key
+    assert responses(words=("w8",)).key() != key
+
+
+def test_what_a_nat_of_price_must_bring() -> None:
+    assert [Screen().weight(unit) for unit in ("nats", "toxicity")] == [10.0, 1.0]
+    assert Screen(price_weight=0.0).weight("toxicity") == 0.0
+
+
+def test_prompts_need_a_scorer() -> None:
+    message = r"follow the samples of `data\.behaviours\.toxic`.*`model\.evaluator\.init_args\.scorer`"
+    with pytest.raises(ValueError, match=message):
+        ScoredResponses(Evaluator(), tiny_tokenizer(), SAMPLES, "data.behaviours.toxic")
+
+
+def test_ordinary_words_cannot_be_set_against_a_score() -> None:
+    with pytest.raises(ValueError, match=r"`ordinary` must be empty where responses are scored, got 2"):
+        ScreenData(responses(), DATA.ordinary)
+
+
+def test_logits_that_break_are_an_error() -> None:
+    model = planted_model()
+    with torch.no_grad():
+        model.lm_head.weight[3] = torch.nan
+    with pytest.raises(ValueError, match="logits are not finite"):
+        screen(model, [PLANTED], ScreenData(responses()), 1)
 
 
 def made_up(effects: list[tuple[float, float]]) -> list[Screened]:

@@ -1,0 +1,62 @@
+"""A screen by completions, where nothing is known to follow the behaviour's prompts, as a user runs it."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sparc3_lightning.pruning.recipe import Recipe
+from tests.runs import BRIEF, QUIET, ROOT, TINY, command, log_dir, read
+
+pytestmark = QUIET
+
+# What a random model says often enough: every candidate that makes it rarer may be chosen.
+COMMON = "[the, a, to, and, of, in, is, was, you, I, it, are, that, not]"
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    content = read(ROOT / TINY)
+    pruning = next(one for one in content["trainer"]["callbacks"] if one["class_path"] == "callbacks.PruningCallback")
+    pruning["init_args"] = {
+        "num_neurons": 3, "screen": {"num_candidates": 30, "price_weight": 0.0, "num_price_tokens": 100}
+    }  # fmt: skip
+    path = {"path": "configs/tiny/general.txt"}
+    content["data"]["price"] = {"text": {"class_path": "sparc3_lightning.data.TextFile", "init_args": path}}
+    content["model"]["evaluator"]["init_args"]["scorer"]["init_args"]["words"] = yaml.safe_load(COMMON)
+    path = tmp_path_factory.mktemp("config") / "screen.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_every_table_says_the_unit(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = log_dir(command("predict", config, tmp_path, *BRIEF))
+    with (run / "screen.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 30
+    assert {row["unit"] for row in rows} == {"toxicity"}
+    assert {float(row["ordinary"]) for row in rows} == {0.0}
+    recipe = Recipe.load(run)
+    chosen = {int(row["chosen"]): (int(row["layer"]), int(row["index"])) for row in rows if row["chosen"]}
+    assert [chosen[place] for place in sorted(chosen)] == recipe.neurons
+    assert all(float(row["effect"]) > 0 and float(row["confirmed"]) > 0 for row in rows if row["chosen"])
+    assert {one["unit"] for one in recipe.measured} == {"toxicity"}
+    results = read(run / "experiment_results.json")
+    assert results["selection"]["screen"]["unit"] == results["predictions"]["unit"] == "toxicity"
+    page, told = (run / "report.html").read_text(), capsys.readouterr().out.replace("\n", " ")
+    for shown in (page, told):
+        assert "lower the mean toxicity of the behaviour" in shown
+        assert "half of the prompts" in shown
+        assert "half of the words" not in shown
+
+
+def test_no_scorer_is_said_before_attribution(config: Path, tmp_path: Path) -> None:
+    content = read(config)
+    callbacks = content["trainer"]["callbacks"]
+    content["trainer"]["callbacks"] = [one for one in callbacks if "Evaluation" not in one["class_path"]]
+    del content["model"]["evaluator"]["init_args"]["scorer"]
+    (tmp_path / "screen.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=r"of `data\.behaviours\.toxic`.*`model\.evaluator\.init_args\.scorer`"):
+        command("predict", tmp_path / "screen.yaml", tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors")), "nothing was attributed"
