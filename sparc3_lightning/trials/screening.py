@@ -138,6 +138,7 @@ class ScoredResponses(Responses):
     def key(self) -> dict[str, Any]:
         """Prompts, decoding, and what the scorer says of the prompts: another checkpoint says something else."""
         return {
+            "unit": self.unit,
             "prompts": json_sha256([[prompt.id, prompt.text] for prompt in self.prompts]),
             "decoding": {**asdict(self.evaluator.decoding), "seed": SCREEN_SEED},
             "scorer": scorer_setting(self.evaluator.load_scorer(), [prompt.text for prompt in self.prompts]),
