@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -199,7 +200,7 @@ def test_without_words_the_fall_of_the_evaluators_score_finds_a_planted_neuron(t
     def by_hand(*neurons: Neuron) -> torch.Tensor:
         """Mean score of each prompt, by the evaluator itself with the screen's luck."""
         decoding = replace(behaviour.evaluator.decoding, seed=SCREEN_SEED)
-        with apply_recipe(model, Recipe([*neurons]), check_base=False):
+        with apply_recipe(model, Recipe([*neurons]), check_base=False) if neurons else nullcontext():
             rows = behaviour.evaluator.toxicity(model, tiny_tokenizer(), behaviour.prompts, decoding=decoding).prompts
         return torch.tensor([[item.scores["toxicity"] for item in row.completions] for row in rows]).mean(1)
 
