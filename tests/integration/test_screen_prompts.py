@@ -47,8 +47,8 @@ def test_every_table_says_the_unit(config: Path, tmp_path: Path, capsys: pytest.
     page, told = (run / "report.html").read_text(), capsys.readouterr().out.replace("\n", " ")
     for shown in (page, told):
         assert "lower the mean toxicity of the behaviour" in shown
-        assert "half of the prompts" in shown
-        assert "half of the words" not in shown
+        assert "half of the prompts" in shown.lower()
+        assert "of the words" not in shown.lower()
 
 
 def test_no_scorer_is_said_before_attribution(config: Path, tmp_path: Path) -> None:

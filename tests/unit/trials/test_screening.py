@@ -204,7 +204,7 @@ def test_without_words_the_fall_of_the_evaluators_score_finds_a_planted_neuron(t
             rows = behaviour.evaluator.toxicity(model, tiny_tokenizer(), behaviour.prompts, decoding=decoding).prompts
         return torch.tensor([[item.scores["toxicity"] for item in row.completions] for row in rows]).mean(1)
 
-    assert by_hand().min() == 1, "it says nothing else"
+    assert by_hand().min() > 0, "it says w9 to every prompt"
     for one in found:
         fall = by_hand() - by_hand(one.neuron)
         assert (one.effect, one.confirmed) == pytest.approx((fall[::2].mean().item(), fall[1::2].mean().item()))
