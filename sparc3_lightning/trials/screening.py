@@ -94,7 +94,7 @@ class ScoredResponses(Responses):
         key: Where the samples are set, for messages.
 
     Raises:
-        ValueError: No scorer.
+        ValueError: No scorer, or a sample without text.
     """
 
     def __init__(
@@ -112,6 +112,9 @@ class ScoredResponses(Responses):
         texts = tokenizer.batch_decode(
             [ids.tolist() for ids in samples.ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+        for name, text in zip(samples.sample_ids, texts, strict=True):
+            if not text.strip():
+                raise ValueError(f"sample `{name}` of `{key}` holds no text that `screen` could continue. Remove it.")
         self.prompts = [Prompt(name, text) for name, text in zip(samples.sample_ids, texts, strict=True)]
 
     def __len__(self) -> int:

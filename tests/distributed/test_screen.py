@@ -34,6 +34,13 @@ class FixedWords(FixedSamples):
         )
 
 
+class FixedPromptSamples(FixedSamples):
+    """Samples that hold text: every id is a word's."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(ids=[ids.clamp(min=3) for ids in tiny_samples(seed=seed)])
+
+
 class PriceText(TextSet):
     def load_rows(self) -> list[str]:
         return [" ".join(f"w{(row + 3 * k) % 40}" for k in range(15)) for row in range(6)]
@@ -41,7 +48,7 @@ class PriceText(TextSet):
 
 def screen(model: str, measured_on: str, strategy: str, home: str) -> None:
     """Screen by words, or by completions of prompts that nothing is known to follow."""
-    source, target = (FixedWords, "next_token") if measured_on == "words" else (FixedSamples, "last_token_argmax")
+    source, target = (FixedWords, "next_token") if measured_on == "words" else (FixedPromptSamples, "last_token_argmax")
     pruning = PruningCallback(4, screen=Screen(num_candidates=40, price_weight=0.1, num_price_tokens=60))
     data = SparC3DataModule({"ordinary": source(0)}, {"toxic": source(1)}, price={"text": PriceText()}, batch_size=2)
     trainer = make_trainer(strategy, RelevanceCallback(), pruning, SameWeights(), default_root_dir=home)

@@ -209,7 +209,7 @@ def test_without_words_the_fall_of_the_evaluators_score_finds_a_planted_neuron(t
         fall = by_hand() - by_hand(one.neuron)
         assert (one.effect, one.confirmed) == pytest.approx((fall[::2].mean().item(), fall[1::2].mean().item()))
         assert one.ordinary == 0
-    assert min(found[1].effect, found[1].confirmed) > 0.5
+    assert min(found[1].effect, found[1].confirmed) >= 0.5
     assert joint.effect == pytest.approx((by_hand() - by_hand(*recipe.neurons)).mean().item())
     assert {one["unit"] for one in recipe.measured} == {"toxicity"}
     told = describe_screen(found, joint, 2, data.unit)
@@ -240,6 +240,12 @@ def test_prompts_need_a_scorer() -> None:
     message = r"follow the samples of `data\.behaviours\.toxic`.*`model\.evaluator\.init_args\.scorer`"
     with pytest.raises(ValueError, match=message):
         ScoredResponses(Evaluator(), tiny_tokenizer(), SAMPLES, "data.behaviours.toxic")
+
+
+def test_a_sample_without_text_is_named() -> None:
+    samples = replace(SAMPLES, ids=[torch.tensor([1, 2]), *SAMPLES.ids[1:]])
+    with pytest.raises(ValueError, match=r"sample `a` of `data\.behaviours\.toxic` holds no text"):
+        ScoredResponses(responses().evaluator, tiny_tokenizer(), samples, "data.behaviours.toxic")
 
 
 def test_ordinary_words_cannot_be_set_against_a_score() -> None:
