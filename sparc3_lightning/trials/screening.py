@@ -385,7 +385,7 @@ def describe_screen(screened: Sequence[Screened], joint: Joint, num_asked: int, 
     lowering = sum(one.effect > 0 and one.confirmed > 0 for one in screened)
     found = joint_effect(unit, joint.effect, joint.ordinary, joint.price)
     return (
-        f"screen: of {len(screened)} candidates {lowering} lower {lowered(unit)} by both halves of the "
-        f"{measured_on(unit)}; {joint.num_neurons} of the {num_asked} asked for were chosen.\n"
+        f"screen: of {len(screened)} candidates {lowering} lower {lowered(unit)} by both halves; "
+        f"{joint.num_neurons} of the {num_asked} asked for were chosen.\n"
         f"{found[0].upper()}{found[1:]}"
     )

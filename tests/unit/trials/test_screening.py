@@ -213,7 +213,7 @@ def test_without_words_the_fall_of_the_evaluators_score_finds_a_planted_neuron(t
     assert joint.effect == pytest.approx((by_hand() - by_hand(*recipe.neurons)).mean().item())
     assert {one["unit"] for one in recipe.measured} == {"toxicity"}
     told = describe_screen(found, joint, 2, data.unit)
-    assert "lower the mean toxicity of the behaviour's completions by both halves of the prompts" in told
+    assert "lower the mean toxicity of the behaviour's completions by both halves" in told
     assert "nats" not in told
 
 
