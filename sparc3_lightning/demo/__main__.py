@@ -49,7 +49,7 @@ class Sizes:
 
     num_words: int = 64
     num_heldout: int = 96
-    num_prompts: int = 80
+    num_prompts: int = 64
 
 
 @dataclass(frozen=True)
