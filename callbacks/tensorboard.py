@@ -11,6 +11,8 @@ from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.recipe import neurons_per_layer
 from sparc3_lightning.report.figures import comparison_figure, layer_figure
+from sparc3_lightning.report.read import read_screen
+from sparc3_lightning.report.screen_figures import screen_pictures
 from sparc3_lightning.report.tensorboard import (
     board_hyperparameters,
     board_outcome,
@@ -64,6 +66,8 @@ class TensorBoardCallback(RunCallback):
             board.add_figure("neurons_per_layer", layer_figure(counts, str(run.base_model["id"])), 0, close=False)
         if run.results and run.baseline is not None and run.pruned is not None:
             self._show_outcome(run, logger, run.results, run.baseline, run.pruned)
+            for picture in screen_pictures(run.results, read_screen(module.log_dir)):
+                board.add_figure(picture.name, picture.figure, 0, close=False)
         logger.save()
 
     def _show_outcome(

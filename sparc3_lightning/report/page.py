@@ -66,7 +66,7 @@ def write_report(run_dir: Path, num_prompts: int = NUM_PROMPTS, run: FinishedRun
     """
     run = run or read_run(run_dir)
     shown = []
-    for picture in (*pictures(run), *screen_pictures(run)):
+    for picture in (*pictures(run), *screen_pictures(run.results, run.screened)):
         svg = save_figure(picture.figure, run_dir / FIGURES / picture.name)
         shown.append(PageFigure(picture.name, svg.read_bytes(), picture.caption))
     return write_text(run_dir / PAGE_FILE, render_page(run, shown, num_prompts))

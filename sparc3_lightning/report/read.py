@@ -181,7 +181,7 @@ def finished_run(run: Run, run_dir: Path) -> FinishedRun:
     neurons = _neurons(run_dir / "scores", sets, run.recipe)
     baseline, pruned, *controls = (Side.of(one.to_json()) for one in (run.baseline, run.pruned, *run.controls))
     return FinishedRun(
-        run.results, baseline, pruned, controls, run.recipe, neurons, *_made_with(run_dir), _screened(run_dir)
+        run.results, baseline, pruned, controls, run.recipe, neurons, *_made_with(run_dir), read_screen(run_dir)
     )
 
 
@@ -208,7 +208,7 @@ def read_run(run_dir: Path) -> FinishedRun:
     scores, selection = run_dir / "scores", results["selection"]
     sets = [_stored_scores(scores / name) for name in (*selection["general"], selection["behaviour"])]
     neurons = _neurons(scores, sets, recipe)
-    return FinishedRun(results, baseline, pruned, controls, recipe, neurons, *_made_with(run_dir), _screened(run_dir))
+    return FinishedRun(results, baseline, pruned, controls, recipe, neurons, *_made_with(run_dir), read_screen(run_dir))
 
 
 def _made_with(run_dir: Path) -> tuple[dict[str, Any] | None, str | None]:
@@ -220,7 +220,12 @@ def _made_with(run_dir: Path) -> tuple[dict[str, Any] | None, str | None]:
     )
 
 
-def _screened(run_dir: Path) -> ScreenedNeurons | None:
+def read_screen(run_dir: Path) -> ScreenedNeurons | None:
+    """Read the candidates of a run's screen; None where it had none.
+
+    Raises:
+        ValueError: The file is no table of a screen.
+    """
     import numpy as np
 
     path = run_dir / SCREEN_FILE

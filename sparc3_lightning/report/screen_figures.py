@@ -6,25 +6,25 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from sparc3_lightning.report.figures import Picture, label_log_axis, literal, new_figure, plain_axes
-from sparc3_lightning.report.read import FinishedRun, ScreenedNeurons
+from sparc3_lightning.report.read import ScreenedNeurons
 from sparc3_lightning.wording import NATS, lowered, measured_on, relevance_unit, spoken
 
 if TYPE_CHECKING:  # `report` loads no torch
     from matplotlib.axes import Axes
 
-    from sparc3_lightning.runs.results import PredictionsResult
+    from sparc3_lightning.runs.results import PredictionsResult, Results
 
 
-def screen_pictures(run: FinishedRun) -> Iterator[Picture]:
-    """The pictures of a run that has screened."""
-    found = run.results.get("predictions")  # runs of before had none
-    if found is None or run.screened is None:
+def screen_pictures(results: "Results", screened: ScreenedNeurons | None) -> Iterator[Picture]:
+    """The pictures of a run that has screened; none of any other."""
+    found = results.get("predictions")  # runs of before had none
+    if found is None or screened is None:
         return
-    units = relevance_unit(run.results["relevance"]), found.get("unit", NATS)
+    units = relevance_unit(results["relevance"]), found.get("unit", NATS)
     things = measured_on(units[1])
     yield Picture(
         "relevance_and_effect",
-        effect_figure(run.screened, found["methods"][found["proposed_by"]]["correlation"], *units),
+        effect_figure(screened, found["methods"][found["proposed_by"]]["correlation"], *units),
         f"Every candidate: its score, and by how much removing it alone lowers {lowered(units[1])}. The further right, "
         "the more the score promised; were it exact, all would lie on a line that rises.",
     )

@@ -13,7 +13,7 @@ from scipy import stats
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.report.read import read_run
 from sparc3_lightning.scoring.score_set import ScoreSet
-from tests.runs import BRIEF, QUIET, ROOT, command, log_dir, read
+from tests.runs import BRIEF, QUIET, ROOT, board, command, log_dir, read
 
 pytestmark = QUIET
 
@@ -85,7 +85,9 @@ def test_every_method_is_held_against_what_removal_did(run: Path) -> None:
     assert shown is not None
     assert shown.effect.tolist() == pytest.approx(effects)
     assert shown.is_chosen.sum() == sum(bool(row["chosen"]) for row in candidates)
-    assert all((run / f"figures/{name}_and_effect.png").stat().st_size > 5000 for name in ("relevance", "methods"))
+    names = ["relevance_and_effect", "methods_and_effect"]
+    assert all((run / f"figures/{name}.png").stat().st_size > 5000 for name in names)
+    assert {*names} <= {*board(run).Tags()["images"]}
 
 
 def test_a_broken_table_of_a_screen_is_named(run: Path, tmp_path: Path) -> None:
