@@ -38,7 +38,7 @@ from sparc3_lightning.metrics import DetoxifyScorer, JointScorer
 from sparc3_lightning.models.load import context_length
 from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.pruning.screen import ScreenData, Screened, choose, screen
+from sparc3_lightning.pruning.screen import Meter, ScreenData, Screened, choose, screen
 from sparc3_lightning.pruning.select import select_neurons
 from sparc3_lightning.scoring.combine import MethodScores, Penalty
 from sparc3_lightning.scoring.score_set import ScoreSet
@@ -207,16 +207,8 @@ class Bench:
         data = ScreenData(toxic, ordinary, price_passages("c4", rows, encoded, SCREEN.num_price_tokens, length))
         candidates = select_neurons(contrast, SCREEN.num_candidates, "global").neurons
         with KeptFigures(HOME / "trials", {**data.key(), **self.identity, "max_tokens": SCREEN.max_tokens}) as kept:
-            return screen(
-                self.lm,
-                candidates,
-                data,
-                max(CURVE),
-                price_weight,
-                SCREEN.max_tokens,
-                kept.keep,
-                self.progress,
-            )
+            meter = Meter(self.lm, data, sorted({layer for layer, _ in candidates}), SCREEN.max_tokens)
+            return screen(meter, candidates, max(CURVE), price_weight, kept.keep, self.progress)
 
 
 @dataclass

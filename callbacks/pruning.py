@@ -100,7 +100,7 @@ class PruningCallback(RunCallback):
         """Refuse prompts that could not be continued, and say what it takes where each candidate is a generation."""
         if isinstance(data.behaviour, ScoredResponses):
             passes = data.behaviour.check(module.lm)
-            num = screen.num_candidates + 3  # twice as it is, and once without all that are chosen
+            num = screen.num_candidates + 2  # once as it is, and once without all that are chosen
             inform(trainer, describe_passes(passes, num, "each without one neuron", "screen"))
 
     def _warn_of_later_methods(self, trainer: Trainer) -> None:

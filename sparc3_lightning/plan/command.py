@@ -317,7 +317,7 @@ def _screening(settings: Settings, sets: Sequence[SetPlan], pace: Pace) -> Itera
         effect = pace.generation(prompts.num_samples, prompts.tokens, together)
     number = math.ceil(screen.num_candidates / (settings.num_ranks // together))
     joint = 1 if screen.max_price is None else settings.num_neurons
-    seconds = (number + joint + 2) * text + (number + 3) * effect  # two of the model as it is
+    seconds = (number + joint + 1) * text + (number + 2) * effect  # one of the model as it is
     yield {"name": "screen", "number": screen.num_candidates, "unit": "candidate", "seconds": seconds}
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -126,13 +127,61 @@ Keep = Callable[[str, Neuron, Callable[[], list[float]]], list[float]]
 """`keep(what, neuron, measure)` gives what was measured of a neuron before, or measures it now."""
 
 
+class Meter:
+    """Tells what a model has lost by a change: of the behaviour, of ordinary words and of text.
+
+    Args:
+        model: The base model, as it is before any change.
+        data: What it is measured on.
+        layers: Blocks at which a later pass may begin.
+        max_tokens: Most tokens in one forward pass of words or text.
+
+    Raises:
+        ValueError: Completions that cannot be made or scored.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, data: ScreenData, layers: Sequence[int] = (), max_tokens: int = 2048
+    ) -> None:
+        self.model, self.data = model, data
+        if isinstance(data.behaviour, Responses):
+            self._scores, self._words = data.behaviour.scores(model), None
+        else:
+            self._words = Passages(model, [*data.behaviour, *data.ordinary], max_tokens, layers)
+        self._text = Passages(model, data.price, max_tokens, layers)
+
+    def falls(self, layer: int = 0) -> tuple[Tensor, Tensor]:
+        """By how much the behaviour's words (or scores) and the ordinary words have fallen, each.
+
+        Args:
+            layer: The first block whose weights have changed, one of `layers` or 0.
+
+        Shape: (S,), (S',).
+        Units: nats; of the behaviour `ScreenData.unit`.
+        """
+        if isinstance(self.data.behaviour, Responses):
+            return self._scores - self.data.behaviour.scores(self.model), torch.zeros(0)
+        assert self._words is not None
+        fall, num = self._words.base - self._words.log_probs(layer), len(self.data.behaviour)
+        return fall[:num], fall[num:]
+
+    def rise(self, layer: int = 0) -> float:
+        """By how much the price text's mean token loss has risen; 0 without one.
+
+        Args:
+            layer: The first block whose weights have changed, one of `layers` or 0.
+
+        Units: nats.
+        """
+        rises = self._text.base - self._text.log_probs(layer)
+        return rises.sum().item() / max(1, int(self._text.num_tokens.sum()))
+
+
 def screen(
-    model: PreTrainedModel,
+    meter: Meter,
     candidates: Sequence[Neuron],
-    data: ScreenData,
     num_neurons: int,
     price_weight: float = 10.0,
-    max_tokens: int = 2048,
     keep: Keep = lambda what, neuron, measure: measure(),
     progress: Progress = no_progress,
 ) -> list[Screened]:
@@ -142,12 +191,11 @@ def screen(
     what is chosen is the same as if all had been asked.
 
     Args:
-        model: The base model.
+        meter: Of the base model; every second word or prompt of the behaviour proposes, the others confirm. The layers
+            of all candidates are among its layers.
         candidates: Neurons as (layer, index).
-        data: What they are measured on; every second word or prompt of the behaviour proposes, the others confirm.
         num_neurons: How many are going to be chosen at most.
         price_weight: What a nat of price must bring, in the unit of effects.
-        max_tokens: Most tokens in one forward pass of words or text.
         keep: Finds what was measured before.
         progress: Wraps the loops.
 
@@ -158,24 +206,21 @@ def screen(
         FloatingPointError: A figure that is not finite; names the neuron. On every rank.
         ValueError: Completions that cannot be made or scored. On every rank.
     """
-    layers = sorted({layer for layer, _ in candidates})
-    falls, num = _falls(model, data, max_tokens, layers), len(data.behaviour)
+    model = meter.model
 
     def effects(neuron: Neuron) -> list[float]:
         with _removed(model, [neuron]):
-            fall = falls(neuron[0])
-        return [_mean(fall[:num:2]), _mean(fall[1:num:2]), _mean(fall[num:])]
+            behaviour, ordinary = meter.falls(neuron[0])
+        return [_mean(behaviour[::2]), _mean(behaviour[1::2]), _mean(ordinary)]
 
     found = _measured(model, sorted(candidates), effects, "effect", keep, progress)
     screened = [Screened(neuron, *found[neuron]) for neuron in candidates]
-    if not data.price:
+    if not meter.data.price:
         return [replace(one, price=0.0) for one in screened]
-    text = Passages(model, data.price, max_tokens, layers)
-    num_tokens = text.num_tokens.sum()
 
     def rise(neuron: Neuron) -> list[float]:
         with _removed(model, [neuron]):
-            return [((text.base - text.log_probs(neuron[0])).sum() / num_tokens).item()]
+            return [meter.rise(neuron[0])]
 
     def measure(some: Sequence[Screened]) -> list[Screened]:
         prices = _measured(model, [one.neuron for one in some], rise, "price", keep, no_progress)
@@ -265,21 +310,6 @@ def _measured(
     return dict(found if sharded else gather_objects(found))
 
 
-def _falls(
-    model: PreTrainedModel, data: ScreenData, max_tokens: int, layers: Sequence[int] = ()
-) -> Callable[[int], Tensor]:
-    """Gives by how much the behaviour's words (or scores), then ordinary words, have fallen since now: (S,).
-
-    What it gives is asked the first block whose weights have changed, one of `layers` or 0.
-    """
-    if isinstance(data.behaviour, Responses):
-        responses = data.behaviour
-        base = responses.scores(model)
-        return lambda layer: base - responses.scores(model)
-    words = Passages(model, [*data.behaviour, *data.ordinary], max_tokens, layers)
-    return lambda layer: words.base - words.log_probs(layer)
-
-
 def _removed(model: PreTrainedModel, neurons: list[Neuron]) -> AbstractContextManager[object]:
     return apply_recipe(model, Recipe(neurons), check_base=False)
 
@@ -303,32 +333,24 @@ class Joint:
     price: float
 
 
-def together(
-    model: PreTrainedModel,
-    chosen: Sequence[Neuron],
-    data: ScreenData,
-    max_price: float | None = None,
-    max_tokens: int = 2048,
-) -> Joint:
+def together(meter: Meter, chosen: Sequence[Neuron], max_price: float | None = None) -> Joint:
     """Remove the chosen together: all of them, or in order until the price is too high. Every rank must call.
 
     Args:
-        model: The base model.
+        meter: Of the base model; the layers of the chosen are among its layers.
         chosen: Neurons, best first.
-        data: What they are measured on.
         max_price: Highest relative rise of perplexity, exp(joint price) - 1; None for no limit.
-        max_tokens: Most tokens in one forward pass.
 
     Returns:
         What the longest beginning within the price does; of none of them, zeros.
     """
-    falls, num = _falls(model, data, max_tokens), len(data.behaviour)
-    text = Passages(model, data.price, max_tokens)
+
+    def first(num_neurons: int) -> int:
+        return min(layer for layer, _ in chosen[:num_neurons])
 
     def price_of(num_neurons: int) -> float:
-        with _removed(model, [*chosen[:num_neurons]]):
-            rise = text.base - text.log_probs()
-        return rise.sum().item() / max(1, int(text.num_tokens.sum()))
+        with _removed(meter.model, [*chosen[:num_neurons]]):
+            return meter.rise(first(num_neurons))
 
     last, price = 0, 0.0
     for num_neurons in [len(chosen)] if max_price is None else range(1, len(chosen) + 1):
@@ -338,9 +360,9 @@ def together(
         last, price = num_neurons, now
     if not last:
         return Joint(0, 0.0, 0.0, 0.0)
-    with _removed(model, [*chosen[:last]]):
-        fall = falls(0)
-    return Joint(last, _mean(fall[:num]), _mean(fall[num:]), price)
+    with _removed(meter.model, [*chosen[:last]]):
+        behaviour, ordinary = meter.falls(first(last))
+    return Joint(last, _mean(behaviour), _mean(ordinary), price)
 
 
 def _mean(values: Tensor) -> float:

@@ -25,7 +25,17 @@ from sparc3_lightning.loops import Progress
 from sparc3_lightning.metrics.scorers import scorer_setting
 from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.recipe import Measured, Recipe
-from sparc3_lightning.pruning.screen import Joint, Neuron, Responses, ScreenData, Screened, choose, screen, together
+from sparc3_lightning.pruning.screen import (
+    Joint,
+    Meter,
+    Neuron,
+    Responses,
+    ScreenData,
+    Screened,
+    choose,
+    screen,
+    together,
+)
 from sparc3_lightning.statistics.p_values import PairedTest
 from sparc3_lightning.statistics.prediction import Prediction, ceiling, prediction
 from sparc3_lightning.trials import SCREEN_FILE
@@ -256,14 +266,15 @@ def screened_recipe(
         ValueError: No candidate is worth its price, or even the first one's is above `max_price`.
     """
     weight = options.weight(data.unit)
-    found = screen(model, candidates.neurons, data, num_neurons, weight, options.max_tokens, figures.keep, progress)
+    meter = Meter(model, data, sorted({layer for layer, _ in candidates.neurons}), options.max_tokens)
+    found = screen(meter, candidates.neurons, num_neurons, weight, figures.keep, progress)
     chosen = choose(found, num_neurons, weight)
     if not chosen:
         raise ValueError(
             f"none of the {len(found)} candidates lowers {lowered(data.unit)} by more than it costs, by both halves "
             f"of the {measured_on(data.unit)}. Raise `{_KEYS}.num_candidates`, or lower its `price_weight`."
         )
-    joint = together(model, [one.neuron for one in chosen], data, options.max_price, options.max_tokens)
+    joint = together(meter, [one.neuron for one in chosen], options.max_price)
     if not joint.num_neurons:
         raise ValueError(
             f"`max_price` must be at least what the first neuron costs, got {options.max_price}. Raise "

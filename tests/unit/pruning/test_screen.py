@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.passages import Passage, Passages
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.pruning.screen import Neuron, ScreenData, Screened, choose, screen, together
+from sparc3_lightning.pruning.screen import Meter, Neuron, ScreenData, Screened, choose, screen, together
 from tests.tiny import LAYERS, NEURONS, TINY, tiny_llama, tiny_samples
 
 PASSAGES = [Passage(ids, start) for ids, start in zip(tiny_samples((7, 3, 12, 9, 2)), (3, 1, 11, 2, 1), strict=True)]
@@ -78,7 +78,7 @@ def effects(model: PreTrainedModel, neurons: list[Neuron], passages: list[Passag
 def test_each_candidate_is_measured_alone(price: list[Passage]) -> None:
     model = tiny_llama(dtype=torch.float64)
     candidates = [(1, 4), (0, 7), (1, 2), (0, 0)]
-    found = screen(model, candidates, ScreenData(WORDS, ORDINARY, price), num_neurons=4, price_weight=0.0)
+    found = screen(Meter(model, ScreenData(WORDS, ORDINARY, price), [0, 1]), candidates, 4, price_weight=0.0)
     assert [one.neuron for one in found] == candidates
     for one in found:
         words = effects(model, [one.neuron], WORDS)
@@ -104,8 +104,9 @@ def test_prices_not_asked_would_have_changed_nothing(num_neurons: int, price_wei
         asked.append(what)
         return measure()  # type: ignore[operator, no-any-return]
 
-    found = screen(model, candidates, DATA, num_neurons, price_weight, keep=keep)
-    every = screen(model, candidates, DATA, len(candidates), price_weight)
+    meter = Meter(model, DATA, range(LAYERS))
+    found = screen(meter, candidates, num_neurons, price_weight, keep=keep)
+    every = screen(meter, candidates, len(candidates), price_weight)
     chosen = choose(found, num_neurons, price_weight)
     assert chosen == choose(every, num_neurons, price_weight)
     assert chosen, "some neuron is worth it"
@@ -139,7 +140,8 @@ def test_only_what_is_above_zero_by_both_halves_is_chosen_best_first() -> None:
 def test_all_together_or_until_the_price_is_too_high() -> None:
     model = tiny_llama(dtype=torch.float64)
     chosen = [(0, 3), (1, 5), (0, 11), (1, 20)]
-    joint = together(model, chosen, DATA)
+    meter = Meter(model, DATA, [0, 1])
+    joint = together(meter, chosen)
     assert joint.num_neurons == 4
     assert joint.effect == pytest.approx(effects(model, chosen, WORDS).mean().item(), abs=1e-9)
     assert joint.ordinary == pytest.approx(effects(model, chosen, ORDINARY).mean().item(), abs=1e-9)
@@ -147,9 +149,9 @@ def test_all_together_or_until_the_price_is_too_high() -> None:
     assert joint.price == pytest.approx(prices[-1], abs=1e-9)
     limit = torch.tensor(max(prices[:2])).expm1().item() + 1e-9
     expected = next((num for num, price in enumerate(prices) if torch.tensor(price).expm1() > limit), 4)
-    assert together(model, chosen, DATA, max_price=limit).num_neurons == expected >= 2
+    assert together(meter, chosen, max_price=limit).num_neurons == expected >= 2
     lowest = torch.tensor(prices[0]).expm1().item() - 1e-6
-    assert together(model, chosen, DATA, max_price=lowest).num_neurons == 0
+    assert together(meter, chosen, max_price=lowest).num_neurons == 0
 
 
 def test_too_few_words() -> None:
@@ -161,11 +163,12 @@ def test_a_figure_that_is_not_finite_is_refused_and_not_kept() -> None:
     model, kept = tiny_llama(), []
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[:, 3] = torch.nan
+    meter = Meter(model, DATA, [1])
 
     def keep(what: str, neuron: Neuron, measure: Callable[[], list[float]]) -> list[float]:
         kept.append(measure())
         return kept[-1]
 
     with pytest.raises(FloatingPointError, match="the effect of removing neuron 3 of layer 1 is not finite"):
-        screen(model, [(1, 3)], DATA, 1, keep=keep)
+        screen(meter, [(1, 3)], 1, keep=keep)
     assert kept == []

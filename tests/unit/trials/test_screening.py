@@ -20,7 +20,7 @@ from sparc3_lightning.metrics import LexicalScorer
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.pruning.screen import Joint, Neuron, ScreenData, Screened, screen
+from sparc3_lightning.pruning.screen import Joint, Meter, Neuron, ScreenData, Screened
 from sparc3_lightning.statistics.p_values import PairedTest
 from sparc3_lightning.trials.screening import (
     KeptFigures,
@@ -258,7 +258,7 @@ def test_logits_that_break_are_an_error() -> None:
     with torch.no_grad():
         model.lm_head.weight[3] = torch.nan
     with pytest.raises(ValueError, match="logits are not finite"):
-        screen(model, [PLANTED], ScreenData(responses()), 1)
+        Meter(model, ScreenData(responses()))
 
 
 def made_up(effects: list[tuple[float, float]]) -> list[Screened]:
