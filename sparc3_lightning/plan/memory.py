@@ -122,10 +122,23 @@ def _gradient_bytes(settings: Settings, sizes: Sizes, attributed: Sequence[Linea
 def evaluation_bytes(settings: Settings, sizes: Sizes, window: int) -> float:
     """What lies on each GPU at the peak of a perplexity: the parameters, a batch's logits, and a copy of them.
 
-    While a compressed model is measured, also the weights that it is restored from.
+    Beside them what blocks of the unchanged model gave, as far as it is shared; and while a compressed model is
+    measured, the weights that it is restored from.
     """
     logits = settings.windows_a_batch(window) * window * sizes.vocab * settings.itemsize
-    return _loaded_bytes(settings, sizes) + _compression_bytes(settings, sizes) + 2.0 * logits
+    held = _compression_bytes(settings, sizes) + _shared_bytes(settings, sizes)
+    return _loaded_bytes(settings, sizes) + held + 2.0 * logits
+
+
+def _shared_bytes(settings: Settings, sizes: Sizes) -> float:
+    """At most: as if trials began at every block."""
+    evaluated = settings.evaluated
+    if evaluated.text_tokens is None:
+        return evaluated.shared_bytes
+    overlap = evaluated.window / (evaluated.stride or evaluated.window // 4)
+    reads = sum(overlap if protocol == "sliding" else 1.0 for protocol in evaluated.protocols)
+    tokens = evaluated.text_tokens * reads / settings.num_ranks
+    return min(evaluated.shared_bytes, tokens * sizes.layers * sizes.width * settings.itemsize)
 
 
 def _loaded_bytes(settings: Settings, sizes: Sizes) -> float:

@@ -60,6 +60,7 @@ class Evaluated:
         max_new_tokens: Their length.
         batch_size: Most windows or completions in one forward pass, and
         max_tokens: Most tokens.
+        shared_bytes: Most memory for what blocks of the unchanged model gave.
     """
 
     text_tokens: int | None = 0
@@ -71,6 +72,7 @@ class Evaluated:
     max_new_tokens: int = 50
     batch_size: int = 256
     max_tokens: int = 16_384
+    shared_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -347,6 +349,7 @@ def _evaluated(module: SparC3Module, data: SparC3DataModule) -> Evaluated:
         max_new_tokens=evaluator.decoding.max_new_tokens,
         batch_size=evaluator.batch_size,
         max_tokens=evaluator.max_tokens,
+        shared_bytes=1e9 * evaluator.shared_gigabytes,
     )
 
 

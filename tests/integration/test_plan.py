@@ -88,6 +88,17 @@ def test_a_screen_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan(capsys, *LLAMA, *SHAPE, "--config", "configs/trainer/single_gpu.yaml")["beside"][0]["name"] != "screen"
 
 
+def test_what_evaluations_share_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    def held(*words: str, gigabytes: float) -> float:
+        share = f"--model.evaluator.init_args.shared_gigabytes={gigabytes}"
+        return float(plan(capsys, *words, share)["gpu_bytes_evaluation"])
+
+    large = [*LLAMA, *SHAPE, "--config", "configs/trainer/single_gpu.yaml"]
+    assert held(*large, gigabytes=3.0) - held(*large, gigabytes=0.0) == pytest.approx(3e9)
+    tiny = held(*TINY, gigabytes=3.0) - held(*TINY, gigabytes=0.0)
+    assert 0 < tiny < 1e7, "no more than all that its blocks give"
+
+
 def test_the_config_that_a_run_has_saved(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(SparC3CLI, "instantiate_classes", lambda self: None)
