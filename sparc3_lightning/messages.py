@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import partial
+from inspect import signature
 from itertools import takewhile
+from pkgutil import resolve_name
 from textwrap import shorten
 from typing import Any
 
@@ -83,7 +85,14 @@ def did_you_mean(message: str, keys: Iterable[str]) -> str:
         if there and part not in there:
             close = get_close_matches(part, there, n=1)
             return f". Did you mean `{'.'.join([*parts[:number], *close])}`?" if close else ""
-    return ""
+    return _of_class(message)
+
+
+def _of_class(message: str) -> str:
+    """The argument that was meant, of the class that refuses one."""
+    found = re.search(rf"{_PROBLEM} '([\w.]+)':\s+Option '(\w+)' is not accepted", message)
+    close = get_close_matches(found[2], signature(resolve_name(found[1])).parameters, n=1) if found else []
+    return f". Did you mean `{close[0]}`?" if close else ""
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:

@@ -61,6 +61,11 @@ def test_misspelt_key_of_a_file_is_named_with_the_one_that_was_meant(type_in: Ty
     refused(type_in(*words), 2, "data.genral", "Did you mean `data.general`?")
 
 
+def test_misspelt_key_of_a_callback_is_named_with_the_one_that_was_meant(type_in: Type, tmp_path: Path) -> None:
+    config = variant(tmp_path / "run.yaml", "num_neurons:", "num_neuron:")
+    refused(type_in("predict", "--config", config), 2, "'num_neuron'", "Did you mean `num_neurons`?")
+
+
 @pytest.mark.parametrize("name", ["predict", "plan"])
 def test_key_that_comes_twice(name: str, type_in: Type, tmp_path: Path) -> None:
     """YAML readers keep the last one without a word: a reference set less."""
