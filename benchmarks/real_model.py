@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -55,9 +56,9 @@ CONFIGS, HOME = ROOT / "tests/configs", ROOT / "logs/real_model"
 SCORER = FIXTURES / "toxicity_scorer"
 SCREEN = Screen(num_candidates=150)
 WEIGHTS = (10.0, 30.0, 100.0)
-"""Of a price, in the sweep."""
+"""Of a price."""
 FINAL_WEIGHT = 30.0
-"""Chosen in the sweep, by the price of evaluation text that the final table does not read alone."""
+"""Chosen in the sweep: a lower price than at 10 and no smaller fall."""
 NUM_NEURONS, CURVE = 20, (5, 10, 20, 40, 60, 100)
 SWEEP_PARAGRAPHS = 150
 """Of the held-out text: about 20,000 tokens."""
@@ -141,10 +142,13 @@ def attributed(model: str, draw: int, config: str) -> Path:
     sets = {
         "words": ["general.ordinary", "behaviours.toxic"],
         "methods": ["general.ordinary", "general.c4", "behaviours.toxic"],
+        "exchanged": ["general.ordinary", "behaviours.toxic"],
         "published": ["general.c4"],
     }[config]
     options = [f"--config={CONFIGS / 'real_model.yaml'}"]
-    options += [f"--config={CONFIGS / 'real_model'}_{config}.yaml"] if config != "words" else []
+    options += [f"--config={CONFIGS / 'real_model'}_{config}.yaml"] if config in ("methods", "published") else []
+    if config == "exchanged":
+        options += [f"--data.{name}.init_args.scorer.init_args.checkpoint={DIRECTORY}" for name in sets]
     options += [f"--data.{name}.init_args.seed={draw}" for name in sets]
     options += [f"--model.model={model}", f"--trainer.logger.init_args.name={config}_{draw}"]
     module = sparc3(["predict", *options, "--trainer.logger.init_args.version=0"]).model
@@ -190,7 +194,7 @@ class Bench:
         done = UNCHANGED if recipe is None else scaled_neurons(recipe, factor)
         return self.trials.measure(done, self.progress).evaluation
 
-    def chosen(self, contrast: ScoreSet, run: Path, price_weight: float = WEIGHTS[0]) -> list[tuple[int, int]]:
+    def chosen(self, contrast: ScoreSet, run: Path, price_weight: float) -> list[tuple[int, int]]:
         """The neurons that the screen keeps of the first candidates, best first."""
         found = self.screened(contrast, run, price_weight)
         return [one.neuron for one in choose(found, max(CURVE), price_weight)]
@@ -233,22 +237,25 @@ class Cell:
 
 
 def sweep_cells(bench: Bench, run: Path, published: ScoreSet) -> Iterator[Cell]:
-    """Our curve, then each proposer with and without the screen."""
-    contrasts = {name: proposer.contrast(run / "scores") for name, proposer in PROPOSERS.items()}
-    for name, contrast in {**contrasts, PUBLISHED: published}.items():
-        chosen = bench.chosen(contrast, run)
-        curve = CURVE if name == OURS else (10, NUM_NEURONS, 100) if name == PUBLISHED else (NUM_NEURONS,)
-        for num in curve:
+    """Each proposer without the screen; our curves by the price's weight; then the others with the screen."""
+    contrasts = {name: proposer.contrast(run / "scores") for name, proposer in PROPOSERS.items()} | {
+        PUBLISHED: published
+    }
+    curves = {OURS: CURVE, PUBLISHED: (10, NUM_NEURONS, 100)}
+    for name, contrast in contrasts.items():
+        for num in curves.get(name, (NUM_NEURONS,)):
             yield Cell(name, False, select_neurons(contrast, num, "global"))
-            if chosen and num <= max(len(chosen), min(curve)):
-                yield Cell(name, True, Recipe(chosen[:num]))
-        if name == OURS:
-            for weight in WEIGHTS[1:]:
-                dear = bench.chosen(contrast, run, weight)
-                for num in CURVE:
-                    yield Cell(f"{name}, price weight {weight:g}", True, Recipe(dear[:num]))
-            for factor in (0.3, 0.6):
-                yield Cell(name, True, Recipe(chosen[: 2 * NUM_NEURONS]), factor)
+    for weight in WEIGHTS:
+        chosen = bench.chosen(contrasts[OURS], run, weight)
+        for num in (num for num in CURVE if num <= len(chosen)):
+            yield Cell(f"{OURS}, price weight {weight:g}", True, Recipe(chosen[:num]))
+    ours = bench.chosen(contrasts.pop(OURS), run, FINAL_WEIGHT)
+    for factor in (0.3, 0.6):
+        yield Cell(OURS, True, Recipe(ours[: 2 * NUM_NEURONS]), factor)
+    for name, contrast in contrasts.items():
+        chosen = bench.chosen(contrast, run, FINAL_WEIGHT)[:NUM_NEURONS]
+        if chosen:
+            yield Cell(name, True, Recipe(chosen))
 
 
 def final_cells(bench: Bench, run: Path, draw: int, num_controls: int) -> Iterator[Cell]:
@@ -263,6 +270,32 @@ def final_cells(bench: Bench, run: Path, draw: int, num_controls: int) -> Iterat
         width = bench.lm.config.intermediate_size
         for number, control in enumerate(draw_controls(Recipe(chosen[:NUM_NEURONS]), width, num_controls, 0)):
             yield Cell(f"random of the same layers, draw {number}", False, control)
+
+
+def pooled(draws: Sequence[Sequence[Screened]]) -> list[Screened]:
+    """Candidates of at least every second draw, by the words of all draws that measured them."""
+    found: dict[tuple[int, int], list[Screened]] = {}
+    for one in chain.from_iterable(draws):
+        found.setdefault(one.neuron, []).append(one)
+    return [
+        Screened(
+            neuron, mean(one.effect for one in several), mean(one.confirmed for one in several),
+            mean(one.ordinary for one in several), next((one.price for one in several if one.price is not None), None),
+        )
+        for neuron, several in found.items()
+        if 2 * len(several) >= len(draws)
+    ]  # fmt: skip
+
+
+def last_cells(bench: Bench, runs: Sequence[Path], exchanged: Path) -> Iterator[Cell]:
+    """Chosen by the words of all draws together; and by words that the other scorer has chosen."""
+    contrast = PROPOSERS[OURS].contrast
+    found = pooled([bench.screened(contrast(run / "scores"), run, FINAL_WEIGHT) for run in runs])
+    chosen = [one.neuron for one in choose(found, max(CURVE), FINAL_WEIGHT)]
+    for num in (NUM_NEURONS, 2 * NUM_NEURONS, 3 * NUM_NEURONS):
+        yield Cell(f"{OURS}, words of all draws", True, Recipe(chosen[:num]))
+    other = bench.chosen(contrast(exchanged / "scores"), exchanged, FINAL_WEIGHT)
+    yield Cell(f"{OURS}, words chosen by scorer B", True, Recipe(other[:NUM_NEURONS]))
 
 
 def figures(before: Evaluation, cell: Evaluation) -> dict[str, Any]:
@@ -284,8 +317,10 @@ def run(model: str, final: bool, draws: int, num_controls: int) -> Iterator[tupl
     bench = Bench(model, final)
     cells: Iterator[Cell]
     if final:
-        runs = (attributed(model, draw, "words") for draw in range(draws))
-        cells = chain.from_iterable(final_cells(bench, run, draw, num_controls) for draw, run in enumerate(runs))
+        runs = [attributed(model, draw, "words") for draw in range(draws)]
+        of_draws = (final_cells(bench, run, draw, num_controls) for draw, run in enumerate(runs))
+        exchanged = attributed(model, 0, "exchanged")
+        cells = chain(chain.from_iterable(of_draws), last_cells(bench, runs, exchanged))
     else:
         published = attributed(model, 0, "published") / "scores"
         sets = MethodScores({name: ScoreSet.load(published / name) for name in ("c4", "toxic")})
