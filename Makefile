@@ -32,6 +32,7 @@ venv: $(STAMP)
 # The version is part of the installed metadata, so a new version installs again. The last line refuses a
 # torchvision that was built for another torch (it would break `import lightning`) before the stamp is set.
 $(STAMP): pyproject.toml sparc3_lightning/version.py
+	@echo "installing into $(VENV): some 7 GB, several minutes without a word"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	$(BIN)/python -c "import torch, torchvision, lightning, lxt; print('torch', torch.__version__, 'torchvision', torchvision.__version__, 'cuda', torch.cuda.is_available())"
