@@ -5,7 +5,7 @@
 Of C4, TinyStories, sentences that name groups of people and sentences that quote an insult (tests/sentences):
 perplexity. Of words of C4 as frequent as those that the recipe was made of: log-probability. By lm-evaluation-harness:
 indirect objects as a choice of two names, and rolling perplexity of C4. MODEL is a Hugging Face directory, RECIPE one
-that `benchmarks/real_model.py` wrote; all else is in ../shared/fixtures.
+that `benchmarks/real_model.py` wrote; all else is in ../shared/fixtures. The model computes in bfloat16, as there.
 """
 
 import argparse
@@ -149,7 +149,7 @@ def main() -> None:
     args = parser.parse_args()
     target = args.json.resolve() if args.json else None
     recipe = Recipe.load(args.recipe)
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16).eval()
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     sets, words = texts(tokenizer), equal_words(tokenizer, recipe.options["target_ids"])
     with contextlib.chdir(ROOT):
