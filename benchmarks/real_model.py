@@ -12,7 +12,7 @@ import argparse
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -40,11 +40,12 @@ from sparc3_lightning.models.load import context_length
 from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.screen import Meter, ScreenData, Screened, choose, screen
-from sparc3_lightning.pruning.select import select_neurons
+from sparc3_lightning.pruning.select import scores_of, select_neurons
+from sparc3_lightning.report.terminal import print_predictions
 from sparc3_lightning.scoring.combine import MethodScores, Penalty
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.statistics.compare import compare
-from sparc3_lightning.trials.screening import KeptFigures, Screen, price_passages
+from sparc3_lightning.trials.screening import KeptFigures, Screen, predict_effects, price_passages
 from sparc3_lightning.trials.store import TrialStore
 from sparc3_lightning.trials.suppress import draw_controls
 from sparc3_lightning.trials.trial import UNCHANGED, Trials, scaled_neurons
@@ -241,7 +242,8 @@ def sweep_cells(bench: Bench, run: Path, published: ScoreSet) -> Iterator[Cell]:
     contrasts = {name: proposer.contrast(run / "scores") for name, proposer in PROPOSERS.items()} | {
         PUBLISHED: published
     }
-    curves = {OURS: CURVE, PUBLISHED: (10, NUM_NEURONS, 100)}
+    every, curves = contrasts.copy(), {OURS: CURVE, PUBLISHED: (10, NUM_NEURONS, 100)}
+    predict(bench, run, every, [OURS])
     for name, contrast in contrasts.items():
         for num in curves.get(name, (NUM_NEURONS,)):
             yield Cell(name, False, select_neurons(contrast, num, "global"))
@@ -256,6 +258,16 @@ def sweep_cells(bench: Bench, run: Path, published: ScoreSet) -> Iterator[Cell]:
         chosen = bench.chosen(contrast, run, FINAL_WEIGHT)[:NUM_NEURONS]
         if chosen:
             yield Cell(name, True, Recipe(chosen))
+    predict(bench, run, every, list(every))
+
+
+def predict(bench: Bench, run: Path, contrasts: dict[str, ScoreSet], proposers: Sequence[str]) -> None:
+    """Print how well each contrast orders what removing the candidates of some proposers did."""
+    found = {
+        one.neuron: one for name in proposers for one in bench.screened(contrasts[name], run, FINAL_WEIGHT)
+    }  # each once
+    scores = {name: scores_of(contrast, [*found]) for name, contrast in contrasts.items()}
+    print_predictions(asdict(predict_effects([*found.values()], scores, OURS, NUM_NEURONS)))  # type: ignore[arg-type]
 
 
 def final_cells(bench: Bench, run: Path, draw: int, num_controls: int) -> Iterator[Cell]:
