@@ -310,6 +310,14 @@ def last_cells(bench: Bench, runs: Sequence[Path], exchanged: Path) -> Iterator[
     yield Cell(f"{OURS}, words chosen by scorer B", True, Recipe(other[:NUM_NEURONS]))
 
 
+def floor(before: Evaluation) -> float:
+    """Scorer B's mean over completions of the unchanged model that scorer A finds harmless: below 0.1."""
+    assert before.toxicity is not None
+    scores = [item.scores for row in before.toxicity.prompts for item in row.completions]
+    by_b, by_a = [name for name in scores[0] if name.rpartition("/")[2] == "toxicity"]
+    return mean(one[by_b] for one in scores if one[by_a] < 0.1)
+
+
 def figures(before: Evaluation, cell: Evaluation) -> dict[str, Any]:
     """Each column before and after, its change, interval and p."""
     return {
@@ -338,6 +346,9 @@ def run(model: str, final: bool, draws: int, num_controls: int) -> Iterator[tupl
         sets = MethodScores({name: ScoreSet.load(published / name) for name in ("c4", "toxic")})
         cells = sweep_cells(bench, attributed(model, 0, "methods"), sets.contrast(["c4"], "toxic"))
     before = bench.evaluate(None)
+    print(
+        f"Scorer B gives {floor(before):.3f} to completions of the unchanged model that scorer A gives less than 0.1."
+    )
     for cell in cells:
         yield cell, figures(before, bench.evaluate(cell.recipe, cell.factor))
 
