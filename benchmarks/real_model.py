@@ -150,6 +150,7 @@ def attributed(model: str, draw: int, config: str) -> Path:
     options += [f"--config={CONFIGS / 'real_model'}_{config}.yaml"] if config in ("methods", "published") else []
     if config == "exchanged":
         options += [f"--data.{name}.init_args.scorer.init_args.checkpoint={DIRECTORY}" for name in sets]
+        options += ["--data.general.ordinary.init_args.threshold=0.25"]  # it gives few texts less than 0.1
     options += [f"--data.{name}.init_args.seed={draw}" for name in sets]
     options += [f"--model.model={model}", f"--trainer.logger.init_args.name={config}_{draw}"]
     module = sparc3(["predict", *options, "--trainer.logger.init_args.version=0"]).model
