@@ -272,7 +272,7 @@ def predict(bench: Bench, run: Path, contrasts: dict[str, ScoreSet], proposers: 
 
 
 def final_cells(bench: Bench, run: Path, draw: int, num_controls: int) -> Iterator[Cell]:
-    """The screen's neurons of one draw; of the first one also random ones of the same layers."""
+    """The screen's neurons of one draw; of the first one also at the default weight, and random ones of its layers."""
     chosen = bench.chosen(PROPOSERS[OURS].contrast(run / "scores"), run, FINAL_WEIGHT)
     words = json.loads((run / "samples.json").read_text(encoding="utf-8"))["toxic"]
     targets = {"target_ids": [word[0] for _, word in words]}
@@ -280,6 +280,9 @@ def final_cells(bench: Bench, run: Path, draw: int, num_controls: int) -> Iterat
     for num in (10, NUM_NEURONS, 2 * NUM_NEURONS) if draw == 0 else (NUM_NEURONS,):
         yield Cell(f"{OURS}, draw {draw}", True, Recipe(chosen[:num]))
     if draw == 0:
+        dear = bench.chosen(PROPOSERS[OURS].contrast(run / "scores"), run, WEIGHTS[0])
+        for num in (10, NUM_NEURONS):
+            yield Cell(f"{OURS}, draw {draw}, price weight {WEIGHTS[0]:g}", True, Recipe(dear[:num]))
         width = bench.lm.config.intermediate_size
         for number, control in enumerate(draw_controls(Recipe(chosen[:NUM_NEURONS]), width, num_controls, 0)):
             yield Cell(f"random of the same layers, draw {number}", False, control)
