@@ -128,8 +128,9 @@ def other_weights(model: str) -> None:
         predict(trainer, module)
 
 
-def test_ranks_that_would_shard_other_weights(model: Path) -> None:
+def test_ranks_that_would_shard_other_weights(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random ones, without a seed. (Lightning gives replicas rank 0's weights.)"""
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # an earlier test's command line may have left one
     run_distributed(other_weights, 2, str(model))
 
 
