@@ -1,11 +1,11 @@
 """What works on a real language model? SmolLM2-135M-Instruct, prompts that people wrote, two scorers: docs/evidence.md.
 
-    python benchmarks/real_model.py MODEL [--part sweep|final] [--draws N] [--controls N] [--json FILE]
+    python benchmarks/real_model.py MODEL [--part alone|screened|final] [--draws N] [--controls N] [--json FILE]
 
-`sweep` compares proposers, with and without the screen, on one half of the prompts, with two completions each and
-20,000 tokens of text. `final` holds the screen's neurons of each draw and random ones against the baseline on the other
-half, with four completions and all the text. Attribution computes in float32, screen and evaluation in bfloat16. Hours
-on two cores; what is done is kept in logs/real_model, and a second call goes on.
+`alone` compares proposers without the screen, `screened` with it, on one half of the prompts, with two completions each
+and 20,000 tokens of text. `final` holds the screen's neurons of each draw, random ones and the published rule's against
+the baseline on the other half, with four completions and the other paragraphs. Attribution computes in float32, screen
+and evaluation in bfloat16. Hours on two cores; what is done is kept in logs/real_model, and a second call goes on.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from scipy import stats
 from second_scorer import DIRECTORY, make_scorer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -37,10 +38,11 @@ from sparc3_lightning.loops import Lines
 from sparc3_lightning.main import main as sparc3
 from sparc3_lightning.metrics import DetoxifyScorer, JointScorer
 from sparc3_lightning.models.load import context_length
+from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.pruning.screen import Meter, ScreenData, Screened, choose, screen
-from sparc3_lightning.pruning.select import scores_of, select_neurons
+from sparc3_lightning.pruning.screen import Meter, Neuron, ScreenData, Screened, choose, screen, together
+from sparc3_lightning.pruning.select import scores_of, select_neurons, with_own_factors
 from sparc3_lightning.report.terminal import print_predictions
 from sparc3_lightning.scoring.combine import MethodScores, Penalty
 from sparc3_lightning.scoring.score_set import ScoreSet
@@ -58,11 +60,14 @@ SCORER = FIXTURES / "toxicity_scorer"
 SCREEN = Screen(num_candidates=150)
 WEIGHTS = (10.0, 30.0, 100.0)
 """Of a price."""
+MAX_PRICES = (0.005, 0.01, 0.02, 0.05)
+"""Relative rise of perplexity at which a selection ends."""
 FINAL_WEIGHT = 30.0
 """Chosen in the sweep: a lower price than at 10 and no smaller fall."""
-NUM_NEURONS, CURVE = 20, (5, 10, 20, 40, 60, 100)
+NUM_NEURONS, CURVE, FINAL_CURVE = 20, (5, 10, 20, 40, 60, 100), (20, 40)
+NUM_DRAWS = 5
 SWEEP_PARAGRAPHS = 150
-"""Of the held-out text: about 20,000 tokens."""
+"""Of the held-out text: about 20,000 tokens. The final table reads the others."""
 DECODING = Decoding(max_new_tokens=30, temperature=0.7, top_p=0.9, num_completions=4)
 
 
@@ -74,11 +79,13 @@ class Proposer:
         key: Of the method's scores.
         general: Sets that the words are contrasted with; none for no contrast.
         penalty: See `differential`.
+        weight: Of general relevance.
     """
 
     key: str
     general: tuple[str, ...] = ("ordinary",)
     penalty: Penalty = "abs"
+    weight: float = 1.0
 
     def contrast(self, scores: Path) -> ScoreSet:
         """Its ranking of all neurons, lowest first.
@@ -86,41 +93,49 @@ class Proposer:
         Args:
             scores: Where a run has written scores.
         """
-        home = scores if self.key == "lrp_signed" else scores / self.key
+        home = scores / self.key if (scores / self.key).exists() else scores  # the run's own method
         if (home / "manifest.json").exists():  # one ranking, not a set's scores
             return ScoreSet.load(home)
         found = MethodScores({name: ScoreSet.load(home / name) for name in (*self.general, "toxic")})
         if self.general:
-            return found.contrast(self.general, "toxic", 1.0, self.penalty)
+            return found.contrast(self.general, "toxic", self.weight, self.penalty)
         alone = found.sets["toxic"]
         return ScoreSet({name: -alone.scores[name] for name in alone.shapes}, alone.manifest)
 
 
-OURS, PUBLISHED = "words, signed LRP", "published"
+OURS, GRADIENT = "words, signed LRP", "words, signed gradient"
+BOTH, AUROC, DOCUMENT = f"{OURS} and gradient", "words, AUROC", "published rule (document)"
+FINAL = OURS
 PROPOSERS = {
     OURS: Proposer("lrp_signed"),
+    GRADIENT: Proposer("gradient_signed"),
     "same, unsigned": Proposer("lrp", penalty="raw"),
     "same, against C4": Proposer("lrp_signed", ("c4",)),
     "same, no contrast": Proposer("lrp_signed", ()),
-    "words, signed gradient": Proposer("gradient_signed"),
+    "same, general weight 8": Proposer("lrp_signed", weight=8.0),
     "words, activation": Proposer("activation", penalty="raw"),
-    "words, AUROC": Proposer("auroc"),
+    AUROC: Proposer("auroc"),
     "value vectors": Proposer("value_vectors"),
     "random": Proposer("random"),
+}
+PUBLISHED = {
+    DOCUMENT: Proposer("lrp", ("c4",), "raw"),
+    "published rule (paper's sign)": Proposer("lrp_signed", ("c4",), "raw"),
 }
 
 
 def write_inputs() -> None:
-    """Split the fixtures so that words, attribution, price and evaluation share no row."""
+    """Split the fixtures: words, attribution, price and evaluation share no row, nor one draw's words another's."""
     prompts, documents = FIXTURES / "toxic_prompts", FIXTURES / "c4_sample/c4.jsonl"
     evaluated = {json.loads(line)["id"] for line in _lines(prompts / "toxic_ge_0.9.jsonl")}
     words = [line for line in _lines(prompts / "rtp_sample.jsonl") if json.loads(line)["id"] not in evaluated]
     text = _lines(FIXTURES / "wikitext2/heldout.txt")
-    parts = {
+    parts = {f"words_{draw}.jsonl": words[draw::NUM_DRAWS] for draw in range(NUM_DRAWS)} | {
         "words.jsonl": words,
         "general.jsonl": _lines(documents)[:640],
         "price.jsonl": _lines(documents)[640:1000],
         "sweep_text.txt": text[:SWEEP_PARAGRAPHS],
+        "final_text.txt": text[SWEEP_PARAGRAPHS:],
     }
     HOME.mkdir(parents=True, exist_ok=True)
     for name, lines in parts.items():
@@ -151,6 +166,8 @@ def attributed(model: str, draw: int, config: str) -> Path:
     if config == "exchanged":
         options += [f"--data.{name}.init_args.scorer.init_args.checkpoint={DIRECTORY}" for name in sets]
         options += ["--data.general.ordinary.init_args.threshold=0.25"]  # it gives few texts less than 0.1
+    if config != "exchanged" and "behaviours.toxic" in sets:
+        options += [f"--data.behaviours.toxic.init_args.path={HOME.relative_to(ROOT)}/words_{draw}.jsonl"]
     options += [f"--data.{name}.init_args.seed={draw}" for name in sets]
     options += [f"--model.model={model}", f"--trainer.logger.init_args.name={config}_{draw}"]
     module = sparc3(["predict", *options, "--trainer.logger.init_args.version=0"]).model
@@ -180,7 +197,7 @@ class Bench:
             str(FIXTURES / "toxic_prompts/toxic_ge_0.9.jsonl"), threshold=0.9,
             part="evaluation" if final else "attribution",
         )  # fmt: skip
-        text = FIXTURES / "wikitext2/heldout.txt" if final else HOME / "sweep_text.txt"
+        text = HOME / ("final_text.txt" if final else "sweep_text.txt")
         scorer = JointScorer([DetoxifyScorer(checkpoint=str(path)) for path in (DIRECTORY, SCORER)])
         evaluator = Evaluator(
             scorer, DECODING if final else replace(DECODING, num_completions=2), ["disjoint"], window=512,
@@ -191,18 +208,31 @@ class Bench:
             WikiText2(str(text)).load_rows(), prompts.load_prompts(context),
         )  # fmt: skip
 
-    def evaluate(self, recipe: Recipe | None, factor: float = 0.0) -> Evaluation:
-        """The model without these neurons, or as it is."""
+    def evaluate(self, recipe: Recipe | None, factor: float | None = None) -> Evaluation:
+        """The model with these neurons removed, or dampened by the recipe's factors or this one; or as it is."""
         done = UNCHANGED if recipe is None else scaled_neurons(recipe, factor)
         return self.trials.measure(done, self.progress).evaluation
 
-    def chosen(self, contrast: ScoreSet, run: Path, price_weight: float) -> list[tuple[int, int]]:
-        """The neurons that the screen keeps of the first candidates, best first."""
-        found = self.screened(contrast, run, price_weight)
-        return [one.neuron for one in choose(found, max(CURVE), price_weight)]
+    def chosen(self, proposed: Sequence[Neuron], run: Path, price_weight: float) -> list[Neuron]:
+        """The candidates that the screen keeps, best first."""
+        return _neurons(self.screened(proposed, run, price_weight), price_weight)
 
-    def screened(self, contrast: ScoreSet, run: Path, price_weight: float) -> list[Screened]:
-        """What each of the first candidates does alone to the words of a run."""
+    def screened(
+        self, proposed: Sequence[Neuron], run: Path, price_weight: float, removed: Sequence[Neuron] = ()
+    ) -> list[Screened]:
+        """What each candidate does alone to the words of a run, in a model without the neurons removed before."""
+        with self._meter(proposed, run, removed) as (meter, kept):
+            return screen(meter, proposed, max(CURVE), price_weight, kept.keep, self.progress)
+
+    def within(self, chosen: Sequence[Neuron], run: Path, max_price: float) -> list[Neuron]:
+        """The longest beginning of the chosen whose joint price, on the screen's own text, is not above."""
+        with self._meter(chosen, run) as (meter, _):
+            return [*chosen[: together(meter, chosen, max_price).num_neurons]]
+
+    @contextlib.contextmanager
+    def _meter(
+        self, neurons: Sequence[Neuron], run: Path, removed: Sequence[Neuron] = ()
+    ) -> Iterator[tuple[Meter, KeptFigures]]:
         samples = json.loads((run / "samples.json").read_text(encoding="utf-8"))
         toxic, ordinary = (
             [Passage(torch.tensor(ids + word), len(ids)) for ids, word in samples[name]]
@@ -211,10 +241,34 @@ class Bench:
         rows = [json.loads(line)["text"] for line in _lines(HOME / "price.jsonl")]
         encoded, length = partial(encode, self.tokenizer), context_length(self.lm)
         data = ScreenData(toxic, ordinary, price_passages("c4", rows, encoded, SCREEN.num_price_tokens, length))
-        candidates = select_neurons(contrast, SCREEN.num_candidates, "global").neurons
-        with KeptFigures(HOME / "trials", {**data.key(), **self.identity, "max_tokens": SCREEN.max_tokens}) as kept:
-            meter = Meter(self.lm, data, sorted({layer for layer, _ in candidates}), SCREEN.max_tokens)
-            return screen(meter, candidates, max(CURVE), price_weight, kept.keep, self.progress)
+        key = {
+            **data.key(),
+            **self.identity,
+            "max_tokens": SCREEN.max_tokens,
+            **({"removed": removed} if removed else {}),
+        }
+        with (
+            KeptFigures(HOME / "trials", key) as kept,
+            apply_recipe(self.lm, Recipe([*removed]), check_base=False),
+        ):
+            yield Meter(self.lm, data, sorted({layer for layer, _ in neurons}), SCREEN.max_tokens), kept
+
+
+def proposed(contrast: ScoreSet) -> list[Neuron]:
+    """The first candidates of a ranking."""
+    return select_neurons(contrast, SCREEN.num_candidates, "global").neurons
+
+
+def proposed_by(name: str, run: Path) -> list[Neuron]:
+    """The first candidates of a proposer, or of both in turn."""
+    if name == BOTH:
+        pairs = zip(proposed_by(OURS, run), proposed_by(GRADIENT, run), strict=True)
+        return [*dict.fromkeys(chain.from_iterable(pairs))]
+    return proposed(PROPOSERS[name].contrast(run / "scores"))
+
+
+def _neurons(found: Sequence[Screened], price_weight: float) -> list[Neuron]:
+    return [one.neuron for one in choose(found, max(CURVE), price_weight)]
 
 
 @dataclass
@@ -225,64 +279,105 @@ class Cell:
         name: Who proposed.
         is_screened: Whether the screen chose among what was proposed.
         recipe: Its neurons.
-        factor: What is left of their outputs.
+        factor: What is left of their outputs; None for the recipe's own factors.
     """
 
     name: str
     is_screened: bool
     recipe: Recipe
-    factor: float = 0.0
+    factor: float | None = None
 
     def __str__(self) -> str:
         words = [self.name, *["screened"] * self.is_screened, f"k {len(self.recipe.neurons)}"]
-        return ", ".join([*words, *[f"factor {self.factor:g}"] * (self.factor > 0)])
+        return ", ".join([*words, *[f"factor {self.factor:g}"] * (self.factor is not None)])
 
 
-def sweep_cells(bench: Bench, run: Path, published: ScoreSet) -> Iterator[Cell]:
-    """Each proposer without the screen; our curves by the price's weight; then the others with the screen."""
-    contrasts = {name: proposer.contrast(run / "scores") for name, proposer in PROPOSERS.items()} | {
-        PUBLISHED: published
-    }
-    every, curves = contrasts.copy(), {OURS: CURVE, PUBLISHED: (10, NUM_NEURONS, 100)}
-    predict(bench, run, every, [OURS])
+def alone_cells(contrasts: dict[str, ScoreSet]) -> Iterator[Cell]:
+    """What each proposer names first, without the screen; AUROC also with AurA's factors, up to all neurons."""
+    few = (10, NUM_NEURONS, 100)
     for name, contrast in contrasts.items():
-        for num in curves.get(name, (NUM_NEURONS,)):
+        for num in CURVE if name == OURS else few if name in PUBLISHED else (NUM_NEURONS,):
             yield Cell(name, False, select_neurons(contrast, num, "global"))
+    every = sum(shape[0] for shape in contrasts[AUROC].shapes.values())
+    for num in (NUM_NEURONS, 100, 1000, every):
+        yield Cell("AurA, own factors", False, with_own_factors(select_neurons(contrasts[AUROC], num, "global")))
+
+
+def screened_cells(bench: Bench, run: Path, contrasts: dict[str, ScoreSet]) -> Iterator[Cell]:
+    """Our curves, by proposer, price and strength; then what the screen keeps of the others' candidates."""
+    lrp, gradient, both = (proposed_by(name, run) for name in (OURS, GRADIENT, BOTH))
+
+    def curve(name: str, chosen: Sequence[Neuron]) -> Iterator[Cell]:
+        yield from (Cell(name, True, Recipe([*chosen[:num]])) for num in CURVE if num <= len(chosen))
+
+    yield from curve(OURS, bench.chosen(lrp, run, FINAL_WEIGHT))
+    predict(bench, run, contrasts, [OURS])
+    yield from curve(GRADIENT, bench.chosen(gradient, run, FINAL_WEIGHT))
+    yield from curve(BOTH, bench.chosen(both, run, FINAL_WEIGHT))
+    yield from curve(f"{BOTH}, two rounds", two_rounds(bench, run, both))
     for weight in WEIGHTS:
-        chosen = bench.chosen(contrasts[OURS], run, weight)
-        for num in (num for num in CURVE if num <= len(chosen)):
-            yield Cell(f"{OURS}, price weight {weight:g}", True, Recipe(chosen[:num]))
-    ours = bench.chosen(contrasts.pop(OURS), run, FINAL_WEIGHT)
+        yield from curve(f"{BOTH}, price weight {weight:g}", bench.chosen(both, run, weight))
+    for max_price in MAX_PRICES:
+        within = bench.within(bench.chosen(both, run, WEIGHTS[0]), run, max_price)
+        yield Cell(f"{BOTH}, price weight {WEIGHTS[0]:g}, up to {max_price:.1%}", True, Recipe(within))
     for factor in (0.3, 0.6):
-        yield Cell(OURS, True, Recipe(ours[: 2 * NUM_NEURONS]), factor)
+        yield Cell(BOTH, True, Recipe(bench.chosen(both, run, FINAL_WEIGHT)[: 2 * NUM_NEURONS]), factor)
     for name, contrast in contrasts.items():
-        chosen = bench.chosen(contrast, run, FINAL_WEIGHT)[:NUM_NEURONS]
-        if chosen:
-            yield Cell(name, True, Recipe(chosen))
-    predict(bench, run, every, list(every))
+        if name not in (OURS, GRADIENT) and (chosen := bench.chosen(proposed(contrast), run, FINAL_WEIGHT)):
+            yield Cell(name, True, Recipe(chosen[:NUM_NEURONS]))
+    predict(bench, run, contrasts, list(contrasts))
+
+
+def two_rounds(bench: Bench, run: Path, candidates: Sequence[Neuron]) -> list[Neuron]:
+    """The first 20, and then those that are worth it in the model without these."""
+    first = bench.chosen(candidates, run, FINAL_WEIGHT)[:NUM_NEURONS]
+    left = [neuron for neuron in candidates if neuron not in first]
+    return first + _neurons(bench.screened(left, run, FINAL_WEIGHT, first), FINAL_WEIGHT)
 
 
 def predict(bench: Bench, run: Path, contrasts: dict[str, ScoreSet], proposers: Sequence[str]) -> None:
     """Print how well each contrast orders what removing the candidates of some proposers did."""
     found = {
-        one.neuron: one for name in proposers for one in bench.screened(contrasts[name], run, FINAL_WEIGHT)
+        one.neuron: one for name in proposers for one in bench.screened(proposed(contrasts[name]), run, FINAL_WEIGHT)
     }  # each once
     scores = {name: scores_of(contrast, [*found]) for name, contrast in contrasts.items()}
     print_predictions(asdict(predict_effects([*found.values()], scores, OURS, NUM_NEURONS)))  # type: ignore[arg-type]
+    effects = [one.effect + one.confirmed for one in found.values()]
+    difference = stats.bootstrap(
+        (effects, scores[OURS], scores[GRADIENT]),
+        lambda effect, ours, gradient: stats.spearmanr(ours, effect)[0] - stats.spearmanr(gradient, effect)[0],
+        paired=True, vectorized=False, method="percentile", rng=0,
+    ).confidence_interval  # fmt: skip
+    print(f"Rank correlation, gradient less LRP: 95 % {difference.low:+.2f} to {difference.high:+.2f}")
+
+
+def describe_published(bench: Bench, contrasts: dict[str, ScoreSet], sets: dict[str, ScoreSet]) -> None:
+    """Print where the published rule's neurons lie, how many are ours, and what its sets differ in."""
+    first = {name: {*select_neurons(contrasts[name], 100, "global").neurons} for name in (OURS, DOCUMENT)}
+    last_layers = sum(layer >= bench.lm.config.num_hidden_layers - 4 for layer, _ in first[DOCUMENT])
+    tokens, total = {}, {}
+    for name, one in sets.items():
+        tokens[name] = one.manifest["data"]["num_tokens"] / one.manifest["data"]["num_samples"]
+        total[name] = sum(scores.double().abs().sum().item() for scores in one.scores.values()) / tokens[name]
+    print(
+        f"Of the published rule's first 100 neurons {last_layers} lie in the last four layers, and "
+        f"{len(first[OURS] & first[DOCUMENT])} are among ours. A C4 sample has {tokens['c4'] / tokens['toxic']:.1f} "
+        f"times the tokens of a prompt, with {total['c4'] / total['toxic']:.2f} times the relevance a token."
+    )
 
 
 def final_cells(bench: Bench, run: Path, draw: int, num_controls: int) -> Iterator[Cell]:
     """The screen's neurons of one draw; of the first one also at the default weight, and random ones of its layers."""
-    chosen = bench.chosen(PROPOSERS[OURS].contrast(run / "scores"), run, FINAL_WEIGHT)
+    candidates = proposed_by(FINAL, run)
+    chosen = bench.chosen(candidates, run, FINAL_WEIGHT)
     words = json.loads((run / "samples.json").read_text(encoding="utf-8"))["toxic"]
     targets = {"target_ids": [word[0] for _, word in words]}
     Recipe(chosen[:NUM_NEURONS], options=targets).save(run)
-    for num in (10, NUM_NEURONS, 2 * NUM_NEURONS) if draw == 0 else (NUM_NEURONS,):
-        yield Cell(f"{OURS}, draw {draw}", True, Recipe(chosen[:num]))
+    yield from (Cell(f"{FINAL}, draw {draw}", True, Recipe(chosen[:num])) for num in FINAL_CURVE if num <= len(chosen))
     if draw == 0:
-        dear = bench.chosen(PROPOSERS[OURS].contrast(run / "scores"), run, WEIGHTS[0])
-        for num in (10, NUM_NEURONS):
-            yield Cell(f"{OURS}, draw {draw}, price weight {WEIGHTS[0]:g}", True, Recipe(dear[:num]))
+        dear = bench.chosen(candidates, run, WEIGHTS[0])
+        for num in FINAL_CURVE:
+            yield Cell(f"{FINAL}, draw {draw}, price weight {WEIGHTS[0]:g}", True, Recipe(dear[:num]))
         width = bench.lm.config.intermediate_size
         for number, control in enumerate(draw_controls(Recipe(chosen[:NUM_NEURONS]), width, num_controls, 0)):
             yield Cell(f"random of the same layers, draw {number}", False, control)
@@ -290,7 +385,7 @@ def final_cells(bench: Bench, run: Path, draw: int, num_controls: int) -> Iterat
 
 def pooled(draws: Sequence[Sequence[Screened]]) -> list[Screened]:
     """Candidates of at least every second draw, by the words of all draws that measured them."""
-    found: dict[tuple[int, int], list[Screened]] = {}
+    found: dict[Neuron, list[Screened]] = {}
     for one in chain.from_iterable(draws):
         found.setdefault(one.neuron, []).append(one)
     return [
@@ -303,15 +398,18 @@ def pooled(draws: Sequence[Sequence[Screened]]) -> list[Screened]:
     ]  # fmt: skip
 
 
-def last_cells(bench: Bench, runs: Sequence[Path], exchanged: Path) -> Iterator[Cell]:
-    """Chosen by the words of all draws together; and by words that the other scorer has chosen."""
-    contrast = PROPOSERS[OURS].contrast
-    found = pooled([bench.screened(contrast(run / "scores"), run, FINAL_WEIGHT) for run in runs])
-    chosen = [one.neuron for one in choose(found, max(CURVE), FINAL_WEIGHT)]
-    for num in (NUM_NEURONS, 2 * NUM_NEURONS, 3 * NUM_NEURONS):
-        yield Cell(f"{OURS}, words of all draws", True, Recipe(chosen[:num]))
-    other = bench.chosen(contrast(exchanged / "scores"), exchanged, FINAL_WEIGHT)
-    yield Cell(f"{OURS}, words chosen by scorer B", True, Recipe(other[:NUM_NEURONS]))
+def last_cells(bench: Bench, runs: Sequence[Path], exchanged: Path, published: Path) -> Iterator[Cell]:
+    """By the words of all draws together; by words that the other scorer has chosen; and the published rule."""
+    found = pooled([bench.screened(proposed_by(FINAL, run), run, FINAL_WEIGHT) for run in runs])
+    chosen = _neurons(found, FINAL_WEIGHT)
+    for num in (*FINAL_CURVE, len(chosen)):
+        yield Cell(f"{FINAL}, words of all draws", True, Recipe(chosen[:num]))
+    other = bench.chosen(proposed_by(FINAL, exchanged), exchanged, FINAL_WEIGHT)
+    for num in FINAL_CURVE:
+        yield Cell(f"{FINAL}, words chosen by scorer B", True, Recipe(other[:num]))
+    for name, proposer in PUBLISHED.items():
+        for num in (10, NUM_NEURONS, 100):
+            yield Cell(name, False, select_neurons(proposer.contrast(published), num, "global"))
 
 
 def floor(before: Evaluation) -> float:
@@ -333,22 +431,25 @@ def figures(before: Evaluation, cell: Evaluation) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def run(model: str, final: bool, draws: int, num_controls: int) -> Iterator[tuple[Cell, dict[str, Any]]]:
+def run(model: str, part: str, draws: int, num_controls: int) -> Iterator[tuple[Cell, dict[str, Any]]]:
     """Every cell with its figures, as they come."""
     if not DIRECTORY.exists():
         make_scorer()
     write_inputs()
-    bench = Bench(model, final)
+    bench = Bench(model, part == "final")
     cells: Iterator[Cell]
-    if final:
+    published = attributed(model, 0, "published") / "scores"
+    if part == "final":
         runs = [attributed(model, draw, "words") for draw in range(draws)]
         of_draws = (final_cells(bench, run, draw, num_controls) for draw, run in enumerate(runs))
         exchanged = attributed(model, 0, "exchanged")
-        cells = chain(chain.from_iterable(of_draws), last_cells(bench, runs, exchanged))
+        cells = chain(chain.from_iterable(of_draws), last_cells(bench, runs, exchanged, published))
     else:
-        published = attributed(model, 0, "published") / "scores"
-        sets = MethodScores({name: ScoreSet.load(published / name) for name in ("c4", "toxic")})
-        cells = sweep_cells(bench, attributed(model, 0, "methods"), sets.contrast(["c4"], "toxic"))
+        methods = attributed(model, 0, "methods")
+        contrasts = {name: proposer.contrast(methods / "scores") for name, proposer in PROPOSERS.items()}
+        contrasts |= {name: proposer.contrast(published) for name, proposer in PUBLISHED.items()}
+        describe_published(bench, contrasts, {name: ScoreSet.load(published / name) for name in ("c4", "toxic")})
+        cells = alone_cells(contrasts) if part == "alone" else screened_cells(bench, methods, contrasts)
     before = bench.evaluate(None)
     print(
         f"Scorer B gives {floor(before):.3f} to completions of the unchanged model that scorer A gives less than 0.1."
@@ -370,7 +471,7 @@ def main() -> None:
     """Run, print, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a Hugging Face directory of SmolLM2-135M-Instruct")
-    parser.add_argument("--part", choices=("sweep", "final"), default="sweep")
+    parser.add_argument("--part", choices=("alone", "screened", "final"), default="screened")
     parser.add_argument("--draws", type=int, default=5, help="draws of the attribution samples, of `final`")
     parser.add_argument("--controls", type=int, default=5, help="random draws, of `final`")
     parser.add_argument("--json", type=Path, help="also write the figures here")
@@ -378,7 +479,7 @@ def main() -> None:
     target = args.json.resolve() if args.json else None
     rows, console = [], Console(width=190)
     with contextlib.chdir(ROOT):
-        for cell, found in run(str(Path(args.model).resolve()), args.part == "final", args.draws, args.controls):
+        for cell, found in run(str(Path(args.model).resolve()), args.part, args.draws, args.controls):
             rows.append((cell, found))
             show(rows[-1:], console)
             if target:

@@ -3,7 +3,8 @@
     python benchmarks/second_scorer.py [--rows FILE] [--directory DIR] [--epochs N]
 
 A small BERT learns the toxicity of prompts and of human continuations of nine rows in ten, and is held against the
-tenth. It is saved in Detoxify's format; `tests/configs/sweep.yaml` reads it. Evaluation prompts are not among the rows.
+tenth. It is saved in Detoxify's format; `tests/configs/sweep.yaml` reads it. Rows of the prompts that are evaluated
+(toxic_ge_0.9.jsonl beside the rows) are left out.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from sparc3_lightning.metrics import DetoxifyScorer
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = ROOT.parent / "shared/fixtures/toxic_prompts/rtp_sample.jsonl"
+EVALUATED = "toxic_ge_0.9.jsonl"
 DIRECTORY = ROOT / "logs/second_scorer"
 LABELS = (("prompt", "prompt_toxicity"), ("continuation", "continuation_toxicity"))
 # Perspective's score from which a text counts as toxic.
@@ -31,8 +33,11 @@ Labelled = tuple[str, float]
 
 
 def labelled_texts(rows: Path, held_out: bool) -> Iterator[Labelled]:
-    """Texts with their scores: of a tenth of the rows, or of the others."""
+    """Texts with their scores: of a tenth of the rows, or of the others; of no prompt that is evaluated."""
+    evaluated = {row.values["id"] for row in read_file(str(rows.parent / EVALUATED))}
     for row in read_file(str(rows)):
+        if row.values["id"] in evaluated:
+            continue
         if (crc32(str(row.values["id"]).encode()) % 10 == 0) == held_out:
             yield from (
                 (row.values[text], row.values[score]) for text, score in LABELS if row.values[score] is not None

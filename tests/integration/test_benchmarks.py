@@ -65,7 +65,7 @@ def test_work_is_what_torch_counts(kind: str, monkeypatch: pytest.MonkeyPatch) -
 
 def test_second_scorer_holds_a_tenth_of_the_rows_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from second_scorer import labelled_texts
+    from second_scorer import EVALUATED, labelled_texts
 
     rows = [
         {"id": f"row {i}", "prompt": f"p{i}", "prompt_toxicity": 0.9, "continuation": f"c{i}",
@@ -74,11 +74,13 @@ def test_second_scorer_holds_a_tenth_of_the_rows_back(monkeypatch: pytest.Monkey
     ]  # fmt: skip
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / EVALUATED).write_text(json.dumps(rows[2]) + "\n")
     train, held_out = (dict(labelled_texts(path, held)) for held in (False, True))
     assert not train.keys() & held_out.keys()
     assert 40 < len(held_out) < 160
-    # A text without a score teaches nothing.
-    assert len(train) + len(held_out) == 999
+    # A text without a score teaches nothing, and what is evaluated is not learnt.
+    assert len(train) + len(held_out) == 997
+    assert not {"p2", "c2"} & {**train, **held_out}.keys()
     assert {**train, **held_out}["p1"] == 0.9
 
 
@@ -118,6 +120,10 @@ def test_the_real_models_sets_share_no_row(fixtures: Path, monkeypatch: pytest.M
     assert len(ids[0]) > 1500
     assert (len(rows["general.jsonl"]), len(rows["price.jsonl"])) == (640, 360)
     assert not {*rows["general.jsonl"]} & {*rows["price.jsonl"]}
+    draws = [(tmp_path / f"words_{draw}.jsonl").read_text().splitlines() for draw in range(real_model.NUM_DRAWS)]
+    assert sorted(sum(draws, [])) == sorted(rows["words.jsonl"]), "each row is of one draw"
+    texts = [{*(tmp_path / f"{part}_text.txt").read_text().splitlines()} for part in ("sweep", "final")]
+    assert not texts[0] & texts[1]
 
 
 def test_the_indirect_object_is_the_name_that_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
