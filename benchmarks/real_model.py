@@ -249,7 +249,7 @@ class Bench:
         }
         with (
             KeptFigures(HOME / "trials", key) as kept,
-            apply_recipe(self.lm, Recipe([*removed]), check_base=False),
+            apply_recipe(self.lm, Recipe([*removed]), check_base=False) if removed else contextlib.nullcontext(),
         ):
             yield Meter(self.lm, data, sorted({layer for layer, _ in neurons}), SCREEN.max_tokens), kept
 

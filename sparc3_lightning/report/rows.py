@@ -120,7 +120,7 @@ def _outcome_row(row: FigureRow, brief: bool) -> list[str]:
         row.label,
         number(change["before"]),
         number(change["after"]),
-        percent(change["relative"]),
+        _change_cell(change),
         _interval_cell(change, "interval"),
         p_value(change["p_value"]),
         *([] if brief else [f"{change['share_improved']:.0%}"]),
@@ -146,11 +146,18 @@ def _figure_notes(rows: list[FigureRow]) -> list[str]:
         for unit, name in _UNITS.items()
         if unit in kinds
     ]
+    below = ", the difference where that is below 0" if any(row.change["before"] < 0 for row in rows) else ""
     return [
-        "Baseline: the model before pruning. Change: relative to baseline.",
-        f"Interval and p: of the difference, paired by {' and by '.join(units)}.",
+        f"Baseline: the model before pruning. Change: relative to baseline{below}.",
+        f"Interval and p: of the difference in the figure's own unit, paired by {' and by '.join(units)}.",
         *dict.fromkeys(row.column["note"] for row in rows if row.column["note"]),
     ]
+
+
+def _change_cell(change: "ChangeResult") -> str:
+    """As a share of what was; of a figure below 0, such as a logarithm, which has no shares, the difference."""
+    before = change["before"]
+    return signed(change["after"] - before, beside=before) if before < 0 else percent(change["relative"])
 
 
 def _interval_cell(change: "ChangeResult", name: Literal["interval", "interval_bca", "interval_two_stage"]) -> str:

@@ -219,7 +219,7 @@ def _beside(column: Column, change: Change, findings: Findings) -> str:
     beside = ""
     if column.role == "price" and control is not None and len(known) == len(findings.draws):
         mean = sum(known) / len(known)
-        beside = f"; the control's mean is {mean:.{column.digits}f} ({_relative(change.before, mean)})"
+        beside = f"; the control's mean is {mean:.{column.digits}f} ({_relative(change.before, mean, column.digits)})"
     return f"{column.spoken} {_movement(change, findings.alpha)}: {_figures(column, change)}{beside}."
 
 
@@ -292,12 +292,14 @@ def _movement(change: Change, alpha: float) -> str:
 def _figures(column: Column, change: Change) -> str:
     interval, digits = change.interval, column.digits
     return (
-        f"{change.before:.{digits}f} -> {change.after:.{digits}f} ({_relative(change.before, change.after)}), "
+        f"{change.before:.{digits}f} -> {change.after:.{digits}f} ({_relative(change.before, change.after, digits)}), "
         f"{interval.confidence:.0%} interval of the change {interval.low:+.{digits}f} to {interval.high:+.{digits}f}, "
         f"{p_equals(change.p_value)}"
     )
 
 
-def _relative(before: float, after: float) -> str:
+def _relative(before: float, after: float, digits: int) -> str:
+    if before < 0:  # a logarithm has no shares
+        return f"{after - before:+.{digits}f}"
     share = share_of(before, after - before)
     return "from 0" if share is None else percent(share)

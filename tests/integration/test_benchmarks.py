@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -121,7 +122,7 @@ def test_the_real_models_sets_share_no_row(fixtures: Path, monkeypatch: pytest.M
     assert (len(rows["general.jsonl"]), len(rows["price.jsonl"])) == (640, 360)
     assert not {*rows["general.jsonl"]} & {*rows["price.jsonl"]}
     draws = [(tmp_path / f"words_{draw}.jsonl").read_text().splitlines() for draw in range(real_model.NUM_DRAWS)]
-    assert sorted(sum(draws, [])) == sorted(rows["words.jsonl"]), "each row is of one draw"
+    assert sorted(chain.from_iterable(draws)) == sorted(rows["words.jsonl"]), "each row is of one draw"
     texts = [{*(tmp_path / f"{part}_text.txt").read_text().splitlines()} for part in ("sweep", "final")]
     assert not texts[0] & texts[1]
 

@@ -16,7 +16,7 @@ from sparc3_lightning.metrics.measure import Column
 from sparc3_lightning.report.figures import pictures
 from sparc3_lightning.report.page import render_page
 from sparc3_lightning.report.read import read_run
-from sparc3_lightning.report.rows import agreement_lines, checks, evidence_table
+from sparc3_lightning.report.rows import agreement_lines, checks, evidence_table, outcome_table
 from sparc3_lightning.report.tensorboard import board_outcome, board_scalars
 from sparc3_lightning.report.terminal import print_summary
 from sparc3_lightning.runs.results import experiment_results
@@ -56,6 +56,25 @@ def test_every_figure_has_a_row_with_what_the_results_hold() -> None:
     note = evidence_table(results).note
     assert "Missing of uniqueness; length: no change was found" in note
     assert "Missing of toxicity, mean: how much of the spread" in note
+
+
+def test_a_logarithm_changes_by_a_difference_and_not_by_a_share() -> None:
+    run = make_run(controls=[])
+    run.controls = []
+
+    def words(values: list[float]) -> Column:
+        return Column("insults/log_probability", "nats", "lower", "word", "mean", [str(i) for i in range(len(values))],
+                      torch.tensor(values), label="Insults")  # fmt: skip
+
+    before = [-5.0 - 0.1 * i for i in range(20)]
+    run.baseline = Evaluation({}, None, {"insults/log_probability": words(before)})
+    run.pruned = Evaluation(
+        {}, None, {"insults/log_probability": words([value - 2 - 0.01 * i for i, value in enumerate(before)])}
+    )
+    table = outcome_table(results_of(run))
+    (row,) = table.rows
+    assert (row[0], row[1], row[3]) == ("insults, log probability", "-5.95", "-2.09")
+    assert "Change: relative to baseline, the difference where that is below 0." in table.note
 
 
 def test_several_completions_have_their_two_stages_and_their_25() -> None:

@@ -10,7 +10,7 @@ from sparc3_lightning.metrics.measure import Better, Column, Role, Rows
 from sparc3_lightning.statistics.compare import Change
 from sparc3_lightning.statistics.effects import Power
 from sparc3_lightning.statistics.intervals import Interval
-from sparc3_lightning.trials.verdict import Findings, verdict
+from sparc3_lightning.trials.verdict import Findings, _figures, verdict
 
 
 def paired(low: float, high: float, p: float, before: float = 0.5) -> Change:
@@ -58,6 +58,11 @@ COLUMNS = [
     column("length", "sanity", "higher", warning="They are shorter"),
     column("politeness", "beside", "higher"),
 ]
+
+
+def test_a_logarithm_falls_by_a_difference() -> None:
+    words = replace(column("words/log_probability", "behaviour", label="Words"), digits=2)
+    assert "-5.00 -> -5.15 (-0.15)," in _figures(words, paired(-0.2, -0.1, 0.001, before=-5.0))
 
 
 def findings(baseline: Change | None = FELL, control: Change | None = FELL, **changed: Any) -> Findings:
