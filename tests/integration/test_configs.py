@@ -136,10 +136,25 @@ def test_every_yaml_is_tested() -> None:
         "real_model_methods.yaml",
         "real_model_published.yaml",
         "realtext.yaml",
-        "smollm2_words.yaml",
+        "smollm2_suppress_local.yaml",
+        "smollm2_words_local.yaml",
         "sweep.yaml",
         "two_scorers.yaml",
     ]
+
+
+@pytest.mark.parametrize("name", ["suppress", "words"])
+def test_files_stand_in_the_place_of_every_source(name: str) -> None:
+    def sets(config: dict[str, Any]) -> dict[str, Any]:
+        kinds = ("general", "behaviours", "price")
+        found = {f"{kind}.{key}": one for kind in kinds for key, one in config["data"].get(kind, {}).items()}
+        return found | {key: config["data"][key] for key in ("evaluation_prompts", "evaluation_text")}
+
+    local = read(ROOT / f"tests/configs/smollm2_{name}_local.yaml")
+    given = sets(local)
+    assert given.keys() == sets(read(ROOT / f"configs/smollm2_135m/{name}.yaml")).keys()
+    assert all(one["init_args"]["path"].startswith("../shared/fixtures/") for one in given.values())
+    assert "checkpoint" in local["model"]["evaluator"]["init_args"]["scorer"]["init_args"]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -28,6 +28,12 @@ pytestmark = QUIET
 MODEL = "meta-llama/Meta-Llama-3-8B"
 OWN = "docs/own_behaviour.md"
 OWN_MODEL = "HuggingFaceTB/SmolLM2-135M"
+# A random model's words cost nothing to speak of, and sixteen of them are all that the tiny experiment has.
+SMALLER = {
+    "num_control_draws: 5": "num_control_draws: 1",
+    "num_samples: 128}": "num_samples: 16}",
+    "num_candidates: 150, price_weight: 30.0": "num_candidates: 40, price_weight: 0.0",
+}
 
 
 PYTHON = [block for block in blocks("python") if not is_file(block)]
@@ -206,13 +212,17 @@ def own(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
     """A directory with the files that the page names, one draw and few statistics where it has more."""
     home = tmp_path_factory.mktemp("own")
     for block in (block for language in ("python", "yaml") for block in blocks(language, OWN) if is_file(block)):
-        content = block.replace(OWN_MODEL, str(model_dir)).replace("num_control_draws: 5", "num_control_draws: 1")
+        content = block.replace(OWN_MODEL, str(model_dir))
+        for large, small in SMALLER.items():
+            content = content.replace(large, small)
         (home / block.split(maxsplit=2)[1]).write_text(content)
     words = (ROOT / "configs" / "tiny" / "general.txt").read_text().split()
     texts = [" ".join([str(start), *words[start : start + 60]]) for start in range(400)]
     (home / "ordinary.jsonl").write_text("".join(f'{{"text": "{text}"}}\n' for text in texts))
     (home / "heldout.jsonl").write_text("".join(f'{{"text": "{text}"}}\n' for text in texts[:20]))
-    shutil.copy(ROOT / "configs" / "tiny" / "prompts.jsonl", home / "prompts.jsonl")
+    shutil.copy(home / "ordinary.jsonl", home / "price.jsonl")
+    for name in ("words.jsonl", "prompts.jsonl"):
+        shutil.copy(ROOT / "configs" / "tiny" / name, home / name)
     return home
 
 
@@ -220,13 +230,14 @@ def test_own_behaviour_runs_from_top_to_bottom(own: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(own)
     monkeypatch.syspath_prepend(str(own))
     typed = [sparc3_words(words) for words in lines(OWN)]
-    assert [words[0] for words in typed] == ["predict", "predict", "select", "test"]
+    assert [words[0] for words in typed] == ["predict", "predict", "predict", "select", "test"]
     for words in typed:
         options = ["--trainer.enable_progress_bar=false"] if words[0] in TRAINER_COMMANDS else []
         main([*expanded(words), *options])
     runs = own / "logs" / "mine"
     assert len(Recipe.load(own / "ten.json").neurons) == 10
-    assert read(runs / "version_0" / "experiment_results.json")["selection"]["num_neurons"] == 20
-    scorer = read(runs / "version_1" / "experiment_results.json")["baseline"]["toxicity"]
+    chosen = Recipe.load(runs / "version_0" / "pruned_neurons.json")
+    assert len(chosen.neurons) == len(chosen.measured) > 0
+    scorer = read(runs / "version_2" / "experiment_results.json")["baseline"]["toxicity"]
     assert (scorer["scorer"], list(scorer["attributes"])) == ("question", ["question"])
-    assert (runs / "version_2" / "pruned_eval.json").is_file()
+    assert (runs / "version_3" / "pruned_eval.json").is_file()
