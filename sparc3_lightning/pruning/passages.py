@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.data.batches import pad_right, plan_batches
 from sparc3_lightning.lrp.patch import evaluating, pre_hook
+from sparc3_lightning.metrics.perplexity import token_losses
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.pruning.lower_blocks import begun_at
 
@@ -101,7 +102,7 @@ class Passages:
         found = torch.zeros(len(self.num_tokens), dtype=torch.float64)
         for batch in self._batches:
             values = self._pass(batch, layer, keep)
-            found.index_add_(0, batch.of, values.double().cpu())
+            found.index_add_(0, batch.of, values.cpu())
         return found
 
     def _pass(self, batch: _Batch, layer: int, keep: set[int]) -> Tensor:
@@ -112,8 +113,7 @@ class Passages:
             stack.enter_context(begun_at(self._blocks, layer, known.get(layer), keep, known.__setitem__))
             stack.enter_context(pre_hook(self._head, lambda module, args: (args[0][batch.rows][None], *args[1:])))
             logits = self.model(input_ids=batch.input_ids, use_cache=False).logits[0]
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return -nn.functional.cross_entropy(logits, batch.next_ids, reduction="none")
+        return -token_losses(logits, batch.next_ids)
 
 
 def _batch(passages: Sequence[Passage], indices: Sequence[int], device: torch.device) -> _Batch:

@@ -14,7 +14,7 @@ from sparc3_lightning.metrics.perplexity import (
     Window,
     WindowPerplexity,
     join_rows,
-    token_loss_sum,
+    token_losses,
     window_losses,
     windows,
 )
@@ -147,7 +147,7 @@ def test_loss_is_taken_in_chunks_of_float32(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(room, "_CHUNK_ELEMENTS", 11 * 4)
     monkeypatch.setattr(room.F, "cross_entropy", spy)
-    total = token_loss_sum(logits.flatten(0, 1), ids.flatten())
+    total = token_losses(logits.flatten(0, 1), ids.flatten()).sum()
     assert seen == [(torch.float32, 4)] * 6 + [(torch.float32, 3)]
     expected = real(logits.flatten(0, 1).double(), ids.flatten(), reduction="sum")
     assert float(total) == pytest.approx(float(expected), rel=1e-6)
