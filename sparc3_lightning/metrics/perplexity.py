@@ -159,7 +159,7 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """
     rows = max(1, _CHUNK_ELEMENTS // logits.shape[-1])
     precise = torch.promote_types(logits.dtype, torch.float32)
-    chunks = zip(logits.split(rows), targets.split(rows), strict=True)
+    chunks = zip(torch.split(logits, rows), torch.split(targets, rows), strict=True)
     losses = [F.cross_entropy(chunk.to(precise), ids, reduction="none").double() for chunk, ids in chunks]
     return torch.cat(losses)
 
