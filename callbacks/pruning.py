@@ -33,6 +33,7 @@ from sparc3_lightning.trials.screening import (
     Predictions,
     ScoredResponses,
     Screen,
+    check_chosen,
     describe_screen,
     predict_effects,
     price_passages,
@@ -199,6 +200,7 @@ class PruningCallback(RunCallback):
         module.run.predictions = from_rank_zero(partial(self._predicted, module, candidates, screened, data.unit))
         if module.trainer.is_global_zero:
             print(describe_screen(screened, joint, self.num_neurons, data.unit))
+        check_chosen(recipe, screened)
         return recipe
 
     def _predicted(

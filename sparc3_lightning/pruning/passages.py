@@ -81,7 +81,7 @@ class Passages:
         device = next(model.parameters()).device
         self._batches = [
             _batch(passages, indices, device)
-            for indices in plan_batches([len(one.ids) for one in passages], _PASSAGES_AT_ONCE, max_tokens)
+            for indices in plan_batches([len(one.ids) - 1 for one in passages], _PASSAGES_AT_ONCE, max_tokens)
         ]
         self.num_tokens = torch.tensor([one.num_scored for one in passages])
         self.base = self._log_probs(0, keep={layer for layer in layers if layer})
@@ -123,5 +123,6 @@ def _batch(passages: Sequence[Passage], indices: Sequence[int], device: torch.de
         for position in range(passages[index].start - 1, len(passages[index].ids) - 1)
     ]
     rows, positions, next_ids, of = (torch.tensor(column) for column in zip(*places, strict=True))
-    ids = pad_right([one.ids for one in passages], indices)["input_ids"]
+    # Nothing is read after the last token, for which the context may have no room.
+    ids = pad_right([one.ids[:-1] for one in passages], indices)["input_ids"]
     return _Batch(ids.to(device), (rows.to(device), positions.to(device)), next_ids.to(device), of)

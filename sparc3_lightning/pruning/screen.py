@@ -345,6 +345,9 @@ def together(meter: Meter, chosen: Sequence[Neuron], max_price: float | None = N
         What the longest beginning within the price does; of none of them, zeros.
     """
 
+    if not chosen:
+        return Joint(0, 0.0, 0.0, 0.0)
+
     def first(num_neurons: int) -> int:
         return min(layer for layer, _ in chosen[:num_neurons])
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
@@ -260,29 +261,45 @@ def screened_recipe(
         progress: Wraps the loops.
 
     Returns:
-        The recipe; what every candidate does alone; and what the recipe's neurons do together.
-
-    Raises:
-        ValueError: No candidate is worth its price, or even the first one's is above `max_price`.
+        The recipe, empty where no neuron is worth its price (see `check_chosen`); what every candidate does alone; and
+        what the recipe's neurons do together.
     """
     weight = options.weight(data.unit)
     meter = Meter(model, data, sorted({layer for layer, _ in candidates.neurons}), options.max_tokens)
     found = screen(meter, candidates.neurons, num_neurons, weight, figures.keep, progress)
     chosen = choose(found, num_neurons, weight)
-    if not chosen:
-        raise ValueError(
-            f"none of the {len(found)} candidates lowers {lowered(data.unit)} by more than it costs, by both halves "
-            f"of the {measured_on(data.unit)}. Raise `{_KEYS}.num_candidates`, or lower its `price_weight`."
-        )
     joint = together(meter, [one.neuron for one in chosen], options.max_price)
-    if not joint.num_neurons:
-        raise ValueError(
-            f"`max_price` must be at least what the first neuron costs, got {options.max_price}. Raise "
-            f"`{_KEYS}.max_price`."
-        )
     told = {"num_asked": num_neurons, **asdict(options), "price_weight": weight, "unit": data.unit}
     recipe = _recipe(candidates, chosen[: joint.num_neurons], {**told, "joint": asdict(joint)})
     return recipe, found, joint
+
+
+def check_chosen(recipe: Recipe, screened: Sequence[Screened]) -> None:
+    """Refuse a screen that has chosen nothing, once its tables are written.
+
+    Args:
+        recipe: What came of it.
+        screened: What every candidate does alone.
+
+    Raises:
+        ValueError: No candidate is worth its price, or even the first one's is above `max_price`.
+    """
+    if recipe.neurons:
+        return
+    told = recipe.options["screen"]
+    unit, weight = told["unit"], told["price_weight"]
+    if chosen := choose(screened, 1, weight):
+        price = math.expm1(chosen[0].price or 0.0)
+        raise ValueError(
+            f"`max_price` must be at least what the first neuron costs, {price:.2%} of perplexity, got "
+            f"{told['max_price']:.2%}. Raise `{_KEYS}.max_price`; `{SCREEN_FILE}` has every candidate's price."
+        )
+    best = max(min(one.value(weight), one.value(weight, confirm=True)) for one in screened)
+    raise ValueError(
+        f"none of the {len(screened)} candidates lowers {lowered(unit)} by more than it costs, by both halves of the "
+        f"{measured_on(unit)}; the best value is {best:.2g}, see `{SCREEN_FILE}`. Raise `{_KEYS}.num_candidates`, or "
+        "lower its `price_weight`."
+    )
 
 
 def _recipe(candidates: Recipe, chosen: Sequence[Screened], told: dict[str, Any]) -> Recipe:

@@ -54,6 +54,16 @@ def test_a_pass_from_a_later_block_on_sees_what_changed_there(family: str) -> No
             assert not torch.allclose(found, passages.base)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_a_word_may_be_the_last_that_the_context_holds_and_one_more(family: str) -> None:
+    model = TINY[family](dtype=torch.float64)
+    length = model.config.max_position_embeddings
+    (ids,) = tiny_samples((length + 1,))
+    found = Passages(model, [Passage(ids, length)])
+    expected = model(input_ids=ids[None, :-1]).logits[0, -1].log_softmax(-1)[ids[-1]]
+    assert found.base.item() == pytest.approx(expected.item(), abs=1e-12)
+
+
 def test_blocks_below_are_not_run_and_all_is_put_back() -> None:
     model = tiny_llama()
     passages = Passages(model, PASSAGES, layers=[1])

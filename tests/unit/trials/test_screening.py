@@ -20,12 +20,13 @@ from sparc3_lightning.metrics import LexicalScorer
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.pruning.screen import Joint, Meter, Neuron, ScreenData, Screened
+from sparc3_lightning.pruning.screen import Joint, Meter, Neuron, ScreenData, Screened, choose
 from sparc3_lightning.statistics.p_values import PairedTest
 from sparc3_lightning.trials.screening import (
     KeptFigures,
     ScoredResponses,
     Screen,
+    check_chosen,
     describe_screen,
     predict_effects,
     price_passages,
@@ -304,8 +305,25 @@ def test_no_candidate_worth_its_price(tmp_path: Path) -> None:
         def keep(self, what, neuron, measure):  # type: ignore[no-untyped-def] # as its parent's
             return [0.5, -0.1, 0.0]
 
-    with pytest.raises(ValueError, match=r"none of the 48 candidates .*num_candidates"):
-        screened(Useless(tmp_path, {}))
+    recipe, found, joint = run_screen(Useless(tmp_path, {}))
+    assert (recipe.neurons, joint.num_neurons) == ([], 0)
+    lines = write_screen(tmp_path, CANDIDATES, found, recipe).read_text().splitlines()
+    assert len(lines) == 1 + 48, "by what else would one set the weight?"
+    with pytest.raises(ValueError, match=r"none of the 48 candidates .*best value is -0\.1, .*num_candidates"):
+        check_chosen(recipe, found)
+
+
+def test_even_the_first_costs_too_much(tmp_path: Path) -> None:
+    with KeptFigures(tmp_path, {}) as figures:
+        recipe, found, _ = screened_recipe(
+            tiny_llama(dtype=torch.float64), CANDIDATES, 3, DATA, Screen(price_weight=0.0, max_price=0.0), figures,
+            lambda items, total, what: items,
+        )  # fmt: skip
+    first = choose(found, 1, 0.0)[0]
+    assert first.price is not None
+    assert first.price > 0, "else the case is none"
+    with pytest.raises(ValueError, match=rf"costs, {math.expm1(first.price):.2%} of perplexity, got 0\.00%"):
+        check_chosen(recipe, found)
 
 
 @pytest.mark.parametrize(
