@@ -20,7 +20,7 @@ class Recipe:
     """Which neurons go, or are dampened.
 
     Attributes:
-        neurons: Pairs (layer, index), most negative score first.
+        neurons: Pairs (layer, index), most negative score first; of a screen, the highest value first.
         scores: The differential score of each, in the same order.
         base_model: Id, revision, model type, shape and weight hash of the model they belong to.
         options: How they were found: number, scope, relevance options, weight and penalty, reference sets.

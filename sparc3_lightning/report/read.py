@@ -342,6 +342,7 @@ def recipe_report(path: Path, top: int) -> dict[str, Any]:
     recipe = Recipe.load(path)
     scores: list[float | None] = list(recipe.scores) or [None] * len(recipe.neurons)
     factors = recipe.factors or [0.0] * len(recipe.neurons)
+    measured = recipe.measured or [{} for _ in recipe.neurons]
     return {
         "kind": "recipe",
         "path": str(path / RECIPE_FILE if path.is_dir() else path),
@@ -351,8 +352,10 @@ def recipe_report(path: Path, top: int) -> dict[str, Any]:
         "num_dampened": recipe.num_dampened,
         "layers": [{"layer": layer, "count": len(indices)} for layer, indices in recipe.per_layer().items()],
         "top_neurons": [
-            {"layer": layer, "index": index, "score": score, "factor": factor}
-            for (layer, index), score, factor in zip(recipe.neurons[:top], scores, factors, strict=False)
+            {"layer": layer, "index": index, "score": score, "factor": factor, **found}
+            for (layer, index), score, factor, found in zip(
+                recipe.neurons[:top], scores, factors, measured, strict=False
+            )
         ],
     }
 

@@ -249,8 +249,8 @@ def checks(results: "Results") -> list[str]:
         )
     if (kept := length.get("matched_overlap")) is not None:  # files of earlier versions have none
         lines.append(
-            f"The contrast with samples of equal length alone ({', '.join(length['matched_sets'])}) selects {kept:.0%} "
-            "of the same neurons."
+            f"The contrast with samples of equal length alone ({', '.join(length['matched_sets'])}) also proposes "
+            f"{kept:.0%} of these neurons."
         )
     return lines
 

@@ -19,7 +19,7 @@ from sparc3_lightning.report.read import is_differential
 from sparc3_lightning.report.rows import Table as Rows
 from sparc3_lightning.report.rows import checks, in_brackets, outcome_table, prediction_table, removed, set_table
 from sparc3_lightning.trials import CONTROL
-from sparc3_lightning.wording import MISSING, number, p_value, percent, relevance_unit, signed
+from sparc3_lightning.wording import MISSING, NATS, number, p_value, percent, relevance_unit, signed
 
 if TYPE_CHECKING:  # `inspect` loads no torch
     from sparc3_lightning.runs.results import PredictionsResult, Results
@@ -153,9 +153,11 @@ def _print_recipe(report: dict[str, Any], console: Console) -> None:
     largest = max(row["count"] for row in report["layers"])
     bars = [(row["layer"], row["count"], "#" * -(-row["count"] * _BAR // largest)) for row in report["layers"]]
     _columns(console, "Neurons per layer", ["layer", "count", ""], bars)
-    _print_neurons(
-        console, report["top_neurons"], "First neurons (most negative score first)", report["num_dampened"] > 0
-    )
+    with_measured = any("value" in row for row in report["top_neurons"])
+    unit = report["options"].get("screen", {}).get("unit", NATS)
+    order = f"highest value first; in {unit}, price in nats" if with_measured else "most negative score first"
+    columns = ["factor"] * (report["num_dampened"] > 0) + ["effect", "price", "value"] * with_measured
+    _print_neurons(console, report["top_neurons"], f"First neurons ({order})", columns)
 
 
 def _print_scores(report: dict[str, Any], console: Console) -> None:
@@ -215,13 +217,15 @@ def _number(column: str, value: float) -> str:
     return f"{value:.1%}" if column == "share" else f"{value:.3g}"
 
 
-def _print_neurons(console: Console, neurons: Sequence[dict[str, Any]], title: str, with_factors: bool = False) -> None:
-    rows = [(row["layer"], row["index"], "" if row["score"] is None else f"{row['score']:.6g}") for row in neurons]
-    if not with_factors:
-        _columns(console, title, ["layer", "index", "score"], rows)
-        return
-    scaled = [(*row, f"{neuron['factor']:.3g}") for row, neuron in zip(rows, neurons, strict=True)]
-    _columns(console, title, ["layer", "index", "score", "factor"], scaled)
+def _print_neurons(console: Console, neurons: Sequence[dict[str, Any]], title: str, more: Sequence[str] = ()) -> None:
+    def cell(value: float | None, digits: int) -> str:
+        return "" if value is None else f"{value:.{digits}g}"
+
+    rows = [
+        (row["layer"], row["index"], cell(row["score"], 6), *(cell(row.get(name), 3) for name in more))
+        for row in neurons
+    ]
+    _columns(console, title, ["layer", "index", "score", *more], rows)
 
 
 def _section(console: Console, title: str, rows: Sequence[tuple[str, str]]) -> None:

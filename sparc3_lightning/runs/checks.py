@@ -31,9 +31,10 @@ _MEANING = {
     ),
     "length_bias": (
         "A sample's relevance can depend on its length as well as on its content. If `token_ratio` is far from 1, the "
-        "sets differ in length, and a neuron can stand out for that alone. `matched_overlap`: share of the k neurons "
-        "of the run's contrast that the contrast with `matched_sets` alone selects too: samples as long as the "
-        "behaviour's (`length_like`). None: there is no such set."
+        "sets differ in length, and a neuron can stand out for that alone. `matched_overlap`: share of the neurons "
+        "of the recipe that are among the first k (with a screen: among as many as it had candidates) of the contrast "
+        "with `matched_sets` alone: samples as long as the behaviour's (`length_like`). None: there is no such set, or "
+        "no other."
     ),
     "length_bias_signed": " Signed relevance cancels in its sum, so that `relevance_ratio` says little here.",
     "differential_strength": (
@@ -67,7 +68,7 @@ def validation_table(run: Run) -> dict[str, Any]:
         "differential": None if run.differential is None else dict(count_scores(run.differential.scores)),
         "seed_variation": _seed_variation(run, general, behaviour, run.recipe) if is_finite else None,
         "length_bias": _length_bias([sets[name] for name in run.general], sets[run.behaviour])
-        | _length_matched(run, general, behaviour, run.recipe, is_finite),
+        | _length_matched(run, behaviour, run.recipe, is_finite),
         "differential_strength": {
             "value": _finite(differential_strength(general, behaviour)),
             "scope": _scope(behaviour),
@@ -192,24 +193,20 @@ def _length_bias(general: Sequence[dict[str, Any]], behaviour: dict[str, Any]) -
     }
 
 
-def _length_matched(
-    run: Run, general: Sequence[ScoreSet], behaviour: ScoreSet, recipe: Recipe, is_finite: bool
-) -> dict[str, Any]:
+def _length_matched(run: Run, behaviour: ScoreSet, recipe: Recipe, is_finite: bool) -> dict[str, Any]:
     """How much of the selection stays where length cannot be what tells the sets apart."""
 
     def lengths_of(score_set: ScoreSet) -> Any:
         return score_set.manifest.get("data", {}).get("source", {}).get("length_like")
 
     matched = {name: one for name, one in run.score_sets.items() if lengths_of(one) == run.behaviour}
-    overlap = None
-    if matched and is_finite and all(map(math.isfinite, (one.total for one in matched.values()))):
-        k, scope = len(recipe.neurons), recipe.options.get("scope", "global")
+    overlap, others = None, {*run.general} - matched.keys()
+    if matched and others and is_finite and all(map(math.isfinite, (one.total for one in matched.values()))):
+        scope, screen = recipe.options.get("scope", "global"), recipe.options.get("screen")
         options = recipe.options.get("general_weight", 1.0), recipe.options.get("general_penalty", "raw")
-        kept, own = (
-            _first(rank_neurons(differential(sets, behaviour, *options), scope), k)
-            for sets in ([*matched.values()], general)
-        )
-        overlap = len(kept & own) / k
+        k = screen["num_candidates"] if screen else len(recipe.neurons)
+        kept = _first(rank_neurons(differential([*matched.values()], behaviour, *options), scope), k)
+        overlap = len(kept & {*recipe.neurons}) / len(recipe.neurons)
     return {"matched_sets": [*matched], "matched_overlap": overlap}
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.data.samples import Prompt, ReferenceSamples, check_at_least
+from sparc3_lightning.data.tokens import starts_with_bos
 from sparc3_lightning.distributed.owners import is_sharded
 from sparc3_lightning.distributed.ranks import alone, from_rank_zero, rank_and_world_size
 from sparc3_lightning.evaluation.evaluator import Evaluator
@@ -119,12 +120,14 @@ class ScoredResponses(Responses):
             )
         self.evaluator, self.tokenizer = evaluator, tokenizer
         self.unit = evaluator.scorer.attributes[0]
-        # What was attributed, cut as it was.
-        texts = tokenizer.batch_decode(
-            [ids.tolist() for ids in samples.ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        # What was attributed, cut as it was, with the control tokens of a chat; the beginning's is put there again.
+        rows = [ids.tolist()[starts_with_bos(tokenizer, ids.tolist()) :] for ids in samples.ids]
+        texts, words = (
+            tokenizer.batch_decode(rows, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
+            for skip in (False, True)
         )
-        for name, text in zip(samples.sample_ids, texts, strict=True):
-            if not text.strip():
+        for name, said in zip(samples.sample_ids, words, strict=True):
+            if not said.strip():
                 raise ValueError(f"sample `{name}` of `{key}` holds no text that `screen` could continue. Remove it.")
         self.prompts = [Prompt(name, text) for name, text in zip(samples.sample_ids, texts, strict=True)]
 

@@ -51,6 +51,15 @@ def test_inspect_differential_shows_the_most_negative_first(
     assert shown[0][2] < 0
 
 
+def test_inspect_shows_what_a_screen_has_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {"effect": 0.5, "confirmed": 0.4, "ordinary": 0.0, "price": 0.01, "value": 0.2, "unit": "nats"}
+    Recipe([(1, 3)], [-2.0], {}, {"screen": {"unit": "nats"}}, [figures]).save(tmp_path)
+    main(["inspect", str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "First neurons (highest value first; in nats, price in nats)" in shown
+    assert shown.splitlines()[-2].split() == ["1", "3", "-2", "0.5", "0.01", "0.2"]
+
+
 def test_inspect_recipe_as_json(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
     report, recipe = report_of(capsys, files.recipe, "--top", 2), Recipe.load(files.recipe)
     assert report["base_model"] == recipe.base_model

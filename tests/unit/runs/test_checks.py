@@ -95,9 +95,13 @@ def test_how_much_of_the_selection_a_length_matched_contrast_keeps() -> None:
     run.score_sets["general_seed1"].manifest["data"]["source"] = {"length_like": "toxic"}
     bias = validation_table(run)["length_bias"]
     assert (bias["matched_sets"], bias["matched_overlap"]) == (["general_seed1"], 0.5)
-    for name in run.general:
-        run.score_sets[name].manifest["data"]["source"] = {"length_like": "toxic"}
-    assert validation_table(run)["length_bias"]["matched_overlap"] == 1
+    assert run.recipe is not None
+    run.recipe.options["screen"] = {"num_candidates": 3}
+    assert validation_table(run)["length_bias"]["matched_overlap"] == 1, "1 is among its first three"
+    run.score_sets["general_seed0"].manifest["data"]["source"] = {"length_like": "toxic"}
+    bias = validation_table(run)["length_bias"]
+    assert (len(bias["matched_sets"]), bias["matched_overlap"]) == (2, None), "there is no other contrast"
+    run.score_sets["general_seed0"].manifest["data"]["source"] = {}
     run.score_sets["general_seed1"].scores[module(0)][0] = math.nan
     assert validation_table(run)["length_bias"]["matched_overlap"] is None
 

@@ -13,6 +13,7 @@ from filelock import Timeout
 from transformers import PreTrainedModel
 
 from sparc3_lightning.data.samples import ReferenceSamples
+from sparc3_lightning.data.tokens import starts_with_bos
 from sparc3_lightning.evaluation import Decoding, Evaluator
 from sparc3_lightning.evaluation.sampling import SCREEN_SEED
 from sparc3_lightning.files import acquire, release
@@ -222,7 +223,16 @@ def test_prompts_are_what_was_attributed() -> None:
     tokenizer, found = tiny_tokenizer(), responses().prompts
     assert [one.id for one in found] == SAMPLES.sample_ids
     for one, ids in zip(found, SAMPLES.ids, strict=True):
-        assert tokenizer(one.text)["input_ids"] == [token for token in ids.tolist() if token > 2]
+        assert tokenizer(one.text)["input_ids"] == ids.tolist()[starts_with_bos(tokenizer, ids.tolist()) :]
+
+
+def test_a_chats_control_tokens_stay_and_its_beginning_is_not_doubled() -> None:
+    tokenizer = tiny_tokenizer()
+    control = tokenizer.convert_tokens_to_ids(tokenizer.unk_token)
+    ids = torch.tensor([tokenizer.bos_token_id, 7, control, 8, 9])
+    samples = replace(SAMPLES, ids=[ids, *SAMPLES.ids[1:]])
+    found = ScoredResponses(responses().evaluator, tokenizer, samples, "data.behaviours.toxic").prompts[0]
+    assert tokenizer(found.text)["input_ids"] == ids[1:].tolist()
 
 
 def test_kept_figures_depend_on_what_completes_and_scores() -> None:
