@@ -288,8 +288,8 @@ class Cell:
     factor: float | None = None
 
     def __str__(self) -> str:
-        words = [self.name, *["screened"] * self.is_screened, f"k {len(self.recipe.neurons)}"]
-        return ", ".join([*words, *[f"factor {self.factor:g}"] * (self.factor is not None)])
+        factor = [] if self.factor is None else [f"factor {self.factor:g}"]
+        return ", ".join([self.name, *["screened"] * self.is_screened, f"k {len(self.recipe.neurons)}", *factor])
 
 
 def alone_cells(contrasts: dict[str, ScoreSet]) -> Iterator[Cell]:
