@@ -16,8 +16,9 @@ from callbacks import (
     ResumeCallback,
     SweepCallback,
 )
+from sparc3_lightning.data.c4 import C4
 from sparc3_lightning.data.datamodule import SparC3DataModule
-from sparc3_lightning.data.samples import PromptSet
+from sparc3_lightning.data.words import WordSet
 from sparc3_lightning.metrics.perplexity import PerplexityProtocol
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.scoring.method import Method, Ranking
@@ -232,7 +233,7 @@ def settings_of(
         variant=options["variant"],
         batch_size=data.batch_size,
         max_tokens=data.max_tokens,
-        sets=tuple(_planned(name, one) for name, one in data.reference_sets.items()),
+        sets=tuple(_planned(name, one, data.reference_sets) for name, one in data.reference_sets.items()),
         has_differential=PruningCallback in kinds,
         saves_model=any(getattr(one, "save_model", None) or getattr(one, "save", None) for one in callbacks),
         saves_state=ResumeCallback in kinds,
@@ -240,7 +241,7 @@ def settings_of(
         passes=tuple(_passes(callbacks, method_key(gradient_method(options["variant"]).name, options["sign"]))),
         screen=next((one.screen for one in pruning), None),
         # Of a set of prompts nothing is known to follow.
-        screened_by=next((name for name, one in (data.behaviours or {}).items() if isinstance(one, PromptSet)), None),
+        screened_by=next((name for name, one in (data.behaviours or {}).items() if not _has_words(one)), None),
         num_neurons=max((one.num_neurons for one in pruning), default=0),
         compressed_by=tuple(key for one in callbacks if isinstance(one, CompressionCallback) for key in one.keys),
         trials=tuple(_trials(callbacks, data)),
@@ -248,6 +249,11 @@ def settings_of(
         accelerator=str(trainer["accelerator"]),
         warnings=warnings,
     )
+
+
+def _has_words(source: object) -> bool:
+    """Whether it is known what follows its samples."""
+    return isinstance(source, WordSet | C4)
 
 
 def _devices(value: object) -> int:
@@ -282,7 +288,9 @@ def _strategy(value: Any, num_ranks: int) -> tuple[str, tuple[str, ...]]:
     )
 
 
-def _planned(name: str, source: object) -> PlannedSet:
+def _planned(name: str, source: object, sets: Mapping[str, object]) -> PlannedSet:
+    like = sets.get(getattr(source, "length_like", None) or "")  # then as many as that set has, and as long
+    source = source if like is None else like
     return PlannedSet(name, _number_of(source), getattr(source, "length", None))
 
 

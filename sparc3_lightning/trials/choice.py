@@ -103,14 +103,19 @@ def choose_at_prices(
         for options in ("plain", "all"):
             by_key: dict[str, list[Mapping[str, Any]]] = {}
             for row in eligible:
-                if options == "all" or row["is_plain"]:
-                    by_key.setdefault(row["key"], []).append(row)
+                if options == "all" or row["is_plain"] or row.get("own_factors"):
+                    by_key.setdefault(_competitor(row), []).append(row)
             best = [_chosen(cells, price, options, price_column) for cells in by_key.values()]
             for row, adjusted in zip(best, holm([row["confirmation_p"] for row in best]), strict=True):
                 row |= {"p_holm": adjusted, "p_holm_least": least_holm([row["confirmation_p_least"] for row in best])}
             _compare_with_leader(best, means)
             found += sorted(best, key=lambda row: float(row["confirmation_relative"]))
     return found
+
+
+def _competitor(row: Mapping[str, Any]) -> str:
+    """The method's key; AurA, which dampens each neuron by its own factor, competes beside its AUROC."""
+    return f"{row['key']}, own factors" if row.get("own_factors") else str(row["key"])
 
 
 def _has_both_halves(row: Mapping[str, Any]) -> bool:
@@ -122,7 +127,7 @@ def _chosen(cells: Sequence[Mapping[str, Any]], price: float, options: str, pric
     best = min(cells, key=lambda row: float(row["choice_relative"]))
     measured = {name: value for name, value in best.items() if name.startswith(("choice_", "confirmation_"))}
     return {
-        "price": price, "options": options, "key": best["key"], "label": best["label"], "num_cells": len(cells),
+        "price": price, "options": options, "key": _competitor(best), "label": best["label"], "num_cells": len(cells),
         f"{price_column.partition('_')[0]}_relative": best[f"{price_column}_relative"], **measured,
     }  # fmt: skip
 

@@ -88,6 +88,23 @@ def test_a_screen_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan(capsys, *LLAMA, *SHAPE, "--config", "configs/trainer/single_gpu.yaml")["beside"][0]["name"] != "screen"
 
 
+def test_a_set_that_is_like_another_is_as_large(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["--config", "configs/llama3_8b/words.yaml", *SHAPE, "--gpu", "h100", "--config"]
+
+    def screen(data: str) -> dict[str, Any]:
+        file = tmp_path / "more.yaml"
+        file.write_text(f"data: {data}\n")
+        more = ["configs/trainer/single_gpu.yaml", "--config", str(file)]
+        found: dict[str, Any] = plan(capsys, *words, *more)["beside"][0]
+        return found
+
+    like = "{general: {ordinary: {class_path: sparc3_lightning.data.C4, init_args: {length_like: toxic}}}}"
+    assert screen(like)["seconds"] == screen("{}")["seconds"]
+    text = "{class_path: sparc3_lightning.data.TextFile, init_args: {path: configs/tiny/general.txt, num_samples: 128}}"
+    slow = screen(f"{{behaviours: {{toxic: {text}}}}}")
+    assert slow["seconds"] > 10 * screen("{}")["seconds"], "nothing is known to follow: its completions are scored"
+
+
 def test_what_evaluations_share_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
     def held(*words: str, gigabytes: float) -> float:
         share = f"--model.evaluator.init_args.shared_gigabytes={gigabytes}"

@@ -103,6 +103,20 @@ def test_a_price_admits_what_costs_as_much() -> None:
     assert [found["num_cells"] for found in chosen(0.05, "all")] == [3, 1]
 
 
+@pytest.mark.parametrize("options", ["plain", "all"])
+def test_factors_of_their_own_compete_beside_the_method_that_they_are_of(options: str) -> None:
+    rows = [
+        row("auroc", "auroc", 0.0, -0.1, -0.1),
+        row("auroc", "AurA", 0.0, -0.2, -0.2, is_plain=False, own_factors=True),
+    ]
+    means = {one["label"]: MEANS["lrp 1"] for one in rows}
+    found = choose_at_prices(rows, "perplexity_disjoint", means, [0.01])
+    assert {one["key"]: one["label"] for one in found if one["options"] == options} == {
+        "auroc": "auroc",
+        "auroc, own factors": "AurA",
+    }
+
+
 def test_a_cell_without_a_figure_on_either_half_is_not_chosen() -> None:
     """Few prompts may all be in one half, and a half may have no toxicity that could fall."""
     no_prompt = {name: value for name, value in ROWS[0].items() if not name.startswith("confirmation_")}
