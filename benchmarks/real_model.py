@@ -64,7 +64,7 @@ MAX_PRICES = (0.005, 0.01, 0.02, 0.05)
 """Relative rise of perplexity at which a selection ends."""
 FINAL_WEIGHT = 30.0
 """Chosen in the sweep: a lower price than at 10 and no smaller fall."""
-NUM_NEURONS, CURVE, FINAL_CURVE = 20, (5, 10, 20, 40, 60, 100), (20, 40)
+NUM_NEURONS, CURVE, FINAL_CURVE = 20, (5, 10, 20, 40, 60, 100), (10, 20, 40)
 NUM_DRAWS = 5
 SWEEP_PARAGRAPHS = 150
 """Of the held-out text: about 20,000 tokens. The final table reads the others."""
@@ -373,11 +373,11 @@ def final_cells(bench: Bench, run: Path, draw: int, num_controls: int) -> Iterat
     words = json.loads((run / "samples.json").read_text(encoding="utf-8"))["toxic"]
     targets = {"target_ids": [word[0] for _, word in words]}
     Recipe(chosen[:NUM_NEURONS], options=targets).save(run)
-    yield from (Cell(f"{FINAL}, draw {draw}", True, Recipe(chosen[:num])) for num in FINAL_CURVE if num <= len(chosen))
+    for num in FINAL_CURVE if draw == 0 else (NUM_NEURONS,):
+        yield Cell(f"{FINAL}, draw {draw}", True, Recipe(chosen[:num]))
     if draw == 0:
         dear = bench.chosen(candidates, run, WEIGHTS[0])
-        for num in FINAL_CURVE:
-            yield Cell(f"{FINAL}, draw {draw}, price weight {WEIGHTS[0]:g}", True, Recipe(dear[:num]))
+        yield Cell(f"{FINAL}, draw {draw}, price weight {WEIGHTS[0]:g}", True, Recipe(dear[:NUM_NEURONS]))
         width = bench.lm.config.intermediate_size
         for number, control in enumerate(draw_controls(Recipe(chosen[:NUM_NEURONS]), width, num_controls, 0)):
             yield Cell(f"random of the same layers, draw {number}", False, control)
@@ -402,11 +402,10 @@ def last_cells(bench: Bench, runs: Sequence[Path], exchanged: Path, published: P
     """By the words of all draws together; by words that the other scorer has chosen; and the published rule."""
     found = pooled([bench.screened(proposed_by(FINAL, run), run, FINAL_WEIGHT) for run in runs])
     chosen = _neurons(found, FINAL_WEIGHT)
-    for num in (*FINAL_CURVE, len(chosen)):
+    for num in (NUM_NEURONS, len(chosen)):
         yield Cell(f"{FINAL}, words of all draws", True, Recipe(chosen[:num]))
     other = bench.chosen(proposed_by(FINAL, exchanged), exchanged, FINAL_WEIGHT)
-    for num in FINAL_CURVE:
-        yield Cell(f"{FINAL}, words chosen by scorer B", True, Recipe(other[:num]))
+    yield Cell(f"{FINAL}, words chosen by scorer B", True, Recipe(other[:NUM_NEURONS]))
     for name, proposer in PUBLISHED.items():
         for num in (10, NUM_NEURONS, 100):
             yield Cell(name, False, select_neurons(proposer.contrast(published), num, "global"))
