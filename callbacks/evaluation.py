@@ -74,6 +74,7 @@ class EvaluationCallback(RunCallback):
         controls = draw_controls(run.recipe, width, self.num_control_draws, self.control_seed)
         to_do = [scaled_neurons(recipe) for recipe in (run.recipe, *controls)]
         trials = trials_of(module)
+        _foretell(module, trials, [UNCHANGED, *to_do] if run.baseline is None else to_do)
         save("baseline_eval.json", baseline_of(module, to_do, trials).to_json())
         run.pruned = _measure(module, trials, to_do[0], "pruned", to_do[1:])
         save("pruned_eval.json", run.pruned.to_json())
@@ -140,11 +141,24 @@ def _measure(
     stage, seconds = f"evaluation: {what.split()[0]}", module.run.seconds
     seconds[stage] = seconds.get(stage, 0.0) + found.seconds
     if not found.is_reused:
-        _foretell(module, trials, what, found.seconds, to_follow)
+        _tell_rest(module, trials, what, found.seconds, to_follow)
     return found.evaluation
 
 
-def _foretell(
+def _foretell(module: SparC3Module, trials: Trials, to_do: Sequence[Intervention]) -> None:
+    """How long all models are going to take, before the first is measured."""
+    num, data = from_rank_zero(lambda: sum(not trials.is_done(one) for one in to_do)), module.data
+    if num:
+        each = module.evaluator.seconds(module.lm, module.tokenizer, data.text_rows, data.prompts)
+        which = (
+            f"{num} models, about {duration(each)} each, {duration(num * each)} in all"
+            if num > 1
+            else (f"1 model, about {duration(each)}")
+        )
+        inform(module.trainer, f"evaluation: {which} (by a first window and a few tokens; without the scorer)")
+
+
+def _tell_rest(
     module: SparC3Module, trials: Trials, what: str, seconds: float, to_follow: Sequence[Intervention]
 ) -> None:
     """How long the other models are going to take, by the one just measured; at most once a minute."""

@@ -1,15 +1,19 @@
 """The evaluator: metrics plus the loops over windows and prompts."""
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sparc3_lightning.distributed.ranks import world_size
 from sparc3_lightning.evaluation.generation import (
     Decoding,
+    complete,
     evaluation_mode,
     generate,
     plan_requests,
@@ -25,7 +29,7 @@ from sparc3_lightning.evaluation.records import (
     completion_setting,
 )
 from sparc3_lightning.evaluation.sampling import CHOICE_SEED
-from sparc3_lightning.evaluation.windows import cut_text, measure_perplexity, num_batches
+from sparc3_lightning.evaluation.windows import cut_text, measure_perplexity, num_batches, score_windows
 from sparc3_lightning.files import json_sha256
 from sparc3_lightning.loops import Progress, no_progress
 from sparc3_lightning.metrics.completions import (
@@ -204,6 +208,32 @@ class Evaluator:
             passes.append(Passes("generation", num, len(plan.requests), "completions"))
         return passes
 
+    def seconds(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Sequence[str] | None,
+        prompts: Sequence[TextPrompt] | None,
+    ) -> float:
+        """About how long `evaluate` takes here, by one window and the first tokens of one batch of completions.
+
+        Without what scorer and `measures` take. Its arguments are those of `evaluate`; every rank must call.
+        """
+        limits, total, num_ranks = (self.batch_size, self.max_tokens), 0.0, world_size()
+        with self.precision(), evaluation_mode(model), torch.no_grad():
+            for protocol in self.perplexity_protocols if rows else ():
+                text = cut_text(model, tokenizer, rows or (), protocol, self.window, self.stride)
+                one = partial(score_windows, model, torch.tensor(text.token_ids), text.windows[-1:])
+                total += _seconds_of(one, model.device) * -(-len(text.windows) // num_ranks)
+            if prompts:
+                few = replace(self.decoding, max_new_tokens=min(4, self.decoding.max_new_tokens))
+                plan = plan_requests(tokenizer, prompts, self.decoding, context_length(model), model.config.vocab_size)
+                batches = request_batches(plan, *limits)
+                passes = [plan.max_new_tokens + reads_once(model, batch) for batch in batches]
+                first = _seconds_of(partial(complete, model, tokenizer, batches[0], few), model.device)
+                total += first / (few.max_new_tokens + passes[0] - plan.max_new_tokens) * sum(passes)
+        return total
+
     def perplexity(
         self,
         model: PreTrainedModel,
@@ -353,6 +383,16 @@ class Evaluator:
             "rows": json_sha256(list(rows or ())),
             **({"measures": [measure.setting() for measure in self.measures]} if self.measures else {}),
         }
+
+
+def _seconds_of(run: Callable[[], Any], device: torch.device) -> float:
+    """Of a second run: the first one warms up."""
+    run()
+    started = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
 
 
 def _rows(

@@ -19,7 +19,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProce
 def test_every_stage_says_that_it_starts(shown: subprocess.CompletedProcess[str]) -> None:
     stages = [
         "loading the model", "evaluation: 5 models (baseline, pruned, 3 controls), ", "attribution of general_seed0: ",
-        "attribution of toxic: 19 samples", "baseline perplexity (sliding): 64 windows", "baseline generate and ",
+        "attribution of toxic: 19 samples", "evaluation: 5 models, about 0:", "baseline perplexity (sliding): 64 windows", "baseline generate and ",
         "evaluation: baseline took ", "pruned generate and score: ", "control 3 perplexity (disjoint): ",
     ]  # fmt: skip
     begun = [shown.stderr.find(f"\n{stage}") for stage in stages]

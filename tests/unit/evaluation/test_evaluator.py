@@ -282,6 +282,31 @@ def test_check_says_how_many_forward_passes_there_are(
     assert num_batches < len(made) <= completions.num, "some may end early"
 
 
+def test_how_long_it_takes_is_told_by_a_window_and_a_few_tokens(
+    model: LlamaForCausalLM, tokenizer: Any, rows: Any, prompts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where each thing that is timed takes three seconds."""
+    timed: list[int] = []
+    made: list[int] = []
+    model.register_forward_hook(lambda module, args, output: made.append(1))
+
+    def three_seconds(run: Any, device: torch.device) -> float:
+        made.clear()
+        run()
+        timed.append(len(made))
+        return 3.0
+
+    monkeypatch.setattr("sparc3_lightning.evaluation.evaluator._seconds_of", three_seconds)
+    brief = evaluator(batch_size=4)
+    windows, completions = brief.check(model, tokenizer, rows, None), brief.check(model, tokenizer, None, prompts)
+    assert brief.seconds(model, tokenizer, rows, None) == 3 * sum(kind.num_items for kind in windows)
+    assert timed == [1, 1]
+    few = min(4, brief.decoding.max_new_tokens) + 1  # a token each, and the prompts
+    assert brief.seconds(model, tokenizer, None, prompts) == pytest.approx(3 / few * completions[0].num)
+    assert timed[2] <= few
+    assert brief.seconds(model, tokenizer, None, None) == 0
+
+
 def test_what_an_evaluation_takes_is_a_line() -> None:
     passes = [Passes("perplexity (sliding)", 20, 640, "windows"), Passes("generation", 1000, 3200, "completions")]
     kinds = "20 for perplexity (sliding) of 640 windows, 1,000 for generation of 3,200 completions"
