@@ -28,6 +28,7 @@ from sparc3_lightning import Recipe, apply_recipe
 from sparc3_lightning.metrics.measure import Column
 from sparc3_lightning.pruning.passages import Passage, Passages
 from sparc3_lightning.statistics.compare import Change, compare
+from sparc3_lightning.trials.suppress import draw_controls
 from sparc3_lightning.wording import p_value, percent
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,13 +127,20 @@ def by_harness(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> di
     return {task: float(found[task][figure]) for task, figure in TASK_FIGURES.items()}
 
 
-def show(changes: dict[str, Change], tasks: Sequence[dict[str, float]], console: Console) -> None:
-    """Print a row a text, then a row a task."""
-    table = Table("", "before", "after", "change", "95 %", "p", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+def show(
+    changes: dict[str, Change], control: dict[str, Change], tasks: Sequence[dict[str, float]], console: Console
+) -> None:
+    """Print a row a text, with as many random neurons of the same layers beside it, then a row a task."""
+    head = ("", "before", "after", "change", "95 %", "p", "random", "its p")
+    table = Table(*head, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name, one in changes.items():
         ends = f"{one.interval.low:+.3f}, {one.interval.high:+.3f}"
-        change = f"{one.change:+.3f} nats" if name == "words as frequent" else percent(one.relative)
-        table.add_row(name, f"{one.before:.3f}", f"{one.after:.3f}", change, ends, p_value(one.p_value))
+        change, random = (
+            f"{found.change:+.3f} nats" if name == "words as frequent" else percent(found.relative)
+            for found in (one, control[name])
+        )
+        ps = (p_value(found.p_value) for found in (one, control[name]))
+        table.add_row(name, f"{one.before:.3f}", f"{one.after:.3f}", change, ends, next(ps), random, next(ps))
     for task in TASK_FIGURES if tasks else ():
         before, after = (one[task] for one in tasks)
         table.add_row(f"{task} (harness)", f"{before:.3f}", f"{after:.3f}", percent(after / before - 1))
@@ -161,11 +169,14 @@ def main() -> None:
             after = columns(model, sets, words)
             if not args.no_harness:
                 tasks.append(by_harness(model, tokenizer))
+        (random,) = draw_controls(recipe, model.config.intermediate_size, 1, 0)
+        with apply_recipe(model, random, check_base=False):
+            control = compare(before, columns(model, sets, words))
     changes = compare(before, after)
-    show(changes, tasks, Console(width=120))
+    show(changes, control, tasks, Console(width=120))
     if target:
         found: dict[str, Any] = {
-            name: {"before": one.before, "after": one.after, "p": one.p_value,
+            name: {"before": one.before, "after": one.after, "p": one.p_value, "control": control[name].after,
                    "interval": [one.interval.low, one.interval.high]}
             for name, one in changes.items()
         }  # fmt: skip
