@@ -17,7 +17,7 @@ from sparc3_lightning.files import write_json
 from sparc3_lightning.loops import duration
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.module import SparC3Module
-from sparc3_lightning.progress import inform
+from sparc3_lightning.progress import announce, inform
 from sparc3_lightning.report.page import write_report
 from sparc3_lightning.report.read import RESULTS_FILE, finished_run
 from sparc3_lightning.report.terminal import print_places, print_summary
@@ -85,6 +85,7 @@ class EvaluationCallback(RunCallback):
         def report() -> None:
             run.results = experiment_results(run, module.evaluator, module.data.describe())
             write_json(log_dir / RESULTS_FILE, run.results)
+            announce(module.trainer, "drawing the figures and writing the page")
             write_report(log_dir, run=finished_run(run, log_dir))
 
         from_rank_zero(report)

@@ -26,6 +26,7 @@ from sparc3_lightning.data.samples import (
     said_of,
 )
 from sparc3_lightning.data.sources import Source
+from sparc3_lightning.progress import announce
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -303,6 +304,8 @@ class SparC3DataModule(LightningDataModule):
         """
         if not self.reference_sets:
             raise ValueError("there is no set to attribute. Set `data.general` and `data.behaviours`.")
+        if self.trainer is not None:
+            announce(self.trainer, "reading the data")
         loaders = [self._reference_loader(samples) for samples in self.reference_samples.values()]
         if "evaluation_prompts" in getattr(getattr(self.trainer, "lightning_module", None), "reads", ()):
             self._choose_prompts()

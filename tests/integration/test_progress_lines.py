@@ -18,9 +18,11 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProce
 
 def test_every_stage_says_that_it_starts(shown: subprocess.CompletedProcess[str]) -> None:
     stages = [
-        "loading the model", "evaluation: 5 models (baseline, pruned, 3 controls), ", "attribution of general_seed0: ",
-        "attribution of toxic: 19 samples", "evaluation: 5 models, about 0:", "baseline perplexity (sliding): 64 windows", "baseline generate and ",
-        "evaluation: baseline took ", "pruned generate and score: ", "control 3 perplexity (disjoint): ",
+        "loading the model", "reading the data", "evaluation: 5 models (baseline, pruned, 3 controls), ",
+        "attribution of general_seed0: ", "attribution of toxic: 19 samples", "evaluation: 5 models, about 0:",
+        "baseline perplexity (sliding): 64 windows", "baseline generate and ", "evaluation: baseline took ",
+        "pruned generate and score: ", "control 3 perplexity (disjoint): ",
+        "drawing the figures and writing the page",
     ]  # fmt: skip
     begun = [shown.stderr.find(f"\n{stage}") for stage in stages]
     assert -1 not in begun, stages[begun.index(-1)]
