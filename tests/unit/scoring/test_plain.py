@@ -178,7 +178,9 @@ def test_logprob_is_what_autograd_says_without_rules(granularity: str) -> None:
         ({"targets": [1] * 7}, "`targets` must be given"),
         ({"target": "next_token", "targets": [1] * 6}, "for each of the 7 samples, got 6"),
         ({"target": "next_token", "targets": [VOCAB] * 7}, "between 0 and 47"),
+        ({"target": "next_token", "targets": [-1] + [1] * 6}, r"between 0 and 47 .* got 7: \[-1, 1"),
         ({"target": "next_token", "targets": [1] * 7, "against": [-2] * 7}, "`against` must hold"),
+        ({"against": [1] * 7}, "`against` must be given with .* and with no other, got target 'last_token_argmax'"),
     ],
 )
 def test_targets_that_do_not_fit(options: dict[str, Any], message: str) -> None:
