@@ -169,6 +169,17 @@ def test_each_set_has_its_own_targets(method: str) -> None:
             torch.testing.assert_close(ours.scores[layer], wanted.scores[layer])
 
 
+def test_only_what_explains_targets_names_what_they_are_contrasted_with() -> None:
+    found = score_baselines(
+        tiny_llama(), SETS, ["lrp", "wanda", "auroc"], targets=TARGETS, against=AGAINST, target="next_token", **ROLES
+    )
+    assert found["lrp"].sets["toxic"].manifest["data"]["against_ids"] == AGAINST["toxic"]
+    assert "against_ids" not in found["lrp"].sets["general"].manifest["data"]
+    assert "against_ids" not in found["wanda"].sets["toxic"].manifest["data"]
+    assert found["auroc"].ranking is not None
+    assert "against_ids" not in found["auroc"].ranking.manifest["inputs"]["behaviour"]
+
+
 @pytest.mark.parametrize("method", ["lrp", "cp_lrp", "gradient"])
 @pytest.mark.parametrize(
     ("targets", "against", "said"),
