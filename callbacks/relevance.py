@@ -9,10 +9,11 @@ from lightning.pytorch import LightningModule, Trainer
 from callbacks.base import RunCallback, SetProgress, module_of
 from sparc3_lightning.distributed.ranks import check_same_on_every_rank
 from sparc3_lightning.loops import Stage
+from sparc3_lightning.lrp.targets import NEXT_TOKEN
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import lines_of
 from sparc3_lightning.scoring.loop import Loop, data_of
-from sparc3_lightning.scoring.plain import check_samples
+from sparc3_lightning.scoring.plain import check_samples, check_targets
 from sparc3_lightning.scoring.registry import gradient_method, method_key
 
 
@@ -36,8 +37,11 @@ class RelevanceCallback(RunCallback):
                 "the run with `sparc3 predict`, which does."
             )
         for name, samples in module.data.reference_samples.items():
-            limits = (module.max_length, module.vocab_size)
-            check_samples(samples.ids, *limits, module.data.key_of(name), samples.sample_ids)
+            key, vocab_size = module.data.key_of(name), module.vocab_size
+            check_samples(samples.ids, module.max_length, vocab_size, key, samples.sample_ids)
+            if module.explains_next_token:
+                against = samples.against or None
+                check_targets(NEXT_TOKEN, samples.targets, against, len(samples), vocab_size, f" of {key}")
         run = module.run
         run.base_model = module.identity()
         hashes = {name: samples.token_hash for name, samples in module.data.reference_samples.items()}

@@ -160,11 +160,16 @@ class Attribution:
 
         Raises:
             FloatingPointError: A layer's output or gradient is not finite; names layer, batch and sample.
+            ValueError: `next_token` without targets, or with a real sample's below 0; names the samples.
 
         Shape: input_ids (B, T), all others and the result (B,).
         """
+        missing = self.target.missing(targets, weights)
         ids = self._pass(input_ids, lengths, weights, targets, against)
-        self._check_finite(input_ids, lengths, indices, targets, against)
+        good = self._checks.isfinite().all()
+        if not (good if missing is None else good & ~missing.any().to(good.device)).item():  # one read from the device
+            self._check_targets(missing, indices)
+            self._check_finite(input_ids, lengths, indices, targets, against)
         self.num_batches += 1
         return ids
 
@@ -191,6 +196,18 @@ class Attribution:
                 total.backward()  # type: ignore[no-untyped-call]
         self._positions = None
         return ids
+
+    def _check_targets(self, missing: Tensor | None, indices: Tensor | None) -> None:
+        """Only now, after the pass that all ranks make together."""
+        samples = [] if missing is None else missing.nonzero().flatten().tolist()
+        if samples:
+            places = (
+                "" if indices is None else f" ({[int(indices[sample]) for sample in samples]} of the reference set)"
+            )
+            raise ValueError(
+                f"`targets` must hold a token id for each sample under `target: next_token`, got none for samples "
+                f"{samples} of batch {self.num_batches}{places}. Nothing was saved."
+            )
 
     def _nonfinite_layer(self) -> str | None:
         """The first layer whose output, or else the last whose gradient, was not finite; one read from the device."""

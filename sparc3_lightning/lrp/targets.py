@@ -44,14 +44,14 @@ class Target:
 
         Args:
             logits: Logits at the last real token.
-            targets: With `next_token`, each sample's token.
+            targets: With `next_token`, each sample's token; -1 is read as 0, see `missing`.
             against: With `next_token`, the token that each is contrasted with; -1 for none.
 
         Returns:
             The targets in float32 (float64 where the logits are), and the explained token ids.
 
         Raises:
-            ValueError: `next_token` without `targets`, or with a token missing among them.
+            ValueError: `next_token` without `targets`.
 
         Shape: logits (B, V); targets, against and both results (B,).
         Units: logits; nats with "logprob".
@@ -65,13 +65,26 @@ class Target:
             values = values - logits.gather(1, others.clamp(min=0)[:, None])[:, 0] * (others != NONE)
         return values, ids
 
+    def missing(self, targets: Tensor | None, weights: Tensor | None = None) -> Tensor | None:
+        """Which real samples name no token, though their own is explained; None where no sample's own is.
+
+        Args:
+            targets: With `next_token`, each sample's token; -1 for none.
+            weights: 0 for a sample that only keeps ranks in step, and needs no token; default none is.
+
+        Shape: targets, weights and the result (B,).
+        """
+        if not self.next_token or targets is None:
+            return None
+        return targets < 0 if weights is None else (targets < 0) & (weights.to(targets.device) > 0)
+
     def _ids(self, logits: Tensor, targets: Tensor | None, against: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Tokens explained, and those that they are contrasted with."""
         if self.next_token:
             if targets is None:
                 raise ValueError("`target: next_token` needs the token that follows each sample. Give `targets`.")
             others = None if against is None else against.to(logits.device)
-            # A sample that only fills a batch up has none; its weight is 0.
+            # A sample that only fills a batch up has none; any other is refused by `Attribution.step`.
             return targets.to(logits.device).clamp(min=0), others
         if self.token is None:
             return lowest_argmax(logits), None

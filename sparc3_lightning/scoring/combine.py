@@ -50,8 +50,15 @@ def _identities(first: ScoreSet, other: ScoreSet) -> list[tuple[str, Any, Any]]:
 
 def _options(score_set: ScoreSet) -> Any:
     options = score_set.manifest.get("options")
-    # Sets of before logprob could be explained do not say it.
-    return {"explain": "logit", **options} if options is not None and "target" in options else options
+    if options is None or "target" not in options:
+        return options
+    # Sets of before logprob could be explained do not say it. A difference of two tokens is no logit of one.
+    return {"explain": "logit", **options, "contrasted": is_contrasted(score_set)}
+
+
+def is_contrasted(score_set: ScoreSet) -> bool:
+    """Whether any sample's own target was contrasted with another token."""
+    return "against_ids" in score_set.manifest.get("data", {})
 
 
 def _name(score_set: ScoreSet) -> str:
@@ -173,9 +180,10 @@ def _joined(parts: Sequence[SeedSummary]) -> SeedSummary:
 
 
 def described_set(score_set: ScoreSet) -> dict[str, Any]:
-    """A set's data without what it holds of every sample, which its own manifest keeps."""
+    """A set's data without what it holds of every sample, which its own manifest keeps; `contrasted` where it is."""
     data = score_set.manifest.get("data", {})
-    return {key: value for key, value in data.items() if key not in ("sample_ids", "target_ids")}
+    described = {key: value for key, value in data.items() if key not in ("sample_ids", "target_ids", "against_ids")}
+    return {**described, "contrasted": True} if is_contrasted(score_set) else described
 
 
 def _manifest(behaviour: Manifest, inputs: dict[str, Any]) -> Manifest:

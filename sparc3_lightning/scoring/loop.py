@@ -5,9 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from sparc3_lightning.data.batches import Batch
+from sparc3_lightning.data.batches import NONE, Batch
 from sparc3_lightning.data.samples import ReferenceSamples, token_hash
 from sparc3_lightning.distributed.ranks import gather_objects, raise_together
+from sparc3_lightning.lrp.targets import NEXT_TOKEN
 from sparc3_lightning.models.sharding import reshard
 from sparc3_lightning.scoring.activations import ForwardStatistics
 from sparc3_lightning.scoring.combine import MethodScores
@@ -40,6 +41,8 @@ def set_data(
     data = SetData(token_hash=hashed, num_samples=len(ids), num_tokens=num_tokens)
     if name:
         data["name"] = name
+    if any(token != NONE for token in against or ()):
+        data["against_ids"] = [int(token) for token in against or ()]
     return data
 
 
@@ -67,6 +70,14 @@ def forward_pass(methods: Iterable[Method]) -> ForwardStatistics | None:
     reshard(scoring.model)
     inputs = scoring.names if "inputs" in needs else ()
     return ForwardStatistics(scoring.model, inputs, "activations" in needs, "maxima" in needs)
+
+
+def _told(method: Method, data: SetData) -> SetData:
+    """What a method's manifests say of a set: contrasts only where it has explained them."""
+    told = data.copy()
+    if method.options.get("target") != NEXT_TOKEN:
+        told.pop("against_ids", None)
+    return told
 
 
 def _checked_set(method: Method, data: SetData, found: Scored) -> ScoreSet:
@@ -128,9 +139,11 @@ class Loop:
         """
         name = data.get("name", "")
         for key in keys:
-            found = self.methods[key].scores(seen, data)
+            method = self.methods[key]
+            told = _told(method, data)
+            found = method.scores(seen, told)
             if found is not None:
-                self.found[key].sets[name] = self.keep(key, name, _checked_set(self.methods[key], data, found))
+                self.found[key].sets[name] = self.keep(key, name, _checked_set(method, told, found))
 
     def _passes(self) -> Iterator[tuple[str, Pass, list[str]]]:
         """What each pass is called, the pass, and the keys of the methods that look at it; made one by one."""

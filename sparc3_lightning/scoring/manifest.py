@@ -49,6 +49,7 @@ class SetData(TypedDict, total=False):
         source: Where they come from and how they were chosen.
         sample_ids: Each sample's name, of its document or prompt.
         target_ids: Each sample's explained token; of relevance only.
+        against_ids: Token that each of these is contrasted with, -1 for none; where there is any.
         divided_by: Total that the scores were divided by, where they are shares.
     """
 
@@ -59,6 +60,7 @@ class SetData(TypedDict, total=False):
     source: dict[str, Any]
     sample_ids: list[str]
     target_ids: list[int]
+    against_ids: list[int]
     divided_by: float
 
 

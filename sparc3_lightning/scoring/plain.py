@@ -59,25 +59,40 @@ def check_samples(
 
 
 def check_targets(
-    target: object, targets: Sequence[int] | None, against: Sequence[int] | None, num_samples: int, vocab_size: int
+    target: object,
+    targets: Sequence[int] | None,
+    against: Sequence[int] | None,
+    num_samples: int,
+    vocab_size: int,
+    place: str = "",
 ) -> None:
     """Refuse targets that do not fit their samples.
 
+    Args:
+        target: What is explained.
+        targets: Token that follows each sample.
+        against: Token that each of these is contrasted with, -1 for none.
+        num_samples: How many samples there are.
+        vocab_size: Rows of the model's embedding.
+        place: What follows the arguments' names in the message: which set's they are.
+
     Raises:
-        ValueError: `next_token` without targets, or targets without it; not one a sample; ids the model does not have.
+        ValueError: `next_token` without targets, or targets without it; `against` without targets; not one a sample;
+            ids the model does not have.
     """
     is_next = target == NEXT_TOKEN or (isinstance(target, Target) and target.next_token)
-    if is_next != (targets is not None):
-        raise ValueError(
-            f'`targets` must be given with `target="next_token"` and with no other, got target {target!r} and '
-            f"{'none' if targets is None else len(targets)} targets."
-        )
+    for argument, ids, needed in (("targets", targets, is_next), ("against", against, is_next and against is not None)):
+        if needed != (ids is not None):
+            raise ValueError(
+                f'`{argument}{place}` must be given with `target="next_token"` and with no other, got target '
+                f"{target!r} and {'none' if ids is None else len(ids)} {argument}."
+            )
     for argument, ids, lowest in (("targets", targets, 0), ("against", against, -1)):
         if ids is None:
             continue
         if len(ids) != num_samples or not all(lowest <= int(token) < vocab_size for token in ids):
             raise ValueError(
-                f"`{argument}` must hold a token id between {lowest} and {vocab_size - 1} for each of the "
+                f"`{argument}{place}` must hold a token id between {lowest} and {vocab_size - 1} for each of the "
                 f"{num_samples} samples, got {len(ids)}: {list(ids)[:8]}."
             )
 
@@ -151,6 +166,8 @@ def score_baselines(
     methods: Sequence[str],
     signs: Sequence[str] = ("abs",),
     batch_size: int = 8,
+    targets: Mapping[str, Sequence[int]] | None = None,
+    against: Mapping[str, Sequence[int]] | None = None,
     **options: Any,
 ) -> dict[str, MethodScores]:
     """Scores of several reference sets by several methods.
@@ -161,21 +178,34 @@ def score_baselines(
         methods: Names in `scoring.registry.METHODS`.
         signs: Signs of the gradient-based methods.
         batch_size: Samples in one pass; scores do not depend on it.
-        **options: See `Scoring`: `granularity`, `modules`, `target`, `general`, `behaviour`,
+        targets: By the set's name, the token that follows each of its samples: what gradient-based methods explain by
+            `target="next_token"`, which needs those of every set.
+        against: By the set's name, the token that each of these is contrasted with, -1 for none; a set that is not
+            named has none.
+        **options: See `Scoring`: `granularity`, `modules`, `target`, `explain`, `general`, `behaviour`,
             `behaviour_targets`, `seed`, `sparsity`.
 
     Returns:
         What each method found, by its key: the name, and `_signed` where its scores are.
 
     Raises:
-        ValueError: An unknown method or option; samples that are empty or longer than the context.
+        ValueError: An unknown method or option; samples that are empty or longer than the context; targets that do not
+            fit their samples, or of a set that is not there.
     """
     chosen = expand_methods(methods, signs)
     scoring = Scoring(model=model, **options)
+    targets, against = targets or {}, against or {}
+    for argument, named in (("targets", targets), ("against", against)):
+        if unknown := sorted(set(named) - set(reference_sets)):
+            raise ValueError(f"`{argument}` must name sets of {list(reference_sets)}, got {unknown}.")
+    vocab_size = model.config.vocab_size
+    for name, samples in reference_sets.items():
+        check_samples(samples, context_length(model), vocab_size, f"reference_sets[{name!r}]")
+        own = targets.get(name), against.get(name)
+        check_targets(scoring.target, *own, len(samples), vocab_size, f"[{name!r}]")
     loop = Loop(make_methods(chosen, scoring))
     for name, samples in reference_sets.items():
-        check_samples(samples, context_length(model), model.config.vocab_size, f"reference_sets[{name!r}]")
-        _score(loop, scoring, name, samples, batch_size, bucket=True)
+        _score(loop, scoring, name, samples, batch_size, True, targets.get(name), against.get(name))
     return loop.finish()
 
 

@@ -18,6 +18,7 @@ from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.samples import LoadContext, Prompt, PromptSet, ReferenceSamples, ReferenceSet, TextSet
 from sparc3_lightning.distributed.ranks import gather_objects, world_size
 from sparc3_lightning.evaluation import Decoding, Evaluator
+from sparc3_lightning.lrp.targets import NEXT_TOKEN
 from sparc3_lightning.metrics import LexicalScorer
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.scoring.gradient import RelevancePass
@@ -25,18 +26,27 @@ from sparc3_lightning.scoring.method import Scored
 from tests.tiny import tiny_samples
 
 LENGTHS = (7, 3, 12, 1, 5, 9, 2)  # seven, so that four ranks get 2, 2, 2 and 1, and a padding sample
+AGAINST = (1, -1, 2, 47, 0, -1, 3)
 
 
 class FixedSamples(ReferenceSet):
-    """The samples of `tiny_samples`, or those given, and what follows them, if anything is known to."""
+    """The samples of `tiny_samples`, or those given, and what follows them and is held against it, if anything."""
 
-    def __init__(self, seed: int = 0, ids: Sequence[Tensor] | None = None, following: Sequence[Tensor] = ()) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        ids: Sequence[Tensor] | None = None,
+        following: Sequence[Tensor] = (),
+        against: Sequence[int] = (),
+    ) -> None:
         self.ids = tiny_samples(LENGTHS, seed) if ids is None else list(ids)
-        self.following = list(following)
+        self.following, self.against = list(following), list(against)
 
     def load(self, context: LoadContext) -> ReferenceSamples:
         names = [str(i) for i in range(len(self.ids))]
-        return ReferenceSamples(self.ids, {"class": "FixedSamples"}, names, following=self.following)
+        return ReferenceSamples(
+            self.ids, {"class": "FixedSamples"}, names, following=self.following, against=self.against
+        )
 
 
 class FixedPrompts(PromptSet):
@@ -56,16 +66,33 @@ class Case(NamedTuple):
     granularity: str = "neuron"
     sign: str = "abs"
     dtype: str = "float64"
+    target: str = "last_token_argmax"
 
     @property
     def name(self) -> str:
         return "-".join(self)
+
+    @property
+    def explains(self) -> dict[str, str]:
+        """What of each sample is explained: of words the log-probability."""
+        return {"target": self.target, "explain": "logprob" if self.target == NEXT_TOKEN else "logit"}
+
+    def sets(self) -> dict[str, ReferenceSet]:
+        """The general and the behaviour's set, of words with what follows each sample, and contrasts."""
+        known = [(following(seed), AGAINST) if self.target == NEXT_TOKEN else ((), ()) for seed in (0, 1)]
+        return {name: FixedSamples(seed, None, *known[seed]) for seed, name in enumerate(("general", "toxic"))}
+
+
+def following(seed: int) -> list[Tensor]:
+    """A word after each sample, of two tokens; the first is explained."""
+    return tiny_samples((2,) * len(LENGTHS), seed + 10)
 
 
 DEFAULT = Case()
 CASES = [
     *(Case(s, g, n) for s in ("replicated", "sharded") for g in ("neuron", "weight") for n in ("abs", "signed")),
     *(Case(s, g, "abs", "float32") for s in ("replicated", "sharded") for g in ("neuron", "weight")),
+    *(Case(s, g, "signed", "float64", NEXT_TOKEN) for s in ("replicated", "sharded") for g in ("neuron", "weight")),
 ]
 
 
@@ -91,7 +118,8 @@ def make_module(model: str, case: Case = DEFAULT, **options: Any) -> SparC3Modul
     scorer = LexicalScorer([f"w{n}" for n in range(0, 40, 3)])
     evaluator = Evaluator(scorer, Decoding(max_new_tokens=5, num_completions=2), window=16, batch_size=3,
                           toxicity_protocol="custom", num_draws=100)  # fmt: skip
-    settings = {"granularity": case.granularity, "sign": case.sign, "dtype": case.dtype, "modules": "all"}
+    settings = {"granularity": case.granularity, "sign": case.sign, "dtype": case.dtype, "modules": "all",
+                **case.explains}  # fmt: skip
     return SparC3Module(model=model, evaluator=evaluator, **{**settings, **options})
 
 
@@ -133,7 +161,7 @@ def predict_cases(model: str, directory: str, cases: Sequence[Case]) -> None:
     for case in cases:
         with reduced_scores() as found:
             trainer = make_trainer(case.strategy, RelevanceCallback())
-            predict(trainer, make_module(model, case))
+            predict(trainer, make_module(model, case), make_data(**case.sets()))
         if trainer.is_global_zero:
             torch.save(found, Path(directory) / f"{case.name}.pt")
     for strategy in sorted({case.strategy for case in cases}):

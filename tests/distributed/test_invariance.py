@@ -1,6 +1,7 @@
 """Invariant 1: the same samples give the same scores and the same metrics, whatever the world size and the strategy."""
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sparc3_lightning.lrp.attribution import Attribution
+from sparc3_lightning.lrp.targets import NEXT_TOKEN
 from sparc3_lightning.pruning.select import select_neurons
 from sparc3_lightning.scoring.combine import differential
 from sparc3_lightning.scoring.plain import attribute
 from sparc3_lightning.scoring.score_set import ScoreSet
-from tests.distributed.jobs import CASES, LENGTHS, Case, predict_cases
+from tests.distributed.jobs import AGAINST, CASES, LENGTHS, Case, following, predict_cases
 from tests.launch import run_distributed
 from tests.tiny import tiny_llama, tiny_samples
 from tests.tiny_files import tiny_tokenizer
@@ -44,16 +46,21 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(case: Case) -> list[Scores]:
     """What plain Python finds in one process, each sample alone."""
     model = tiny_llama(dtype=getattr(torch, case.dtype), **SIZE)
-    options: dict[str, Any] = {"granularity": case.granularity, "sign": case.sign, "modules": "all"}
-    return [alone(model, tiny_samples(LENGTHS, seed), options) for seed in (0, 1)]
+    options: dict[str, Any] = {"granularity": case.granularity, "sign": case.sign, "modules": "all", **case.explains}
+    is_next = case.target == NEXT_TOKEN
+    words = [{"targets": [int(ids[0]) for ids in following(seed)], "against": AGAINST} for seed in (0, 1)]
+    return [alone(model, tiny_samples(LENGTHS, seed), options, words[seed] if is_next else {}) for seed in (0, 1)]
 
 
-def alone(model: PreTrainedModel, samples: list[Tensor], options: dict[str, Any]) -> Scores:
+def alone(
+    model: PreTrainedModel, samples: list[Tensor], options: dict[str, Any], words: dict[str, Sequence[int]]
+) -> Scores:
     with Attribution(model, **options) as attribution:
-        for ids in samples:
-            attribution.step(ids[None], torch.tensor([len(ids)]))
+        for index, ids in enumerate(samples):
+            own = {name: torch.tensor([tokens[index]]) for name, tokens in words.items()}
+            attribution.step(ids[None], torch.tensor([len(ids)]), **own)
         scores = {name: total / len(samples) for name, total in attribution.sums().items()}
-    rounded = attribute(model, samples, batch_size=3, **options).scores
+    rounded = attribute(model, samples, batch_size=3, **options, **words).scores
     assert largest_difference(rounded, scores) < TOLERANCE["float32"]
     return scores
 

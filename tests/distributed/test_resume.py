@@ -14,15 +14,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import RelevanceCallback, ResumeCallback, ScoreWriter
 from sparc3_lightning.distributed.ranks import any_rank, rank_and_world_size
+from sparc3_lightning.lrp.targets import NEXT_TOKEN
 from sparc3_lightning.runs import resume
 from sparc3_lightning.scoring.score_set import ScoreSet
-from tests.distributed.jobs import Case, make_data, make_module, make_trainer, predict
+from tests.distributed.jobs import AGAINST, Case, following, make_data, make_module, make_trainer, predict
 from tests.launch import run_distributed
 from tests.tiny_files import save_tiny_model
 
 STRATEGIES = ("replicated", "sharded")
 CASES = [Case(strategy, granularity) for strategy in STRATEGIES for granularity in ("neuron", "weight")]
 CASES += [Case("sharded", "weight", dtype="bfloat16")]  # shards in float32, computed in bfloat16
+CASES += [Case(strategy, "weight", "signed", target=NEXT_TOKEN) for strategy in STRATEGIES]  # each sample's own word
 
 
 class Signal(Callback):
@@ -55,7 +57,7 @@ def run(
     count = Count()
     listed = (*more, RelevanceCallback(), ScoreWriter(), resume or ResumeCallback(minutes=None), count)
     trainer = make_trainer(case.strategy, *listed, default_root_dir=str(directory))
-    predict(trainer, make_module(model, case), make_data(batch_size))
+    predict(trainer, make_module(model, case), make_data(batch_size, **case.sets()))
     if torch.distributed.is_initialized():
         torch.distributed.barrier()  # rank 0 has written, and cleared away
     return count.num
@@ -88,6 +90,10 @@ def stopped_and_resumed(model: str, home: str) -> None:
         assert run(broken, model, case) == 1, "one batch was left"
         assert same_scores(whole, broken)
         assert not (broken / "resume").exists()
+        data = ScoreSet.load(broken / "scores" / "toxic").manifest["data"]
+        if case.target == NEXT_TOKEN:
+            assert data["target_ids"] == [int(ids[0]) for ids in following(1)]
+            assert data["against_ids"] == list(AGAINST)
 
 
 def test_a_signal_to_one_rank_stops_both_and_scores_are_the_same(tmp_path: Path) -> None:

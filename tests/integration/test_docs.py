@@ -94,6 +94,13 @@ def test_python_block_runs(block: str, model_dir: Path, tmp_path: Path, capsys: 
     if "recipe" in names:
         assert isinstance(names["recipe"], Recipe)
         assert len(names["recipe"].neurons) == 10
+    if "verified" in names:
+        proposed, verified = names["candidates"], names["verified"]
+        assert isinstance(proposed, Recipe)
+        assert isinstance(verified, Recipe)
+        assert 0 < len(verified.neurons) <= 10
+        assert set(verified.neurons) <= set(proposed.neurons)
+        assert verified.base_model == proposed.base_model
     if "by_hand" in names:
         assert float(shown) < 1e-5, "float rounding"
 

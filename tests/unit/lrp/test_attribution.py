@@ -1,6 +1,7 @@
 """One backward pass a batch: exact at any batch size and padding, complete, finite, and undone afterwards."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -72,6 +73,26 @@ def test_samples_of_weight_zero_count_nothing() -> None:
         attribution.reset()
         attribution.step(ids, lengths, torch.zeros(3))
         assert not any(total.any() for total in attribution.sums().values())
+
+
+@pytest.mark.parametrize("variant", ["attnlrp", "cp_lrp", "gradient"])
+def test_a_real_sample_without_its_token_is_refused(variant: str) -> None:
+    """Never explained as token 0. One that only keeps ranks in step needs none."""
+    ids, lengths = pad_sequence(SAMPLES[:3], batch_first=True), torch.tensor([len(s) for s in SAMPLES[:3]])
+    options: dict[str, Any] = {"variant": variant, "target": "next_token"}
+    places, targets = torch.tensor([4, 9, -1]), torch.tensor([3, -1, -1])
+    with Attribution(tiny_llama(), **options) as attribution:
+        for weights, said in (
+            (torch.tensor([1.0, 1.0, 0.0]), r"got none for samples \[1\] of batch 0 \(\[9\] of the reference set\)"),
+            (None, r"got none for samples \[1, 2\] of batch 0"),
+        ):
+            with pytest.raises(ValueError, match=said):
+                attribution.step(ids, lengths, weights, places, targets)
+        attribution.reset()
+        explained = attribution.step(ids, lengths, torch.tensor([1.0, 0.0, 0.0]), places, targets)
+        assert (int(explained[0]), attribution.num_batches) == (3, 1)
+    with Attribution(tiny_llama(), variant=variant) as attribution:  # type: ignore[arg-type]
+        attribution.step(ids, lengths, None, places, targets)  # nobody reads them
 
 
 def test_float32_batches_agree() -> None:

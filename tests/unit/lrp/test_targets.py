@@ -118,6 +118,13 @@ def test_next_token_needs_the_tokens() -> None:
         Target(next_token=True).select(LOGITS)
 
 
+def test_only_a_sample_of_weight_zero_may_name_no_token() -> None:
+    target, tokens = Target(next_token=True), torch.tensor([-1, 0, -1])
+    assert target.missing(tokens, torch.tensor([1.0, 1.0, 0.0])).tolist() == [True, False, False]  # type: ignore[union-attr]
+    assert target.missing(tokens).tolist() == [True, False, True]  # type: ignore[union-attr]
+    assert Target().missing(tokens) is None
+
+
 @pytest.mark.parametrize("target", [Target(2), Target(), Target(next_token=True)])
 def test_logprob_is_the_logit_minus_logsumexp(target: Target) -> None:
     targets = torch.tensor([3, 0, 1])

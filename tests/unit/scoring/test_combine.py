@@ -125,6 +125,23 @@ def test_sets_that_do_not_belong_together(spoil: Callable[[ScoreSet], None], mes
         differential([GENERAL[0], other], TOXIC)
 
 
+def test_contrasted_targets_do_not_combine_with_others() -> None:
+    """Equal options, but a difference of two tokens is no logit of one. Sets that say nothing are not contrasted."""
+    general, toxic = copy.deepcopy(GENERAL), copy.deepcopy(TOXIC)
+    toxic.manifest["data"]["against_ids"] = [3, -1, 5]
+    with pytest.raises(
+        ValueError, match=r"options agree, got .*'contrasted': False.*general_seed0.*'contrasted': True"
+    ):
+        differential(general, toxic)
+    with pytest.raises(ValueError, match="options agree"):
+        differential([general[0], toxic], TOXIC)
+    for general_set in general:
+        general_set.manifest["data"]["against_ids"] = [-1, -1, 7]
+    inputs = differential(general, toxic).manifest["inputs"]
+    assert inputs["behaviour"] == {"name": "toxic", "token_hash": "c", "num_samples": 3, "contrasted": True}
+    assert "contrasted" not in differential(GENERAL, TOXIC).manifest["inputs"]["behaviour"]
+
+
 def test_a_differential_is_no_reference_set() -> None:
     contrast = differential(GENERAL, TOXIC)
     for arguments in ((GENERAL, contrast), ([contrast], TOXIC), ([contrast], contrast)):

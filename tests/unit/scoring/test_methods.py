@@ -148,6 +148,63 @@ def test_gradient_based_methods_are_attributions() -> None:
         torch.testing.assert_close(ours.scores[name], wanted.scores[name])
 
 
+TARGETS = {"general": [3, 5, 3, 0, 47, 11, 2], "toxic": [7, 0, 9]}
+AGAINST = {"toxic": [1, -1, 7]}
+
+
+@pytest.mark.parametrize("method", ["lrp", "cp_lrp", "gradient"])
+def test_each_set_has_its_own_targets(method: str) -> None:
+    model, variant = tiny_llama(), {"lrp": "attnlrp"}.get(method, method)
+    words: dict[str, Any] = {"target": "next_token", "explain": "logprob"}
+    found = score_baselines(model, SETS, [method], ["signed"], 2, TARGETS, AGAINST, **words)[f"{method}_signed"]
+    for name, samples in SETS.items():
+        wanted = attribute(
+            model, samples, sign="signed", variant=variant, targets=TARGETS[name], against=AGAINST.get(name), **words
+        )  # type: ignore[arg-type]
+        ours = found.sets[name]
+        assert ours.manifest["options"] == wanted.manifest["options"]
+        assert ours.manifest["data"] == {**wanted.manifest["data"], "name": name}
+        assert ours.manifest["data"]["target_ids"] == TARGETS[name]
+        for layer in UP:
+            torch.testing.assert_close(ours.scores[layer], wanted.scores[layer])
+
+
+def test_only_what_explains_targets_names_what_they_are_contrasted_with() -> None:
+    found = score_baselines(
+        tiny_llama(), SETS, ["lrp", "wanda", "auroc"], targets=TARGETS, against=AGAINST, target="next_token", **ROLES
+    )
+    assert found["lrp"].sets["toxic"].manifest["data"]["against_ids"] == AGAINST["toxic"]
+    assert "against_ids" not in found["lrp"].sets["general"].manifest["data"]
+    assert "against_ids" not in found["wanda"].sets["toxic"].manifest["data"]
+    assert found["auroc"].ranking is not None
+    assert "against_ids" not in found["auroc"].ranking.manifest["inputs"]["behaviour"]
+
+
+@pytest.mark.parametrize("method", ["lrp", "cp_lrp", "gradient"])
+@pytest.mark.parametrize(
+    ("targets", "against", "said"),
+    [
+        (None, None, r"`targets\['general'\]` must be given with `target=\"next_token\"` .* and none targets"),
+        ({"general": [1] * 7}, None, r"`targets\['toxic'\]` must be given"),
+        ({**TARGETS, "toxic": [7, 0]}, None, r"`targets\['toxic'\]` must hold .* each of the 3 samples, got 2"),
+        ({**TARGETS, "toxic": [7, -1, 0]}, None, r"`targets\['toxic'\]` must hold .* between 0 and 47 .*-1"),
+        (TARGETS, {"toxic": [1, 48, 1]}, r"`against\['toxic'\]` must hold .* between -1 and 47"),
+        ({**TARGETS, "rude": [1]}, None, r"`targets` must name sets of \['general', 'toxic'\], got \['rude'\]"),
+        (TARGETS, {"rude": [1]}, r"`against` must name sets of .*got \['rude'\]"),
+    ],
+)
+def test_targets_that_do_not_fit_their_sets(method: str, targets: Any, against: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        score_baselines(tiny_llama(), SETS, [method], targets=targets, against=against, target="next_token")
+
+
+def test_targets_of_another_target_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"`targets\['general'\]` must be given with .* got target 'last_token_argmax'"
+    ):
+        score_baselines(tiny_llama(), SETS, ["lrp"], targets=TARGETS)
+
+
 @pytest.mark.filterwarnings("ignore:only . of the 5 selected neurons")
 def test_every_method_selects_like_lrp() -> None:
     model = tiny_llama()

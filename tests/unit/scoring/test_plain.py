@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparc3_lightning import ScoreSet, attnlrp, attribute
+from sparc3_lightning import ScoreSet, attnlrp, attribute, differential
 from tests.tiny import LAYERS, NEURONS, VOCAB, tiny_llama, tiny_samples
 
 SAMPLES = tiny_samples()
@@ -154,6 +154,21 @@ def test_each_sample_is_explained_by_its_own_token(variant: str, batch_size: int
         torch.testing.assert_close(score.double(), mean, rtol=0, atol=1e-6 * float(mean.abs().max()))
 
 
+def test_the_manifest_names_what_targets_are_contrasted_with() -> None:
+    model, targets, against = tiny_llama(), [3, 5, 3, 0, 47, 11, 2], [1, -1, 2, -1, 0, -1, 3]
+    plain, none, contrasted = (
+        attribute(model, SAMPLES, target="next_token", targets=targets, against=given)
+        for given in (None, [-1] * 7, against)
+    )
+    assert contrasted.manifest["data"]["against_ids"] == against
+    assert "against_ids" not in plain.manifest["data"]
+    assert "against_ids" not in none.manifest["data"]
+    assert all(torch.equal(score, none.scores[name]) for name, score in plain.scores.items())
+    assert differential(plain, none).manifest["kind"] == "differential"
+    with pytest.raises(ValueError, match=r"'contrasted': False.*'contrasted': True"):
+        differential(plain, contrasted)
+
+
 @pytest.mark.parametrize("granularity", ["neuron", "weight"])
 def test_logprob_is_what_autograd_says_without_rules(granularity: str) -> None:
     model = tiny_llama(dtype=torch.float64)
@@ -178,7 +193,9 @@ def test_logprob_is_what_autograd_says_without_rules(granularity: str) -> None:
         ({"targets": [1] * 7}, "`targets` must be given"),
         ({"target": "next_token", "targets": [1] * 6}, "for each of the 7 samples, got 6"),
         ({"target": "next_token", "targets": [VOCAB] * 7}, "between 0 and 47"),
+        ({"target": "next_token", "targets": [-1] + [1] * 6}, r"between 0 and 47 .* got 7: \[-1, 1"),
         ({"target": "next_token", "targets": [1] * 7, "against": [-2] * 7}, "`against` must hold"),
+        ({"against": [1] * 7}, "`against` must be given with .* and with no other, got target 'last_token_argmax'"),
     ],
 )
 def test_targets_that_do_not_fit(options: dict[str, Any], message: str) -> None:
