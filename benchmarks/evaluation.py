@@ -6,17 +6,20 @@
 MODEL is a Hugging Face directory; without one a LLaMA of hidden 576, 8 layers and vocabulary 8000 with random weights.
 Token ids are random: they cost what others do. Windows are `sliding`: the last quarter of each is scored. One forward
 pass is that of the same windows with logits at their last position alone; a row's figure is its time over that one's,
-of as many tokens: of a completion, tokens generated. After a warm-up each is measured once a round, in turn, and the
-median over the rounds is given. Generation's forward part is its greedy decoding; sampling is what is left.
+of as many tokens: of a completion, tokens generated, four of each prompt. After a warm-up each is measured once a
+round, in turn, and the median over the rounds is given. Generation's forward part is its greedy decoding; sampling is
+what is left. Rows with "before" do without what saves time; in float32 the outcome may differ, which is counted.
 """
 
 import argparse
 import json
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from attribution import build_model
@@ -26,13 +29,14 @@ from rich.table import Table
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from sparc3_lightning.evaluation import sampling
 from sparc3_lightning.evaluation.generation import Decoding, Request, complete
 from sparc3_lightning.evaluation.windows import score_windows
 from sparc3_lightning.metrics.perplexity import Window, window_losses
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.pruning.lower_blocks import LowerBlocks
 
-_PROMPT = 16
+_PROMPT, _COMPLETIONS = 16, 4
 # Nothing ends a completion, and no text is made of it: every one has as many tokens.
 _ENDLESS: Any = SimpleNamespace(eos_token_id=None, decode=lambda *args, **options: "")
 
@@ -60,7 +64,7 @@ def perplexity_seconds(model: PreTrainedModel, ids: Tensor, length: int, rounds:
     return medians(
         {
             "forward pass": lambda: model(input_ids=rows, use_cache=False, logits_to_keep=1),
-            "perplexity, logits at all positions": lambda: window_losses(
+            "perplexity, before: logits at all positions": lambda: window_losses(
                 model(input_ids=rows, use_cache=False).logits, rows, scored
             ),
             "perplexity": lambda: score_windows(model, ids, batch),
@@ -70,8 +74,18 @@ def perplexity_seconds(model: PreTrainedModel, ids: Tensor, length: int, rounds:
     )
 
 
-def generation_seconds(model: PreTrainedModel, num: int, tokens: int, rounds: int) -> dict[str, float]:
-    """Seconds of one batch of completions: greedy, and as the `document` protocol samples.
+@torch.no_grad()
+def perplexity_change(model: PreTrainedModel, ids: Tensor, length: int) -> float:
+    """By which part the windows' perplexity differs from that of logits at all positions."""
+    scored, rows = length // 4, ids.view(-1, length)
+    batch = [Window(start, start + length, scored) for start in range(0, len(ids), length)]
+    now = score_windows(model, ids, batch).sum()
+    before = window_losses(model(input_ids=rows, use_cache=False).logits, rows, scored).sum()
+    return abs(float(((now - before) / (len(batch) * scored)).expm1()))
+
+
+def generation_seconds(model: PreTrainedModel, num: int, tokens: int, rounds: int) -> tuple[dict[str, float], int]:
+    """Seconds of one batch of completions: greedy, and as the `document` protocol samples; and how many came out other.
 
     Args:
         model: The model.
@@ -82,14 +96,22 @@ def generation_seconds(model: PreTrainedModel, num: int, tokens: int, rounds: in
     assert model.generation_config is not None
     model.generation_config.eos_token_id = None
     ids = random_ids(num * _PROMPT, model.config.vocab_size).view(num, _PROMPT).tolist()
-    requests = [Request(number, 0, row, number) for number, row in enumerate(ids)]
+    together = [Request(number // _COMPLETIONS, number, ids[number // _COMPLETIONS], number) for number in range(num)]
+    alone = [replace(request, prompt=number) for number, request in enumerate(together)]
 
-    def run(temperature: float) -> None:
+    def run(requests: list[Request], temperature: float = 0.7) -> list[list[int]]:
         decoding = Decoding(max_new_tokens=tokens, temperature=temperature, top_p=0.9)
-        found = complete(model, _ENDLESS, requests, decoding)
-        assert {len(one.token_ids) for one in found} == {tokens}
+        found = [one.token_ids for one in complete(model, _ENDLESS, requests, decoding)]
+        assert {len(one) for one in found} == {tokens}
+        return found
 
-    return medians({"greedy": lambda: run(0.0), "sampled": lambda: run(0.7)}, rounds)
+    def before() -> list[list[int]]:
+        """Every completion reads its prompt, and a nucleus is looked for in the whole vocabulary."""
+        with patch.object(sampling, "_LIKELIEST", model.config.vocab_size):
+            return run(alone)
+
+    taken = medians({"before": before, "greedy": lambda: run(together, 0.0), "sampled": lambda: run(together)}, rounds)
+    return taken, sum(one != other for one, other in zip(before(), run(together), strict=True))
 
 
 def medians(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
@@ -113,7 +135,7 @@ def run(model: PreTrainedModel, args: argparse.Namespace) -> dict[str, float]:
     num_tokens = args.windows * args.length
     ids = random_ids(num_tokens, model.config.vocab_size)
     text = perplexity_seconds(model, ids, args.length, args.rounds)
-    completions = generation_seconds(model, args.completions, args.tokens, args.rounds)
+    completions, num_changed = generation_seconds(model, args.completions, args.tokens, args.rounds)
     one = text.pop("forward pass")
     found = {name: value / one for name, value in text.items()}
     a_token = {
@@ -121,9 +143,12 @@ def run(model: PreTrainedModel, args: argparse.Namespace) -> dict[str, float]:
     }
     return {
         **found,
+        "generation, per token, before": a_token["before"],
         "generation, per token": a_token["sampled"],
         "of which forward passes": a_token["greedy"],
         "of which sampling": a_token["sampled"] - a_token["greedy"],
+        "completions changed": num_changed,
+        "perplexity changed": perplexity_change(model, ids, args.length),
     }
 
 
@@ -149,9 +174,11 @@ def main() -> None:
         "", "forward passes",
         title=f"{args.windows} x {args.length} tokens; {args.completions} completions of {args.tokens} tokens",
     )  # fmt: skip
-    for name, value in result.items():
+    *rows, (_, num_changed), (_, change) = result.items()
+    for name, value in rows:
         table.add_row(name, f"{value:.2f}")
     Console().print(table)
+    print(f"Changed: {num_changed} of {args.completions} completions; perplexity by a part of {change:.0e}")
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
