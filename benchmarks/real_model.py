@@ -57,7 +57,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT.parent / "shared/fixtures"
 CONFIGS, HOME = ROOT / "tests/configs", ROOT / "logs/real_model"
 SCORER = FIXTURES / "toxicity_scorer"
-SCREEN = Screen(num_candidates=150)
+SCREEN, FEW = Screen(num_candidates=150), 50
+"""FEW candidates are taken of every proposer where proposers are compared with the screen."""
 WEIGHTS = (10.0, 30.0, 100.0)
 """Of a price."""
 MAX_PRICES = (0.005, 0.01, 0.02, 0.05)
@@ -254,9 +255,9 @@ class Bench:
             yield Meter(self.lm, data, sorted({layer for layer, _ in neurons}), SCREEN.max_tokens), kept
 
 
-def proposed(contrast: ScoreSet) -> list[Neuron]:
+def proposed(contrast: ScoreSet, num: int = SCREEN.num_candidates) -> list[Neuron]:
     """The first candidates of a ranking."""
-    return select_neurons(contrast, SCREEN.num_candidates, "global").neurons
+    return select_neurons(contrast, num, "global").neurons
 
 
 def proposed_by(name: str, run: Path) -> list[Neuron]:
@@ -310,22 +311,23 @@ def screened_cells(bench: Bench, run: Path, contrasts: dict[str, ScoreSet]) -> I
     def curve(name: str, chosen: Sequence[Neuron]) -> Iterator[Cell]:
         yield from (Cell(name, True, Recipe([*chosen[:num]])) for num in CURVE if num <= len(chosen))
 
-    yield from curve(OURS, bench.chosen(lrp, run, FINAL_WEIGHT))
-    predict(bench, run, contrasts, [OURS])
+    ours = bench.chosen(lrp, run, FINAL_WEIGHT)
+    yield from curve(OURS, ours)
+    predict(bench, run, contrasts, [OURS], SCREEN.num_candidates)
+    yield from curve(f"{OURS}, two rounds", two_rounds(bench, run, lrp))
+    for weight in WEIGHTS:
+        yield from curve(f"{OURS}, price weight {weight:g}", bench.chosen(lrp, run, weight))
+    for max_price in MAX_PRICES:
+        within = bench.within(bench.chosen(lrp, run, WEIGHTS[0]), run, max_price)
+        yield Cell(f"{OURS}, price weight {WEIGHTS[0]:g}, up to {max_price:.1%}", True, Recipe(within))
+    for factor in (0.3, 0.6):
+        yield Cell(OURS, True, Recipe(ours[:NUM_NEURONS]), factor)
     yield from curve(GRADIENT, bench.chosen(gradient, run, FINAL_WEIGHT))
     yield from curve(BOTH, bench.chosen(both, run, FINAL_WEIGHT))
-    yield from curve(f"{BOTH}, two rounds", two_rounds(bench, run, both))
-    for weight in WEIGHTS:
-        yield from curve(f"{BOTH}, price weight {weight:g}", bench.chosen(both, run, weight))
-    for max_price in MAX_PRICES:
-        within = bench.within(bench.chosen(both, run, WEIGHTS[0]), run, max_price)
-        yield Cell(f"{BOTH}, price weight {WEIGHTS[0]:g}, up to {max_price:.1%}", True, Recipe(within))
-    for factor in (0.3, 0.6):
-        yield Cell(BOTH, True, Recipe(bench.chosen(both, run, FINAL_WEIGHT)[: 2 * NUM_NEURONS]), factor)
     for name, contrast in contrasts.items():
-        if name not in (OURS, GRADIENT) and (chosen := bench.chosen(proposed(contrast), run, FINAL_WEIGHT)):
-            yield Cell(name, True, Recipe(chosen[:NUM_NEURONS]))
-    predict(bench, run, contrasts, list(contrasts))
+        if chosen := bench.chosen(proposed(contrast, FEW), run, FINAL_WEIGHT):
+            yield Cell(f"{name}, of {FEW}", True, Recipe(chosen[:NUM_NEURONS]))
+    predict(bench, run, contrasts, list(contrasts), FEW)
 
 
 def two_rounds(bench: Bench, run: Path, candidates: Sequence[Neuron]) -> list[Neuron]:
@@ -335,10 +337,12 @@ def two_rounds(bench: Bench, run: Path, candidates: Sequence[Neuron]) -> list[Ne
     return first + _neurons(bench.screened(left, run, FINAL_WEIGHT, first), FINAL_WEIGHT)
 
 
-def predict(bench: Bench, run: Path, contrasts: dict[str, ScoreSet], proposers: Sequence[str]) -> None:
-    """Print how well each contrast orders what removing the candidates of some proposers did."""
+def predict(bench: Bench, run: Path, contrasts: dict[str, ScoreSet], proposers: Sequence[str], num: int) -> None:
+    """Print how well each contrast orders what removing the first `num` candidates of some proposers did."""
     found = {
-        one.neuron: one for name in proposers for one in bench.screened(proposed(contrasts[name]), run, FINAL_WEIGHT)
+        one.neuron: one
+        for name in proposers
+        for one in bench.screened(proposed(contrasts[name], num), run, FINAL_WEIGHT)
     }  # each once
     scores = {name: scores_of(contrast, [*found]) for name, contrast in contrasts.items()}
     print_predictions(asdict(predict_effects([*found.values()], scores, OURS, NUM_NEURONS)))  # type: ignore[arg-type]
