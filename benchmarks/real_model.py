@@ -4,7 +4,7 @@
 
 `alone` compares proposers without the screen, `screened` with it, on one half of the prompts, with two completions each
 and 20,000 tokens of text. `final` holds the screen's neurons of each draw, random ones and the published rule's against
-the baseline on the other half, with four completions and the other paragraphs. Attribution computes in float32, screen
+the baseline on the other half, with four completions and other paragraphs. Attribution computes in float32, screen
 and evaluation in bfloat16. Hours on two cores; what is done is kept in logs/real_model, and a second call goes on.
 """
 
@@ -67,8 +67,8 @@ FINAL_WEIGHT = 30.0
 """Chosen in the sweep: a lower price than at 10 and no smaller fall."""
 NUM_NEURONS, CURVE, FINAL_CURVE = 20, (5, 10, 20, 40, 60, 100), (10, 20, 40)
 NUM_DRAWS = 5
-SWEEP_PARAGRAPHS = 150
-"""Of the held-out text: about 20,000 tokens. The final table reads the others."""
+SWEEP_PARAGRAPHS, FINAL_PARAGRAPHS = 150, 300
+"""Of the held-out text: about 20,000 tokens; the final table reads the next, about 38,000."""
 DECODING = Decoding(max_new_tokens=30, temperature=0.7, top_p=0.9, num_completions=4)
 
 
@@ -136,7 +136,7 @@ def write_inputs() -> None:
         "general.jsonl": _lines(documents)[:640],
         "price.jsonl": _lines(documents)[640:1000],
         "sweep_text.txt": text[:SWEEP_PARAGRAPHS],
-        "final_text.txt": text[SWEEP_PARAGRAPHS:],
+        "final_text.txt": text[SWEEP_PARAGRAPHS:][:FINAL_PARAGRAPHS],
     }
     HOME.mkdir(parents=True, exist_ok=True)
     for name, lines in parts.items():
@@ -411,7 +411,7 @@ def last_cells(bench: Bench, runs: Sequence[Path], exchanged: Path, published: P
     other = bench.chosen(proposed_by(FINAL, exchanged), exchanged, FINAL_WEIGHT)
     yield Cell(f"{FINAL}, words chosen by scorer B", True, Recipe(other[:NUM_NEURONS]))
     for name, proposer in PUBLISHED.items():
-        for num in (10, NUM_NEURONS, 100):
+        for num in (10, 100):
             yield Cell(name, False, select_neurons(proposer.contrast(published), num, "global"))
 
 
