@@ -127,6 +127,28 @@ def test_the_real_models_sets_share_no_row(fixtures: Path, monkeypatch: pytest.M
     assert not texts[0] & texts[1]
 
 
+def test_the_real_models_figure_shows_every_rule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from real_model_figure import draw, points
+
+    def written(name: str, cells: dict[str, tuple[int, float, float]]) -> Path:
+        rows = [
+            {"name": name, "neurons": [[0, place] for place in range(num)], "factor": None,
+             "figures": {"perplexity/disjoint": {"relative": price}, "toxicity/mean": {"relative": toxicity}}}
+            for name, (num, price, toxicity) in cells.items()
+        ]  # fmt: skip
+        path = tmp_path / name
+        path.write_text(json.dumps(rows))
+        return path
+
+    first = "words, signed LRP"
+    alone = written("alone", {f"{first}, k 20": (20, 0.9, -0.3), "random, k 20": (20, 0.0, 0.01)})
+    screened = written("screened", {f"{first}, screened, k 20": (20, 0.002, -0.15)})
+    (axes,) = draw(points(alone), points(screened)).axes
+    assert [line.get_xydata().tolist() for line in axes.lines[:3]] == [[[90.0, -30.0]], [[0.2, -15.0]], [[0.0, 1.0]]]
+    assert "random" in [text.get_text() for text in axes.texts]
+
+
 def test_the_indirect_object_is_the_name_that_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     from losses import _choices
