@@ -167,14 +167,17 @@ class WordSet(ReferenceSet):
         )
 
     def _texts(self, counts: Counter[str]) -> list[Text]:
-        found: dict[str, Text] = {}
+        found: dict[tuple[str, str], Text] = {}
         for row in self.source.rows():
             text = self._text(row)
+            # The prompt decides order and part, so that no two parts share a prefix; many words may follow one.
+            prompt = fingerprint(text.prompt)
+            key = prompt, "" if text.cut is None else fingerprint(text.text)
             counts["num_rows"] += 1
-            counts["num_duplicates"] += fingerprint(text.prompt) in found
-            if in_part(self.part, fingerprint(text.prompt)):
-                found.setdefault(fingerprint(text.prompt), text)
-        return [found[name] for name in sorted(found, key=lambda name: draw_order(self.seed, name))]
+            counts["num_duplicates"] += key in found
+            if in_part(self.part, prompt):
+                found.setdefault(key, text)
+        return [found[key] for key in sorted(found, key=lambda key: [draw_order(self.seed, one) for one in key])]
 
     def _text(self, row: Row) -> Text:
         row = Row(flat_columns(row.values), row.index, row.place)

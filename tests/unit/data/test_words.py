@@ -1,5 +1,6 @@
 """Texts cut before words: those their score rests on, and ordinary ones."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,8 @@ import torch
 
 from sparc3_lightning.data import C4, LoadContext, OrdinaryWords, PromptFile, WordsThatMatter
 from sparc3_lightning.data.datamodule import SparC3DataModule
-from sparc3_lightning.data.samples import ReferenceSamples
+from sparc3_lightning.data.prompts import Part, draw_order
+from sparc3_lightning.data.samples import ReferenceSamples, fingerprint
 from sparc3_lightning.data.tokens import encode
 from sparc3_lightning.data.words import find_words, possible_cuts, without_word
 from sparc3_lightning.metrics.scorers import LexicalScorer
@@ -128,6 +130,27 @@ def test_rows_that_name_prefix_and_word_need_no_scorer(write_jsonl: WriteJsonl, 
         ("You are a ", "fool"),
         ("You are such a ", "liar"),
     ]
+
+
+def test_many_words_may_follow_one_prefix(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    rows = [{"prefix": f"You {i} are a", "word": word} for i in range(8) for word in ("fool", "liar", "fool", "bore")]
+    samples = WordsThatMatter(write_jsonl(rows), num_samples=24).load(context)
+    assert samples.source["num_duplicates"] == 8, "the second `fool` after each"
+    assert len({*samples.texts}) == len({*samples.sample_ids}) == 24
+    turned = WordsThatMatter(write_jsonl(rows[::-1], "turned.jsonl"), num_samples=24).load(context)
+    assert turned.texts == samples.texts
+    parts: tuple[Part, Part] = ("attribution", "evaluation")
+    ours, theirs = (WordsThatMatter(write_jsonl(rows), part=part)._texts(Counter()) for part in parts)
+    assert len(ours) + len(theirs) == 24
+    assert len(ours) % 3 == len(theirs) % 3 == 0
+    assert not {text.prompt for text in ours} & {text.prompt for text in theirs}
+
+
+def test_distinct_prefixes_are_drawn_by_the_prefix(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    prefixes = [f"You {i} are a" for i in range(20)]
+    samples = WordsThatMatter(write_jsonl({"prefix": one, "word": "fool"} for one in prefixes), num_samples=9)
+    drawn = sorted(prefixes, key=lambda one: draw_order(0, fingerprint(one)))[:9]
+    assert samples.load(context).texts == [f"{one} fool" for one in drawn]
 
 
 def test_a_named_word_may_be_two(write_jsonl: WriteJsonl, context: LoadContext) -> None:
