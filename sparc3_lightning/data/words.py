@@ -28,6 +28,7 @@ from sparc3_lightning.metrics.scorers import Scorer
 
 _TEXTS_AT_ONCE = 64
 _LENGTH_TOLERANCE = 0.1
+_OPENING = ("Ps", "Pi")
 
 
 def find_words(text: str) -> list[tuple[int, int]]:
@@ -52,6 +53,24 @@ def without_word(text: str, word: tuple[int, int]) -> str:
     """The text with one word left out, and the space before it."""
     start, end = word
     return text[:start].rstrip() + text[end:]
+
+
+def _is_joined(prefix: str, word: str) -> bool:
+    """Whether a word follows a prefix without a further space.
+
+    White space is there; a quote or bracket opens; or a hyphen, a slash or an apostrophe joins them.
+    """
+    if prefix[-1].isspace() or word[0].isspace():
+        return True
+    run = prefix.split()[-1]
+    before, last = run[:-1], run[-1]
+    if last in "\"'":  # opens only where it follows nothing: else it closes, or is the apostrophe of `the boys'`
+        other = before.rstrip({'"': "'", "'": '"'}[last])
+        opens = not other or unicodedata.category(other[-1]) in _OPENING
+    else:
+        opens = unicodedata.category(last) in _OPENING
+    attached = (last == "/" or unicodedata.category(last) == "Pd") and any(map(str.isalnum, before))
+    return opens or attached or word[0] in "'\u2019" or unicodedata.category(word[0]) == "Pd"
 
 
 @dataclass(frozen=True)
@@ -183,7 +202,7 @@ class WordSet(ReferenceSet):
         row = Row(flat_columns(row.values), row.index, row.place)
         if {"prefix", "word"} <= row.values.keys():
             prefix, word = row.text("prefix", "path"), row.text("word", "path")
-            between = "" if prefix[-1].isspace() or word[0].isspace() else " "
+            between = "" if _is_joined(prefix, word) else " "
             start = len(prefix + between) + len(word) - len(word.lstrip())
             text, prompt, cut = prefix + between + word, prefix, (start, start + len(word.strip()))
         elif {"prompt", "continuation"} <= row.values.keys():

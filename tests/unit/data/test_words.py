@@ -132,6 +132,42 @@ def test_rows_that_name_prefix_and_word_need_no_scorer(write_jsonl: WriteJsonl, 
     ]
 
 
+@pytest.mark.parametrize(
+    ("prefix", "word", "text"),
+    [
+        ('He said, "', "fool", 'He said, "fool'),
+        ('"', "fool", '"fool'),
+        ("He said, '", "fool", "He said, 'fool"),
+        ("He said, \"'", "fool", "He said, \"'fool"),
+        ('He (the "', "fool", 'He (the "fool'),
+        ('He ("', "fool", 'He ("fool'),
+        ('"He," said the "king"', "fool", '"He," said the "king" fool'),
+        ("the boys'", "fool", "the boys' fool"),
+        ("He (", "fool", "He (fool"),
+        ("He (the king)", "fool", "He (the king) fool"),
+        ("He said, \u201c", "fool", "He said, \u201cfool"),
+        ("\u201cYes,\u201d said the", "fool", "\u201cYes,\u201d said the fool"),
+        ("\u201cYes,\u201d", "fool", "\u201cYes,\u201d fool"),
+        ("a half-", "fool", "a half-fool"),
+        ("he\u2014", "fool", "he\u2014fool"),
+        ("he --", "fool", "he -- fool"),
+        ("a knave/", "fool", "a knave/fool"),
+        ("the fool", "'s", "the fool's"),
+        ("the fool", "\u2019s", "the fool\u2019s"),
+        ("a fool", "-like", "a fool-like"),
+        ("You,", "fool", "You, fool"),
+        ("You ", "fool", "You fool"),
+        ("You", " fool", "You fool"),
+    ],
+)
+def test_a_space_stands_before_a_named_word_unless_they_are_joined(
+    write_jsonl: WriteJsonl, context: LoadContext, prefix: str, word: str, text: str
+) -> None:
+    samples = WordsThatMatter(write_jsonl([{"prefix": prefix, "word": word}]), num_samples=1).load(context)
+    assert samples.texts == [text]
+    assert words_of(samples, context) == [word.strip()]
+
+
 def test_many_words_may_follow_one_prefix(write_jsonl: WriteJsonl, context: LoadContext) -> None:
     rows = [{"prefix": f"You {i} are a", "word": word} for i in range(8) for word in ("fool", "liar", "fool", "bore")]
     samples = WordsThatMatter(write_jsonl(rows), num_samples=24).load(context)
