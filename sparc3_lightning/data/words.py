@@ -169,10 +169,7 @@ class WordSet(ReferenceSet):
             if len(chosen) == num_samples:
                 break
         if len(chosen) < num_samples:
-            raise ValueError(
-                f"`num_samples` is {num_samples}, but {self.source.name} gives only {len(chosen)} words "
-                f"({dict(counts)}). Lower `init_args.num_samples`, or loosen the selection."
-            )
+            raise ValueError(self._too_few(num_samples, f"{self.source.name} gives only {len(chosen)} words", counts))
         for text, cut in chosen:
             if context.vocab_size is not None:
                 check_vocabulary(cut.prefix + cut.word, context.vocab_size, text.place)
@@ -183,6 +180,12 @@ class WordSet(ReferenceSet):
             fingerprints=[one for text, _ in chosen for one in {fingerprint(text.text), fingerprint(text.prompt)}],
             following=[torch.tensor(cut.word) for _, cut in chosen],
             texts=[text.text for text, _ in chosen],
+        )
+
+    def _too_few(self, num_samples: int, found: str, counts: Counter[str]) -> str:
+        return (
+            f"`num_samples` is {num_samples}, but {found} ({dict(counts)}). Lower `init_args.num_samples`, or loosen "
+            "the selection."
         )
 
     def _texts(self, counts: Counter[str]) -> list[Text]:
@@ -319,6 +322,15 @@ class OrdinaryWords(WordSet):
         self._wanted = None if self.length_like is None else lengths_of(context, self.length_like)
         num_samples = self.num_samples if self._wanted is None else len(self._wanted)
         return from_rank_zero(lambda: self._drawn(context, num_samples))
+
+    def _too_few(self, num_samples: int, found: str, counts: Counter[str]) -> str:
+        if self.length_like is None:
+            return super()._too_few(num_samples, found, counts)
+        return (
+            f"`length_like` asks for {num_samples} samples, each as long as one of {self.length_like!r}, but {found} "
+            f"of such lengths ({dict(counts)}). Give more texts, name another set in `init_args.length_like`, or lower "
+            f"the number of samples of {self.length_like!r}."
+        )
 
     def cuts(self, texts: list[Text], context: LoadContext, counts: Counter[str]) -> Iterator[tuple[Text, Cut]]:
         """Give each text that scores low enough, cut before a random word, or one at a length that is still wanted."""

@@ -268,6 +268,23 @@ def test_lengths_like_another_sets(write_jsonl: WriteJsonl, context: LoadContext
     assert all(abs(a - b) <= 0.1 * b + 1 for a, b in zip(found, wanted, strict=True))
 
 
+def test_too_few_of_another_set_s_lengths_name_that_set(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    insults = [{"prefix": f"{'Well ' * 6}number {i}, you are quite the", "word": "fool"} for i in range(4)]
+    toxic = WordsThatMatter(write_jsonl(insults, "insults.jsonl"), num_samples=4)
+    path = write_jsonl({"text": f"A day {i}"} for i in range(9))
+    said = (
+        r"`length_like` asks for 4 samples, each as long as one of 'toxic', but .*rows\.jsonl {}.* lower the number of"
+    )
+    for one, found in (
+        (OrdinaryWords(path, length_like="toxic"), r"gives only 0 words of such lengths"),
+        (C4(path, length_like="toxic", num_seeds=1), r"has distinct documents for only 0 .* next, of 5\d tokens"),
+    ):
+        with pytest.raises(ValueError, match=said.format(found)) as raised:
+            assert bound(context, general={"ordinary": one}, behaviours={"toxic": toxic}).reference_samples
+        assert "`data.general.ordinary.init_args.length_like`" in str(raised.value)
+        assert "num_samples" not in str(raised.value)
+
+
 @pytest.mark.parametrize("name", ["nobody", "general"])
 def test_lengths_of_a_set_that_has_none_of_its_own(write_jsonl: WriteJsonl, context: LoadContext, name: str) -> None:
     data = bound(context, general={"general": OrdinaryWords(write_jsonl(sentences(9)), length_like=name)})
