@@ -352,8 +352,8 @@ class SparC3DataModule(LightningDataModule):
             if self.context.next_token and samples.targets is None:
                 raise ValueError(
                     "`target: next_token` needs samples that a known token follows, such as those of WordsThatMatter, "
-                    f"OrdinaryWords or C4, got `{self.key_of(name)}` without. Set it to one of these, or "
-                    "`model.target` to last_token_argmax."
+                    f"OrdinaryWords or C4, got `{self.key_of(name)}` without. Set it to one of these (C4 with `path` "
+                    "crops any file of texts), or `model.target` to last_token_argmax."
                 )
             self._samples[name] = samples
         return self._samples[name]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparc3_lightning.data import C4, LoadContext, OrdinaryWords, PromptFile, WordsThatMatter
+from sparc3_lightning.data import C4, LoadContext, OrdinaryWords, PromptFile, TextFile, WordsThatMatter
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.prompts import Part, draw_order
 from sparc3_lightning.data.samples import ReferenceSamples, fingerprint
@@ -308,6 +308,11 @@ def test_a_set_whose_samples_nothing_follows_is_refused(write_jsonl: WriteJsonl,
     data = bound(context, behaviours={"toxic": PromptFile(write_jsonl([{"prompt": "a b"}]))})
     with pytest.raises(ValueError, match=r"`target: next_token` needs .* got `data.behaviours.toxic` without"):
         assert data.reference_samples
+    path = write_jsonl([{"text": "some words"}])
+    with pytest.raises(ValueError, match=r"got `data.general.own` without.*C4 with `path` crops any file of texts"):
+        assert bound(context, general={"own": TextFile(path)}).reference_samples
+    own = C4(path, num_samples=1, length=5, num_seeds=1)
+    assert bound(context, general={"own": own}).reference_samples["own"].targets, "as the message says"
 
 
 def test_no_evaluation_prompt_is_part_of_an_attributed_text(write_jsonl: WriteJsonl, context: LoadContext) -> None:
