@@ -223,7 +223,7 @@ class SparC3Module(LightningModule):
         listed = self.trainer.callbacks if stage == "predict" else []  # type: ignore[attr-defined] # set from elsewhere
         self.reads = [*_READS[stage], *(name for callback in listed for name in getattr(callback, "reads", ()))]
         from_rank_zero(lambda: data.check(self.reads))
-        if data.needs_scorer(self.reads):
+        if from_rank_zero(lambda: data.needs_scorer(self.reads)):
             self.evaluator.load_scorer()
 
     def configure_model(self) -> None:

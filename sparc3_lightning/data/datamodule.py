@@ -26,6 +26,7 @@ from sparc3_lightning.data.samples import (
     said_of,
 )
 from sparc3_lightning.data.sources import Source
+from sparc3_lightning.data.words import WordSet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -178,13 +179,18 @@ class SparC3DataModule(LightningDataModule):
                 source.check()
 
     def needs_scorer(self, names: Iterable[str]) -> bool:
-        """Tell whether completions are scored: of evaluation prompts, or to choose prompts by.
+        """Tell whether the evaluator's scorer is asked: of evaluation prompts, or to choose prompts or words by.
 
         Args:
             names: What is going to be read, as for `check`.
         """
+
+        def chooses(one: object) -> bool:
+            words = isinstance(one, WordSet) and one.scorer is None and one.chosen_by_score()
+            return words or getattr(one, "select_by", None) == "response"
+
         read = [one for one in self._read_by(names).values() if one is not None]
-        return self.evaluation_prompts in read or any(getattr(one, "select_by", None) == "response" for one in read)
+        return self.evaluation_prompts in read or any(map(chooses, read))
 
     def _read_by(self, names: Iterable[str]) -> dict[str, object]:
         """What is read, by the key of a config that it stands under."""

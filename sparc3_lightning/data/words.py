@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import ClassVar
 
 import torch
@@ -71,6 +72,12 @@ def _is_joined(prefix: str, word: str) -> bool:
         opens = unicodedata.category(last) in _OPENING
     attached = (last == "/" or unicodedata.category(last) == "Pd") and any(map(str.isalnum, before))
     return opens or attached or word[0] in "'\u2019" or unicodedata.category(word[0]) == "Pd"
+
+
+def missing_of_word(row: Row) -> list[str]:
+    """Columns that a row lacks to name a word: `prefix` and `word`, or one of them; none where it names one."""
+    columns = flat_columns(row.values)
+    return [name for name in ("prefix", "word") if name not in columns]
 
 
 @dataclass(frozen=True)
@@ -153,6 +160,10 @@ class WordSet(ReferenceSet):
     def cuts(self, texts: list[Text], context: LoadContext, counts: Counter[str]) -> Iterator[tuple[Text, Cut]]:
         """Choose texts in order, and where to cut each; `counts` collects what was left out, and why."""
 
+    def chosen_by_score(self) -> bool:
+        """Tell whether a scorer chooses the words, as far as options and a local file's first row tell."""
+        return False
+
     def load(self, context: LoadContext) -> ReferenceSamples:
         """Draw and cut the texts, on rank 0 for all."""
         return from_rank_zero(lambda: self._drawn(context, self.num_samples))
@@ -203,7 +214,7 @@ class WordSet(ReferenceSet):
 
     def _text(self, row: Row) -> Text:
         row = Row(flat_columns(row.values), row.index, row.place)
-        if {"prefix", "word"} <= row.values.keys():
+        if not missing_of_word(row):
             prefix, word = row.text("prefix", "path"), row.text("word", "path")
             between = "" if _is_joined(prefix, word) else " "
             start = len(prefix + between) + len(word) - len(word.lstrip())
@@ -260,6 +271,10 @@ class WordsThatMatter(WordSet):
         check_share("threshold", self.threshold)
         check_share("min_drop", self.min_drop)
 
+    def chosen_by_score(self) -> bool:
+        """Unless the rows name their words, as none on the hub do."""
+        return self.path is None or any(missing_of_word(row) for row in islice(self.source.rows(), 1))
+
     def cuts(self, texts: list[Text], context: LoadContext, counts: Counter[str]) -> Iterator[tuple[Text, Cut]]:
         """Give each text that scores high enough, cut before its word."""
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
@@ -315,6 +330,10 @@ class OrdinaryWords(WordSet):
         super().__post_init__()
         if self.threshold is not None:
             check_share("threshold", self.threshold)
+
+    def chosen_by_score(self) -> bool:
+        """Where only some texts are taken."""
+        return self.threshold is not None
 
     def load(self, context: LoadContext) -> ReferenceSamples:
         """Draw and cut the texts, on rank 0 for all."""

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
@@ -135,6 +136,17 @@ def test_what_cannot_be_is_said_in_one_line(
     with pytest.raises((ValueError, SystemExit)) as error:
         command("predict", WORDS, tmp_path, *options)
     assert re.search(message, f"{error.value} {capsys.readouterr().err}".replace("\n", " "))
+
+
+def test_a_missing_scorer_is_said_before_the_model_is_loaded(tmp_path: Path) -> None:
+    content = read(ROOT / WORDS)
+    content["trainer"]["callbacks"] = content["trainer"]["callbacks"][:3]  # nothing is evaluated
+    del content["model"]["evaluator"]["init_args"]["scorer"]
+    content["data"]["general"]["ordinary"]["init_args"]["threshold"] = 0.1
+    (tmp_path / "words.yaml").write_text(yaml.safe_dump(content))
+    loading = mock.patch("sparc3_lightning.module.SparC3Module.configure_model", side_effect=AssertionError)
+    with loading, pytest.raises(ValueError, match=r"choosing prompts or words .* Set `Evaluator\.init_args\.scorer`"):
+        command("predict", tmp_path / "words.yaml", tmp_path)
 
 
 def test_fewer_candidates_than_neurons(tmp_path: Path) -> None:

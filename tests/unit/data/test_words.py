@@ -218,6 +218,23 @@ def test_without_any_scorer_the_error_says_what_to_set(write_jsonl: WriteJsonl, 
         WordsThatMatter(write_jsonl([{"text": "a b"}]), num_samples=1).load(context)
 
 
+def test_who_asks_the_evaluator_s_scorer_is_known_before_the_model(write_jsonl: WriteJsonl) -> None:
+    texts = write_jsonl([{"text": "a b"}])
+    named = write_jsonl([{"prefix": "a", "word": "b"}], "named.jsonl")
+    for one, asks in (
+        (WordsThatMatter(texts), True),
+        (WordsThatMatter(), True),
+        (WordsThatMatter(texts, scorer=INSULTS), False),
+        (WordsThatMatter(named), False),
+        (OrdinaryWords(texts), False),
+        (OrdinaryWords(texts, threshold=0.1), True),
+        (OrdinaryWords(texts, threshold=0.1, scorer=INSULTS), False),
+    ):
+        data = SparC3DataModule(general={"general": one})
+        assert data.needs_scorer(["reference_sets"]) == asks, one
+        assert not data.needs_scorer(["evaluation_text"])
+
+
 def sentences(num: int) -> list[dict[str, Any]]:
     names = ["river", "house", "garden", "teacher", "window"]
     return [{"text": f"Day {i}: " + " ".join(names[(i + j) % 5] for j in range(4 + i % 9))} for i in range(num)]
