@@ -27,6 +27,7 @@ from sparc3_lightning.data.samples import (
 )
 from sparc3_lightning.data.sources import Source
 from sparc3_lightning.data.words import WordSet
+from sparc3_lightning.loops import no_progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -157,6 +158,7 @@ class SparC3DataModule(LightningDataModule):
             next_token=getattr(module, "explains_next_token", False),
             score_texts=getattr(module, "score_texts", None),
             lengths_of=self._lengths_of,
+            progress=getattr(module, "progress", no_progress),
         )
 
     def check(self, names: Iterable[str]) -> None:

@@ -25,6 +25,7 @@ from sparc3_lightning.data.samples import (
 from sparc3_lightning.data.sources import Row, Source
 from sparc3_lightning.data.tokens import check_vocabulary, encode_with_offsets, starts_with_bos
 from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.loops import Counted, no_progress
 from sparc3_lightning.metrics.scorers import Scorer
 
 _TEXTS_AT_ONCE = 64
@@ -174,11 +175,9 @@ class WordSet(ReferenceSet):
 
     def _drawn(self, context: LoadContext, num_samples: int) -> ReferenceSamples:
         counts: Counter[str] = Counter()
-        chosen: list[tuple[Text, Cut]] = []
-        for found in self.cuts(self._texts(counts), context, counts):
-            chosen.append(found)
-            if len(chosen) == num_samples:
-                break
+        found = Counted(islice(self.cuts(self._texts(counts), context, counts), num_samples), "words", num_samples)
+        progress = context.progress if self.chosen_by_score() else no_progress  # the rest is done at once
+        chosen = list(progress(found, num_samples, "choose words"))
         if len(chosen) < num_samples:
             raise ValueError(self._too_few(num_samples, f"{self.source.name} gives only {len(chosen)} words", counts))
         for text, cut in chosen:
