@@ -12,11 +12,13 @@ import yaml
 from scipy import stats
 from torch import Tensor
 
+from sparc3_lightning.data.samples import fingerprint
 from sparc3_lightning.evaluation.responses import PROBES
 from sparc3_lightning.metrics.scorers import LexicalScorer, scorer_setting
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.report.read import read_run
 from sparc3_lightning.scoring.score_set import ScoreSet
+from sparc3_lightning.trials.screening import price_passages
 from tests.integration.test_resume import stop_in
 from tests.runs import BRIEF, QUIET, ROOT, board, command, log_dir, read
 
@@ -187,6 +189,30 @@ def test_stopped_while_words_are_chosen(tmp_path: Path, capsys: pytest.CaptureFi
     texts_scored = [text for text in scored if text not in PROBES]
     assert len(texts_scored) == len({*texts_scored})
     assert not (first / "resume").exists()
+
+
+def test_the_screen_reads_general_documents_that_are_not_attributed(tmp_path: Path) -> None:
+    content = read(ROOT / WORDS)
+    del content["data"]["price"]
+    content["trainer"]["callbacks"] = [content["trainer"]["callbacks"][place] for place in (0, 1, 4)]
+    content["trainer"]["callbacks"][2]["init_args"] |= {"save_model": False}
+    content["trainer"]["callbacks"][2]["init_args"]["screen"] |= {"num_price_tokens": 100}
+    content["data"]["general"]["ordinary"] = {
+        "class_path": "sparc3_lightning.data.C4",
+        "init_args": {"path": "configs/tiny/general.txt", "length_like": "toxic", "num_seeds": 1},
+    }
+    (tmp_path / "words.yaml").write_text(yaml.safe_dump(content))
+    with mock.patch("callbacks.pruning.price_passages", wraps=price_passages) as read_by_screen:
+        data = command("predict", tmp_path / "words.yaml", tmp_path).model.data
+    assert read_by_screen.called
+    attributed = {*data.reference_samples["ordinary"].fingerprints}
+    lines = (ROOT / "configs/tiny/general.txt").read_text().splitlines()
+    for call in read_by_screen.call_args_list:
+        name, rows = call.args[:2]
+        assert name == "ordinary"
+        assert len(rows) > 10
+        assert {*rows} <= {*lines}
+        assert not attributed & {fingerprint(row) for row in rows}
 
 
 def test_fewer_candidates_than_neurons(tmp_path: Path) -> None:
