@@ -147,7 +147,8 @@ class SparC3DataModule(LightningDataModule):
             raise ValueError(
                 "The data needs a tokenizer: run it with a trainer, or call `bind(tokenizer, max_length)`."
             )
-        decoding = getattr(getattr(module, "evaluator", None), "decoding", None)
+        evaluator = getattr(module, "evaluator", None)
+        decoding = getattr(evaluator, "decoding", None)
         return LoadContext(
             tokenizer=module.tokenizer,
             max_length=module.max_length,
@@ -157,6 +158,7 @@ class SparC3DataModule(LightningDataModule):
             is_greedy=getattr(decoding, "temperature", None) == 0,
             next_token=getattr(module, "explains_next_token", False),
             score_texts=getattr(module, "score_texts", None),
+            scorer_name=getattr(getattr(evaluator, "scorer", None), "name", None),
             lengths_of=self._lengths_of,
             progress=getattr(module, "progress", no_progress),
         )

@@ -176,7 +176,8 @@ class WordSet(ReferenceSet):
     def _drawn(self, context: LoadContext, num_samples: int) -> ReferenceSamples:
         counts: Counter[str] = Counter()
         found = Counted(islice(self.cuts(self._texts(counts), context, counts), num_samples), "words", num_samples)
-        progress = context.progress if self.chosen_by_score() else no_progress  # the rest is done at once
+        is_scored = self.chosen_by_score()
+        progress = context.progress if is_scored else no_progress  # the rest is done at once
         chosen = list(progress(found, num_samples, "choose words"))
         if len(chosen) < num_samples:
             raise ValueError(self._too_few(num_samples, f"{self.source.name} gives only {len(chosen)} words", counts))
@@ -185,7 +186,10 @@ class WordSet(ReferenceSet):
                 check_vocabulary(cut.prefix + cut.word, context.vocab_size, text.place)
         return ReferenceSamples(
             ids=[torch.tensor(cut.prefix) for _, cut in chosen],
-            source=self.describe() | counts | {"bos": starts_with_bos(context.tokenizer, chosen[0][1].prefix)},
+            source=self.describe()
+            | ({"scorer": context.scorer_name if self.scorer is None else self.scorer.name} if is_scored else {})
+            | counts
+            | {"bos": starts_with_bos(context.tokenizer, chosen[0][1].prefix)},
             sample_ids=[text.name for text, _ in chosen],
             fingerprints=[one for text, _ in chosen for one in {fingerprint(text.text), fingerprint(text.prompt)}],
             following=[torch.tensor(cut.word) for _, cut in chosen],

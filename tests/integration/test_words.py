@@ -186,6 +186,10 @@ def test_stopped_while_words_are_chosen(tmp_path: Path, capsys: pytest.CaptureFi
         cli = command("predict", tmp_path / "words.yaml", tmp_path)
     assert log_dir(cli) == first
     assert settings.call_count == 1, "of the one scorer, whoever asks it"
+    sources = {
+        name: ScoreSet.load(first / "scores" / name).manifest["data"]["source"] for name in ("toxic", "ordinary")
+    }
+    assert [sources[name]["scorer"] for name in sources] == ["lexical", "lexical"]
     texts_scored = [text for text in scored if text not in PROBES]
     assert len(texts_scored) == len({*texts_scored})
     assert not (first / "resume").exists()

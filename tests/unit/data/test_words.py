@@ -235,6 +235,24 @@ def test_who_asks_the_evaluator_s_scorer_is_known_before_the_model(write_jsonl: 
         assert not data.needs_scorer(["evaluation_text"])
 
 
+def test_the_source_names_the_scorer_that_chose(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    texts = write_jsonl([{"text": "You are a fool."}])
+    named = write_jsonl([{"prefix": "a", "word": "b"}], "named.jsonl")
+
+    def score(texts: Sequence[str], scorer: object) -> list[float]:
+        return [float(value) for value in INSULTS.score(texts)["toxicity"]]
+
+    by_evaluator = replace(context, scorer_name="detoxify", score_texts=score)
+    for one, source in (
+        (WordsThatMatter(texts, num_samples=1, scorer=INSULTS), {"scorer": "lexical"}),
+        (WordsThatMatter(texts, num_samples=1), {"scorer": "detoxify"}),
+        (OrdinaryWords(texts, num_samples=1), {}),
+        (WordsThatMatter(named, num_samples=1), {}),
+    ):
+        found = one.load(by_evaluator).source
+        assert {name: found[name] for name in found if name == "scorer"} == source
+
+
 def sentences(num: int) -> list[dict[str, Any]]:
     names = ["river", "house", "garden", "teacher", "window"]
     return [{"text": f"Day {i}: " + " ".join(names[(i + j) % 5] for j in range(4 + i % 9))} for i in range(num)]
