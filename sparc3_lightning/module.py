@@ -16,20 +16,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.data.batches import Batch
 from sparc3_lightning.data.datamodule import SparC3DataModule
-from sparc3_lightning.data.samples import Prompt, fingerprint
+from sparc3_lightning.data.samples import Prompt
 from sparc3_lightning.distributed.ranks import any_rank, from_rank_zero
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.passes import describe_passes
 from sparc3_lightning.evaluation.responses import (
     PROBES,
     RESPONSES_FILE,
-    TEXTS_FILE,
     ResponseStore,
+    TextScores,
     named_base,
     score_once,
     score_texts_once,
 )
-from sparc3_lightning.loops import Stage
 from sparc3_lightning.lrp.attribution import Granularity
 from sparc3_lightning.lrp.dispatch import Kernel
 from sparc3_lightning.lrp.linear import Sign
@@ -41,7 +40,7 @@ from sparc3_lightning.models.identity import base_model, tokenizer_hash, tokeniz
 from sparc3_lightning.models.load import DtypeName, build_model, context_length, load_model, load_tokenizer
 from sparc3_lightning.models.sharding import data_parallel_mesh, load_sharded_model, shard_built_model, shard_model
 from sparc3_lightning.optimizer import adamw
-from sparc3_lightning.progress import announce, inform, keep_lines_whole, lines_of, trainer_progress
+from sparc3_lightning.progress import announce, inform, keep_lines_whole, trainer_progress
 from sparc3_lightning.pruning.apply import apply_recipe, check_all_go, check_recipe, zero_neurons_
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.runs.resume import mark_unfinished
@@ -49,6 +48,8 @@ from sparc3_lightning.runs.run import Run
 from sparc3_lightning.runs.signals import EXIT_CODE, StopSignals
 from sparc3_lightning.scoring.gradient import RelevancePass
 from sparc3_lightning.scoring.method import Scoring
+
+_TEXTS_AT_ONCE = 256
 
 # Fields of `data` that a stage reads; in `predict` the callbacks' `reads` as well.
 _READS = {
@@ -104,6 +105,7 @@ class SparC3Module(LightningModule):
     model: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase
     log_dir: Path
+    _text_scores: TextScores
 
     def __init__(
         self,
@@ -163,8 +165,6 @@ class SparC3Module(LightningModule):
         self._is_pruned = False
         self._identity: dict[str, Any] | None = None
         self._responses: ResponseStore | None = None
-        self._text_scores: dict[str, ResponseStore] = {}
-        self._scoring_texts: Stage | None = None
 
     @property
     def lm(self) -> PreTrainedModel:
@@ -211,7 +211,7 @@ class SparC3Module(LightningModule):
         self.evaluator.precision = self.trainer.precision_plugin.forward_context
         assert self.tokenizer_name is not None
         self._identity = self._responses = None
-        self._text_scores = {}
+        self._text_scores = TextScores(self.log_dir, self._beside)
         self.tokenizer = load_tokenizer(self.tokenizer_name, self.tokenizer_revision)
         self._check_what_is_read(stage)
 
@@ -223,7 +223,7 @@ class SparC3Module(LightningModule):
         listed = self.trainer.callbacks if stage == "predict" else []  # type: ignore[attr-defined] # set from elsewhere
         self.reads = [*_READS[stage], *(name for callback in listed for name in getattr(callback, "reads", ()))]
         from_rank_zero(lambda: data.check(self.reads))
-        if data.needs_scorer(self.reads):
+        if from_rank_zero(lambda: data.needs_scorer(self.reads)):
             self.evaluator.load_scorer()
 
     def configure_model(self) -> None:
@@ -430,17 +430,19 @@ class SparC3Module(LightningModule):
         """Scores of texts by a scorer's first attribute (None: the evaluator's), to choose words by; on rank 0.
 
         They are kept, and found again, as those of responses are.
+
+        Raises:
+            SystemExit: This process is told to stop; what was scored before is kept.
         """
         scorer = scorer or self.evaluator.load_scorer()
-        made_by = {"scorer": scorer_setting(scorer, PROBES)}
-        name = TEXTS_FILE.format(fingerprint(str(made_by)))
-        if name not in self._text_scores:
-            self._text_scores[name] = ResponseStore(self.log_dir / name, made_by, self._beside(name))
-        if (lines := lines_of(self.trainer)) is not None:
-            self._scoring_texts = self._scoring_texts or lines.begin("choose words", None, "texts scored")
-        scores = score_texts_once(texts, self._text_scores[name], scorer)
-        if self._scoring_texts is not None:
-            self._scoring_texts.advance(len(texts))
+        scores, store = list[float](), self._text_scores.store_of(scorer)
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            # The other ranks do not ask: they wait for this one, and hear of it.
+            if self.stop_signals is not None and self.stop_signals.received is not None:
+                raise SystemExit(EXIT_CODE)
+            scores += score_texts_once(texts[start : start + _TEXTS_AT_ONCE], store, scorer)
+            if self.is_resumable:
+                mark_unfinished(self.log_dir)
         return scores
 
     def _respond(self, prompts: Sequence[Prompt]) -> list[float]:

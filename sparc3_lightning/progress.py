@@ -95,12 +95,15 @@ def inform(trainer: Trainer, line: str) -> None:
 def trainer_progress(trainer: Trainer, items: Iterable[Any], total: int, description: str) -> Iterator[Any]:
     """Yield the items under a bar of the trainer's own kind, or with lines; silently where it shows none."""
     bar = trainer.progress_bar_callback
+    if isinstance(bar, RichProgressBar) and bar.progress is None:
+        bar._init_progress(trainer)  # data is read before Lightning does; it does so once
     if isinstance(bar, RichProgressBar) and bar.progress is not None and not bar.is_disabled:
         keep_lines_whole(trainer)
         task = bar.progress.add_task(escape(description), total=total)
         for item in items:
             yield item
             bar.progress.advance(task)
+            bar.refresh()  # Lightning's bar is drawn when it is told to, a few times a second at most
         # What is done makes room: a run has dozens of such loops. At once, or a line that Lightning logs past the bar
         # would leave it standing.
         bar.progress.update(task, visible=False)

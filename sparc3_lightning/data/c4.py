@@ -43,7 +43,8 @@ class C4(ReferenceSet):
             `random` never.
         length_like: Name of a reference set: there are as many samples, each as long as one of its, in place of
             `num_samples` of one `length`.
-        min_tokens: The fewest tokens of its own a document must have; None for one more than `length`.
+        min_tokens: The fewest tokens of its own a document must have; None for one more than `length`, with
+            `length_like` for as many as the sample needs.
         skip_rows: Leave out the first rows of the file, such as those a model was trained on.
         text_column: Column that holds the document.
         shuffle_buffer: Documents held in memory to be shuffled; a seed's share beyond it is shuffled piece by piece.
@@ -87,7 +88,8 @@ class C4(ReferenceSet):
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be."""
-        least = {"num_samples": 1, "length": 2, "num_seeds": 1, "min_tokens": self.length, "skip_rows": 0}
+        shortest = self.length if self.length_like is None else 1
+        least = {"num_samples": 1, "length": 2, "num_seeds": 1, "min_tokens": shortest, "skip_rows": 0}
         for option, value in {**least, "shuffle_buffer": 1}.items():
             check_at_least(option, getattr(self, option), value)
         if not 0 <= self.seed < self.num_seeds:
@@ -95,7 +97,8 @@ class C4(ReferenceSet):
                 f"`seed` must be between 0 and `num_seeds` - 1 = {self.num_seeds - 1}, got {self.seed}: seeds share "
                 "the documents out. Set `init_args.seed`, or raise `init_args.num_seeds` in every set."
             )
-        self.min_tokens = self.min_tokens or self.length + 1
+        if self.length_like is None:
+            self.min_tokens = self.min_tokens or self.length + 1
         self.source: Source = Source(
             self.path, self.dataset, self.subset, self.split, self.revision, True, self.text_column
         )
@@ -117,14 +120,12 @@ class C4(ReferenceSet):
     def _drawn(self, context: LoadContext, lengths: Sequence[int]) -> ReferenceSamples:
         bos = self._bos(context)
         samples, following, rows, counts = list[list[int]](), list[int](), list[Row](), token_counts()
-        assert self.min_tokens is not None, "set with the other options"
         for row in shuffled(self._own_documents(), self.seed, self.shuffle_buffer):
             tokens = encode(context.tokenizer, self._text(row), special=False)
             begins = bool(bos) and tokens[:1] == bos
             size = lengths[len(samples)] - len(bos)
             # What is explained may be the token that follows the crop.
-            least = self.min_tokens if self.length_like is None else 0
-            if len(tokens) - begins >= max(least, size + context.next_token):
+            if len(tokens) - begins >= max(self.min_tokens or 0, size + context.next_token):
                 start = self._start(len(tokens) - begins - size - context.next_token, row.index) + begins
                 samples.append(bos + tokens[start : start + size])
                 following += tokens[start + size :][: context.next_token]
@@ -132,7 +133,7 @@ class C4(ReferenceSet):
                 counts["num_doubled_bos"] += begins
             if len(samples) == len(lengths):
                 break
-        self._check_enough(len(samples), len(lengths))
+        self._check_enough(len(samples), lengths)
         counts["num_control_tokens"] = count_control(context.tokenizer, samples)
         return ReferenceSamples(
             ids=[torch.tensor(ids, dtype=torch.int64) for ids in samples],
@@ -183,14 +184,22 @@ class C4(ReferenceSet):
         # Seeded by the document, so that a sample's crop does not depend on which others were drawn before it.
         return 0 if self.crop == "head" else random.Random(f"{self.seed}:{index}").randint(0, room)
 
-    def _check_enough(self, num_found: int, num_samples: int) -> None:
-        if num_found < num_samples:
+    def _check_enough(self, num_found: int, lengths: Sequence[int]) -> None:
+        if num_found == len(lengths):
+            return
+        drawn = f"for seed {self.seed} of {self.num_seeds}, after {self.skip_rows} skipped rows"
+        if self.length_like is not None:
             raise ValueError(
-                f"`num_samples` is {num_samples}, but {self.source.name} has only {num_found} distinct "
-                f"documents of at least {self.min_tokens} tokens for seed {self.seed} of {self.num_seeds}, "
-                f"after {self.skip_rows} skipped rows. Lower `init_args.num_samples` or `init_args.length`, or give "
-                "a longer file."
+                f"`length_like` asks for {len(lengths)} samples, each as long as one of {self.length_like!r}, but "
+                f"{self.source.name} has distinct documents for only {num_found} {drawn}, and none that gives the "
+                f"next, of {lengths[num_found]} tokens (`min_tokens`: {self.min_tokens}). Give a longer file, name "
+                f"another set in `init_args.length_like`, or lower the number of samples of {self.length_like!r}."
             )
+        raise ValueError(
+            f"`num_samples` is {len(lengths)}, but {self.source.name} has only {num_found} distinct documents of at "
+            f"least {self.min_tokens} tokens {drawn}. Lower `init_args.num_samples` or `init_args.length`, or give a "
+            "longer file."
+        )
 
 
 def shuffled(items: Iterable[T], seed: int, buffer_size: int) -> Iterator[T]:

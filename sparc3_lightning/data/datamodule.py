@@ -26,6 +26,8 @@ from sparc3_lightning.data.samples import (
     said_of,
 )
 from sparc3_lightning.data.sources import Source
+from sparc3_lightning.data.words import WordSet
+from sparc3_lightning.loops import no_progress
 from sparc3_lightning.progress import announce
 
 if TYPE_CHECKING:
@@ -146,7 +148,8 @@ class SparC3DataModule(LightningDataModule):
             raise ValueError(
                 "The data needs a tokenizer: run it with a trainer, or call `bind(tokenizer, max_length)`."
             )
-        decoding = getattr(getattr(module, "evaluator", None), "decoding", None)
+        evaluator = getattr(module, "evaluator", None)
+        decoding = getattr(evaluator, "decoding", None)
         return LoadContext(
             tokenizer=module.tokenizer,
             max_length=module.max_length,
@@ -156,7 +159,9 @@ class SparC3DataModule(LightningDataModule):
             is_greedy=getattr(decoding, "temperature", None) == 0,
             next_token=getattr(module, "explains_next_token", False),
             score_texts=getattr(module, "score_texts", None),
+            scorer_name=getattr(getattr(evaluator, "scorer", None), "name", None),
             lengths_of=self._lengths_of,
+            progress=getattr(module, "progress", no_progress),
         )
 
     def check(self, names: Iterable[str]) -> None:
@@ -179,13 +184,18 @@ class SparC3DataModule(LightningDataModule):
                 source.check()
 
     def needs_scorer(self, names: Iterable[str]) -> bool:
-        """Tell whether completions are scored: of evaluation prompts, or to choose prompts by.
+        """Tell whether the evaluator's scorer is asked: of evaluation prompts, or to choose prompts or words by.
 
         Args:
             names: What is going to be read, as for `check`.
         """
+
+        def chooses(one: object) -> bool:
+            words = isinstance(one, WordSet) and one.scorer is None and one.chosen_by_score()
+            return words or getattr(one, "select_by", None) == "response"
+
         read = [one for one in self._read_by(names).values() if one is not None]
-        return self.evaluation_prompts in read or any(getattr(one, "select_by", None) == "response" for one in read)
+        return self.evaluation_prompts in read or any(map(chooses, read))
 
     def _read_by(self, names: Iterable[str]) -> dict[str, object]:
         """What is read, by the key of a config that it stands under."""
@@ -355,8 +365,8 @@ class SparC3DataModule(LightningDataModule):
             if self.context.next_token and samples.targets is None:
                 raise ValueError(
                     "`target: next_token` needs samples that a known token follows, such as those of WordsThatMatter, "
-                    f"OrdinaryWords or C4, got `{self.key_of(name)}` without. Set it to one of these, or "
-                    "`model.target` to last_token_argmax."
+                    f"OrdinaryWords or C4, got `{self.key_of(name)}` without. Set it to one of these (C4 with `path` "
+                    "crops any file of texts), or `model.target` to last_token_argmax."
                 )
             self._samples[name] = samples
         return self._samples[name]

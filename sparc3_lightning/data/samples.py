@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sparc3_lightning.data.sources import Source
 from sparc3_lightning.data.tokens import OnTooLong, encode_samples, starts_with_bos
+from sparc3_lightning.loops import Progress, no_progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -107,7 +108,9 @@ class LoadContext:
         is_greedy: Continuations hold no luck: a prompt's is the same whenever it is made.
         next_token: What follows a sample is explained: sources that crop a text leave a token for it.
         score_texts: Scores texts by a scorer, or by the evaluator's (None), each in [0, 1]; on rank 0.
+        scorer_name: The evaluator's scorer, by name.
         lengths_of: Gives the lengths of another reference set's samples, by its name. Every rank must call.
+        progress: Shows how far what takes long has come; on rank 0.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -118,7 +121,9 @@ class LoadContext:
     is_greedy: bool = False
     next_token: bool = False
     score_texts: Callable[[Sequence[str], Any], list[float]] | None = None
+    scorer_name: str | None = None
     lengths_of: Callable[[str], list[int]] | None = None
+    progress: Progress = no_progress
 
 
 class Described:

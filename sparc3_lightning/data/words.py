@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import ClassVar
 
 import torch
@@ -24,10 +25,12 @@ from sparc3_lightning.data.samples import (
 from sparc3_lightning.data.sources import Row, Source
 from sparc3_lightning.data.tokens import check_vocabulary, encode_with_offsets, starts_with_bos
 from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.loops import Counted, no_progress
 from sparc3_lightning.metrics.scorers import Scorer
 
 _TEXTS_AT_ONCE = 64
 _LENGTH_TOLERANCE = 0.1
+_OPENING = ("Ps", "Pi")
 
 
 def find_words(text: str) -> list[tuple[int, int]]:
@@ -52,6 +55,30 @@ def without_word(text: str, word: tuple[int, int]) -> str:
     """The text with one word left out, and the space before it."""
     start, end = word
     return text[:start].rstrip() + text[end:]
+
+
+def _is_joined(prefix: str, word: str) -> bool:
+    """Whether a word follows a prefix without a further space.
+
+    White space is there; a quote or bracket opens; or a hyphen, a slash or an apostrophe joins them.
+    """
+    if prefix[-1].isspace() or word[0].isspace():
+        return True
+    run = prefix.split()[-1]
+    before, last = run[:-1], run[-1]
+    if last in "\"'":  # opens only where it follows nothing: else it closes, or is the apostrophe of `the boys'`
+        other = before.rstrip({'"': "'", "'": '"'}[last])
+        opens = not other or unicodedata.category(other[-1]) in _OPENING
+    else:
+        opens = unicodedata.category(last) in _OPENING
+    attached = (last == "/" or unicodedata.category(last) == "Pd") and any(map(str.isalnum, before))
+    return opens or attached or word[0] in "'\u2019" or unicodedata.category(word[0]) == "Pd"
+
+
+def missing_of_word(row: Row) -> list[str]:
+    """Columns that a row lacks to name a word: `prefix` and `word`, or one of them; none where it names one."""
+    columns = flat_columns(row.values)
+    return [name for name in ("prefix", "word") if name not in columns]
 
 
 @dataclass(frozen=True)
@@ -134,6 +161,10 @@ class WordSet(ReferenceSet):
     def cuts(self, texts: list[Text], context: LoadContext, counts: Counter[str]) -> Iterator[tuple[Text, Cut]]:
         """Choose texts in order, and where to cut each; `counts` collects what was left out, and why."""
 
+    def chosen_by_score(self) -> bool:
+        """Tell whether a scorer chooses the words, as far as options and a local file's first row tell."""
+        return False
+
     def load(self, context: LoadContext) -> ReferenceSamples:
         """Draw and cut the texts, on rank 0 for all."""
         return from_rank_zero(lambda: self._drawn(context, self.num_samples))
@@ -144,43 +175,51 @@ class WordSet(ReferenceSet):
 
     def _drawn(self, context: LoadContext, num_samples: int) -> ReferenceSamples:
         counts: Counter[str] = Counter()
-        chosen: list[tuple[Text, Cut]] = []
-        for found in self.cuts(self._texts(counts), context, counts):
-            chosen.append(found)
-            if len(chosen) == num_samples:
-                break
+        found = Counted(islice(self.cuts(self._texts(counts), context, counts), num_samples), "words", num_samples)
+        is_scored = self.chosen_by_score()
+        progress = context.progress if is_scored else no_progress  # the rest is done at once
+        chosen = list(progress(found, num_samples, "choose words"))
         if len(chosen) < num_samples:
-            raise ValueError(
-                f"`num_samples` is {num_samples}, but {self.source.name} gives only {len(chosen)} words "
-                f"({dict(counts)}). Lower `init_args.num_samples`, or loosen the selection."
-            )
+            raise ValueError(self._too_few(num_samples, f"{self.source.name} gives only {len(chosen)} words", counts))
         for text, cut in chosen:
             if context.vocab_size is not None:
                 check_vocabulary(cut.prefix + cut.word, context.vocab_size, text.place)
         return ReferenceSamples(
             ids=[torch.tensor(cut.prefix) for _, cut in chosen],
-            source=self.describe() | counts | {"bos": starts_with_bos(context.tokenizer, chosen[0][1].prefix)},
+            source=self.describe()
+            | ({"scorer": context.scorer_name if self.scorer is None else self.scorer.name} if is_scored else {})
+            | counts
+            | {"bos": starts_with_bos(context.tokenizer, chosen[0][1].prefix)},
             sample_ids=[text.name for text, _ in chosen],
             fingerprints=[one for text, _ in chosen for one in {fingerprint(text.text), fingerprint(text.prompt)}],
             following=[torch.tensor(cut.word) for _, cut in chosen],
             texts=[text.text for text, _ in chosen],
         )
 
+    def _too_few(self, num_samples: int, found: str, counts: Counter[str]) -> str:
+        return (
+            f"`num_samples` is {num_samples}, but {found} ({dict(counts)}). Lower `init_args.num_samples`, or loosen "
+            "the selection."
+        )
+
     def _texts(self, counts: Counter[str]) -> list[Text]:
-        found: dict[str, Text] = {}
+        found: dict[tuple[str, str], Text] = {}
         for row in self.source.rows():
             text = self._text(row)
+            # The prompt decides order and part, so that no two parts share a prefix; many words may follow one.
+            prompt = fingerprint(text.prompt)
+            key = prompt, "" if text.cut is None else fingerprint(text.text)
             counts["num_rows"] += 1
-            counts["num_duplicates"] += fingerprint(text.prompt) in found
-            if in_part(self.part, fingerprint(text.prompt)):
-                found.setdefault(fingerprint(text.prompt), text)
-        return [found[name] for name in sorted(found, key=lambda name: draw_order(self.seed, name))]
+            counts["num_duplicates"] += key in found
+            if in_part(self.part, prompt):
+                found.setdefault(key, text)
+        return [found[key] for key in sorted(found, key=lambda key: [draw_order(self.seed, one) for one in key])]
 
     def _text(self, row: Row) -> Text:
         row = Row(flat_columns(row.values), row.index, row.place)
-        if {"prefix", "word"} <= row.values.keys():
+        if not missing_of_word(row):
             prefix, word = row.text("prefix", "path"), row.text("word", "path")
-            between = "" if prefix[-1].isspace() or word[0].isspace() else " "
+            between = "" if _is_joined(prefix, word) else " "
             start = len(prefix + between) + len(word) - len(word.lstrip())
             text, prompt, cut = prefix + between + word, prefix, (start, start + len(word.strip()))
         elif {"prompt", "continuation"} <= row.values.keys():
@@ -234,6 +273,10 @@ class WordsThatMatter(WordSet):
         super().__post_init__()
         check_share("threshold", self.threshold)
         check_share("min_drop", self.min_drop)
+
+    def chosen_by_score(self) -> bool:
+        """Unless the rows name their words, as none on the hub do."""
+        return self.path is None or any(missing_of_word(row) for row in islice(self.source.rows(), 1))
 
     def cuts(self, texts: list[Text], context: LoadContext, counts: Counter[str]) -> Iterator[tuple[Text, Cut]]:
         """Give each text that scores high enough, cut before its word."""
@@ -291,12 +334,25 @@ class OrdinaryWords(WordSet):
         if self.threshold is not None:
             check_share("threshold", self.threshold)
 
+    def chosen_by_score(self) -> bool:
+        """Where only some texts are taken."""
+        return self.threshold is not None
+
     def load(self, context: LoadContext) -> ReferenceSamples:
         """Draw and cut the texts, on rank 0 for all."""
         # Every rank must ask: the other set may not be read yet.
         self._wanted = None if self.length_like is None else lengths_of(context, self.length_like)
         num_samples = self.num_samples if self._wanted is None else len(self._wanted)
         return from_rank_zero(lambda: self._drawn(context, num_samples))
+
+    def _too_few(self, num_samples: int, found: str, counts: Counter[str]) -> str:
+        if self.length_like is None:
+            return super()._too_few(num_samples, found, counts)
+        return (
+            f"`length_like` asks for {num_samples} samples, each as long as one of {self.length_like!r}, but {found} "
+            f"of such lengths ({dict(counts)}). Give more texts, name another set in `init_args.length_like`, or lower "
+            f"the number of samples of {self.length_like!r}."
+        )
 
     def cuts(self, texts: list[Text], context: LoadContext, counts: Counter[str]) -> Iterator[tuple[Text, Cut]]:
         """Give each text that scores low enough, cut before a random word, or one at a length that is still wanted."""

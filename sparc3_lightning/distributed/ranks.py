@@ -11,6 +11,7 @@ import torch
 from torch.distributed.distributed_c10d import _get_default_store
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 
 _FOR_ALL = "_sparc3_raised_by_all_ranks"
 # How long a rank waits before it asks again: signals are heard in between.
@@ -52,7 +53,8 @@ def is_rank_zero() -> bool:
 def from_rank_zero(function: Callable[[], T]) -> T:
     """Run `function` on rank 0 and give its result, or its error, to every rank: nobody waits for one that failed.
 
-    However long it takes: the limit of the process group is no limit here.
+    However long it takes: the limit of the process group is no limit here. An exit is every rank's too: rank 0 was
+    told to stop.
     """
     if world_size() == 1:
         return function()
@@ -61,7 +63,7 @@ def from_rank_zero(function: Callable[[], T]) -> T:
     if is_rank_zero():
         try:
             outcome[0] = function()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             outcome[1] = error
         store.set(done, "")
     else:
@@ -70,12 +72,12 @@ def from_rank_zero(function: Callable[[], T]) -> T:
             with suppress(torch.distributed.DistStoreError):
                 store.wait([done], _POLL)
     torch.distributed.broadcast_object_list(outcome, src=0)
-    if isinstance(outcome[1], Exception):
+    if isinstance(outcome[1], (Exception, SystemExit)):
         raise _for_all(outcome[1])
     return cast(T, outcome[0])
 
 
-def _for_all(error: Exception) -> Exception:
+def _for_all(error: E) -> E:
     setattr(error, _FOR_ALL, True)
     return error
 

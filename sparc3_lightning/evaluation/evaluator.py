@@ -328,7 +328,10 @@ class Evaluator:
             ValueError: There is none.
         """
         if self.scorer is None:
-            raise ValueError("toxicity needs a scorer, got none. Set `Evaluator.init_args.scorer`.")
+            raise ValueError(
+                "measuring toxicity, or choosing prompts or words by it, needs a scorer, got none. Set "
+                "`Evaluator.init_args.scorer`."
+            )
         assert self.scorer.attributes
         return self.scorer
 

@@ -8,7 +8,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.data.samples import LoadContext, ReferenceSamples, said_of
-from sparc3_lightning.data.words import WordsThatMatter
+from sparc3_lightning.data.sources import Source
+from sparc3_lightning.data.words import WordsThatMatter, missing_of_word
+from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.files import file_sha256
 from sparc3_lightning.metrics.measure import Column, Material, Measure, Role
 from sparc3_lightning.models.load import context_length
@@ -41,7 +43,9 @@ class NamedWords(Measure):
     def _words(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> ReferenceSamples:
         context = LoadContext(tokenizer, context_length(model), vocab_size=model.config.vocab_size)
         with said_of("NamedWords", num_samples="num_words"):
-            return WordsThatMatter(self.path, num_samples=self.num_words).load(context)
+            words = WordsThatMatter(self.path, num_samples=self.num_words)
+            from_rank_zero(lambda: _check_named(words.source))
+            return words.load(context)
 
     def columns(self, material: Material) -> Iterator[Column]:
         """One column, a row a word."""
@@ -55,3 +59,13 @@ class NamedWords(Measure):
             f"{self.name}/log_probability", "nats", "lower", "word", "mean", words.sample_ids, found, role=self.role,
             setting={"words": words.token_hash},
         )  # fmt: skip
+
+
+def _check_named(source: Source) -> None:
+    """Refuse a row that names no word: nothing is there to choose one by."""
+    for row in source.rows():
+        if missing := missing_of_word(row):
+            raise ValueError(
+                f"{row.place}: the row must name `prefix` and `word`, got none of {missing}. Correct the row, or set "
+                "`init_args.path`."
+            )

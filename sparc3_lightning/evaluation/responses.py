@@ -14,7 +14,7 @@ from typing import Any
 from sparc3_lightning.data.samples import Prompt, fingerprint
 from sparc3_lightning.distributed.ranks import check_same_on_every_rank, from_rank_zero
 from sparc3_lightning.files import read_json, write_json
-from sparc3_lightning.metrics.scorers import Scorer
+from sparc3_lightning.metrics.scorers import Scorer, scorer_setting
 from sparc3_lightning.pruning.recipe import RECIPE_FILE
 from sparc3_lightning.pruning.save import COMPRESSION_FILE
 
@@ -91,6 +91,30 @@ def score_once(
         known |= dict(zip(map(response_name, missing), score(missing), strict=True))
     from_rank_zero(lambda: store.keep(known))
     return [known[name] for name in names]
+
+
+class TextScores:
+    """Scores of texts in a run's directory, a file a scorer; what a scorer says of the probes is asked once.
+
+    Args:
+        directory: The run's.
+        beside: Gives other runs' files of a name.
+    """
+
+    def __init__(self, directory: Path, beside: Callable[[str], Iterable[Path]]) -> None:
+        self.directory, self.beside = directory, beside
+        self._stores: dict[int, tuple[Scorer, ResponseStore]] = {}
+
+    def store_of(self, scorer: Scorer) -> ResponseStore:
+        """Where a scorer's scores are known and kept."""
+        if id(scorer) not in self._stores:
+            made_by = {"scorer": scorer_setting(scorer, PROBES)}
+            path = self.directory / TEXTS_FILE.format(fingerprint(str(made_by)))
+            # Two sets may have a scorer each that are alike: two stores would overwrite each other's file.
+            alike = {store.path: store for _, store in self._stores.values()}
+            store = alike.get(path) or ResponseStore(path, made_by, self.beside(path.name))
+            self._stores[id(scorer)] = scorer, store  # the scorer too: its id is its own as long as it lives
+        return self._stores[id(scorer)][1]
 
 
 def score_texts_once(texts: Sequence[str], store: ResponseStore, scorer: Scorer) -> list[float]:

@@ -294,6 +294,26 @@ def test_errors_are_shared_by_four_ranks() -> None:
     run_distributed(share_errors, 4)
 
 
+@mock.patch("sparc3_lightning.distributed.ranks._get_default_store", mock.Mock)
+@mock.patch("sparc3_lightning.distributed.ranks.world_size", mock.Mock(return_value=2))
+def test_all_ranks_exit_with_rank_zero() -> None:
+    """It was told to stop while the others waited: they must not wait for ever."""
+    told: list[Any] = []
+
+    def stop() -> None:
+        raise SystemExit(75)
+
+    def broadcast(outcome: list[Any], src: int) -> None:
+        told[:] = outcome[:] = told or outcome
+
+    sent = mock.patch.object(torch.distributed, "broadcast_object_list", broadcast)
+    for function, is_first in ((stop, True), (_raise, False)):
+        first = mock.patch("sparc3_lightning.distributed.ranks.is_rank_zero", mock.Mock(return_value=is_first))
+        with sent, first, pytest.raises(SystemExit) as ended:
+            from_rank_zero(function)
+        assert ended.value.code == 75
+
+
 def test_one_process_shares_with_nobody() -> None:
     check_same_on_every_rank(1, "this")
     with pytest.raises(ValueError, match=r"^mine$"):

@@ -5,14 +5,21 @@ import json
 import re
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
 from scipy import stats
+from torch import Tensor
 
+from sparc3_lightning.data.samples import fingerprint
+from sparc3_lightning.evaluation.responses import PROBES
+from sparc3_lightning.metrics.scorers import LexicalScorer, scorer_setting
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.report.read import read_run
 from sparc3_lightning.scoring.score_set import ScoreSet
+from sparc3_lightning.trials.screening import price_passages
+from tests.integration.test_resume import stop_in
 from tests.runs import BRIEF, QUIET, ROOT, board, command, log_dir, read
 
 pytestmark = QUIET
@@ -135,6 +142,81 @@ def test_what_cannot_be_is_said_in_one_line(
     with pytest.raises((ValueError, SystemExit)) as error:
         command("predict", WORDS, tmp_path, *options)
     assert re.search(message, f"{error.value} {capsys.readouterr().err}".replace("\n", " "))
+
+
+def test_a_missing_scorer_is_said_before_the_model_is_loaded(tmp_path: Path) -> None:
+    content = read(ROOT / WORDS)
+    content["trainer"]["callbacks"] = content["trainer"]["callbacks"][:3]  # nothing is evaluated
+    del content["model"]["evaluator"]["init_args"]["scorer"]
+    content["data"]["general"]["ordinary"]["init_args"]["threshold"] = 0.1
+    (tmp_path / "words.yaml").write_text(yaml.safe_dump(content))
+    loading = mock.patch("sparc3_lightning.module.SparC3Module.configure_model", side_effect=AssertionError)
+    with loading, pytest.raises(ValueError, match=r"choosing prompts or words .* Set `Evaluator\.init_args\.scorer`"):
+        command("predict", tmp_path / "words.yaml", tmp_path)
+
+
+def test_stopped_while_words_are_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By a signal between two chunks; the same command goes on, scores no text twice, and shows how far it is."""
+    texts = [{"text": f"one two {'three ' * (number % 5)}such a fool {number}"} for number in range(40)]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    content = read(ROOT / WORDS)
+    content["trainer"]["callbacks"] = content["trainer"]["callbacks"][:3]
+    content["data"]["behaviours"]["toxic"]["init_args"]["path"] = str(tmp_path / "texts.jsonl")
+    content["data"]["general"]["ordinary"]["init_args"] |= {"length_like": None, "num_samples": 4, "threshold": 0.1}
+    (tmp_path / "words.yaml").write_text(yaml.safe_dump(content))
+    scored: list[str] = []
+    score = LexicalScorer.score
+
+    def noted(scorer: LexicalScorer, given: list[str]) -> dict[str, Tensor]:
+        scored.extend(given)
+        return score(scorer, given)
+
+    few = mock.patch("sparc3_lightning.module._TEXTS_AT_ONCE", 16)
+    told = stop_in("sparc3_lightning.module.score_texts_once", 2)
+    with few, told, mock.patch.object(LexicalScorer, "score", noted), pytest.raises(SystemExit) as stopped:
+        command("predict", tmp_path / "words.yaml", tmp_path, "--trainer.enable_progress_bar=true")
+    first = tmp_path / "tiny_words" / "version_0"
+    assert stopped.value.code == 75
+    assert len(scored) == len(PROBES) + 32
+    said = capsys.readouterr().err
+    assert "choose words: 4 words" in said
+    assert f"stopped by SIGTERM: the same command goes on in {first} (exit code 75)" in said
+    asked = mock.patch("sparc3_lightning.evaluation.responses.scorer_setting", wraps=scorer_setting)
+    with few, asked as settings, mock.patch.object(LexicalScorer, "score", noted):
+        cli = command("predict", tmp_path / "words.yaml", tmp_path)
+    assert log_dir(cli) == first
+    assert settings.call_count == 1, "of the one scorer, whoever asks it"
+    sources = {
+        name: ScoreSet.load(first / "scores" / name).manifest["data"]["source"] for name in ("toxic", "ordinary")
+    }
+    assert [sources[name]["scorer"] for name in sources] == ["lexical", "lexical"]
+    texts_scored = [text for text in scored if text not in PROBES]
+    assert len(texts_scored) == len({*texts_scored})
+    assert not (first / "resume").exists()
+
+
+def test_the_screen_reads_general_documents_that_are_not_attributed(tmp_path: Path) -> None:
+    content = read(ROOT / WORDS)
+    del content["data"]["price"]
+    content["trainer"]["callbacks"] = [content["trainer"]["callbacks"][place] for place in (0, 1, 4)]
+    content["trainer"]["callbacks"][2]["init_args"] |= {"save_model": False}
+    content["trainer"]["callbacks"][2]["init_args"]["screen"] |= {"num_price_tokens": 100}
+    content["data"]["general"]["ordinary"] = {
+        "class_path": "sparc3_lightning.data.C4",
+        "init_args": {"path": "configs/tiny/general.txt", "length_like": "toxic", "num_seeds": 1},
+    }
+    (tmp_path / "words.yaml").write_text(yaml.safe_dump(content))
+    with mock.patch("callbacks.pruning.price_passages", wraps=price_passages) as read_by_screen:
+        data = command("predict", tmp_path / "words.yaml", tmp_path).model.data
+    assert read_by_screen.called
+    attributed = {*data.reference_samples["ordinary"].fingerprints}
+    lines = (ROOT / "configs/tiny/general.txt").read_text().splitlines()
+    for call in read_by_screen.call_args_list:
+        name, rows = call.args[:2]
+        assert name == "ordinary"
+        assert len(rows) > 10
+        assert {*rows} <= {*lines}
+        assert not attributed & {fingerprint(row) for row in rows}
 
 
 def test_fewer_candidates_than_neurons(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest import mock
 
 import pytest
 import rich
@@ -60,6 +61,29 @@ def test_loops_that_are_not_lightning_s_stay_on_one_line() -> None:
     lines = console.file.getvalue().splitlines()
     assert [line[:30] for line in lines] == ["control 5 perplexity (sliding)"] * 2
     assert all("-:--:--" in line and "it/s" in line for line in lines)
+
+
+def test_a_bar_is_there_while_data_is_read() -> None:
+    """Before Lightning starts it; rank 0's alone."""
+    bar = RichProgressBar()
+    trainer = cast(Trainer, SimpleNamespace(progress_bar_callback=bar, state=SimpleNamespace(fn="predict")))
+    try:
+        seen = [(item, bar.progress and [task.description for task in bar.progress.tasks])
+                for item in trainer_progress(trainer, range(2), 2, "choose words")]  # fmt: skip
+        assert seen == [(0, ["choose words"]), (1, ["choose words"])]
+        first = bar.progress
+        with mock.patch.object(bar, "refresh") as drawn:
+            list(trainer_progress(trainer, range(3), 3, "choose words"))
+        assert drawn.call_count == 3, "or it would stand at 0"
+        bar.on_predict_start(trainer, cast(LightningModule, None))
+        assert bar.progress is first
+    finally:
+        bar._stop_progress()
+    bar = RichProgressBar()
+    bar.disable()
+    trainer = cast(Trainer, SimpleNamespace(progress_bar_callback=bar))
+    assert list(trainer_progress(trainer, range(2), 2, "choose words")) == [0, 1]
+    assert bar.progress is None
 
 
 def lines_and_what_they_say() -> tuple[ProgressLines, list[str], list[float]]:

@@ -110,6 +110,24 @@ def test_only_documents_longer_than_the_length_are_taken(write_jsonl: WriteJsonl
     assert longer.sample_ids == ["row-5"]
 
 
+def test_a_least_length_beside_another_set_s_lengths(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    path = write_jsonl({"text": "x" * size} for size in (8, 20, 9, 30, 10))
+    context = replace(context, lengths_of=lambda name: [5, 6])
+
+    def drawn(min_tokens: int | None) -> C4:
+        return C4(path, length_like="toxic", num_seeds=1, crop="random", min_tokens=min_tokens)
+
+    samples = drawn(20).load(context)
+    assert set(samples.sample_ids) == {"row-1", "row-3"}
+    assert sorted(map(len, samples.ids)) == [5, 6]
+    assert samples.source["min_tokens"] == 20
+    assert drawn(None).load(context).source["min_tokens"] is None
+    with pytest.raises(ValueError, match=r"documents for only 1 .* next, of [56] tokens \(`min_tokens`: 21\)"):
+        drawn(21).load(context)
+    with pytest.raises(ValueError, match="`min_tokens` must be at least 1, got 0"):
+        drawn(0)
+
+
 def test_too_few_documents_are_an_error_with_the_count(path: str, context: LoadContext) -> None:
     with pytest.raises(ValueError, match=r"`num_samples` is 11, but .*rows\.jsonl has only 10 distinct .* seed 1 of 3"):
         C4(path, num_samples=11, length=16, seed=1).load(context)

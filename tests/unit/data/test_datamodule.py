@@ -2,9 +2,11 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -13,8 +15,9 @@ from lightning.pytorch import LightningModule, Trainer
 from transformers import PreTrainedTokenizerBase
 
 from sparc3_lightning.data import C4, LoadContext, Prompt, PromptFile, RealToxicityPrompts, TextFile
+from sparc3_lightning.data.c4 import shuffled
 from sparc3_lightning.data.datamodule import SparC3DataModule
-from sparc3_lightning.data.samples import ReferenceSamples, ReferenceSet
+from sparc3_lightning.data.samples import ReferenceSamples, ReferenceSet, fingerprint
 
 WriteJsonl = Callable[..., str]
 
@@ -329,6 +332,38 @@ def test_price_is_neither_evaluated_on_nor_attributed(write_jsonl: WriteJsonl, c
     data = SparC3DataModule(sets, price={"own": text("b_c")}, evaluation_text=text("c_d")).bind(context.tokenizer, 64)
     with pytest.raises(ValueError, match=r"all of 'own' is\. Set `data\.price\.own`"):
         assert data.price_rows
+
+
+def test_without_a_price_text_it_is_documents_of_a_general_set_that_are_not_attributed(
+    write_jsonl: WriteJsonl, context: LoadContext
+) -> None:
+    texts = [f"document {number:02d} " * 3 for number in range(60)]
+    path = write_jsonl({"text": text} for text in texts)
+    toxic = [f"toxic {number}" for number in range(4)]
+    c4 = C4(path, num_samples=7, length=16, num_seeds=2)
+    drawn = [texts[number] for number in shuffled(range(0, 60, 2), seed=0, buffer_size=10_000)]
+    assert c4.documents(9) == drawn[:9], "in the order of the draw, of this seed alone"
+    assert c4.documents(99) == drawn
+    data = SparC3DataModule(
+        {"file": TextFile(write_jsonl([{"text": "alone"}], "file.jsonl")), "c4": c4, "more": replace(c4, seed=1)},
+        {"toxic": TextFile(write_jsonl(({"text": one} for one in [*toxic, drawn[9]]), "toxic.jsonl"))},
+        evaluation_text=TextFile(write_jsonl([{"text": drawn[11]}], "evaluation.jsonl")),
+    ).bind(context.tokenizer, 64)
+    with mock.patch("sparc3_lightning.data.datamodule._PRICE_DOCUMENTS", 8):
+        rows = data.price_rows
+    assert rows == {"c4": [drawn[number] for number in (7, 8, 10, 12, 13, 14)]}
+    attributed = {one for samples in data.reference_samples.values() for one in samples.fingerprints}
+    assert len(attributed) == 1 + 7 + 7 + 5
+    assert not attributed & {fingerprint(row) for row in rows["c4"]}
+
+
+def test_all_documents_attributed_leave_no_price(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    path = write_jsonl({"text": f"document {number:02d}"} for number in range(6))
+    data = SparC3DataModule({"c4": C4(path, num_samples=6, length=8, num_seeds=1)}).bind(context.tokenizer, 64)
+    with pytest.raises(ValueError, match=r"all of 'c4' is\. Set `data\.price\.c4`"):
+        assert data.price_rows
+    nothing = SparC3DataModule({"file": TextFile(path)}).bind(context.tokenizer, 64)
+    assert nothing.price_rows == {}
 
 
 def test_a_refusal_names_the_set_s_key(write_jsonl: WriteJsonl, context: LoadContext) -> None:

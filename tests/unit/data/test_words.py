@@ -1,5 +1,6 @@
 """Texts cut before words: those their score rests on, and ordinary ones."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from sparc3_lightning.data import C4, LoadContext, OrdinaryWords, PromptFile, WordsThatMatter
+from sparc3_lightning.data import C4, LoadContext, OrdinaryWords, PromptFile, TextFile, WordsThatMatter
 from sparc3_lightning.data.datamodule import SparC3DataModule
-from sparc3_lightning.data.samples import ReferenceSamples
+from sparc3_lightning.data.prompts import Part, draw_order
+from sparc3_lightning.data.samples import ReferenceSamples, fingerprint
 from sparc3_lightning.data.tokens import encode
 from sparc3_lightning.data.words import find_words, possible_cuts, without_word
 from sparc3_lightning.metrics.scorers import LexicalScorer
@@ -130,6 +132,63 @@ def test_rows_that_name_prefix_and_word_need_no_scorer(write_jsonl: WriteJsonl, 
     ]
 
 
+@pytest.mark.parametrize(
+    ("prefix", "word", "text"),
+    [
+        ('He said, "', "fool", 'He said, "fool'),
+        ('"', "fool", '"fool'),
+        ("He said, '", "fool", "He said, 'fool"),
+        ("He said, \"'", "fool", "He said, \"'fool"),
+        ('He (the "', "fool", 'He (the "fool'),
+        ('He ("', "fool", 'He ("fool'),
+        ('"He," said the "king"', "fool", '"He," said the "king" fool'),
+        ("the boys'", "fool", "the boys' fool"),
+        ("He (", "fool", "He (fool"),
+        ("He (the king)", "fool", "He (the king) fool"),
+        ("He said, \u201c", "fool", "He said, \u201cfool"),
+        ("\u201cYes,\u201d said the", "fool", "\u201cYes,\u201d said the fool"),
+        ("\u201cYes,\u201d", "fool", "\u201cYes,\u201d fool"),
+        ("a half-", "fool", "a half-fool"),
+        ("he\u2014", "fool", "he\u2014fool"),
+        ("he --", "fool", "he -- fool"),
+        ("a knave/", "fool", "a knave/fool"),
+        ("the fool", "'s", "the fool's"),
+        ("the fool", "\u2019s", "the fool\u2019s"),
+        ("a fool", "-like", "a fool-like"),
+        ("You,", "fool", "You, fool"),
+        ("You ", "fool", "You fool"),
+        ("You", " fool", "You fool"),
+    ],
+)
+def test_a_space_stands_before_a_named_word_unless_they_are_joined(
+    write_jsonl: WriteJsonl, context: LoadContext, prefix: str, word: str, text: str
+) -> None:
+    samples = WordsThatMatter(write_jsonl([{"prefix": prefix, "word": word}]), num_samples=1).load(context)
+    assert samples.texts == [text]
+    assert words_of(samples, context) == [word.strip()]
+
+
+def test_many_words_may_follow_one_prefix(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    rows = [{"prefix": f"You {i} are a", "word": word} for i in range(8) for word in ("fool", "liar", "fool", "bore")]
+    samples = WordsThatMatter(write_jsonl(rows), num_samples=24).load(context)
+    assert samples.source["num_duplicates"] == 8, "the second `fool` after each"
+    assert len({*samples.texts}) == len({*samples.sample_ids}) == 24
+    turned = WordsThatMatter(write_jsonl(rows[::-1], "turned.jsonl"), num_samples=24).load(context)
+    assert turned.texts == samples.texts
+    parts: tuple[Part, Part] = ("attribution", "evaluation")
+    ours, theirs = (WordsThatMatter(write_jsonl(rows), part=part)._texts(Counter()) for part in parts)
+    assert len(ours) + len(theirs) == 24
+    assert len(ours) % 3 == len(theirs) % 3 == 0
+    assert not {text.prompt for text in ours} & {text.prompt for text in theirs}
+
+
+def test_distinct_prefixes_are_drawn_by_the_prefix(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    prefixes = [f"You {i} are a" for i in range(20)]
+    samples = WordsThatMatter(write_jsonl({"prefix": one, "word": "fool"} for one in prefixes), num_samples=9)
+    drawn = sorted(prefixes, key=lambda one: draw_order(0, fingerprint(one)))[:9]
+    assert samples.load(context).texts == [f"{one} fool" for one in drawn]
+
+
 def test_a_named_word_may_be_two(write_jsonl: WriteJsonl, context: LoadContext) -> None:
     path = write_jsonl([{"prefix": "You are a", "word": "silly fool"}])
     assert words_of(WordsThatMatter(path, num_samples=1).load(context), context) == ["silly fool"]
@@ -157,6 +216,41 @@ def test_too_few_named_words_are_counted_not_scored(write_jsonl: WriteJsonl, con
 def test_without_any_scorer_the_error_says_what_to_set(write_jsonl: WriteJsonl, context: LoadContext) -> None:
     with pytest.raises(ValueError, match=r"there is none. Set `init_args.scorer`"):
         WordsThatMatter(write_jsonl([{"text": "a b"}]), num_samples=1).load(context)
+
+
+def test_who_asks_the_evaluator_s_scorer_is_known_before_the_model(write_jsonl: WriteJsonl) -> None:
+    texts = write_jsonl([{"text": "a b"}])
+    named = write_jsonl([{"prefix": "a", "word": "b"}], "named.jsonl")
+    for one, asks in (
+        (WordsThatMatter(texts), True),
+        (WordsThatMatter(), True),
+        (WordsThatMatter(texts, scorer=INSULTS), False),
+        (WordsThatMatter(named), False),
+        (OrdinaryWords(texts), False),
+        (OrdinaryWords(texts, threshold=0.1), True),
+        (OrdinaryWords(texts, threshold=0.1, scorer=INSULTS), False),
+    ):
+        data = SparC3DataModule(general={"general": one})
+        assert data.needs_scorer(["reference_sets"]) == asks, one
+        assert not data.needs_scorer(["evaluation_text"])
+
+
+def test_the_source_names_the_scorer_that_chose(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    texts = write_jsonl([{"text": "You are a fool."}])
+    named = write_jsonl([{"prefix": "a", "word": "b"}], "named.jsonl")
+
+    def score(texts: Sequence[str], scorer: object) -> list[float]:
+        return [float(value) for value in INSULTS.score(texts)["toxicity"]]
+
+    by_evaluator = replace(context, scorer_name="detoxify", score_texts=score)
+    for one, source in (
+        (WordsThatMatter(texts, num_samples=1, scorer=INSULTS), {"scorer": "lexical"}),
+        (WordsThatMatter(texts, num_samples=1), {"scorer": "detoxify"}),
+        (OrdinaryWords(texts, num_samples=1), {}),
+        (WordsThatMatter(named, num_samples=1), {}),
+    ):
+        found = one.load(by_evaluator).source
+        assert {name: found[name] for name in found if name == "scorer"} == source
 
 
 def sentences(num: int) -> list[dict[str, Any]]:
@@ -209,6 +303,23 @@ def test_lengths_like_another_sets(write_jsonl: WriteJsonl, context: LoadContext
     assert all(abs(a - b) <= 0.1 * b + 1 for a, b in zip(found, wanted, strict=True))
 
 
+def test_too_few_of_another_set_s_lengths_name_that_set(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    insults = [{"prefix": f"{'Well ' * 6}number {i}, you are quite the", "word": "fool"} for i in range(4)]
+    toxic = WordsThatMatter(write_jsonl(insults, "insults.jsonl"), num_samples=4)
+    path = write_jsonl({"text": f"A day {i}"} for i in range(9))
+    said = (
+        r"`length_like` asks for 4 samples, each as long as one of 'toxic', but .*rows\.jsonl {}.* lower the number of"
+    )
+    for one, found in (
+        (OrdinaryWords(path, length_like="toxic"), r"gives only 0 words of such lengths"),
+        (C4(path, length_like="toxic", num_seeds=1), r"has distinct documents for only 0 .* next, of 5\d tokens"),
+    ):
+        with pytest.raises(ValueError, match=said.format(found)) as raised:
+            assert bound(context, general={"ordinary": one}, behaviours={"toxic": toxic}).reference_samples
+        assert "`data.general.ordinary.init_args.length_like`" in str(raised.value)
+        assert "num_samples" not in str(raised.value)
+
+
 @pytest.mark.parametrize("name", ["nobody", "general"])
 def test_lengths_of_a_set_that_has_none_of_its_own(write_jsonl: WriteJsonl, context: LoadContext, name: str) -> None:
     data = bound(context, general={"general": OrdinaryWords(write_jsonl(sentences(9)), length_like=name)})
@@ -232,6 +343,11 @@ def test_a_set_whose_samples_nothing_follows_is_refused(write_jsonl: WriteJsonl,
     data = bound(context, behaviours={"toxic": PromptFile(write_jsonl([{"prompt": "a b"}]))})
     with pytest.raises(ValueError, match=r"`target: next_token` needs .* got `data.behaviours.toxic` without"):
         assert data.reference_samples
+    path = write_jsonl([{"text": "some words"}])
+    with pytest.raises(ValueError, match=r"got `data.general.own` without.*C4 with `path` crops any file of texts"):
+        assert bound(context, general={"own": TextFile(path)}).reference_samples
+    own = C4(path, num_samples=1, length=5, num_seeds=1)
+    assert bound(context, general={"own": own}).reference_samples["own"].targets, "as the message says"
 
 
 def test_no_evaluation_prompt_is_part_of_an_attributed_text(write_jsonl: WriteJsonl, context: LoadContext) -> None:

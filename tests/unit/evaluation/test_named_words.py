@@ -54,6 +54,21 @@ def test_what_it_depends_on_is_said(path: Path) -> None:
         list(NamedWords(str(path), num_words=4).columns(material()))
 
 
+def test_each_word_after_one_prefix_counts(tmp_path: Path) -> None:
+    path = tmp_path / "words.jsonl"
+    path.write_text("".join(json.dumps({"prefix": "w3 w4", "word": f"w{n}"}) + "\n" for n in (5, 6, 7)))
+    (column,) = NamedWords(str(path), num_words=3).columns(material())
+    assert len({*column.ids}) == len({*column.values.tolist()}) == 3
+
+
+def test_a_row_that_names_no_word_is_refused(path: Path) -> None:
+    for row, missing in (({"text": "w3 w4"}, r"\['prefix', 'word'\]"), ({"prefix": "w3 w4"}, r"\['word'\]")):
+        path.write_text(path.read_text().splitlines()[0] + "\n" + json.dumps(row) + "\n")
+        said = rf"words\.jsonl, line 2: .*none of {missing}.* set `NamedWords\.init_args\.path`"
+        with pytest.raises(ValueError, match=said):
+            NamedWords(str(path), num_words=1).check(material().model, material().tokenizer)
+
+
 def test_a_file_that_is_not_there_is_refused_before_any_work(tmp_path: Path) -> None:
     given = material()
     missing = Evaluator(measures=[NamedWords(str(tmp_path / "nowhere.jsonl"), num_words=3)])
