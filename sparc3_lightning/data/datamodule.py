@@ -10,7 +10,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from sparc3_lightning.data.batches import Batch, BatchDataset, Block, PackedBlocks, plan_batches
@@ -314,7 +314,7 @@ class SparC3DataModule(LightningDataModule):
         """
         if not self.reference_sets:
             raise ValueError("there is no set to attribute. Set `data.general` and `data.behaviours`.")
-        if self.trainer is not None:
+        if isinstance(self.trainer, Trainer):
             announce(self.trainer, "reading the data")
         loaders = [self._reference_loader(samples) for samples in self.reference_samples.values()]
         if "evaluation_prompts" in getattr(getattr(self.trainer, "lightning_module", None), "reads", ()):

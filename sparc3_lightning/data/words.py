@@ -15,7 +15,6 @@ import torch
 from sparc3_lightning.data.prompts import Part, draw_order, flat_columns, in_part
 from sparc3_lightning.data.samples import (
     LoadContext,
-    PromptSet,
     ReferenceSamples,
     ReferenceSet,
     check_at_least,
@@ -168,10 +167,6 @@ class WordSet(ReferenceSet):
     def load(self, context: LoadContext) -> ReferenceSamples:
         """Draw and cut the texts, on rank 0 for all."""
         return from_rank_zero(lambda: self._drawn(context, self.num_samples))
-
-    def may_share(self, prompts: PromptSet) -> bool:
-        """Two halves of the hub's prompts share nothing; a local file may hold any text."""
-        return self.path is not None or {self.part, getattr(prompts, "part", "all")} != {"attribution", "evaluation"}
 
     def _drawn(self, context: LoadContext, num_samples: int) -> ReferenceSamples:
         counts: Counter[str] = Counter()
