@@ -11,6 +11,7 @@ and evaluation in bfloat16. Hours on two cores; what is done is kept in logs/rea
 import argparse
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -20,6 +21,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from proposers import AUROC, BOTH, DOCUMENT, GRADIENT, OURS, PROPOSERS, PUBLISHED
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -41,10 +43,9 @@ from sparc3_lightning.models.load import context_length
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.pruning.screen import Meter, Neuron, ScreenData, Screened, choose, screen, together
+from sparc3_lightning.pruning.screen import Meter, Neuron, ScreenData, Screened, choose, screen
 from sparc3_lightning.pruning.select import scores_of, select_neurons, with_own_factors
 from sparc3_lightning.report.terminal import print_predictions
-from sparc3_lightning.scoring.combine import MethodScores, Penalty
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.statistics.compare import compare
 from sparc3_lightning.trials.screening import KeptFigures, Screen, predict_effects, price_passages
@@ -66,63 +67,10 @@ MAX_PRICES = (0.005, 0.01, 0.02, 0.05)
 FINAL_WEIGHT = 30.0
 """Chosen in the sweep: a lower price than at 10 and no smaller fall."""
 NUM_NEURONS, CURVE, FINAL_CURVE = 20, (5, 10, 20, 40, 60, 100), (10, 20, 40)
-NUM_DRAWS = 5
+NUM_DRAWS, FINAL = 5, OURS
 SWEEP_PARAGRAPHS, FINAL_PARAGRAPHS = 150, 300
 """Of the held-out text: about 20,000 tokens; the final table reads the next, about 38,000."""
 DECODING = Decoding(max_new_tokens=30, temperature=0.7, top_p=0.9, num_completions=4)
-
-
-@dataclass(frozen=True)
-class Proposer:
-    """Who names candidates.
-
-    Attributes:
-        key: Of the method's scores.
-        general: Sets that the words are contrasted with; none for no contrast.
-        penalty: See `differential`.
-        weight: Of general relevance.
-    """
-
-    key: str
-    general: tuple[str, ...] = ("ordinary",)
-    penalty: Penalty = "abs"
-    weight: float = 1.0
-
-    def contrast(self, scores: Path) -> ScoreSet:
-        """Its ranking of all neurons, lowest first.
-
-        Args:
-            scores: Where a run has written scores.
-        """
-        home = scores / self.key if (scores / self.key).exists() else scores  # the run's own method
-        if (home / "manifest.json").exists():  # one ranking, not a set's scores
-            return ScoreSet.load(home)
-        found = MethodScores({name: ScoreSet.load(home / name) for name in (*self.general, "toxic")})
-        if self.general:
-            return found.contrast(self.general, "toxic", self.weight, self.penalty)
-        alone = found.sets["toxic"]
-        return ScoreSet({name: -alone.scores[name] for name in alone.shapes}, alone.manifest)
-
-
-OURS, GRADIENT = "words, signed LRP", "words, signed gradient"
-BOTH, AUROC, DOCUMENT = f"{OURS} and gradient", "words, AUROC", "published rule (document)"
-FINAL = OURS
-PROPOSERS = {
-    OURS: Proposer("lrp_signed"),
-    GRADIENT: Proposer("gradient_signed"),
-    "same, unsigned": Proposer("lrp", penalty="raw"),
-    "same, against C4": Proposer("lrp_signed", ("c4",)),
-    "same, no contrast": Proposer("lrp_signed", ()),
-    "same, general weight 8": Proposer("lrp_signed", weight=8.0),
-    "words, activation": Proposer("activation", penalty="raw"),
-    AUROC: Proposer("auroc"),
-    "value vectors": Proposer("value_vectors"),
-    "random": Proposer("random"),
-}
-PUBLISHED = {
-    DOCUMENT: Proposer("lrp", ("c4",), "raw"),
-    "published rule (paper's sign)": Proposer("lrp_signed", ("c4",), "raw"),
-}
 
 
 def write_inputs() -> None:
@@ -225,10 +173,18 @@ class Bench:
         with self._meter(proposed, run, removed) as (meter, kept):
             return screen(meter, proposed, max(CURVE), price_weight, kept.keep, self.progress)
 
-    def within(self, chosen: Sequence[Neuron], run: Path, max_price: float) -> list[Neuron]:
-        """The longest beginning of the chosen whose joint price, on the screen's own text, is not above."""
+    def within(self, chosen: Sequence[Neuron], run: Path, max_prices: Sequence[float]) -> list[list[Neuron]]:
+        """For each price the longest beginning of the chosen whose joint price on the screen's text is not above."""
+        found: list[list[Neuron]] = [[] for _ in max_prices]
         with self._meter(chosen, run) as (meter, _):
-            return [*chosen[: together(meter, chosen, max_price).num_neurons]]
+            for num in range(1, len(chosen) + 1):
+                first = [*chosen[:num]]
+                with apply_recipe(self.lm, Recipe(first), check_base=False):
+                    price = math.expm1(meter.rise(min(layer for layer, _ in first)))
+                for place, max_price in enumerate(max_prices):
+                    if price <= max_price and len(found[place]) == num - 1:  # none before was above
+                        found[place] = first
+        return found
 
     @contextlib.contextmanager
     def _meter(
@@ -295,12 +251,11 @@ class Cell:
 
 def alone_cells(contrasts: dict[str, ScoreSet]) -> Iterator[Cell]:
     """What each proposer names first, without the screen; AUROC also with AurA's factors, up to all neurons."""
-    few = (10, NUM_NEURONS, 100)
     for name, contrast in contrasts.items():
-        for num in CURVE if name == OURS else few if name in PUBLISHED else (NUM_NEURONS,):
+        for num in (NUM_NEURONS, 100) if name == OURS or name in PUBLISHED else (NUM_NEURONS,):
             yield Cell(name, False, select_neurons(contrast, num, "global"))
     every = sum(shape[0] for shape in contrasts[AUROC].shapes.values())
-    for num in (NUM_NEURONS, 100, 1000, every):
+    for num in (NUM_NEURONS, every):
         yield Cell("AurA, own factors", False, with_own_factors(select_neurons(contrasts[AUROC], num, "global")))
 
 
@@ -308,22 +263,24 @@ def screened_cells(bench: Bench, run: Path, contrasts: dict[str, ScoreSet]) -> I
     """Our curves, by proposer, price and strength; then what the screen keeps of the others' candidates."""
     lrp, gradient, both = (proposed_by(name, run) for name in (OURS, GRADIENT, BOTH))
 
-    def curve(name: str, chosen: Sequence[Neuron]) -> Iterator[Cell]:
-        yield from (Cell(name, True, Recipe([*chosen[:num]])) for num in CURVE if num <= len(chosen))
+    def curve(
+        name: str, chosen: Sequence[Neuron], nums: Sequence[int] = (NUM_NEURONS, 2 * NUM_NEURONS)
+    ) -> Iterator[Cell]:
+        yield from (Cell(name, True, Recipe([*chosen[:num]])) for num in nums if num <= len(chosen))
 
     ours = bench.chosen(lrp, run, FINAL_WEIGHT)
-    yield from curve(OURS, ours)
+    yield from curve(OURS, ours, CURVE)
     predict(bench, run, contrasts, [OURS], SCREEN.num_candidates)
     yield from curve(f"{OURS}, two rounds", two_rounds(bench, run, lrp))
-    for weight in WEIGHTS:
-        yield from curve(f"{OURS}, price weight {weight:g}", bench.chosen(lrp, run, weight))
-    for max_price in MAX_PRICES:
-        within = bench.within(bench.chosen(lrp, run, WEIGHTS[0]), run, max_price)
+    dear = bench.chosen(lrp, run, WEIGHTS[0])
+    yield from curve(f"{OURS}, price weight {WEIGHTS[0]:g}", dear, CURVE)
+    for max_price, within in zip(MAX_PRICES, bench.within(dear, run, MAX_PRICES), strict=True):
         yield Cell(f"{OURS}, price weight {WEIGHTS[0]:g}, up to {max_price:.1%}", True, Recipe(within))
-    for factor in (0.3, 0.6):
-        yield Cell(OURS, True, Recipe(ours[:NUM_NEURONS]), factor)
     yield from curve(GRADIENT, bench.chosen(gradient, run, FINAL_WEIGHT))
     yield from curve(BOTH, bench.chosen(both, run, FINAL_WEIGHT))
+    yield from curve(f"{OURS}, price weight {WEIGHTS[-1]:g}", bench.chosen(lrp, run, WEIGHTS[-1]))
+    for factor in (0.3, 0.6):
+        yield Cell(OURS, True, Recipe(ours[:NUM_NEURONS]), factor)
     for name, contrast in contrasts.items():
         if chosen := bench.chosen(proposed(contrast, FEW), run, FINAL_WEIGHT):
             yield Cell(f"{name}, of {FEW}", True, Recipe(chosen[:NUM_NEURONS]))
@@ -403,16 +360,16 @@ def pooled(draws: Sequence[Sequence[Screened]]) -> list[Screened]:
 
 
 def last_cells(bench: Bench, runs: Sequence[Path], exchanged: Path, published: Path) -> Iterator[Cell]:
-    """By the words of all draws together; by words that the other scorer has chosen; and the published rule."""
-    found = pooled([bench.screened(proposed_by(FINAL, run), run, FINAL_WEIGHT) for run in runs])
-    chosen = _neurons(found, FINAL_WEIGHT)
-    for num in (NUM_NEURONS, len(chosen)):
-        yield Cell(f"{FINAL}, words of all draws", True, Recipe(chosen[:num]))
+    """By words that the other scorer has chosen; the published rule; and by the words of all draws together."""
     other = bench.chosen(proposed_by(FINAL, exchanged), exchanged, FINAL_WEIGHT)
     yield Cell(f"{FINAL}, words chosen by scorer B", True, Recipe(other[:NUM_NEURONS]))
     for name, proposer in PUBLISHED.items():
         for num in (10, 100):
             yield Cell(name, False, select_neurons(proposer.contrast(published), num, "global"))
+    found = pooled([bench.screened(proposed_by(FINAL, run), run, FINAL_WEIGHT) for run in runs])
+    chosen = _neurons(found, FINAL_WEIGHT)
+    for num in (NUM_NEURONS, len(chosen)):
+        yield Cell(f"{FINAL}, words of all draws", True, Recipe(chosen[:num]))
 
 
 def floor(before: Evaluation) -> float:
