@@ -337,8 +337,11 @@ def final_cells(bench: Bench, run: Path, draw: int, num_controls: int) -> Iterat
     for num in FINAL_CURVE if draw == 0 else (NUM_NEURONS,):
         yield Cell(f"{FINAL}, draw {draw}", True, Recipe(chosen[:num]))
     if draw == 0:
-        dear = bench.chosen(candidates, run, WEIGHTS[0])
-        yield Cell(f"{FINAL}, draw {draw}, price weight {WEIGHTS[0]:g}", True, Recipe(dear[:NUM_NEURONS]))
+        dear = choose(bench.screened(candidates, run, WEIGHTS[0]), NUM_NEURONS, WEIGHTS[0])
+        more = [f"{one.neuron} at {math.expm1(one.price or 0):.2%}" for one in dear if one.neuron not in chosen]
+        print(f"At weight {WEIGHTS[0]:g} the first {NUM_NEURONS} also hold, alone: {', '.join(more)} of perplexity")
+        of_dear = Recipe([one.neuron for one in dear])
+        yield Cell(f"{FINAL}, draw {draw}, price weight {WEIGHTS[0]:g}", True, of_dear)
         width = bench.lm.config.intermediate_size
         for number, control in enumerate(draw_controls(Recipe(chosen[:NUM_NEURONS]), width, num_controls, 0)):
             yield Cell(f"random of the same layers, draw {number}", False, control)
