@@ -6,6 +6,7 @@
 and 20,000 tokens of text. `final` holds the screen's neurons of each draw, random ones and the published rule's against
 the baseline on the other half, with four completions and other paragraphs. Attribution computes in float32, screen
 and evaluation in bfloat16. Hours on two cores; what is done is kept in logs/real_model, and a second call goes on.
+MODEL may be the fixtures' realtext_lm, too: minutes.
 """
 
 import argparse
@@ -56,7 +57,7 @@ from sparc3_lightning.wording import percent
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT.parent / "shared/fixtures"
-CONFIGS, HOME = ROOT / "tests/configs", ROOT / "logs/real_model"
+CONFIGS = ROOT / "tests/configs"
 SCORER = FIXTURES / "toxicity_scorer"
 SCREEN, FEW = Screen(num_candidates=150), 50
 """FEW candidates are taken of every proposer where proposers are compared with the screen."""
@@ -73,7 +74,29 @@ SWEEP_PARAGRAPHS, FINAL_PARAGRAPHS = 150, 300
 DECODING = Decoding(max_new_tokens=30, temperature=0.7, top_p=0.9, num_completions=4)
 
 
-def write_inputs() -> None:
+@dataclass(frozen=True)
+class Place:
+    """Where a model's inputs and figures lie, and which rows of C4 it may read.
+
+    Attributes:
+        home: The directory.
+        general: First row to attribute, and the one after the last.
+        price: The same of those to tell a price by.
+    """
+
+    home: Path
+    general: tuple[int, int] = (0, 640)
+    price: tuple[int, int] = (640, 1000)
+
+
+def place_of(model: str) -> Place:
+    """Of the model that was trained on the first 1,000 rows all others: its draws and its price share rows."""
+    if Path(model).name == "realtext_lm":
+        return Place(ROOT / "logs/realtext_words", (1000, 1480), (1000, 1480))
+    return Place(ROOT / "logs/real_model")
+
+
+def write_inputs(place: Place) -> None:
     """Split the fixtures: words, attribution, price and evaluation share no row, nor one draw's words another's."""
     prompts, documents = FIXTURES / "toxic_prompts", FIXTURES / "c4_sample/c4.jsonl"
     evaluated = {json.loads(line)["id"] for line in _lines(prompts / "toxic_ge_0.9.jsonl")}
@@ -81,27 +104,30 @@ def write_inputs() -> None:
     text = _lines(FIXTURES / "wikitext2/heldout.txt")
     parts = {f"words_{draw}.jsonl": words[draw::NUM_DRAWS] for draw in range(NUM_DRAWS)} | {
         "words.jsonl": words,
-        "general.jsonl": _lines(documents)[:640],
-        "price.jsonl": _lines(documents)[640:1000],
+        "general.jsonl": _lines(documents)[slice(*place.general)],
+        "price.jsonl": _lines(documents)[slice(*place.price)],
         "sweep_text.txt": text[:SWEEP_PARAGRAPHS],
         "final_text.txt": text[SWEEP_PARAGRAPHS:][:FINAL_PARAGRAPHS],
     }
-    HOME.mkdir(parents=True, exist_ok=True)
+    place.home.mkdir(parents=True, exist_ok=True)
+    for name in ("", "_methods", "_published"):
+        config = (CONFIGS / f"real_model{name}.yaml").read_text(encoding="utf-8")
+        parts[f"real_model{name}.yaml"] = config.replace("logs/real_model", str(place.home)).splitlines()
     for name, lines in parts.items():
-        (HOME / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (place.home / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
 
 
-def attributed(model: str, draw: int, config: str) -> Path:
+def attributed(model: str, place: Place, draw: int, config: str) -> Path:
     """Attribute one draw of the samples by a config, unless that was done before.
 
     Returns:
         The run's directory: `scores`, and `samples.json` with the words.
     """
-    home = HOME / f"{config}_{draw}" / "version_0"
+    home = place.home / f"{config}_{draw}" / "version_0"
     if (home / "samples.json").exists():
         return home
     sets = {
@@ -110,13 +136,13 @@ def attributed(model: str, draw: int, config: str) -> Path:
         "exchanged": ["general.ordinary", "behaviours.toxic"],
         "published": ["general.c4"],
     }[config]
-    options = [f"--config={CONFIGS / 'real_model.yaml'}"]
-    options += [f"--config={CONFIGS / 'real_model'}_{config}.yaml"] if config in ("methods", "published") else []
+    options = [f"--config={place.home / 'real_model.yaml'}"]
+    options += [f"--config={place.home / 'real_model'}_{config}.yaml"] if config in ("methods", "published") else []
     if config == "exchanged":
         options += [f"--data.{name}.init_args.scorer.init_args.checkpoint={DIRECTORY}" for name in sets]
         options += ["--data.general.ordinary.init_args.threshold=0.25"]  # it gives few texts less than 0.1
     if config != "exchanged" and "behaviours.toxic" in sets:
-        options += [f"--data.behaviours.toxic.init_args.path={HOME.relative_to(ROOT)}/words_{draw}.jsonl"]
+        options += [f"--data.behaviours.toxic.init_args.path={place.home}/words_{draw}.jsonl"]
     options += [f"--data.{name}.init_args.seed={draw}" for name in sets]
     options += [f"--model.model={model}", f"--trainer.logger.init_args.name={config}_{draw}"]
     module = sparc3(["predict", *options, "--trainer.logger.init_args.version=0"]).model
@@ -133,10 +159,12 @@ class Bench:
 
     Args:
         model: A Hugging Face directory.
+        place: Where its inputs lie.
         final: Evaluate the untouched half, with more completions and text.
     """
 
-    def __init__(self, model: str, final: bool) -> None:
+    def __init__(self, model: str, place: Place, final: bool) -> None:
+        self.home = place.home
         self.progress = Lines().watch
         self.lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(model)
@@ -146,14 +174,14 @@ class Bench:
             str(FIXTURES / "toxic_prompts/toxic_ge_0.9.jsonl"), threshold=0.9,
             part="evaluation" if final else "attribution",
         )  # fmt: skip
-        text = HOME / ("final_text.txt" if final else "sweep_text.txt")
+        text = place.home / ("final_text.txt" if final else "sweep_text.txt")
         scorer = JointScorer([DetoxifyScorer(checkpoint=str(path)) for path in (DIRECTORY, SCORER)])
         evaluator = Evaluator(
             scorer, DECODING if final else replace(DECODING, num_completions=2), ["disjoint"], window=512,
             batch_size=64, toxicity_protocol="custom",
         )  # fmt: skip
         self.trials = Trials(
-            TrialStore(HOME / "trials"), self.identity, self.lm, self.tokenizer, evaluator,
+            TrialStore(place.home / "trials"), self.identity, self.lm, self.tokenizer, evaluator,
             WikiText2(str(text)).load_rows(), prompts.load_prompts(context),
         )  # fmt: skip
 
@@ -195,7 +223,7 @@ class Bench:
             [Passage(torch.tensor(ids + word), len(ids)) for ids, word in samples[name]]
             for name in ("toxic", "ordinary")
         )
-        rows = [json.loads(line)["text"] for line in _lines(HOME / "price.jsonl")]
+        rows = [json.loads(line)["text"] for line in _lines(self.home / "price.jsonl")]
         encoded, length = partial(encode, self.tokenizer), context_length(self.lm)
         data = ScreenData(toxic, ordinary, price_passages("c4", rows, encoded, SCREEN.num_price_tokens, length))
         key = {
@@ -205,7 +233,7 @@ class Bench:
             **({"removed": removed} if removed else {}),
         }
         with (
-            KeptFigures(HOME / "trials", key) as kept,
+            KeptFigures(self.home / "trials", key) as kept,
             apply_recipe(self.lm, Recipe([*removed]), check_base=False) if removed else contextlib.nullcontext(),
         ):
             yield Meter(self.lm, data, sorted({layer for layer, _ in neurons}), SCREEN.max_tokens), kept
@@ -398,17 +426,18 @@ def run(model: str, part: str, draws: int, num_controls: int) -> Iterator[tuple[
     """Every cell with its figures, as they come."""
     if not DIRECTORY.exists():
         make_scorer()
-    write_inputs()
-    bench = Bench(model, part == "final")
+    place = place_of(model)
+    write_inputs(place)
+    bench = Bench(model, place, part == "final")
     cells: Iterator[Cell]
-    published = attributed(model, 0, "published") / "scores"
+    published = attributed(model, place, 0, "published") / "scores"
     if part == "final":
-        runs = [attributed(model, draw, "words") for draw in range(draws)]
+        runs = [attributed(model, place, draw, "words") for draw in range(draws)]
         of_draws = (final_cells(bench, run, draw, num_controls) for draw, run in enumerate(runs))
-        exchanged = attributed(model, 0, "exchanged")
+        exchanged = attributed(model, place, 0, "exchanged")
         cells = chain(chain.from_iterable(of_draws), last_cells(bench, runs, exchanged, published))
     else:
-        methods = attributed(model, 0, "methods")
+        methods = attributed(model, place, 0, "methods")
         contrasts = {name: proposer.contrast(methods / "scores") for name, proposer in PROPOSERS.items()}
         contrasts |= {name: proposer.contrast(published) for name, proposer in PUBLISHED.items()}
         describe_published(bench, contrasts, {name: ScoreSet.load(published / name) for name in ("c4", "toxic")})

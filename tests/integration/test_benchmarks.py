@@ -109,9 +109,8 @@ def test_the_real_models_sets_share_no_row(fixtures: Path, monkeypatch: pytest.M
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import real_model
 
-    monkeypatch.setattr(real_model, "HOME", tmp_path)
     monkeypatch.setattr(real_model, "FIXTURES", fixtures)
-    real_model.write_inputs()
+    real_model.write_inputs(real_model.Place(tmp_path))
     rows = {
         name: (tmp_path / name).read_text().splitlines() for name in ("words.jsonl", "general.jsonl", "price.jsonl")
     }
