@@ -144,6 +144,8 @@ def attributed(model: str, place: Place, draw: int, config: str) -> Path:
     if config != "exchanged" and "behaviours.toxic" in sets:
         options += [f"--data.behaviours.toxic.init_args.path={place.home}/words_{draw}.jsonl"]
     options += [f"--data.{name}.init_args.seed={draw}" for name in sets]
+    if "general.c4" in sets and place.general[1] - place.general[0] < 640:
+        options += ["--data.general.c4.init_args.num_seeds=1"]  # its draws overlap
     options += [f"--model.model={model}", f"--trainer.logger.init_args.name={config}_{draw}"]
     module = sparc3(["predict", *options, "--trainer.logger.init_args.version=0"]).model
     samples = {
