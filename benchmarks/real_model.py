@@ -367,6 +367,8 @@ def final_cells(bench: Bench, run: Path, draw: int, num_controls: int) -> Iterat
     for num in FINAL_CURVE if draw == 0 else (NUM_NEURONS,):
         yield Cell(f"{FINAL}, draw {draw}", True, Recipe(chosen[:num]))
     if draw == 0:
+        of_both = bench.chosen(proposed_by(BOTH, run), run, FINAL_WEIGHT)
+        yield Cell(f"{BOTH}, draw {draw}", True, Recipe(of_both[: 2 * NUM_NEURONS]))
         dear = choose(bench.screened(candidates, run, WEIGHTS[0]), NUM_NEURONS, WEIGHTS[0])
         more = [f"{one.neuron} at {math.expm1(one.price or 0):.2%}" for one in dear if one.neuron not in chosen]
         print(f"At weight {WEIGHTS[0]:g} the first {NUM_NEURONS} also hold, alone: {', '.join(more)} of perplexity")
