@@ -1,7 +1,7 @@
 """Invariant 1: the same samples give the same scores and the same metrics, whatever the world size and the strategy."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,10 @@ def expected(case: Case) -> list[Scores]:
 
 
 def alone(
-    model: PreTrainedModel, samples: list[Tensor], options: dict[str, Any], words: dict[str, Sequence[int]]
+    model: PreTrainedModel,
+    samples: list[Tensor],
+    options: dict[str, Any],
+    words: Mapping[str, Sequence[int]] = {},
 ) -> Scores:
     with Attribution(model, **options) as attribution:
         for index, ids in enumerate(samples):

@@ -213,9 +213,13 @@ def test_evaluation_benchmark_counts_in_forward_passes(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     result = json.loads((tmp_path / "out.json").read_text())
     assert [name for name in result if name.startswith("perplexity")] == [
-        "perplexity, logits at all positions", "perplexity", "perplexity, lower half shared",
+        "perplexity, before: logits at all positions", "perplexity", "perplexity, lower half shared",
+        "perplexity changed",
     ]  # fmt: skip
     parts = result["of which forward passes"] + result["of which sampling"]
     assert result["generation, per token"] == pytest.approx(parts)
-    assert all(value > 0 for name, value in result.items() if name != "of which sampling")
+    assert all(value > 0 for name, value in result.items() if name != "of which sampling" and "changed" not in name)
+    assert 0 <= result["perplexity changed"] < 1e-5
+    assert 0 <= result["completions changed"] <= 3
+    assert f"{result['completions changed']} of 3 completions" in run.stdout
     assert "2 x 16 tokens" in run.stdout
