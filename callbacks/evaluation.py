@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from callbacks.base import RunCallback, model_setting, module_of
 from callbacks.pruning import PruningCallback
 from callbacks.score_writer import check_scores_are_whole
-from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.distributed.ranks import from_rank_zero, raise_together
 from sparc3_lightning.evaluation.passes import describe_passes
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.files import write_json
@@ -150,13 +150,12 @@ def _foretell(module: SparC3Module, trials: Trials, to_do: Sequence[Intervention
     """How long all models are going to take, before the first is measured."""
     num, data = from_rank_zero(lambda: sum(not trials.is_done(one) for one in to_do)), module.data
     if num:
-        each = module.evaluator.seconds(module.lm, module.tokenizer, data.text_rows, data.prompts)
-        which = (
-            f"{num} models, about {duration(each)} each, {duration(num * each)} in all"
-            if num > 1
-            else (f"1 model, about {duration(each)}")
-        )
-        inform(module.trainer, f"evaluation: {which} (by a first window and a few tokens; without the scorer)")
+        timed = partial(module.evaluator.seconds, module.lm, module.tokenizer, data.text_rows, data.prompts)
+        # What one rank's batch is refused for is raised on all, which would otherwise wait for it.
+        each = raise_together(timed, (ValueError, OSError), module.lm.device)
+        several = f"{num} models, about {duration(each)} each, {duration(num * each)} in all"
+        told = several if num > 1 else f"1 model, about {duration(each)}"
+        inform(module.trainer, f"evaluation: {told} (by a first window and a few tokens; without the scorer)")
 
 
 def _tell_rest(
