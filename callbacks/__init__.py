@@ -1,6 +1,7 @@
 """Lightning callbacks: thin glue, one a file; the logic is in sparc3_lightning."""
 
 from callbacks.baselines import BaselineCallback
+from callbacks.circuit import CircuitCallback
 from callbacks.compression import CompressionCallback
 from callbacks.evaluation import EvaluationCallback
 from callbacks.pruning import PruningCallback
@@ -12,6 +13,7 @@ from callbacks.tensorboard import TensorBoardCallback
 
 __all__ = [
     "BaselineCallback",
+    "CircuitCallback",
     "CompressionCallback",
     "EvaluationCallback",
     "PruningCallback",

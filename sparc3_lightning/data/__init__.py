@@ -12,11 +12,13 @@ from sparc3_lightning.data.samples import (
     TextSet,
     token_hash,
 )
+from sparc3_lightning.data.tasks import IOI, TaskFile
 from sparc3_lightning.data.text import TextFile, WikiText2
 from sparc3_lightning.data.words import OrdinaryWords, WordsThatMatter
 
 __all__ = [
     "C4",
+    "IOI",
     "Batch",
     "BatchDataset",
     "LoadContext",
@@ -27,6 +29,7 @@ __all__ = [
     "RealToxicityPrompts",
     "ReferenceSamples",
     "ReferenceSet",
+    "TaskFile",
     "TextFile",
     "TextSet",
     "WikiText2",

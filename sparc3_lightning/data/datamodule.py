@@ -52,6 +52,7 @@ class SparC3DataModule(LightningDataModule):
             on. A screen reads it; by default documents of a `general` set that are not attributed.
         evaluation_prompts: Prompts to continue in an evaluation.
         evaluation_text: Text of the perplexity.
+        evaluation_task: Task samples that nothing is scored by, to ask a circuit.
         train_text: Text of `fit`.
         val_text: Text of the perplexity while fitting; None for `evaluation_text`.
         batch_size: Most samples a batch and rank in attribution.
@@ -73,6 +74,7 @@ class SparC3DataModule(LightningDataModule):
         price: dict[str, TextSet] | None = None,
         evaluation_prompts: PromptSet | None = None,
         evaluation_text: TextSet | None = None,
+        evaluation_task: ReferenceSet | None = None,
         train_text: TextSet | None = None,
         val_text: TextSet | None = None,
         batch_size: int = 8,
@@ -97,6 +99,7 @@ class SparC3DataModule(LightningDataModule):
                 self._add(role, name, one)
         self.price = price or {}
         self.evaluation_prompts, self.evaluation_text = evaluation_prompts, evaluation_text
+        self.evaluation_task = evaluation_task
         self.train_text, self.val_text = train_text, val_text or evaluation_text
         self.batch_size, self.max_tokens, self.bucket = batch_size, max_tokens, bucket
         self.train_batch_size, self.block_length, self.train_seed = train_batch_size, block_length, train_seed
@@ -265,6 +268,14 @@ class SparC3DataModule(LightningDataModule):
     def text_rows(self) -> list[str]:
         """The raw rows of the evaluation text; none where the config names none."""
         return _rows_of(self.evaluation_text, "data.evaluation_text")
+
+    @cached_property
+    def task_samples(self) -> ReferenceSamples | None:
+        """The samples of the evaluation task; None where the config names none."""
+        if self.evaluation_task is None:
+            return None
+        with said_of("data.evaluation_task"):
+            return self.evaluation_task.load(self.context)
 
     @cached_property
     def price_rows(self) -> dict[str, list[str]]:

@@ -54,9 +54,10 @@ class ReferenceSamples:
             `target: next_token` explains. Empty where nothing is known to follow.
         against: Token that each of these is contrasted with; empty for none.
         texts: Whole texts that no evaluation prompt may be part of.
+        corrupted: Each sample's twin, as long, in which what decides its target is changed; empty for none.
 
     Shape:
-        `ids[s]` is (T_s,), `following[s]` (N_s,), S tensors.
+        `ids[s]` and `corrupted[s]` are (T_s,), `following[s]` (N_s,), S tensors.
     """
 
     ids: list[Tensor]
@@ -66,6 +67,7 @@ class ReferenceSamples:
     following: list[Tensor] = field(default_factory=list)
     against: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    corrupted: list[Tensor] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -74,6 +74,13 @@ def _is_joined(prefix: str, word: str) -> bool:
     return opens or attached or word[0] in "'\u2019" or unicodedata.category(word[0]) == "Pd"
 
 
+def joined_text(prefix: str, word: str) -> tuple[str, tuple[int, int]]:
+    """A text that goes on with a word, and where the word stands in it."""
+    between = "" if _is_joined(prefix, word) else " "
+    start = len(prefix + between) + len(word) - len(word.lstrip())
+    return prefix + between + word, (start, start + len(word.strip()))
+
+
 def missing_of_word(row: Row) -> list[str]:
     """Columns that a row lacks to name a word: `prefix` and `word`, or one of them; none where it names one."""
     columns = flat_columns(row.values)
@@ -213,10 +220,8 @@ class WordSet(ReferenceSet):
     def _text(self, row: Row) -> Text:
         row = Row(flat_columns(row.values), row.index, row.place)
         if not missing_of_word(row):
-            prefix, word = row.text("prefix", "path"), row.text("word", "path")
-            between = "" if _is_joined(prefix, word) else " "
-            start = len(prefix + between) + len(word) - len(word.lstrip())
-            text, prompt, cut = prefix + between + word, prefix, (start, start + len(word.strip()))
+            prompt = row.text("prefix", "path")
+            text, cut = joined_text(prompt, row.text("word", "path"))
         elif {"prompt", "continuation"} <= row.values.keys():
             prompt, cut = row.text("prompt", "path"), None
             text = prompt + row.text("continuation", "path", allow_blank=True)

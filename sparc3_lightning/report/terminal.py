@@ -18,7 +18,7 @@ from sparc3_lightning.pruning.recipe import describe_option
 from sparc3_lightning.report.read import is_differential
 from sparc3_lightning.report.rows import Table as Rows
 from sparc3_lightning.report.rows import checks, in_brackets, outcome_table, prediction_table, removed, set_table
-from sparc3_lightning.trials import CONTROL
+from sparc3_lightning.trials import CONTROL, EMPTY, WHOLE
 from sparc3_lightning.wording import MISSING, NATS, number, p_value, percent, relevance_unit, signed
 
 if TYPE_CHECKING:  # `inspect` loads no torch
@@ -323,6 +323,53 @@ def print_compression(
     for row in (row for row in rows if row["status"] == "failed"):
         console.print(Text(f"failed: {row['label']}: {row['error']}"), soft_wrap=True)
     console.print(Text(f"Tables, figures, all intervals: {directory}"), soft_wrap=True)
+
+
+def print_circuit(rows: Sequence[Row], areas: Sequence[Row], directory: Path, console: Console | None = None) -> None:
+    """Print what the whole model and the empty circuit do, the areas under the curves, and where all of it lies.
+
+    Args:
+        rows: Rows of the circuits.
+        areas: Rows of the areas.
+        directory: The circuits'.
+        console: Where to print; default: the one that Lightning's progress bar uses.
+    """
+    console = console or rich.get_console()
+    console.print()
+    for asked in dict.fromkeys(row["asked"] for row in areas):
+        of_asked = [row for row in areas if row["asked"] == asked]
+        _print_whole(_areas(rows, of_asked, asked.replace("_", " ")), console)
+    console.print(Text(f"Tables, figures, all circuits: {directory}"), soft_wrap=True)
+
+
+def _areas(rows: Sequence[Row], areas: Sequence[Row], asked: str) -> Table:
+    """CPR and CMD, a line a method and a column an ablation, best first by the first CPR."""
+    ablations = list(dict.fromkeys(row["ablation"] for row in areas))
+    found = {(row["method"], row["ablation"]): row for row in areas}
+    table = _empty(f"Circuits, asked {asked} samples: CPR / CMD", ablations)
+    for method in sorted({row["method"] for row in areas}, key=lambda method: -found[method, ablations[0]]["cpr"]):
+        table.add_row(method, *(_area(found.get((method, ablation))) for ablation in ablations))
+    for name, end in (("whole model", WHOLE), ("empty circuit", EMPTY)):
+        table.add_row(Text(name, "dim"), *(Text(_end(rows, end, ablation, asked), "dim") for ablation in ablations))
+    table.caption = Text(
+        "By what takes the place of the rest. CPR: area under faithfulness, better higher; CMD: area between it and 1, "
+        f"better lower; means of {max(row['num_draws'] for row in areas)} draws of samples, their least and largest in "
+        "areas.csv. Below: logit difference, and how often the right token is above the wrong one.", "dim",
+    )  # fmt: skip
+    return table
+
+
+def _area(row: Row | None) -> str:
+    return MISSING if row is None else f"{row['cpr']:.2f} / {row['cmd']:.2f}"
+
+
+def _end(rows: Sequence[Row], method: str, ablation: str, asked: str) -> str:
+    of_end = [row for row in rows if (row["method"], row["ablation"]) == (method, ablation)
+              and row["asked"].replace("_", " ") == asked]  # fmt: skip
+    if not of_end:
+        return MISSING
+    differences, accuracies = ([row[name] for row in of_end] for name in ("logit_difference", "accuracy"))
+    return f"{sum(differences) / len(of_end):+.2f} ({sum(accuracies) / len(of_end):.0%})"
 
 
 def _print_whole(table: Table, console: Console) -> None:

@@ -105,14 +105,14 @@ def sweep_figures(
     if attribute is not None:
         named = short_names(prices_of(rows))
         figures |= {f"pareto_{which}": pareto_figure(done, price, attribute) for price, which in named.items()}
-        for scope, of_scope in _grouped(done, "scope").items():
+        for scope, of_scope in grouped(done, "scope").items():
             plain = [row for row in of_scope if row["is_plain"]]
             # One size makes no line.
             if len({row["num_neurons"] for row in plain if row["method"] != CONTROL}) > 1:
                 figures[f"size_{scope}"] = size_figure(plain, attribute)
     figures |= {f"layers_{k}": layers_figure(shares, k) for k, shares in layers.items()}
-    for scope, of_scope in _grouped(overlaps, "scope").items():
-        of_methods = _grouped((row for row in of_scope if row["what"] == "methods"), "num_neurons")
+    for scope, of_scope in grouped(overlaps, "scope").items():
+        of_methods = grouped((row for row in of_scope if row["what"] == "methods"), "num_neurons")
         figures |= {f"overlap_{scope}_{k}": overlap_figure(of_size, k) for k, of_size in of_methods.items()}
         if of_seeds := [row for row in of_scope if row["what"].startswith("seeds of ")]:
             figures[f"seeds_{scope}"] = seeds_figure(of_seeds)
@@ -129,7 +129,7 @@ def pareto_figure(rows: Sequence[Row], price: str, attribute: str) -> Figure:
     axes.set_xscale("symlog", linthresh=1)
     for place, (name, members) in enumerate(_by_series(shown).items()):
         points = 100 * np.array([[row[x_name], row[y_name]] for row in members], dtype=np.float64)
-        style = {**_marked(place, name), "linestyle": "none", "markersize": 6, "markeredgewidth": 0.8}
+        style = {**marked(place, name), "linestyle": "none", "markersize": 6, "markeredgewidth": 0.8}
         axes.plot(points[:, 0], points[:, 1], label=name, **style)
     front = np.array(_front([(100 * row[x_name], 100 * row[y_name]) for row in shown] + [(0.0, 0.0)]))
     axes.plot(front[:, 0], front[:, 1], "-", color="0.4", linewidth=1, zorder=0, drawstyle="steps-post", label="front")
@@ -145,7 +145,8 @@ def pareto_figure(rows: Sequence[Row], price: str, attribute: str) -> Figure:
     return figure
 
 
-def _grouped(rows: Iterable[Row], key: str) -> dict[Any, list[Row]]:
+def grouped(rows: Iterable[Row], key: str) -> dict[Any, list[Row]]:
+    """Rows by what they have in one column, in the order in which they come."""
     found: dict[Any, list[Row]] = {}
     for row in rows:
         found.setdefault(row[key], []).append(row)
@@ -154,10 +155,10 @@ def _grouped(rows: Iterable[Row], key: str) -> dict[Any, list[Row]]:
 
 def _by_series(rows: Iterable[Row]) -> dict[str, list[Row]]:
     # The control last, so that it does not lie over what it is compared with in the legend.
-    return dict(sorted(_grouped(rows, "key").items(), key=lambda item: item[0] == CONTROL))
+    return dict(sorted(grouped(rows, "key").items(), key=lambda item: item[0] == CONTROL))
 
 
-def _marked(place: int, name: str) -> dict[str, Any]:
+def marked(place: int, name: str) -> dict[str, Any]:
     """How a method's points look: told apart without colours, the random control grey."""
     if name == CONTROL:
         return {"color": "0.6", "marker": "x"}
@@ -211,7 +212,7 @@ def size_figure(rows: Sequence[Row], attribute: str, columns: int = 3) -> Figure
 
 
 def _sizes(rows: Iterable[Row]) -> dict[int, list[Row]]:
-    return dict(sorted(_grouped(rows, "num_neurons").items()))
+    return dict(sorted(grouped(rows, "num_neurons").items()))
 
 
 def _size_axis(axes: Axes, rows: Iterable[Row]) -> None:
@@ -258,10 +259,10 @@ def seeds_figure(rows: Sequence[Row]) -> Figure:
     """How far the selections of single general sets agree, against the number of neurons, a line a method."""
     figure = new_figure((6.4, 4.2))
     axes = figure.add_subplot()
-    for place, (what, members) in enumerate(_grouped(rows, "what").items()):
+    for place, (what, members) in enumerate(grouped(rows, "what").items()):
         means = {k: np.mean([row["jaccard"] for row in of_size]) for k, of_size in _sizes(members).items()}
         name = what.removeprefix("seeds of ")
-        axes.plot([*means], [*means.values()], label=name, linewidth=0.8, markersize=6, **_marked(place, name))
+        axes.plot([*means], [*means.values()], label=name, linewidth=0.8, markersize=6, **marked(place, name))
     _size_axis(axes, rows)
     axes.set_ylim(0, 1.02)
     plain_axes(axes, "Do the seeds of the general samples agree?", "neurons", "shared neurons of two seeds (Jaccard)")
@@ -303,7 +304,7 @@ def compressed_figure(rows: Sequence[Row], price: str) -> Figure:
     baseline, done = rows[0][price], [row for row in rows[1:] if row.get(price) is not None]
     figure = new_figure((6.4, 4.4))
     axes = figure.add_subplot()
-    for place, (key, members) in enumerate(_grouped(done, "method").items()):
+    for place, (key, members) in enumerate(grouped(done, "method").items()):
         _line(axes, members, [row[price] for row in members], _lined(place, key), _right(rows))
     axes.axhline(baseline, color="0.4", linestyle=":", linewidth=1, zorder=0, label="baseline")
     if (ratio := max((row[price] for row in done), default=baseline) / baseline) > _LOG_FROM:
@@ -332,7 +333,7 @@ def against_figure(rows: Sequence[Row], price: str, against: str) -> Figure | No
         return None
     figure = new_figure((6.4, 4.4))
     axes = figure.add_subplot()
-    for place, key in enumerate(_grouped(rows[1:], "method")):
+    for place, key in enumerate(grouped(rows[1:], "method")):
         members = [row for row in compared if row["method"] == key]
         ends = [(percent(row, "_low"), percent(row, "_high")) for row in members]
         _line(axes, members, [percent(row) for row in members], _lined(place, key), _right(rows), ends)
@@ -356,7 +357,7 @@ def _right(rows: Sequence[Row]) -> float:
 def _lined(place: int, key: str) -> dict[str, Any]:
     dashes = ":" if key == CONTROL else _DASHES[place % len(_DASHES)]
     style = {"linewidth": 1.1, "markersize": 6, "markeredgewidth": 0.9, "linestyle": dashes, "label": key}
-    return style | _marked(place, key)
+    return style | marked(place, key)
 
 
 def _line(

@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Sin
 
 from callbacks import (
     BaselineCallback,
+    CircuitCallback,
     CompressionCallback,
     EvaluationCallback,
     PruningCallback,
@@ -20,7 +21,7 @@ from callbacks import (
     TensorBoardCallback,
 )
 from sparc3_lightning.cli import SparC3CLI, run
-from sparc3_lightning.data import OrdinaryWords, WordsThatMatter
+from sparc3_lightning.data import IOI, OrdinaryWords, WordsThatMatter
 from sparc3_lightning.evaluation.generation import Decoding
 from sparc3_lightning.pruning.weight_scores import relevance_keys
 from tests.runs import QUIET, ROOT, read
@@ -35,20 +36,22 @@ YAMLS = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*
 def is_experiment(name: str) -> bool:
     """Whether it names a model to attribute; the others are added after an experiment, or train one."""
     model = read(CONFIGS / name).get("model") or {}
-    return ("model" in model or "config" in model) and name not in FITS + COMPRESSIONS
+    return ("model" in model or "config" in model) and name not in FITS + COMPRESSIONS + CIRCUITS
 
 
 # What trains a model.
 FITS = ["tiny/fit.yaml"]
 # What compresses a model, by general samples alone.
 COMPRESSIONS = [name for name in YAMLS if Path(name).name == "compress.yaml"]
+# What asks how much of a model a task needs.
+CIRCUITS = [name for name in YAMLS if Path(name).name == "circuit.yaml"]
 EXPERIMENTS = [name for name in YAMLS if is_experiment(name)]
 TRAINERS = [name for name in YAMLS if name.startswith("trainer/")]
 # What adds baselines and a sweep to the experiment beside it.
 SWEEPS = {name: str(Path(name).with_name("suppress.yaml")) for name in YAMLS if Path(name).name == "sweep.yaml"}
 # `value_vectors` needs words.
 SWEEPS["smollm2_135m/sweep.yaml"] = "smollm2_135m/words.yaml"
-VARIANTS = [name for name in YAMLS if name not in EXPERIMENTS + TRAINERS + FITS + [*SWEEPS] + COMPRESSIONS]
+VARIANTS = [name for name in YAMLS if name not in EXPERIMENTS + TRAINERS + FITS + [*SWEEPS] + COMPRESSIONS + CIRCUITS]
 # What explains words and verifies by removal.
 WORDS = [name for name in YAMLS if Path(name).name == "words.yaml"]
 COMPOSED = [
@@ -136,6 +139,7 @@ def test_every_yaml_is_tested() -> None:
         "real_model_methods.yaml",
         "real_model_published.yaml",
         "realtext.yaml",
+        "smollm2_circuit_local.yaml",
         "smollm2_suppress_local.yaml",
         "smollm2_words_local.yaml",
         "sweep.yaml",
@@ -246,6 +250,26 @@ def test_the_paper_s_compression() -> None:
     assert compression.compressions[-1].pattern == "2:4"
 
 
+@pytest.mark.parametrize("name", CIRCUITS)
+def test_circuit_is_asked_templates_that_nothing_was_scored_by(name: str) -> None:
+    cli = build(name)
+    kinds = [type(callback) for callback in cli.trainer.callbacks]
+    chain = [RelevanceCallback, ScoreWriter, BaselineCallback, CircuitCallback, TensorBoardCallback]
+    assert [kind for kind in kinds if kind in chain] == chain
+    assert (cli.model.attribution_options["target"], cli.model.attribution_options["explain"]) == (
+        "next_token",
+        "logit",
+    )
+    circuit = next(one for one in cli.trainer.callbacks if isinstance(one, CircuitCallback))
+    assert circuit.ablations == ["zero", "mean", "corrupted"]
+    draws, held_out = list(cli.datamodule.behaviours.values()), cli.datamodule.evaluation_task
+    assert isinstance(held_out, IOI)
+    assert held_out.part == "evaluation"
+    assert len(draws) > 1
+    assert {one.part for one in draws} == {"attribution"}
+    assert len({one.seed for one in draws}) == len(draws)
+
+
 @pytest.mark.parametrize("name", FITS)
 def test_fit_is_built(name: str) -> None:
     cli = build(name)
@@ -270,7 +294,7 @@ def test_variant_changes_what_it_says_and_no_more(base: str, name: str, parse: A
     build(base, name)
 
 
-@pytest.mark.parametrize(("base", "name"), list(product(EXPERIMENTS + COMPRESSIONS, TRAINERS)))
+@pytest.mark.parametrize(("base", "name"), list(product(EXPERIMENTS + COMPRESSIONS + CIRCUITS, TRAINERS)))
 def test_trainer_fragment_changes_nothing_but_the_machine(base: str, name: str, parse: Any) -> None:
     before, after = flat(parse(base)), flat(parse(base, name))
     changed = {key for key in {*before, *after} if before.get(key) != after.get(key)} - {"config"}
@@ -289,7 +313,7 @@ STRATEGIES: dict[str, type] = {
 }
 
 
-@pytest.mark.parametrize(("base", "name"), list(product(EXPERIMENTS + COMPRESSIONS, TRAINERS)))
+@pytest.mark.parametrize(("base", "name"), list(product(EXPERIMENTS + COMPRESSIONS + CIRCUITS, TRAINERS)))
 def test_trainer_fragment_is_built_on_a_cpu(base: str, name: str) -> None:
     """The same strategy, devices and nodes, but for the accelerator that a test machine has."""
     asked = read(CONFIGS / name)["trainer"]

@@ -1,0 +1,260 @@
+"""Circuits: after attribution, how much of the model does the task need?"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from callbacks.base import RunCallback, model_setting
+from callbacks.relevance import RelevanceCallback
+from callbacks.score_writer import check_scores_are_whole
+from sparc3_lightning.data.samples import ReferenceSamples, token_hash
+from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.evaluation.evaluator import Evaluator
+from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.evaluation.task import TaskMeasure, batches_of, last_token_logits
+from sparc3_lightning.metrics.measure import Measure
+from sparc3_lightning.models.families import get_family
+from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.progress import inform
+from sparc3_lightning.pruning.circuits import Importance, Scope, keep_neurons
+from sparc3_lightning.pruning.replacement import ABLATIONS, Ablation, Values, mean_outputs, means_of, twins, zeros
+from sparc3_lightning.report.circuit_figures import write_circuit
+from sparc3_lightning.report.terminal import print_circuit
+from sparc3_lightning.scoring.score_set import ScoreSet
+from sparc3_lightning.scoring.weights import random_scores
+from sparc3_lightning.trials import CONTROL, EMPTY, WHOLE
+from sparc3_lightning.trials.circuit import (
+    HELD_OUT,
+    IN_SAMPLE,
+    SHARES,
+    CircuitTrial,
+    area_rows,
+    circuit_rows,
+    figures_of,
+    kept_neurons,
+    kept_weights,
+    no_weights,
+)
+from sparc3_lightning.trials.store import TRIALS_DIR, TrialStore
+from sparc3_lightning.trials.trial import UNCHANGED, Intervention, Trials, check_one_is_done, run_trials
+
+
+class CircuitCallback(RunCallback):
+    """Keeps the share of neurons or weights that each method scores highest, ablates the rest, asks the task.
+
+    Every set under `data.behaviours` must be a task (`IOI`, `TaskFile`); several are draws of one, which make
+    the bands. Each circuit is asked its own samples and those of `data.evaluation_task`. Writes `circuit/`.
+
+    With `model.granularity: weight` all weights of the blocks' linear layers compete, and the rest is zeroed.
+
+    List it after the relevance callback and the score writer and, for other methods, after the baseline callback.
+
+    Args:
+        shares: How much stays, above 0, at most 1; 1 is always asked.
+        ablations: What takes the place of the neurons that go: "zero"; "mean", over the task's own samples by place
+            from the end; "corrupted", what they give in the sample's twin. Of weights only "zero".
+        scope: Where weights compete: "global" over all layers, or "row".
+        seed: Seed of the random circuits; each set has a draw of its own.
+    """
+
+    after = (RelevanceCallback,)
+    reads = ("evaluation_task",)
+
+    def __init__(
+        self,
+        shares: list[float] | None = None,
+        ablations: list[Ablation] | None = None,
+        scope: Scope = "global",
+        seed: int = 0,
+    ) -> None:
+        self.shares = sorted({*(SHARES if shares is None else shares), 1.0})
+        if not all(0.0 < share <= 1.0 for share in self.shares):
+            raise ValueError(
+                f"`shares` must lie above 0 and be at most 1, got {shares}. Set `CircuitCallback.init_args.shares`."
+            )
+        self.ablations: list[Ablation] = ["zero"] if ablations is None else ablations
+        if not self.ablations or not set(self.ablations) <= set(ABLATIONS):
+            raise ValueError(
+                f"`ablations` must be of {ABLATIONS}, got {ablations}. Set `CircuitCallback.init_args.ablations`."
+            )
+        if scope not in ("global", "row"):
+            raise ValueError(
+                f"`scope` must be 'global' or 'row', got {scope!r}. Set `CircuitCallback.init_args.scope`."
+            )
+        self.scope: Scope = scope
+        self.seed = seed
+        self._rows: list[dict[str, Any]] = []
+        self._areas: list[dict[str, Any]] = []
+
+    def check(self, trainer: Trainer, module: SparC3Module) -> None:
+        """Refuse before hours of attribution what would fail after them."""
+        check_scores_are_whole(trainer, module)
+        data = module.data
+        if not data.behaviours:
+            raise ValueError("a circuit needs a task, got none. Set `data.behaviours` to IOI or TaskFile.")
+        for name in data.behaviours:
+            self._check_task(data.reference_samples[name], f"data.behaviours.{name}")
+        if data.task_samples is not None:
+            self._check_task(data.task_samples, "data.evaluation_task")
+        if module.granularity == "weight" and self.ablations != ["zero"]:
+            raise ValueError(
+                f"`ablations` of weights can only be ['zero'], got {self.ablations}. Set "
+                "`CircuitCallback.init_args.ablations`, or `model.granularity: neuron`."
+            )
+        if module.granularity == "weight":
+            self._layers(module)
+        keys = [key for key in module.run.scores if key != CONTROL]
+        num = len(data.behaviours) * len(self.ablations) * (len(keys) + 1) * len(self.shares)
+        inform(trainer, f"circuits: about {num:,} models, each asked its own samples and those of `evaluation_task`")
+
+    def _check_task(self, samples: ReferenceSamples, key: str) -> None:
+        if not samples.targets or not samples.against:
+            raise ValueError(
+                f"`{key}` must name a right and a wrong token for each sample, got neither. Set it to IOI or TaskFile."
+            )
+        if "corrupted" in self.ablations and not samples.corrupted:
+            raise ValueError(
+                f"`ablations` with 'corrupted' needs a corrupted twin of each sample, got none of `{key}`. Give them, "
+                "or leave 'corrupted' out of `CircuitCallback.init_args.ablations`."
+            )
+
+    def finish(self, trainer: Trainer, module: SparC3Module) -> None:
+        """Ask every circuit, write tables and figures."""
+        run, planned = module.run, list[CircuitTrial]()
+        with run.timed("circuits"):
+            for number, task in enumerate(module.data.behaviours):
+                found = list(self._planned(module, task, number))
+                for ablation in self.ablations:
+                    trials = self._trials(module, task, with_twins=ablation == "corrupted")
+                    of_ablation = [one for one in found if one.ablation == ablation]
+                    for one in of_ablation:
+                        one.name = None if one.intervention is None else trials.name(one.intervention)
+                    what = f"circuits of {task}, {ablation}"
+                    planned += run_trials(of_ablation, trials, _keep, module.progress, what)
+        check_one_is_done(planned, "circuits")
+        self._rows = circuit_rows(planned)
+        self._areas = area_rows(self._rows)
+        from_rank_zero(lambda: write_circuit(self._rows, self._areas, module.log_dir / "circuit"))
+
+    def show(self, module: SparC3Module, stage: str) -> None:
+        """Print the areas."""
+        if self._areas:
+            print_circuit(self._rows, self._areas, module.log_dir / "circuit")
+
+    def _trials(self, module: SparC3Module, task: str, with_twins: bool) -> Trials:
+        """What asks a circuit: its own samples, and those of the evaluation task."""
+        asked = {IN_SAMPLE: module.data.reference_samples[task], HELD_OUT: module.data.task_samples}
+        own = module.evaluator
+        measures: list[Measure] = [
+            TaskMeasure(samples, name, with_twins) for name, samples in asked.items() if samples is not None
+        ]
+        evaluator = Evaluator(measures=measures, batch_size=own.batch_size, max_tokens=own.max_tokens)
+        evaluator.precision = own.precision
+        store = TrialStore(Path(module.trials_dir or module.log_dir / TRIALS_DIR))
+        return Trials(store, model_setting(module), module.lm, module.tokenizer, evaluator, None, None)
+
+    def _planned(self, module: SparC3Module, task: str, number: int) -> Iterator[CircuitTrial]:
+        """Every circuit of a task; the whole model and the empty circuit first."""
+        for method, share, ablation, done in self._interventions(module, task, number):
+            yield CircuitTrial(intervention=done, task=task, method=method, ablation=ablation, share=share)
+
+    def _interventions(
+        self, module: SparC3Module, task: str, number: int
+    ) -> Iterator[tuple[str, float, Ablation, Intervention]]:
+        if module.granularity == "weight":
+            yield from self._of_weights(module, task, number)
+            return
+        # Rank 0 has the scores of neurons.
+        chosen = from_rank_zero(partial(self._kept, module, task, number))
+        for ablation in self.ablations:
+            values, made_of = self._values(module, task, ablation)
+            yield WHOLE, 1.0, ablation, UNCHANGED
+            for method, share, kept in chosen:
+                whole = share == 1.0
+                yield method, share, ablation, UNCHANGED if whole else kept_neurons(kept, ablation, values, made_of)
+
+    def _kept(self, module: SparC3Module, task: str, number: int) -> list[tuple[str, float, dict[int, Tensor]]]:
+        importances = self._importances(module, task, number)
+        nothing = keep_neurons(importances[0], 0.0)
+        return [(EMPTY, 0.0, nothing), *(
+            (one.label, share, keep_neurons(one, share)) for one in importances for share in self.shares
+        )]  # fmt: skip
+
+    def _values(self, module: SparC3Module, task: str, ablation: Ablation) -> tuple[Values, str | None]:
+        """What takes the place of the neurons that go, and the hash of what it is made of."""
+        if ablation == "zero":
+            return zeros, None
+        samples = module.data.reference_samples[task]
+        if ablation == "corrupted":
+            return twins, token_hash(samples.corrupted)
+        own = module.evaluator
+        batches = [[samples.ids[place] for place in places]
+                   for places in batches_of(samples.ids, own.batch_size, own.max_tokens)]  # fmt: skip
+        with own.precision():
+            means = mean_outputs(module.lm, batches, partial(last_token_logits, module.lm))
+        return means_of(means), samples.token_hash
+
+    def _of_weights(
+        self, module: SparC3Module, task: str, number: int
+    ) -> Iterator[tuple[str, float, Ablation, Intervention]]:
+        layers = self._layers(module)
+        yield WHOLE, 1.0, "zero", UNCHANGED
+        yield EMPTY, 0.0, "zero", no_weights(layers)
+        for one in self._importances(module, task, number):
+            samples = f"draw {self.seed + number}" if one.label == CONTROL else (
+                module.data.reference_samples[task].token_hash
+            )  # fmt: skip
+            for share in self.shares:
+                whole = share == 1.0
+                yield one.label, share, "zero", (
+                    UNCHANGED if whole else kept_weights(one, layers, share, self.scope, samples)
+                )  # fmt: skip
+
+    def _layers(self, module: SparC3Module) -> dict[str, Any]:
+        """The linear layers whose weights compete: all of the blocks.
+
+        Raises:
+            ValueError: Not all of them are scored.
+        """
+        layers = get_family(module.lm.config.model_type).block_linears(module.lm)
+        if left_out := [name for name in layers if name not in module.run.expected_modules]:
+            raise ValueError(
+                f"a circuit of weights needs scores of every linear layer but lm_head, got none of {left_out[0]}. Set "
+                "`model.modules: all`."
+            )
+        return layers
+
+    def _importances(self, module: SparC3Module, task: str, number: int) -> list[Importance]:
+        """What each method says matters to a task, and a random draw."""
+        found, some = list[Importance](), module.run.score_sets[task]
+        for key, method in module.run.scores.items():
+            if key != CONTROL:
+                found += importances_of(key, method.ranking, method.sets.get(task))
+        shapes = dict(sorted(some.shapes.items()))  # whatever order ranks have written them in
+        drawn = ScoreSet(random_scores(shapes, self.seed + number), some.manifest)
+        return [*found, Importance(CONTROL, drawn)]
+
+
+def importances_of(key: str, ranking: ScoreSet | None, scores: ScoreSet | None) -> Sequence[Importance]:
+    """What a method's scores say matters: signed ones by their value and by their magnitude.
+
+    Args:
+        key: The method's.
+        ranking: Its one ranking, where it has no scores of a set; the lowest of a signed one are specific to the task.
+        scores: Its scores of the task's samples.
+    """
+    if ranking is not None:
+        is_specific = ranking.manifest.get("options", {}).get("sign") == "signed"
+        return [Importance(key, ranking, "lowest" if is_specific else "highest")]
+    if scores is None:
+        return []
+    by_value = Importance(key, scores)
+    return [by_value, Importance(f"{key}, magnitude", scores, "magnitude")] if key.endswith("_signed") else [by_value]
+
+
+def _keep(one: CircuitTrial, evaluation: Evaluation) -> None:
+    one.figures = figures_of(evaluation)

@@ -1,0 +1,90 @@
+"""Tables and figures of circuits: how much of a model a task needs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sparc3_lightning.files import write_text
+from sparc3_lightning.report.figures import new_figure, plain_axes, save_figure
+from sparc3_lightning.report.trial_figures import grouped, marked
+from sparc3_lightning.trials import CONTROL, EMPTY, WHOLE
+from sparc3_lightning.trials.circuit import HELD_OUT, IN_SAMPLE
+from sparc3_lightning.trials.sweep_table import write_table
+
+Row = Mapping[str, Any]
+ASKED = {IN_SAMPLE: "its own samples", HELD_OUT: "held-out samples"}
+_REST = {"zero": "rest is zero", "mean": "rest is its mean", "corrupted": "rest is its twin's"}
+_MEASURES = {"faithfulness": "faithfulness (logit difference)", "accuracy": "accuracy"}
+
+
+def write_circuit(rows: Sequence[Row], areas: Sequence[Row], directory: Path) -> None:
+    """Write `table.csv`, `areas.csv` and the curves.
+
+    Args:
+        rows: See `circuit_rows`.
+        areas: See `area_rows`.
+        directory: The circuits'.
+    """
+    write_table(rows, directory)
+    write_text(directory / "areas.csv", pd.DataFrame(areas).to_csv(index=False))
+    for measure in _MEASURES:
+        save_figure(curves_figure(rows, measure), directory / "figures" / measure)
+
+
+def curves_figure(rows: Sequence[Row], measure: str) -> Figure:
+    """A measure against the share that stays: a line a method, with the least and largest over the draws.
+
+    Args:
+        rows: See `circuit_rows`.
+        measure: Column of the rows.
+    """
+    curves = [row for row in rows if row["method"] not in (EMPTY, WHOLE) and row.get(measure) is not None]
+    ablations = list(dict.fromkeys(row["ablation"] for row in curves))
+    asked = [name for name in ASKED if any(row["asked"] == name for row in curves)]
+    figure = new_figure((2.2 + 2.6 * len(ablations), 1.1 + 2.4 * len(asked)))
+    panels = figure.subplots(len(asked), len(ablations), sharex=True, sharey=True, squeeze=False)
+    methods = list(dict.fromkeys(row["method"] for row in curves))
+    for (i, j), axes in np.ndenumerate(panels):
+        shown = [row for row in curves if row["asked"] == asked[i] and row["ablation"] == ablations[j]]
+        for place, method in enumerate(methods):
+            _curve(axes, [row for row in shown if row["method"] == method], measure, place, method)
+        for end in (EMPTY, WHOLE):
+            values = [row[measure] for row in rows if row["method"] == end and row["asked"] == asked[i]
+                      and row["ablation"] == ablations[j] and row.get(measure) is not None]  # fmt: skip
+            if values:
+                axes.axhline(float(np.mean(values)), color="0.6", linestyle=":", linewidth=1, zorder=0)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        last, first = i == len(asked) - 1, j == 0
+        plain_axes(
+            axes, f"{_REST[ablations[j]]}; {ASKED[asked[i]]}", "share that stays (%)" if last else "",
+            _MEASURES[measure] if first else "", title_size=8,
+        )  # fmt: skip
+    if measure == "faithfulness" and curves:  # a few broken circuits must not flatten all others
+        panels[0, 0].set_ylim(*_limits([row[measure] for row in curves]))
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside right upper")
+    return figure
+
+
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+    low, high = (float(np.quantile(values, share)) for share in (0.02, 0.98))
+    return min(low, 0.0) - 0.1, max(high, 1.0) + 0.1
+
+
+def _curve(axes: Axes, rows: Sequence[Row], measure: str, place: int, method: str) -> None:
+    by_share = dict(sorted(grouped(rows, "share").items()))
+    if not by_share:
+        return
+    x = [100 * share for share in by_share]
+    values = [[row[measure] for row in of_share] for of_share in by_share.values()]
+    style = {"linestyle": ":" if method == CONTROL else "-", **marked(place, method)}
+    (line,) = axes.plot(x, [float(np.mean(v)) for v in values], linewidth=0.9, markersize=4, label=method, **style)
+    if any(len(v) > 1 for v in values):
+        axes.fill_between(x, [min(v) for v in values], [max(v) for v in values], color=line.get_color(), alpha=0.08,
+                          linewidth=0)  # fmt: skip

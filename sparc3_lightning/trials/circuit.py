@@ -1,0 +1,162 @@
+"""Circuits: the share of a model that a method says does a task stays, the rest is ablated; how well does it do it?"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sparc3_lightning.distributed.owners import own_rows
+from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.models.families.layers import weight_of
+from sparc3_lightning.pruning.apply import apply_masks
+from sparc3_lightning.pruning.circuits import Importance, Scope, bits_sha256, weight_masks
+from sparc3_lightning.pruning.replacement import Ablation, Values, replaced
+from sparc3_lightning.trials import EMPTY, WHOLE
+from sparc3_lightning.trials.trial import Intervention, Trial, masked_weights
+
+SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""MIB's."""
+IN_SAMPLE, HELD_OUT = "in_sample", "held_out"
+Row = dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class CircuitTrial(Trial):
+    """A circuit, and in the end how well it does the task.
+
+    Attributes:
+        task: Name of the set whose scores chose it.
+        method: Label of the method; `EMPTY` or `WHOLE`.
+        ablation: What takes the place of the rest.
+        share: How much stays, 0 to 1.
+        figures: By what it was asked of (`in_sample`, `held_out`), the figures.
+    """
+
+    task: str
+    method: str
+    ablation: Ablation
+    share: float
+    figures: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.task}, {self.method}, {self.ablation}, {self.share:.1%}"
+
+
+def kept_neurons(kept: Mapping[int, Tensor], ablation: Ablation, values: Values, made_of: str | None) -> Intervention:
+    """All neurons but those kept are replaced.
+
+    Args:
+        kept: See `replaced`.
+        ablation: Names `values`.
+        values: What takes the others' place.
+        made_of: Hash of what the values are made of; None for zero.
+    """
+    key = {"kind": "replacement", "kept": bits_sha256(kept), "ablation": ablation, "made_of": made_of}
+    return Intervention(key, partial(replaced, kept=kept, values=values))
+
+
+def kept_weights(
+    importance: Importance, layers: Mapping[str, nn.Module], share: float, scope: Scope, samples: str
+) -> Intervention:
+    """All weights of the layers but the most important are zeroed.
+
+    Args:
+        importance: Of weights.
+        layers: Which compete, by name.
+        share: How much stays.
+        scope: Where weights compete.
+        samples: Hash of the samples that the scores are of; a random draw's name.
+    """
+    made_by = {"stays": importance.label, "share": share, "scope": scope, "samples": samples,
+               "options": importance.scores.manifest.get("options")}  # fmt: skip
+    return masked_weights(made_by, partial(weight_masks, importance, layers, share, scope))
+
+
+def no_weights(layers: Mapping[str, nn.Module]) -> Intervention:
+    """All weights of the layers are zeroed."""
+
+    def masks() -> Iterable[tuple[str, Tensor]]:
+        for name, layer in layers.items():
+            weight, _ = own_rows(weight_of(layer))
+            yield name, torch.ones_like(weight, dtype=torch.bool)
+
+    return Intervention({"kind": "weights", "stays": "none"}, lambda model: apply_masks(model, masks()))
+
+
+def figures_of(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """By what was asked, each measure's figure."""
+    found: dict[str, dict[str, float]] = {}
+    for name, column in evaluation.columns.items():
+        asked, _, measure = name.partition("/")
+        assert column.figure is not None
+        found.setdefault(asked, {})[measure] = column.figure
+    return found
+
+
+def faithfulness(value: float, empty: float, full: float) -> float | None:
+    """Where a circuit's figure lies between the empty circuit's (0) and the whole model's (1); None where these agree.
+
+    Source: Mueller et al., ICML 2025 (MIB, arXiv 2504.13151), Sec. 3.
+    """
+    return (value - empty) / (full - empty) if full != empty else None
+
+
+def area(shares: Sequence[float], values: Sequence[float]) -> float:
+    """Area under a curve over the shares, by trapezoids."""
+    return float(np.trapezoid(values, shares))
+
+
+def circuit_rows(trials: Sequence[CircuitTrial]) -> list[Row]:
+    """One row a circuit and what it was asked of, with its faithfulness by logit difference and by accuracy.
+
+    Empty and whole circuits are among the trials, once a task and ablation.
+    """
+    ends = {(one.task, one.ablation, one.method): one.figures for one in trials if one.method in (EMPTY, WHOLE)}
+    rows = []
+    for one in trials:
+        for asked, found in one.figures.items():
+            row: Row = {"task": one.task, "method": one.method, "ablation": one.ablation, "share": one.share,
+                        "asked": asked, **found}  # fmt: skip
+            empty, full = (ends.get((one.task, one.ablation, end), {}).get(asked) for end in (EMPTY, WHOLE))
+            if empty is not None and full is not None:
+                for measure, name in (("logit_difference", "faithfulness"), ("accuracy", "accuracy_faithfulness")):
+                    row[name] = faithfulness(found[measure], empty[measure], full[measure])
+            rows.append(row)
+    return rows
+
+
+def area_rows(rows: Sequence[Row]) -> list[Row]:
+    """Areas of each method under each ablation: means over the tasks (draws of samples), with the least and largest.
+
+    `cpr` is the area under faithfulness, better higher; `cmd` the area between it and 1, better lower. Both as MIB has
+    them: over the shares that were measured, on a linear axis.
+    """
+    curves: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
+    for row in rows:
+        if row["method"] not in (EMPTY, WHOLE) and row.get("faithfulness") is not None:
+            of_curve = curves.setdefault((row["method"], row["ablation"], row["asked"]), {})
+            of_curve.setdefault(row["task"], []).append(row)
+    return [
+        {"method": method, "ablation": ablation, "asked": asked, "num_draws": len(draws), **_spread(draws.values())}
+        for (method, ablation, asked), draws in curves.items()
+    ]
+
+
+def _spread(draws: Iterable[Sequence[Row]]) -> Row:
+    """Mean, least and largest area over the draws' curves."""
+    found: dict[str, list[float]] = {"cpr": [], "cmd": []}
+    for curve in draws:
+        ordered = sorted(curve, key=lambda row: row["share"])
+        shares, values = [row["share"] for row in ordered], [row["faithfulness"] for row in ordered]
+        found["cpr"].append(area(shares, values))
+        found["cmd"].append(area(shares, [abs(1 - value) for value in values]))
+    return {
+        key: of(values)
+        for name, values in found.items()
+        for key, of in ((name, mean), (f"{name}_least", min), (f"{name}_largest", max))
+    }

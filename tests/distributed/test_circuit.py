@@ -1,0 +1,84 @@
+"""Circuits over several processes, replicated and sharded: the same that stays, and the same figures, as on one."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from callbacks import BaselineCallback, CircuitCallback, RelevanceCallback, ScoreWriter
+from sparc3_lightning.data.datamodule import SparC3DataModule
+from sparc3_lightning.data.samples import LoadContext, ReferenceSamples
+from tests.distributed.jobs import FixedSamples, SameWeights, make_module, make_trainer, predict
+from tests.launch import run_distributed
+from tests.tiny import tiny_samples
+from tests.tiny_files import save_tiny_model
+
+CASES = [("neuron", "replicated", 2), ("neuron", "sharded", 2), ("weight", "replicated", 2), ("weight", "sharded", 2)]
+
+
+class Asked(FixedSamples):
+    """Samples with a right and a wrong token, and a twin each."""
+
+    def load(self, context: LoadContext) -> ReferenceSamples:
+        samples = super().load(context)
+        answers = tiny_samples([2] * len(samples), seed=7)
+        return ReferenceSamples(
+            samples.ids, samples.source, samples.sample_ids,
+            following=[ids[:1] for ids in answers], against=[int(ids[1]) for ids in answers],
+            corrupted=[ids.roll(1) for ids in samples.ids],
+        )  # fmt: skip
+
+
+def circuits(model: str, granularity: str, strategy: str, home: str) -> None:
+    ablations: list[Any] = ["zero", "mean", "corrupted"] if granularity == "neuron" else ["zero"]
+    listed = [
+        RelevanceCallback(), ScoreWriter(), BaselineCallback(["gradient", "magnitude"], ["signed"]),
+        CircuitCallback([0.05, 0.3], ablations),
+    ]  # fmt: skip
+    data = SparC3DataModule(behaviours={"asked": Asked(1)}, evaluation_task=Asked(2), batch_size=2)
+    trainer = make_trainer(strategy, *listed, SameWeights(), default_root_dir=home)
+    modules = "neurons" if granularity == "neuron" else "all"
+    options = {"modules": modules, "granularity": granularity, "sign": "signed", "target": "next_token"}
+    predict(trainer, make_module(model, **options), data)
+
+
+def table(home: Path) -> dict[tuple[str, ...], list[float]]:
+    (path,) = home.rglob("table.csv")
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    names = ("accuracy", "argmax_accuracy", "logit_difference")
+    return {
+        (row["method"], row["ablation"], row["share"], row["asked"]): [float(row[name]) for name in names]
+        for row in rows
+    }
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("circuit")
+    save_tiny_model(directory / "model")
+    for granularity in ("neuron", "weight"):
+        circuits(str(directory / "model"), granularity, "replicated", str(directory / granularity))
+    return directory
+
+
+@pytest.mark.parametrize(("granularity", "strategy", "world_size"), CASES)
+def test_the_same_figures(granularity: str, strategy: str, world_size: int, home: Path) -> None:
+    own = home / f"{granularity}-{strategy}-{world_size}"
+    run_distributed(circuits, world_size, str(home / "model"), granularity, strategy, str(own))
+    wanted, found = table(home / granularity), table(own)
+    assert wanted.keys() == found.keys()
+    ours, theirs = (torch.tensor([figures[key] for key in wanted], dtype=torch.float64) for figures in (found, wanted))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_circuits_differ_by_method_share_and_ablation(home: Path) -> None:
+    for granularity, num in (("neuron", 3), ("weight", 1)):
+        found = table(home / granularity)
+        differences = {key: round(figures[2], 5) for key, figures in found.items() if key[0] not in ("none", "all")}
+        assert len({key[1] for key in found}) == num
+        # All but the whole model, which is the same for every method.
+        smaller = {key: value for key, value in differences.items() if float(key[2]) < 1}
+        assert len(set(smaller.values())) > 0.7 * len(smaller)

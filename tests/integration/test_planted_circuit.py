@@ -1,0 +1,67 @@
+"""A planted circuit: the neurons that do a task are known, and are exactly what stays."""
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from sparc3_lightning import attribute
+from sparc3_lightning.evaluation.task import last_token_logits
+from sparc3_lightning.pruning.circuits import Importance, Order, keep_neurons
+from sparc3_lightning.pruning.replacement import Values, mean_outputs, means_of, replaced, twins, zeros
+from sparc3_lightning.scoring.score_set import ScoreSet
+from tests.integration.test_planted import BAD, BEHAVIOUR, GOOD, IS_OTHER, TRIGGER, planted
+from tests.tiny import LAYERS, NEURONS
+
+# Right after TRIGGER is BAD; its twin ends with a token to which no planted neuron has anything to say.
+NEUTRAL = 39
+CLEAN = [torch.tensor([3 + number, 9, 20 - number, TRIGGER]) for number in range(8)]
+CORRUPTED = [torch.cat([ids[:-1], torch.tensor([NEUTRAL])]) for ids in CLEAN]
+NUM_PLANTED = len(BEHAVIOUR) / (LAYERS * NEURONS)
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    model = planted()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[NEUTRAL, IS_OTHER] = 0.0
+    return model
+
+
+@pytest.fixture(scope="module", params=["abs", "signed"])
+def scores(request: pytest.FixtureRequest, model: LlamaForCausalLM) -> ScoreSet:
+    return attribute(model, CLEAN, target=f"contrast:{BAD}:{GOOD}", sign=request.param)
+
+
+@torch.no_grad()
+def difference(model: LlamaForCausalLM, kept: dict[int, Tensor], values: Values) -> float:
+    with replaced(model, kept, values):
+        logits = last_token_logits(model, CLEAN + CORRUPTED)[: len(CLEAN)]
+    return float((logits[:, BAD] - logits[:, GOOD]).mean())
+
+
+def pairs(kept: dict[int, Tensor]) -> set[tuple[int, int]]:
+    return {(layer, int(index)) for layer, stays in kept.items() for index in stays.nonzero()[:, 0]}
+
+
+@pytest.fixture(params=["zero", "mean", "corrupted"])
+def values(request: pytest.FixtureRequest, model: LlamaForCausalLM) -> Values:
+    if request.param == "mean":
+        return means_of(mean_outputs(model, [CORRUPTED], lambda ids: last_token_logits(model, ids)))
+    return {"zero": zeros, "corrupted": twins}[request.param]
+
+
+def test_the_planted_circuit_is_found_exactly(scores: ScoreSet) -> None:
+    assert pairs(keep_neurons(Importance("lrp", scores), NUM_PLANTED)) == BEHAVIOUR
+
+
+def test_it_does_the_task_alone_and_a_flipped_order_does_not(
+    model: LlamaForCausalLM, scores: ScoreSet, values: Values
+) -> None:
+    def faithful(order: Order, share: float) -> float:
+        empty, full = (difference(model, keep_neurons(Importance("lrp", scores), end), values) for end in (0.0, 1.0))
+        found = difference(model, keep_neurons(Importance("lrp", scores, order), share), values)
+        return (found - empty) / (full - empty)
+
+    assert faithful("highest", NUM_PLANTED) > 0.9
+    assert faithful("lowest", 1 - NUM_PLANTED) < 0.1

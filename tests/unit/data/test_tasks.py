@@ -1,0 +1,141 @@
+"""Tasks: samples with a right and a wrong token, and twins as long."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from sparc3_lightning.data import IOI, LoadContext, TaskFile
+from tests.runs import ROOT
+
+LISTS = ROOT / "configs/tiny/ioi.json"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(ROOT / "configs/tiny/tokenizer")
+
+
+@pytest.fixture(scope="module")
+def context(tokenizer: PreTrainedTokenizerBase) -> LoadContext:
+    return LoadContext(tokenizer, 64, vocab_size=len(tokenizer), next_token=True)
+
+
+def words(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
+    return tokenizer.convert_ids_to_tokens(ids)
+
+
+def test_ioi_asks_for_the_one_named_once_and_its_twin_has_another_subject(
+    tokenizer: PreTrainedTokenizerBase, context: LoadContext
+) -> None:
+    names = set(json.loads(LISTS.read_text())["names"])
+    samples = IOI(path=str(LISTS), num_samples=24).load(context)
+    assert samples.targets is not None
+    for ids, twin, right, wrong in zip(samples.ids, samples.corrupted, samples.targets, samples.against, strict=True):
+        clean, corrupted = words(tokenizer, ids.tolist()), words(tokenizer, twin.tolist())
+        (right_name, wrong_name) = words(tokenizer, [right, wrong])
+        assert (clean.count(right_name), clean.count(wrong_name)) == (1, 2)
+        (changed,) = [place for place in range(len(clean)) if clean[place] != corrupted[place]]
+        assert clean[changed] == wrong_name
+        assert corrupted[changed] in names - {right_name, wrong_name}
+        assert changed > max(place for place, word in enumerate(clean) if word == right_name)
+
+
+def test_both_orders_come_equally_often(tokenizer: PreTrainedTokenizerBase, context: LoadContext) -> None:
+    samples = IOI(path=str(LISTS), num_samples=20).load(context)
+    is_first = [
+        ids.tolist().index(right) < ids.tolist().index(wrong)
+        for ids, right, wrong in zip(samples.ids, samples.targets or [], samples.against, strict=True)
+    ]
+    assert sum(is_first) == 10
+
+
+def test_parts_share_no_template_and_seeds_draw_anew(context: LoadContext, tokenizer: PreTrainedTokenizerBase) -> None:
+    drawn = {
+        (part, seed): IOI(path=str(LISTS), num_samples=12, part=part, seed=seed).load(context)  # type: ignore[arg-type]
+        for part in ("attribution", "evaluation")
+        for seed in (0, 1)
+    }
+    verbs = {"attribution": {"found", "slept"}, "evaluation": {"washed", "mended"}}
+    for (part, _), samples in drawn.items():
+        assert all(verbs[part] & set(words(tokenizer, ids.tolist())) for ids in samples.ids)
+    assert drawn["attribution", 0].token_hash != drawn["attribution", 1].token_hash
+    again = IOI(path=str(LISTS), num_samples=12, part="attribution").load(context)
+    assert again.token_hash == drawn["attribution", 0].token_hash
+
+
+def test_names_of_several_tokens_are_left_out(context: LoadContext, tmp_path: Path) -> None:
+    lists = json.loads(LISTS.read_text())
+    lists["names"] = [*lists["names"][:3], "wooden baker"]
+    (tmp_path / "lists.json").write_text(json.dumps(lists))
+    samples = IOI(path=str(tmp_path / "lists.json"), num_samples=12).load(context)
+    used = {*(samples.targets or []), *samples.against}
+    assert len(used) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names": []}, "`names`"),
+        ({"templates": ["the [A] and the [B] met"]}, "template must name"),
+        ({"names": ["baker", "nurse"]}, "three names"),
+    ],
+)
+def test_lists_that_cannot_be_asked_are_refused(
+    context: LoadContext, tmp_path: Path, change: dict[str, list[str]], message: str
+) -> None:
+    (tmp_path / "lists.json").write_text(json.dumps(json.loads(LISTS.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        IOI(path=str(tmp_path / "lists.json"), num_samples=2).load(context)
+
+
+def test_more_samples_than_the_lists_give_are_refused(context: LoadContext, tmp_path: Path) -> None:
+    lists = json.loads(LISTS.read_text())
+    small = {"names": lists["names"][:3], "places": ["garden"], "objects": ["map"], "templates": lists["templates"][:1]}
+    (tmp_path / "lists.json").write_text(json.dumps(small))
+    # 3 x 2 pairs, one third name each, two orders.
+    assert len(IOI(path=str(tmp_path / "lists.json"), num_samples=12).load(context)) == 12
+    with pytest.raises(ValueError, match="only 12"):
+        IOI(path=str(tmp_path / "lists.json"), num_samples=13).load(context)
+
+
+def task_file(path: Path, rows: list[dict[str, object]]) -> str:
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return str(path)
+
+
+def test_a_file_names_prompt_answers_and_twin(
+    tokenizer: PreTrainedTokenizerBase, context: LoadContext, tmp_path: Path
+) -> None:
+    rows: list[dict[str, object]] = [
+        {"id": "one", "prompt": "the old", "right": "map", "wrong": "boat", "corrupted": "the young"},
+        {"id": "two", "prompt": "the silly", "choices": ["map", "boat"], "answerKey": 1, "corrupted": "the lazy"},
+        {"id": "same", "prompt": "the whole", "right": "map", "wrong": "map", "corrupted": "the young"},
+        {"id": "long", "prompt": "the quiet", "right": "map", "wrong": "boat", "corrupted": "the very young"},
+    ]
+    samples = TaskFile(path=task_file(tmp_path / "task.jsonl", rows), num_samples=2).load(context)
+    found = dict(zip(samples.sample_ids, zip(samples.targets or [], samples.against, strict=True), strict=True))
+    boat, a_map = tokenizer.convert_tokens_to_ids(["boat", "map"])
+    assert found == {"one": (a_map, boat), "two": (boat, a_map)}
+    assert [words(tokenizer, twin.tolist())[-1] for twin in samples.corrupted] == [
+        {"one": "young", "two": "lazy"}[name] for name in samples.sample_ids
+    ]
+    with pytest.raises(ValueError, match=r"num_of_(one_token|unequal_twins).*num_of_(one_token|unequal_twins)"):
+        TaskFile(path=task_file(tmp_path / "task.jsonl", rows), num_samples=3).load(context)
+
+
+def test_a_file_needs_no_twins(context: LoadContext, tmp_path: Path) -> None:
+    openings = ("old", "young", "silly", "lazy", "heavy", "clean", "blue", "long")
+    rows: list[dict[str, object]] = [{"prompt": f"the {word}", "right": "map", "wrong": "boat"} for word in openings]
+    path = task_file(tmp_path / "task.jsonl", rows)
+    assert TaskFile(path=path, num_samples=8).load(context).corrupted == []
+    halves = [TaskFile(path=path, num_samples=1, part=part).load(context).fingerprints[0]
+              for part in ("attribution", "evaluation")]  # type: ignore[arg-type] # fmt: skip
+    assert halves[0] != halves[1]
+
+
+def test_answers_by_key_are_checked(context: LoadContext, tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"prompt": "the old", "choices": ["map", "boat"], "answerKey": 2}]
+    with pytest.raises(ValueError, match=r"line 1.*answerKey"):
+        TaskFile(path=task_file(tmp_path / "task.jsonl", rows), num_samples=1).load(context)

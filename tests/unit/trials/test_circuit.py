@@ -1,0 +1,60 @@
+"""Circuits' tables: faithfulness between empty and whole, areas as MIB has them, draws as bands."""
+
+import pytest
+
+from sparc3_lightning.trials import EMPTY, WHOLE
+from sparc3_lightning.trials.circuit import (
+    HELD_OUT,
+    IN_SAMPLE,
+    CircuitTrial,
+    area,
+    area_rows,
+    circuit_rows,
+    faithfulness,
+)
+
+
+def trial(task: str, method: str, share: float, difference: float, accuracy: float = 0.5) -> CircuitTrial:
+    figures = {asked: {"logit_difference": difference * scale, "accuracy": accuracy}
+               for asked, scale in ((IN_SAMPLE, 1.0), (HELD_OUT, 2.0))}  # fmt: skip
+    return CircuitTrial(task=task, method=method, ablation="zero", share=share, figures=figures)
+
+
+def test_faithfulness_is_0_for_the_empty_circuit_and_1_for_the_whole() -> None:
+    assert faithfulness(1.0, 1.0, 5.0) == 0.0
+    assert faithfulness(5.0, 1.0, 5.0) == 1.0
+    assert faithfulness(7.0, 1.0, 5.0) == 1.5
+    assert faithfulness(3.0, 5.0, 5.0) is None
+
+
+def test_an_area_is_that_of_trapezoids() -> None:
+    assert area([0.0, 0.5, 1.0], [0.0, 1.0, 1.0]) == pytest.approx(0.25 + 0.5)
+
+
+def test_tables_have_every_circuit_and_the_areas_of_each_curve() -> None:
+    trials = []
+    for task, middle in (("first", 3.0), ("second", 6.0)):
+        trials += [trial(task, WHOLE, 1.0, 5.0, 1.0), trial(task, EMPTY, 0.0, 1.0, 0.5)]
+        trials += [trial(task, "lrp", 0.5, middle, 0.75), trial(task, "lrp", 1.0, 5.0, 1.0)]
+    rows = circuit_rows(trials)
+    assert len(rows) == 2 * len(trials)
+    first = next(r for r in rows if (r["task"], r["method"], r["share"], r["asked"]) == ("first", "lrp", 0.5, HELD_OUT))
+    assert (first["faithfulness"], first["accuracy_faithfulness"]) == (0.5, 0.5)
+    areas = {row["asked"]: row for row in area_rows(rows)}
+    assert set(areas) == {IN_SAMPLE, HELD_OUT}
+    row = areas[IN_SAMPLE]
+    assert (row["method"], row["ablation"], row["num_draws"]) == ("lrp", "zero", 2)
+    # Half the way from 0.5 to 1, and from 1.25 to 1; over half of the axis.
+    assert row["cpr_least"] == pytest.approx(0.5 * 0.75)
+    assert row["cpr_largest"] == pytest.approx(0.5 * 1.125)
+    assert row["cpr"] == pytest.approx(0.5 * (0.75 + 1.125) / 2)
+    assert row["cmd_least"] == pytest.approx(0.5 * 0.125)
+    assert row["cmd_largest"] == pytest.approx(0.5 * 0.25)
+
+
+def test_a_model_that_does_not_need_the_neurons_has_no_faithfulness() -> None:
+    rows = circuit_rows(
+        [trial("task", WHOLE, 1.0, 2.0), trial("task", EMPTY, 0.0, 2.0), trial("task", "lrp", 0.5, 1.0)]
+    )
+    assert rows[-1]["faithfulness"] is None
+    assert area_rows(rows) == []
