@@ -20,7 +20,7 @@ from sparc3_lightning.metrics.measure import Measure
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import inform
-from sparc3_lightning.pruning.circuits import Importance, Scope, keep_neurons
+from sparc3_lightning.pruning.circuits import Importance, Scope, keep_neurons, keep_weights
 from sparc3_lightning.pruning.replacement import ABLATIONS, Ablation, Values, mean_outputs, means_of, twins, zeros
 from sparc3_lightning.report.circuit_figures import write_circuit
 from sparc3_lightning.report.terminal import print_circuit
@@ -32,12 +32,15 @@ from sparc3_lightning.trials.circuit import (
     IN_SAMPLE,
     SHARES,
     CircuitTrial,
+    Kept,
     area_rows,
     circuit_rows,
     figures_of,
     kept_neurons,
     kept_weights,
     no_weights,
+    overlap_rows,
+    part_rows,
 )
 from sparc3_lightning.trials.store import TRIALS_DIR, TrialStore
 from sparc3_lightning.trials.trial import UNCHANGED, Intervention, Trials, check_one_is_done, run_trials
@@ -59,6 +62,7 @@ class CircuitCallback(RunCallback):
             from the end; "corrupted", what they give in the sample's twin. Of weights only "zero".
         scope: Where weights compete: "global" over all layers, or "row".
         seed: Seed of the random circuits; each set has a draw of its own.
+        described: The share whose circuits are told by layer and compared, between sets and between methods.
     """
 
     after = (RelevanceCallback,)
@@ -70,12 +74,15 @@ class CircuitCallback(RunCallback):
         ablations: list[Ablation] | None = None,
         scope: Scope = "global",
         seed: int = 0,
+        described: float = 0.02,
     ) -> None:
         self.shares = sorted({*(SHARES if shares is None else shares), 1.0})
-        if not all(0.0 < share <= 1.0 for share in self.shares):
-            raise ValueError(
-                f"`shares` must lie above 0 and be at most 1, got {shares}. Set `CircuitCallback.init_args.shares`."
-            )
+        for option, values in (("shares", self.shares), ("described", [described])):
+            if not all(0.0 < share <= 1.0 for share in values):
+                raise ValueError(
+                    f"`{option}` must lie above 0 and be at most 1, got {values}. Set "
+                    f"`CircuitCallback.init_args.{option}`."
+                )
         self.ablations: list[Ablation] = ["zero"] if ablations is None else ablations
         if not self.ablations or not set(self.ablations) <= set(ABLATIONS):
             raise ValueError(
@@ -86,7 +93,7 @@ class CircuitCallback(RunCallback):
                 f"`scope` must be 'global' or 'row', got {scope!r}. Set `CircuitCallback.init_args.scope`."
             )
         self.scope: Scope = scope
-        self.seed = seed
+        self.seed, self.described = seed, described
         self._rows: list[dict[str, Any]] = []
         self._areas: list[dict[str, Any]] = []
 
@@ -138,7 +145,29 @@ class CircuitCallback(RunCallback):
         check_one_is_done(planned, "circuits")
         self._rows = circuit_rows(planned)
         self._areas = area_rows(self._rows)
-        from_rank_zero(lambda: write_circuit(self._rows, self._areas, module.log_dir / "circuit"))
+
+        def write() -> None:
+            circuits = self._described(module)
+            parts, overlaps = part_rows(circuits, partial(_place, module)), overlap_rows(circuits)
+            write_circuit(self._rows, self._areas, parts, overlaps, module.log_dir / "circuit")
+
+        with run.timed("circuits"):
+            from_rank_zero(write)
+
+    def _described(self, module: SparC3Module) -> dict[tuple[str, str], Kept]:
+        """By task and method, what stays at the share that is described; on rank 0, which has all scores."""
+        return {
+            (task, one.label): partial(self._stays, module, one)
+            for number, task in enumerate(module.data.behaviours)
+            for one in self._importances(module, task, number)
+        }
+
+    def _stays(self, module: SparC3Module, importance: Importance) -> Iterator[tuple[str, Tensor]]:
+        if module.granularity == "weight":
+            return keep_weights(importance, list(self._layers(module)), self.described, self.scope)
+        family = get_family(module.lm.config.model_type)
+        kept = keep_neurons(importance, self.described)
+        return ((family.neuron_module(layer), stays) for layer, stays in kept.items())
 
     def show(self, module: SparC3Module, stage: str) -> None:
         """Print the areas."""
@@ -254,6 +283,13 @@ def importances_of(key: str, ranking: ScoreSet | None, scores: ScoreSet | None) 
         return []
     by_value = Importance(key, scores)
     return [by_value, Importance(f"{key}, magnitude", scores, "magnitude")] if key.endswith("_signed") else [by_value]
+
+
+def _place(module: SparC3Module, name: str) -> tuple[int, str]:
+    """A module's layer, and its name in it."""
+    blocks = get_family(module.lm.config.model_type).blocks
+    layer, _, kind = name.removeprefix(f"{blocks}.").partition(".")
+    return int(layer), "neurons" if module.granularity == "neuron" else kind
 
 
 def _keep(one: CircuitTrial, evaluation: Evaluation) -> None:

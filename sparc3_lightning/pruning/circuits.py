@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -119,24 +119,24 @@ def _value(upper: int, lower: int) -> float:
     return float(torch.tensor([bits], dtype=torch.int32).view(torch.float32)[0])
 
 
-def weight_masks(
-    importance: Importance, layers: Mapping[str, torch.nn.Module], share: float, scope: Scope
+def keep_weights(
+    importance: Importance, names: Sequence[str], share: float, scope: Scope
 ) -> Iterator[tuple[str, Tensor]]:
-    """Masks of the weights that go, one layer after the other, in this rank's rows; scores are read as they are needed.
+    """The weights that stay, one layer after the other; scores are read as they are needed.
 
     Args:
         importance: Of weights.
-        layers: Which compete, by name.
+        names: Layers that compete.
         share: Of the weights that stay, above 0.
         scope: Whether weights compete over all layers, or within their row.
 
-    Shape: masks (O, I) bool.
+    Shape: (O, I) bool each.
     """
     threshold, equals = -float("inf"), 0
     if scope == "global":
-        total = sum(math.prod(importance.scores.shapes[name]) for name in layers)
-        threshold, equals = kth_highest(lambda: (importance.of(name) for name in layers), num_kept(share, total))
-    for name, layer in layers.items():
+        total = sum(math.prod(importance.scores.shapes[name]) for name in names)
+        threshold, equals = kth_highest(lambda: (importance.of(name) for name in names), num_kept(share, total))
+    for name in names:
         scores = importance.of(name)
         if scope == "row":
             kept = torch.zeros_like(scores, dtype=torch.bool)
@@ -147,5 +147,22 @@ def weight_masks(
             ties = (scores == threshold).flatten().nonzero()[:, 0][:equals]
             equals -= len(ties)
             kept.view(-1)[ties] = True
-        weight, rows = own_rows(weight_of(layer))
+        yield name, kept
+
+
+def weight_masks(
+    importance: Importance, layers: Mapping[str, torch.nn.Module], share: float, scope: Scope
+) -> Iterator[tuple[str, Tensor]]:
+    """Masks of the weights that go, in this rank's rows; see `keep_weights`.
+
+    Args:
+        importance: Of weights.
+        layers: Which compete, by name.
+        share: Of the weights that stay, above 0.
+        scope: Where weights compete.
+
+    Shape: masks (O, I) bool.
+    """
+    for name, kept in keep_weights(importance, list(layers), share, scope):
+        weight, rows = own_rows(weight_of(layers[name]))
         yield name, ~kept[rows].to(weight.device)

@@ -22,16 +22,21 @@ _REST = {"zero": "rest is zero", "mean": "rest is its mean", "corrupted": "rest 
 _MEASURES = {"faithfulness": "faithfulness (logit difference)", "accuracy": "accuracy"}
 
 
-def write_circuit(rows: Sequence[Row], areas: Sequence[Row], directory: Path) -> None:
-    """Write `table.csv`, `areas.csv` and the curves.
+def write_circuit(
+    rows: Sequence[Row], areas: Sequence[Row], parts: Sequence[Row], overlaps: Sequence[Row], directory: Path
+) -> None:
+    """Write `table.csv`, `areas.csv`, `parts.csv`, `overlap.csv` and the figures.
 
     Args:
         rows: See `circuit_rows`.
         areas: See `area_rows`.
+        parts: See `part_rows`.
+        overlaps: See `overlap_rows`.
         directory: The circuits'.
     """
     write_table(rows, directory)
-    write_text(directory / "areas.csv", pd.DataFrame(areas).to_csv(index=False))
+    for name, content in (("areas", areas), ("parts", parts), ("overlap", overlaps)):
+        write_text(directory / f"{name}.csv", pd.DataFrame(content).to_csv(index=False))
     for measure in _MEASURES:
         save_figure(curves_figure(rows, measure), directory / "figures" / measure)
 

@@ -264,7 +264,11 @@ class Overlap:
 def overlap(first: Sequence[tuple[int, int]], second: Sequence[tuple[int, int]], num_neurons: int) -> Overlap:
     """How far two selections, of a model of `num_neurons`, agree."""
     ours, theirs = set(first), set(second)
-    shared = len(ours & theirs)
-    expected = len(ours) * len(theirs) / num_neurons
-    p_value = float(stats.hypergeom.sf(shared - 1, num_neurons, len(ours), len(theirs)))
-    return Overlap(shared, shared / len(ours | theirs), expected, p_value)
+    return overlap_of(len(ours), len(theirs), len(ours & theirs), num_neurons)
+
+
+def overlap_of(num_first: int, num_second: int, num_shared: int, total: int) -> Overlap:
+    """How far two selections agree, by how many they hold, alone and both, of so many in all."""
+    p_value = float(stats.hypergeom.sf(num_shared - 1, total, num_first, num_second))
+    jaccard = num_shared / (num_first + num_second - num_shared)
+    return Overlap(num_shared, jaccard, num_first * num_second / total, p_value)

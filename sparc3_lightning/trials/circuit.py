@@ -1,8 +1,9 @@
 """Circuits: the share of a model that a method says does a task stays, the rest is ablated; how well does it do it?"""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import combinations
 from statistics import mean
 from typing import Any
 
@@ -16,6 +17,7 @@ from sparc3_lightning.models.families.layers import weight_of
 from sparc3_lightning.pruning.apply import apply_masks
 from sparc3_lightning.pruning.circuits import Importance, Scope, bits_sha256, weight_masks
 from sparc3_lightning.pruning.replacement import Ablation, Values, replaced
+from sparc3_lightning.statistics.p_values import overlap_of
 from sparc3_lightning.trials import EMPTY, WHOLE
 from sparc3_lightning.trials.trial import Intervention, Trial, masked_weights
 
@@ -23,6 +25,8 @@ SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's."""
 IN_SAMPLE, HELD_OUT = "in_sample", "held_out"
 Row = dict[str, Any]
+Kept = Callable[[], Iterator[tuple[str, Tensor]]]
+"""Gives what stays, module by module, from the start."""
 
 
 @dataclass(kw_only=True)
@@ -96,6 +100,38 @@ def figures_of(evaluation: Evaluation) -> dict[str, dict[str, float]]:
         assert column.figure is not None
         found.setdefault(asked, {})[measure] = column.figure
     return found
+
+
+def part_rows(circuits: Mapping[tuple[str, str], Kept], place: Callable[[str], tuple[int, str]]) -> list[Row]:
+    """How much of each layer stays, by kind of layer; a row a circuit and module.
+
+    Args:
+        circuits: By task and method, what stays.
+        place: A module's layer and kind.
+    """
+    rows = []
+    for (task, method), kept in circuits.items():
+        for name, stays in kept():
+            layer, kind = place(name)
+            rows.append({"task": task, "method": method, "layer": layer, "kind": kind,
+                         "num_kept": int(stays.sum()), "num": stays.numel()})  # fmt: skip
+    return rows
+
+
+def overlap_rows(circuits: Mapping[tuple[str, str], Kept]) -> list[Row]:
+    """How far circuits agree: of one method over the tasks (or draws), and of one task over the methods."""
+    rows = []
+    for (first, ours), (second, theirs) in combinations(circuits.items(), 2):
+        if (first[0] == second[0]) == (first[1] == second[1]):
+            continue
+        what = "tasks" if first[1] == second[1] else "methods"
+        counts = torch.zeros(4, dtype=torch.int64)
+        for (_, a), (_, b) in zip(ours(), theirs(), strict=True):
+            counts += torch.stack([a.sum(), b.sum(), (a & b).sum(), torch.tensor(a.numel())])
+        named = {"first": first[what == "methods"], "second": second[what == "methods"]}
+        common = first[1] if what == "tasks" else first[0]
+        rows.append({"what": what, "of": common, **named, **vars(overlap_of(*counts.tolist()))})
+    return rows
 
 
 def faithfulness(value: float, empty: float, full: float) -> float | None:

@@ -1,6 +1,7 @@
 """Circuits' tables: faithfulness between empty and whole, areas as MIB has them, draws as bands."""
 
 import pytest
+import torch
 
 from sparc3_lightning.trials import EMPTY, WHOLE
 from sparc3_lightning.trials.circuit import (
@@ -11,6 +12,8 @@ from sparc3_lightning.trials.circuit import (
     area_rows,
     circuit_rows,
     faithfulness,
+    overlap_rows,
+    part_rows,
 )
 
 
@@ -58,3 +61,24 @@ def test_a_model_that_does_not_need_the_neurons_has_no_faithfulness() -> None:
     )
     assert rows[-1]["faithfulness"] is None
     assert area_rows(rows) == []
+
+
+def test_circuits_are_told_by_layer_and_compared() -> None:
+    def kept(*bits: list[int]):  # type: ignore[no-untyped-def]
+        return lambda: iter(
+            [(f"block.{layer}.up", torch.tensor(one, dtype=torch.bool)) for layer, one in enumerate(bits)]
+        )
+
+    circuits = {
+        ("first", "lrp"): kept([1, 1, 0, 0], [1, 0, 0, 0]),
+        ("second", "lrp"): kept([1, 0, 0, 0], [1, 0, 1, 0]),
+        ("first", "random"): kept([0, 0, 0, 1], [1, 0, 0, 1]),
+    }
+    parts = part_rows(circuits, lambda name: (int(name.split(".")[1]), "up"))
+    assert [(row["task"], row["method"], row["layer"], row["num_kept"], row["num"]) for row in parts[:3]] == [
+        ("first", "lrp", 0, 2, 4), ("first", "lrp", 1, 1, 4), ("second", "lrp", 0, 1, 4),
+    ]  # fmt: skip
+    draws, methods = overlap_rows(circuits)  # the second task has no random circuit
+    assert (draws["what"], draws["of"], draws["first"], draws["second"]) == ("tasks", "lrp", "first", "second")
+    assert (draws["shared"], draws["jaccard"], draws["expected"]) == (2, 0.5, 9 / 8)
+    assert (methods["what"], methods["of"], methods["second"], methods["shared"]) == ("methods", "first", "random", 1)
