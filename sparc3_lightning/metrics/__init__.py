@@ -11,7 +11,7 @@ from sparc3_lightning.metrics.completions import (
 from sparc3_lightning.metrics.detoxify_scorer import DetoxifyScorer
 from sparc3_lightning.metrics.measure import Completion
 from sparc3_lightning.metrics.perplexity import Window, WindowPerplexity, join_rows, window_losses, windows
-from sparc3_lightning.metrics.scorers import JointScorer, LexicalScorer, Scorer
+from sparc3_lightning.metrics.scorers import JointScorer, LexicalScorer, RepetitionScorer, Scorer
 
 __all__ = [
     "AttributeSummary",
@@ -22,6 +22,7 @@ __all__ = [
     "Length",
     "LexicalScorer",
     "Repetition",
+    "RepetitionScorer",
     "Scorer",
     "Toxicity",
     "Window",

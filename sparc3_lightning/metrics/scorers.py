@@ -75,6 +75,27 @@ class LexicalScorer(Scorer):
         return {"toxicity": torch.tensor(found, dtype=torch.float64)}
 
 
+class RepetitionScorer(Scorer):
+    """How much of a text repeats itself: 1 - different / all words, case ignored; 0 of a text without words.
+
+    Source: SparC3 (arXiv 2506.13727), Sec. 4, whose response uniqueness counts tokens.
+    """
+
+    def __init__(self) -> None:
+        self.name = "repetition"
+
+    @property
+    def attributes(self) -> list[str]:
+        """The one attribute."""
+        return ["repetition"]
+
+    def score(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """The share of each text's words that it holds already; see `Scorer.score`."""
+        words = [re.findall(r"\w+", text.lower()) for text in texts]
+        found = [1 - len(set(one)) / len(one) if one else 0.0 for one in words]
+        return {"repetition": torch.tensor(found, dtype=torch.float64)}
+
+
 class JointScorer(Scorer):
     """Several scorers' opinions of the same texts: a finding that holds for one scorer only is that scorer's.
 

@@ -172,6 +172,7 @@ def test_experiment_is_built(name: str) -> None:
     assert cli.config.trainer.logger.init_args.default_hp_metric is False
     seeds = ["general_seed0", "general_seed1", "general_seed2"]
     named = {"demo/suppress.yaml": ["kind_words", "prose"], **{key: ["ordinary"] for key in WORDS}}
+    named["smollm2_135m/repetition.yaml"] = ["diverse"]
     assert list(cli.datamodule.general) == named.get(name, seeds)
 
 

@@ -81,4 +81,9 @@ def test_circuits_are_told_by_layer_and_compared() -> None:
     draws, methods = overlap_rows(circuits)  # the second task has no random circuit
     assert (draws["what"], draws["of"], draws["first"], draws["second"]) == ("tasks", "lrp", "first", "second")
     assert (draws["num_shared"], draws["jaccard"], draws["expected"]) == (2, 0.5, 9 / 8)
-    assert (methods["what"], methods["of"], methods["second"], methods["num_shared"]) == ("methods", "first", "random", 1)
+    assert (methods["what"], methods["of"], methods["second"], methods["num_shared"]) == (
+        "methods",
+        "first",
+        "random",
+        1,
+    )
