@@ -1,8 +1,9 @@
-"""What a terminal or a pipe gets: a run's summary, `sparc3 inspect`, a sweep and a compression."""
+"""What a terminal or a pipe gets: a run's summary, `sparc3 inspect`, an experiment's section."""
 
 import os
+import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,20 +18,22 @@ from rich.text import Text
 from sparc3_lightning.pruning.recipe import describe_option
 from sparc3_lightning.report.read import is_differential
 from sparc3_lightning.report.rows import Table as Rows
-from sparc3_lightning.report.rows import checks, in_brackets, outcome_table, prediction_table, removed, set_table
-from sparc3_lightning.trials import CONTROL
-from sparc3_lightning.wording import MISSING, NATS, number, p_value, percent, relevance_unit, signed
+from sparc3_lightning.report.rows import checks, outcome_table, prediction_table, removed, set_table
+from sparc3_lightning.report.sections import Section, read_experiment, section_of
+from sparc3_lightning.wording import NATS, relevance_unit
 
 if TYPE_CHECKING:  # `inspect` loads no torch
     from sparc3_lightning.runs.results import PredictionsResult, Results
     from sparc3_lightning.trials.verdict import VerdictResult
 
-Row = Mapping[str, Any]
 _BAR = 30
+_NAME = 16  # as narrow as a column of names may get
 _PLAIN: dict[str, Any] = {"title_justify": "left", "box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
 _FILES = {
     "report.html": "all of it on one page, for a browser",
     "experiment_results.json": "every figure, statistic and check",
+    "sweep": "tables and figures of the sweep",
+    "compression": "tables and figures of the compression",
     "pruned_neurons.json": "the neurons removed (the recipe)",
     "screen.csv": "what removing each candidate alone does",
     "screen_methods.csv": "which method's scores predict it",
@@ -123,11 +126,36 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
     """Print what `inspect_path` found."""
     # Names come from files: no markup, no emoji.
     console = console or Console(markup=False, emoji=False, highlight=False)
-    {"run": _print_run, "recipe": _print_recipe, "scores": _print_scores}[report["kind"]](report, console)
+    shown = {"run": _print_run, "recipe": _print_recipe, "scores": _print_scores, "compressed model": _print_compressed}
+    shown.get(report["kind"], _print_experiment)(report, console)
 
 
 def _print_run(report: dict[str, Any], console: Console) -> None:
-    results, recipe = report["results"], report["recipe"]
+    if report["results"] is None:
+        _section(console, "Run", [("directory", report["path"])])
+    else:
+        _print_suppression(report, console)
+    if report["recipe"] is not None:
+        _print_recipe(report["recipe"], console)
+    for found in report["experiments"]:
+        _print_experiment(found, console)
+    console.print()
+    print_places(Path(report["path"]), console)
+
+
+def _print_experiment(report: dict[str, Any], console: Console) -> None:
+    _print_section(section_of(report["kind"], report), Path(report["path"]), console)
+
+
+def _print_compressed(report: dict[str, Any], console: Console) -> None:
+    base, options = report["base_model"], report["options"]
+    title = f"Compressed model: {report['share']:.1%} of the weights of its linear layers removed"
+    _section(console, title, [("file", report["path"]), *_base_model(base)])
+    _section(console, "Options", [(name, describe_option(value)) for name, value in options.items()])
+
+
+def _print_suppression(report: dict[str, Any], console: Console) -> None:
+    results = report["results"]
     _section(console, "Run", [("directory", report["path"]), *_base_model(results["base_model"])])
     _print_verdict(results["verdict"], console)
     _print_outcome(results, console)
@@ -138,9 +166,6 @@ def _print_run(report: dict[str, Any], console: Console) -> None:
     sets = set_table(results["validation"])
     columns = ["reference set", "role", "samples", "tokens", "relevance", "modules"]
     _columns(console, title, columns, [row[:6] for row in sets.rows])
-    if recipe is not None:
-        _print_recipe(recipe, console)
-    print_places(Path(report["path"]), console)
 
 
 def _print_recipe(report: dict[str, Any], console: Console) -> None:
@@ -253,132 +278,52 @@ def _columns(
     console.print()
 
 
-def sweep_summary(rows: Sequence[Row], behaviour: str, table: Path, alpha: float = 0.05) -> list[str]:
-    """What a terminal shows: how many cells, which failed, what random neurons did, and whether p-values can be low."""
-    cells = [row for row in rows if row["method"] != "baseline"]
-    failed = [row for row in cells if row["status"] == "failed"]
-    different = len({row["fingerprint"] for row in cells if row["fingerprint"] is not None})
-    lines = [f"Sweep: {len(cells)} cells, {different} different selections, {len(failed)} failed. Table: {table}"]
-    lines += [f"  failed: {row['label']}: {row['error']}" for row in failed[:5]]
-    lines += [f"  ... and {len(failed) - 5} more, in the table"] * (len(failed) > 5)
-    changes = [row.get(f"{behaviour}_relative") for row in cells if row["method"] == CONTROL]
-    random = [change for change in changes if change is not None]
-    lines += [f"  random neurons: {min(random):+.1%} to {max(random):+.1%}"] if random else []
-    return lines + [f"  {line}" for line in _floor(rows, alpha)]
-
-
-def _floor(rows: Sequence[Row], alpha: float) -> list[str]:
-    """That a table's corrected p-values cannot be significant, where that is so."""
-    least = min((row["p_holm_least"] for row in rows if row.get("p_holm_least") is not None), default=0.0)
-    if least < alpha:
-        return []
-    return [
-        f"p (Holm) cannot be below {least:.3f} here, and so never below {alpha:g}: for so many selections so few "
-        "prompts have too few sign patterns. Evaluate more prompts, or fewer selections."
-    ]
-
-
-def price_table(at_prices: Sequence[Row], price: str, attribute: str, alpha: float = 0.05) -> Table:
-    """What a terminal shows of each price: the leader, and of the others the one that did best where not chosen.
-
-    The leader comes first though another may have done better there: the best of many on the second half is best by
-    luck, too.
-    """
-    title = f"At a price in {in_brackets(price)}: best on one half of the prompts leads; {attribute} and p: other half"
-    kind = price.partition("_")[0]
-    note = " ".join(_floor(at_prices, alpha)) or None
-    table = Table("up to", title=title, caption=note, caption_justify="left", **_PLAIN)
-    table.add_column("selection", overflow="fold", min_width=16)
-    for name in (attribute, "p (Holm)", "where\nchosen", kind, "p against\nleader"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for paid in dict.fromkeys(row["price"] for row in at_prices):
-        best = [row for row in at_prices if row["price"] == paid and row["options"] == "all"]
-        for place, row in enumerate(sorted(best, key=lambda row: not row["is_leader"])[:2]):
-            table.add_row(
-                "" if place else f"+{paid:.0%}", row["label"], percent(row["confirmation_relative"]),
-                p_value(row["p_holm"]), percent(row["choice_relative"]), percent(row[f"{kind}_relative"]),
-                "leads" if row["is_leader"] else p_value(row["behind_p"]),
-            )  # fmt: skip
-    return table
-
-
-def print_compression(
-    rows: Sequence[Row], prices: Sequence[str], against: str, directory: Path, console: Console | None = None
-) -> None:
-    """Print a table a price, what failed, and where all of it lies: `directory`.
+def print_experiment(name: str, directory: Path, console: Console | None = None) -> None:
+    """Print what an experiment has left in its directory, and where all of it lies.
 
     Args:
-        rows: Rows of the table, the baseline first.
-        prices: Its columns that hold a price.
-        against: Key of the method that the others are compared with.
-        directory: The compression's.
+        name: Its kind, one of `sections.KINDS`.
+        directory: The experiment's.
         console: Where to print; default: the one that Lightning's progress bar uses.
     """
     console = console or rich.get_console()
     console.print()
-    for price in prices:
-        _print_whole(_compressed(rows, price), console)
-        if any(row.get(f"{price}_against") is not None for row in rows):
-            _print_whole(_differences(rows, price, against), console)
-    for row in (row for row in rows if row["status"] == "failed"):
-        console.print(Text(f"failed: {row['label']}: {row['error']}"), soft_wrap=True)
+    _print_section(section_of(name, read_experiment(name, directory)), directory, console)
+
+
+def _print_section(section: Section, directory: Path, console: Console) -> None:
+    console.print(_list(section.title, list(section.lines)))
+    for table in section.tables:
+        print_rows(table, console)
     console.print(Text(f"Tables, figures, all intervals: {directory}"), soft_wrap=True)
 
 
-def _print_whole(table: Table, console: Console) -> None:
-    """Rather lines that are too long than figures that are cut."""
-    table.width = _full_width(table, console)
+def print_rows(content: Rows, console: Console) -> None:
+    """Print a table of any kind under its title: names fold where room is short, and no figure is ever cut."""
+    table = Table(**_PLAIN)
+    # Columns are narrow and their names long: the words of one stand above each other, all upon one line.
+    stacked = [re.split("[ _]+", name) for name in content.head]
+    height = max(map(len, stacked), default=0)
+    for place, words in enumerate(stacked):
+        is_name = place < content.num_names
+        shown = [" ".join(words)] if is_name else words
+        head = Text("\n".join([""] * (height - len(shown)) + shown))
+        table.add_column(head, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
+    for line, row in enumerate(content.rows):
+        table.add_row(
+            *(Text(cell, "bold" if (line, place) in content.strong else "") for place, cell in enumerate(row))
+        )
+    foldable = sum(
+        max(0, max(map(len, column), default=0) - _NAME) for column in _columns_of(content)[: content.num_names]
+    )
+    if (needed := _full_width(table, console) - foldable) > console.width:
+        table.width = needed  # rather lines that are too long than figures that are cut
+    console.print(Text(content.title, "bold"))
     console.print(table, crop=False)
+    if content.note:
+        console.print(Padding(Text(content.note, "dim"), (0, 0, 0, 1)))
     console.print()
 
 
-def _compressed(rows: Sequence[Row], name: str) -> Table:
-    """Prices, a line an amount, a column a method; `*` where the interval against the method to beat leaves out 0."""
-    methods = list(dict.fromkeys(row["method"] for row in rows[1:]))
-    table = _empty(f"{in_brackets(name).capitalize()}; baseline {number(rows[0][name])}", methods)
-    for amount, found in _lines(rows).items():
-        best = min((row[name] for row in found.values() if row.get(name) is not None), default=None)
-        table.add_row(amount, *(_cell(found.get(method), name, best) for method in methods))
-    return table
-
-
-def _cell(row: Row | None, name: str, best: float | None) -> Text:
-    if row is None or row.get(name) is None:
-        return Text(f"{MISSING} ")
-    low, high = row.get(f"{name}_against_low"), row.get(f"{name}_against_high")
-    differs = low is not None and high is not None and (low > 0 or high < 0)
-    return Text(number(row[name]) + ("*" if differs else " "), "bold" if row[name] == best else "")
-
-
-def _differences(rows: Sequence[Row], price: str, against: str) -> Table:
-    """How far relevance is from the method to beat, with intervals: a line a sparsity and a column a kind of it."""
-    methods = list(dict.fromkeys(row["method"] for row in rows[1:] if row["method"].startswith("lrp")))
-    table = _empty(f"{in_brackets(price).capitalize()} against {against} [95 % interval, paired by window]", methods)
-    for amount, found in _lines(rows).items():
-        table.add_row(amount, *(_interval(found.get(method), price) for method in methods))
-    table.caption = Text("Bold: lowest of its line. *: the difference's interval leaves out 0.", "dim")
-    table.caption_justify = "left"
-    return table
-
-
-def _interval(row: Row | None, price: str) -> str:
-    name = f"{price}_against"
-    if row is None or row.get(name) is None:
-        return MISSING
-    change, low, high = (signed(row[column], row[price]) for column in (name, f"{name}_low", f"{name}_high"))
-    return f"{change} [{low}, {high}]"
-
-
-def _lines(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
-    lines: dict[str, dict[str, Row]] = {}
-    for row in rows[1:]:
-        lines.setdefault(row["pattern"] or f"{row['sparsity']:.0%}", {})[row["method"]] = row
-    return lines
-
-
-def _empty(title: str, methods: Sequence[str]) -> Table:
-    table = Table(title=Text(title, "bold"), min_width=len(title) + 1, **_PLAIN)
-    table.add_column("", no_wrap=True)
-    for method in methods:
-        table.add_column(method.replace("_", "\n"), justify="right", no_wrap=True, vertical="bottom")
-    return table
+def _columns_of(content: Rows) -> list[list[str]]:
+    return [list(column) for column in zip(content.head, *content.rows, strict=True)]

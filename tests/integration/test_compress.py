@@ -23,7 +23,7 @@ METHODS = ["lrp_signed", "wanda_sequential", "wanda", "magnitude", "random"]
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with mock.patch("callbacks.compression.print_compression"):
+    with mock.patch("callbacks.compression.print_experiment"):
         return log_dir(command("predict", "configs/tiny/compress.yaml", tmp_path_factory.mktemp("compress")))
 
 
