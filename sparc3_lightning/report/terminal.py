@@ -302,20 +302,25 @@ def print_rows(content: Rows, console: Console) -> None:
     """Print a table of any kind under its title: names fold where room is short, and no figure is ever cut."""
     table = Table(**_PLAIN)
     # Columns are narrow and their names long: the words of one stand above each other, all upon one line.
-    stacked = [re.split("[ _]+", name) for name in content.head]
+    stacked = [name.split("/") if "/" in name else re.split("[ _]+", name) for name in content.head]
     height = max(map(len, stacked), default=0)
     for place, words in enumerate(stacked):
         is_name = place < content.num_names
-        shown = [" ".join(words)] if is_name else words
-        head = Text("\n".join([""] * (height - len(shown)) + shown))
+        lines = [" ".join(words)] if is_name else words
+        head = Text("\n".join([""] * (height - len(lines)) + lines))
         table.add_column(head, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
+    foldable = 0
+    for column, cells in list(zip(table.columns, zip(content.head, *content.rows, strict=True), strict=True)):
+        if column.justify == "left":  # no word of a name is broken
+            full = max(map(len, cells))
+            column.min_width = max(min(_NAME, full), *(len(word) for cell in cells for word in cell.split()), 0)
+            foldable += full - column.min_width
+    above: Sequence[str] = [""]
     for line, row in enumerate(content.rows):
-        table.add_row(
-            *(Text(cell, "bold" if (line, place) in content.strong else "") for place, cell in enumerate(row))
-        )
-    foldable = sum(
-        max(0, max(map(len, column), default=0) - _NAME) for column in _columns_of(content)[: content.num_names]
-    )
+        is_same = content.num_names > 1 and row[0] == above[0]
+        shown = ["", *row[1:]] if is_same else row  # what names several lines is said once
+        table.add_row(*(Text(cell, "bold" if (line, at) in content.strong else "") for at, cell in enumerate(shown)))
+        above = row
     if (needed := _full_width(table, console) - foldable) > console.width:
         table.width = needed  # rather lines that are too long than figures that are cut
     console.print(Text(content.title, "bold"))
@@ -323,7 +328,3 @@ def print_rows(content: Rows, console: Console) -> None:
     if content.note:
         console.print(Padding(Text(content.note, "dim"), (0, 0, 0, 1)))
     console.print()
-
-
-def _columns_of(content: Rows) -> list[list[str]]:
-    return [list(column) for column in zip(content.head, *content.rows, strict=True)]
