@@ -301,7 +301,24 @@ def _print_section(section: Section, directory: Path, console: Console) -> None:
 def print_rows(content: Rows, console: Console) -> None:
     """Print a table of any kind under its title: names fold where room is short, and no figure is ever cut."""
     table = Table(**_PLAIN)
-    # Columns are narrow and their names long: the words of one stand above each other, all upon one line.
+    _add_columns(table, content)
+    above: Sequence[str] = [""]
+    for line, row in enumerate(content.rows):
+        is_same = content.num_names > 1 and row[0] == above[0]
+        shown = ["", *row[1:]] if is_same else row  # what names several lines is said once
+        table.add_row(*(Text(cell, "bold" if (line, at) in content.strong else "") for at, cell in enumerate(shown)))
+        above = row
+    if (needed := _full_width(table, console) - _fold_names(table, content)) > console.width:
+        table.width = needed  # rather lines that are too long than figures that are cut
+    console.print(Text(content.title, "bold"))
+    console.print(table, crop=False)
+    if content.note:
+        console.print(Padding(Text(content.note, "dim"), (0, 0, 0, 1)))
+    console.print()
+
+
+def _add_columns(table: Table, content: Rows) -> None:
+    """Columns are narrow and their names long: the words of one stand above each other, all upon one line."""
     stacked = [name.split("/") if "/" in name else re.split("[ _]+", name) for name in content.head]
     height = max(map(len, stacked), default=0)
     for place, words in enumerate(stacked):
@@ -309,22 +326,14 @@ def print_rows(content: Rows, console: Console) -> None:
         lines = [" ".join(words)] if is_name else words
         head = Text("\n".join([""] * (height - len(lines)) + lines))
         table.add_column(head, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
-    foldable = 0
-    for column, cells in list(zip(table.columns, zip(content.head, *content.rows, strict=True), strict=True)):
-        if column.justify == "left":  # no word of a name is broken
-            full = max(map(len, cells))
-            column.min_width = max(min(_NAME, full), *(len(word) for cell in cells for word in cell.split()), 0)
-            foldable += full - column.min_width
-    above: Sequence[str] = [""]
-    for line, row in enumerate(content.rows):
-        is_same = content.num_names > 1 and row[0] == above[0]
-        shown = ["", *row[1:]] if is_same else row  # what names several lines is said once
-        table.add_row(*(Text(cell, "bold" if (line, at) in content.strong else "") for at, cell in enumerate(shown)))
-        above = row
-    if (needed := _full_width(table, console) - foldable) > console.width:
-        table.width = needed  # rather lines that are too long than figures that are cut
-    console.print(Text(content.title, "bold"))
-    console.print(table, crop=False)
-    if content.note:
-        console.print(Padding(Text(content.note, "dim"), (0, 0, 0, 1)))
-    console.print()
+
+
+def _fold_names(table: Table, content: Rows) -> int:
+    """Let the columns of names get narrow, though no word of a name is broken; returns how much they can give."""
+    given = 0
+    columns = list(zip(content.head, *content.rows, strict=True))[: content.num_names]
+    for column, cells in zip(table.columns, columns, strict=False):
+        full = max(map(len, cells))
+        column.min_width = max([min(_NAME, full), *(len(word) for cell in cells for word in cell.split())])
+        given += full - column.min_width
+    return given
