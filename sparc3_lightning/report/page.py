@@ -25,6 +25,7 @@ from sparc3_lightning.report.rows import (
 from sparc3_lightning.report.screen_figures import screen_pictures
 from sparc3_lightning.report.sections import (
     FIGURES,
+    PAGE_FILE,
     Section,
     experiments_in,
     figure_files,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:  # `report` loads no torch
 _TEMPLATES = Path(__file__).parent
 NUM_PROMPTS = 20
 _WIDE = 500  # points
-PAGE_FILE = "report.html"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from sparc3_lightning.report.trial_tables import (
 )
 from sparc3_lightning.trials.table import AT_PRICE_FILE, TABLE_FILE, read_table
 
+PAGE_FILE = "report.html"
 FIGURES = "figures"
 Data = Mapping[str, Any]
 

@@ -13,7 +13,7 @@ from sparc3_lightning.files import load_yaml, write_json, write_text
 from sparc3_lightning.report.read import RESULTS_FILE, read_results
 from sparc3_lightning.report.rows import Table, figure_rows, in_brackets
 from sparc3_lightning.report.sections import Data, experiments_in, read_experiment
-from sparc3_lightning.report.trial_tables import by_amount, first_at_prices, price_cell
+from sparc3_lightning.report.trial_tables import by_amount, first_at_prices
 from sparc3_lightning.trials.table import prices_of
 from sparc3_lightning.wording import MISSING, number, p_value, percent, signed
 
@@ -108,7 +108,10 @@ def _table(title: str, names: Sequence[str], runs: Sequence[str], columns: Seque
     """Columns beside each other, a row for every name that any of them has; None where fewer than two have any."""
     if sum(bool(column) for column in columns) < 2:
         return None
-    keys = dict.fromkeys(key for column in columns for key in column)
+    groups: dict[str, dict[tuple[str, ...], None]] = {}  # what only a later run has stands with its like
+    for key in (key for column in columns for key in column):
+        groups.setdefault(key[0], {})[key] = None
+    keys = [key for group in groups.values() for key in group]
     rows = [[*key, *(column.get(key, MISSING) for column in columns)] for key in keys]
     return Table([*names, *runs], rows, title=title, num_names=len(names))
 
@@ -174,7 +177,7 @@ def _compressed(compression: Data) -> Column:
         name = in_brackets(price)
         cells[name, "baseline"] = number(rows[0][price])
         for amount, found in by_amount(rows).items():
-            cells |= {(name, f"{method}, {amount}"): price_cell(row, price) for method, row in found.items()}
+            cells |= {(name, f"{method}, {amount}"): number(row.get(price)) for method, row in found.items()}
     return cells
 
 

@@ -19,7 +19,7 @@ from sparc3_lightning.pruning.recipe import describe_option
 from sparc3_lightning.report.read import is_differential
 from sparc3_lightning.report.rows import Table as Rows
 from sparc3_lightning.report.rows import checks, outcome_table, prediction_table, removed, set_table
-from sparc3_lightning.report.sections import Section, read_experiment, section_of
+from sparc3_lightning.report.sections import KINDS, PAGE_FILE, Section, read_experiment, section_of
 from sparc3_lightning.wording import NATS, relevance_unit
 
 if TYPE_CHECKING:  # `inspect` loads no torch
@@ -30,10 +30,9 @@ _BAR = 30
 _NAME = 16  # as narrow as a column of names may get
 _PLAIN: dict[str, Any] = {"title_justify": "left", "box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
 _FILES = {
-    "report.html": "all of it on one page, for a browser",
+    PAGE_FILE: "all of it on one page, for a browser",
     "experiment_results.json": "every figure, statistic and check",
-    "sweep": "tables and figures of the sweep",
-    "compression": "tables and figures of the compression",
+    **{name: f"tables and figures of the {name}" for name in KINDS},
     "pruned_neurons.json": "the neurons removed (the recipe)",
     "screen.csv": "what removing each candidate alone does",
     "screen_methods.csv": "which method's scores predict it",
@@ -296,6 +295,8 @@ def _print_section(section: Section, directory: Path, console: Console) -> None:
     for table in section.tables:
         print_rows(table, console)
     console.print(Text(f"Tables, figures, all intervals: {directory}"), soft_wrap=True)
+    if (page := directory.parent / PAGE_FILE).exists():
+        console.print(Text(f"On a page: {page}"), soft_wrap=True)
 
 
 def print_rows(content: Rows, console: Console) -> None:

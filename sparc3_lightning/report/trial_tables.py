@@ -148,15 +148,14 @@ def _compressed(rows: Sequence[Row], price: str, against: str) -> Table:
         figures = {method: row[price] for method, row in found.items() if row.get(price) is not None}
         best = min(figures.values(), default=None)
         strong |= {(line, methods.index(method) + 1) for method, figure in figures.items() if figure == best}
-        cells.append([amount, *(price_cell(found.get(method), price) for method in methods)])
+        cells.append([amount, *(_price(found.get(method), price) for method in methods)])
     notes = ["Removed: of each row's weights. Bold: lowest of its line."]
     notes += [f"*: differs from {against}: the difference's interval leaves out 0."] if against else []
     title = f"{in_brackets(price).capitalize()}; baseline {number(rows[0][price])}"
     return Table(["removed", *methods], cells, " ".join(notes), title, strong=frozenset(strong))
 
 
-def price_cell(row: Row | None, name: str) -> str:
-    """A model's price, with a `*` where it differs from the method to beat."""
+def _price(row: Row | None, name: str) -> str:
     if row is None or row.get(name) is None:
         return f"{MISSING} "
     low, high = row.get(f"{name}_against_low"), row.get(f"{name}_against_high")

@@ -12,7 +12,7 @@ from sparc3_lightning.files import write_json
 from sparc3_lightning.report.page import write_report
 from sparc3_lightning.report.read import inspect_path
 from sparc3_lightning.report.rows import Table
-from sparc3_lightning.report.sections import KINDS, Kind, Section, figure_files
+from sparc3_lightning.report.sections import KINDS, Kind, Section, figure_files, section_of
 from sparc3_lightning.report.terminal import print_report
 from sparc3_lightning.report.trial_tables import cells_table, first_at_prices, models_table
 from tests.unit.report.test_page import Page
@@ -144,6 +144,23 @@ def test_tables_hold_what_the_rows_say() -> None:
     assert "lrp, k 16, global" not in cells, "it has failed"
     models = {row[0]: row[1:] for row in models_table(compression_rows()).rows}
     assert list(models["wanda, 50%"]) == ["50.0%", "10.00", "+0.0%", "-1.0%, +1.0%", "0.900"]
+
+
+def test_what_has_failed_or_was_not_measured_is_left_out() -> None:
+    """All cells of a sweep by text alone have failed, and all compressed models."""
+    text_only = {
+        name: value for name, value in sweep_rows()[0].items() if not name.startswith(("insult", "attr", "beh"))
+    }
+    sweep = section_of("sweep", {"table": [text_only, sweep_rows()[-1]], "at_price": []})
+    assert list(sweep.lines) == [
+        "1 cells, 1 different selections, 1 failed.", "Failed: lrp, k 16, global: RuntimeError: <i>broken</i>",
+    ]  # fmt: skip
+    assert (sweep.tables, [list(row) for row in sweep.details[0].rows]) == ([], [["baseline"]])
+    broken = {**compression_rows()[1], "status": "failed", "error": "ValueError: no", "perplexity_disjoint": None}
+    rows = [compression_rows()[0], {name: value for name, value in broken.items() if "disjoint_" not in name}]
+    compression = section_of("compression", {"table": rows})
+    assert compression.lines[1] == "Failed: lrp_signed, 50%: ValueError: no"
+    assert (compression.tables, [row[0] for row in compression.details[0].rows]) == ([], ["baseline"])
 
 
 def test_the_leader_comes_first_and_one_other_follows() -> None:

@@ -21,9 +21,10 @@ from sparc3_lightning.report.side_by_side import (
     short_paths,
 )
 from sparc3_lightning.report.terminal import print_rows
+from sparc3_lightning.trials.table import write_table
 from tests.unit.evaluation.fake_run import make_evaluation, make_run
 from tests.unit.report.conftest import write_run
-from tests.unit.report.trial_runs import write_compression_dir, write_sweep_dir
+from tests.unit.report.trial_runs import compression_rows, write_compression_dir, write_sweep_dir
 
 SCORES = [[0.2 + 0.02 * i] for i in range(30)]
 
@@ -79,8 +80,20 @@ def test_a_sweep_s_leaders_and_a_compression_s_prices(tmp_path: Path, runs: list
     assert sweep["+1%", "selection"] == ["lrp, k 4, global", "lrp, k 4, global", "-"]
     assert sweep["+1%", "insult"] == ["-15.0%", "-15.0%", "-"]
     assert sweep["+1%", "perplexity (sliding)"] == ["+1.0%", "+1.0%", "-"]
-    assert compression["perplexity (disjoint)", "lrp_signed, 50%"] == ["9.50*", "9.50*", "-"]
+    assert compression["perplexity (disjoint)", "lrp_signed, 50%"] == ["9.50", "9.50", "-"]
     assert compression["perplexity (disjoint)", "baseline"] == ["10.00", "10.00", "-"]
+
+
+def test_what_only_a_later_run_has_stands_with_its_like(tmp_path: Path) -> None:
+    price = "perplexity_other"
+    for name, methods in (("one", ("wanda",)), ("two", ("lrp_signed", "wanda"))):
+        rows = [{**row, price: 1.0, f"{price}_relative_low": 0.0} for row in compression_rows(methods)]
+        write_table(rows, tmp_path / name / "compression")
+    names = list(tables_of([tmp_path / "one", tmp_path / "two"])["Compression"])
+    assert names == [
+        (price, model) for price in ("perplexity (disjoint)", "perplexity (other)")
+        for model in ("baseline", "wanda, 50%", "lrp_signed, 50%")
+    ]  # fmt: skip
 
 
 def test_runs_of_different_kinds_say_so(tmp_path: Path, runs: list[Path]) -> None:
