@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from callbacks.base import RunCallback, model_setting
+from callbacks.evaluation import write_page
 from callbacks.relevance import RelevanceCallback
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.data.samples import ReferenceSamples, token_hash
@@ -23,13 +24,11 @@ from sparc3_lightning.progress import inform
 from sparc3_lightning.pruning.circuits import Importance, Scope, keep_neurons, keep_weights
 from sparc3_lightning.pruning.replacement import ABLATIONS, Ablation, Values, mean_outputs, means_of, twins, zeros
 from sparc3_lightning.report.circuit_figures import write_circuit
-from sparc3_lightning.report.terminal import print_circuit
+from sparc3_lightning.report.terminal import print_experiment
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.scoring.weights import random_scores
-from sparc3_lightning.trials import CONTROL, EMPTY, WHOLE
+from sparc3_lightning.trials import CONTROL, EMPTY, HELD_OUT, IN_SAMPLE, WHOLE
 from sparc3_lightning.trials.circuit import (
-    HELD_OUT,
-    IN_SAMPLE,
     SHARES,
     CircuitTrial,
     Kept,
@@ -94,8 +93,7 @@ class CircuitCallback(RunCallback):
             )
         self.scope: Scope = scope
         self.seed, self.described = seed, described
-        self._rows: list[dict[str, Any]] = []
-        self._areas: list[dict[str, Any]] = []
+        self._is_done = False
 
     def check(self, trainer: Trainer, module: SparC3Module) -> None:
         """Refuse before hours of attribution what would fail after them."""
@@ -143,16 +141,16 @@ class CircuitCallback(RunCallback):
                     what = f"circuits of {task}, {ablation}"
                     planned += run_trials(of_ablation, trials, _keep, module.progress, what)
         check_one_is_done(planned, "circuits")
-        self._rows = circuit_rows(planned)
-        self._areas = area_rows(self._rows)
 
         def write() -> None:
-            circuits = self._described(module)
+            rows, circuits = circuit_rows(planned), self._described(module)
             parts, overlaps = part_rows(circuits, partial(_place, module)), overlap_rows(circuits)
-            write_circuit(self._rows, self._areas, parts, overlaps, module.log_dir / "circuit")
+            write_circuit(rows, area_rows(rows), parts, overlaps, module.log_dir / "circuit")
+            write_page(module)
 
         with run.timed("circuits"):
             from_rank_zero(write)
+        self._is_done = True
 
     def _described(self, module: SparC3Module) -> dict[tuple[str, str], Kept]:
         """By task and method, what stays at the share that is described; on rank 0, which has all scores."""
@@ -170,9 +168,9 @@ class CircuitCallback(RunCallback):
         return ((family.neuron_module(layer), stays) for layer, stays in kept.items())
 
     def show(self, module: SparC3Module, stage: str) -> None:
-        """Print the areas."""
-        if self._areas:
-            print_circuit(self._rows, self._areas, module.log_dir / "circuit")
+        """Print the tables."""
+        if self._is_done:
+            print_experiment("circuit", module.log_dir / "circuit")
 
     def _trials(self, module: SparC3Module, task: str, with_twins: bool) -> Trials:
         """What asks a circuit: its own samples, and those of the evaluation task."""

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 
 from callbacks.base import RunCallback
-from callbacks.evaluation import baseline_of, trials_of
+from callbacks.evaluation import baseline_of, trials_of, write_page
 from callbacks.relevance import RelevanceCallback
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.data.batches import Batch
@@ -28,7 +29,7 @@ from sparc3_lightning.pruning.weight_scores import (
     joined,
     relevance_keys,
 )
-from sparc3_lightning.report.terminal import print_compression
+from sparc3_lightning.report.terminal import print_experiment
 from sparc3_lightning.report.trial_figures import write_compression
 from sparc3_lightning.scoring.combine import described_set
 from sparc3_lightning.trials.compress import (
@@ -40,12 +41,11 @@ from sparc3_lightning.trials.compress import (
     trial_of,
     write_results,
 )
-from sparc3_lightning.trials.sweep_table import prices_of
 from sparc3_lightning.trials.trial import check_one_is_done, run_trials
 
 
 class CompressionCallback(RunCallback):
-    """Compresses the model by every method at every sparsity after attribution; writes `compression/`.
+    """Compresses the model by every method at every sparsity after attribution; writes `compression/`, and the page.
 
     Weights compete within their row, in all linear layers but lm_head; the lowest go. Every method scores by the
     samples under `data.general`. List it after the relevance callback, the score writer and, where other gradient-based
@@ -116,11 +116,15 @@ class CompressionCallback(RunCallback):
                 done.append(one)
                 from_rank_zero(partial(write_results, directory, described, baseline, done))
         run.compression = compression_rows(baseline, done, self.against, module.evaluator.paired_test)
-        from_rank_zero(lambda: write_compression(run.compression, self.against, directory))
+        from_rank_zero(lambda: self._write(module, directory))
         if self.save is not None:
             with run.timed("compression"):
                 self._save(module, scores, self.save)
         check_one_is_done(done, "compressed models")
+
+    def _write(self, module: SparC3Module, directory: Path) -> None:
+        write_compression(module.run.compression, self.against, directory)
+        write_page(module)
 
     def _save(self, module: SparC3Module, scores: WeightScores, chosen: Compression) -> None:
         general = [described_set(module.run.score_sets[name]) for name in self._general(module)]
@@ -156,8 +160,8 @@ class CompressionCallback(RunCallback):
 
     def show(self, module: SparC3Module, stage: str) -> None:
         """Print the tables."""
-        if rows := module.run.compression:
-            print_compression(rows, prices_of(rows), self.against, module.log_dir / "compression")
+        if module.run.compression:
+            print_experiment("compression", module.log_dir / "compression")
 
 
 def _keep(one: Compressed, evaluation: Evaluation) -> None:

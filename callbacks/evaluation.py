@@ -85,8 +85,7 @@ class EvaluationCallback(RunCallback):
         def report() -> None:
             run.results = experiment_results(run, module.evaluator, module.data.describe())
             write_json(log_dir / RESULTS_FILE, run.results)
-            announce(module.trainer, "drawing the figures and writing the page")
-            write_report(log_dir, run=finished_run(run, log_dir))
+            write_page(module)
 
         from_rank_zero(report)
 
@@ -104,6 +103,13 @@ class EvaluationCallback(RunCallback):
         for name, evaluation in (("baseline", module.run.baseline), ("pruned", module.run.pruned)):
             if evaluation is not None:
                 _save(module.log_dir, f"{name}_eval.json", evaluation.to_json())
+
+
+def write_page(module: SparC3Module) -> None:
+    """Write the run's page with all that it has found so far. Rank 0 calls."""
+    run, log_dir = module.run, module.log_dir
+    announce(module.trainer, "drawing the figures and writing the page")
+    write_report(log_dir, run=finished_run(run, log_dir) if run.results else None)
 
 
 def trials_of(module: SparC3Module, with_prompts: bool = True) -> Trials:

@@ -2,12 +2,10 @@
 
 from dataclasses import replace
 
-import rich
 from lightning.pytorch import Trainer
-from rich.console import RenderableType
 
 from callbacks.base import RunCallback
-from callbacks.evaluation import baseline_of, trials_of
+from callbacks.evaluation import baseline_of, trials_of, write_page
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.passes import describe_passes
@@ -15,6 +13,7 @@ from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import inform
+from sparc3_lightning.report.terminal import print_experiment
 from sparc3_lightning.report.trial_figures import write_sweep
 from sparc3_lightning.trials.sweep import Candidates, Grid, PlannedCell, cells_of, plan_cells
 from sparc3_lightning.trials.sweep_table import baseline_row, figures_of, num_corrected, overlap_rows
@@ -22,7 +21,7 @@ from sparc3_lightning.trials.trial import check_one_is_done, run_trials
 
 
 class SweepCallback(RunCallback):
-    """Evaluates every cell of the grids after attribution; writes `sweep/` with tables and figures.
+    """Evaluates every cell of the grids after attribution; writes `sweep/` with tables and figures, and the page.
 
     A cell whose neurons were evaluated before, by this run or another one with the same `model.trials_dir`, is read.
 
@@ -42,7 +41,7 @@ class SweepCallback(RunCallback):
     ) -> None:
         self.cells = cells_of(grids)
         self.seed = seed
-        self._summary: list[RenderableType] = []
+        self._is_written = False
 
     def check(self, trainer: Trainer, module: SparC3Module) -> None:
         """Refuse before hours of attribution what would fail after them."""
@@ -88,13 +87,14 @@ class SweepCallback(RunCallback):
 
     def _write(self, module: SparC3Module, planned: list[PlannedCell], candidates: Candidates) -> None:
         assert module.run.baseline is not None
-        base, baseline = module.run.base_model, baseline_row(module.run.baseline)
+        base, alpha = module.run.base_model, module.evaluator.paired_test.alpha
+        baseline = {**baseline_row(module.run.baseline), "alpha": alpha}
         overlaps = overlap_rows(planned, candidates, base["num_neurons"])
-        directory, alpha = module.log_dir / "sweep", module.evaluator.paired_test.alpha
-        self._summary = write_sweep(planned, baseline, overlaps, base["num_layers"], directory, alpha)
+        write_sweep(planned, baseline, overlaps, base["num_layers"], module.log_dir / "sweep")
+        write_page(module)
+        self._is_written = True
 
     def show(self, module: SparC3Module, stage: str) -> None:
         """Print the summary."""
-        for part in self._summary:
-            rich.print(part)
-        self._summary = []
+        if self._is_written:
+            print_experiment("sweep", module.log_dir / "sweep")

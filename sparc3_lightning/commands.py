@@ -1,4 +1,4 @@
-"""The file-only commands: inspect, select, apply, report, plan. No Trainer, and torch only where tensors are needed."""
+"""The file-only commands, from inspect to plan: no Trainer, and torch only where tensors are needed."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ def run_file_command(command: str, args: list[str]) -> None:
     """Run one file-only command.
 
     Args:
-        command: "inspect", "select", "apply", "report" or "plan".
+        command: "inspect", "select", "apply", "report", "compare" or "plan".
         args: Its options.
 
     Raises:
@@ -97,7 +97,8 @@ def _inspect_options(parser: argparse.ArgumentParser) -> None:
         "path",
         metavar="PATH",
         type=Path,
-        help="run directory or its experiment_results.json, score directory, or recipe",
+        help="run directory or its experiment_results.json, sweep/ or compression/ in it, score directory, recipe, or "
+        "compressed model",
     )
     parser.add_argument(
         "--top", metavar="N", type=_positive, default=10, help="how many neurons to list (default: %(default)s)"
@@ -106,7 +107,7 @@ def _inspect_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    """Show a run (verdict, figures before and after, sets, recipe, files), a score directory or a recipe."""
+    """Show a run (verdict, figures before and after, sets, recipe, sweep, compression), scores or a recipe."""
     from sparc3_lightning.report.read import inspect_path
 
     report = inspect_path(options.path, options.top)
@@ -255,6 +256,29 @@ def _report(options: argparse.Namespace) -> None:
     print(f"report: {write_report(options.run, options.num_prompts)}")
 
 
+def _compare_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="directories of finished runs, two or more")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="also write the tables here, as .csv or .json")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    """Show runs side by side: what was measured, how neurons were chosen, and what differs in their configs."""
+    from rich.console import Console
+
+    from sparc3_lightning.report.side_by_side import check_output, compare_runs, read_runs, write_comparison
+    from sparc3_lightning.report.terminal import print_rows
+
+    if options.output is not None:
+        check_output(options.output)
+        _refuse_existing(options.output, "--output")
+    tables = compare_runs(read_runs(options.runs))
+    console = Console(markup=False, emoji=False, highlight=False)
+    for table in tables:
+        print_rows(table, console)
+    if options.output is not None:
+        print(f"tables: {write_comparison(tables, options.output)}")
+
+
 def _plan_options(parser: argparse.ArgumentParser) -> None:
     from sparc3_lightning.plan.rates import DEFAULT_GPU, GPUS, RATE_OPTIONS, Assumed
 
@@ -294,5 +318,6 @@ _COMMANDS: dict[str, tuple[_Options, Callable[[argparse.Namespace], None]]] = {
     "select": (_select_options, _select),
     "apply": (_apply_options, _apply),
     "report": (_report_options, _report),
+    "compare": (_compare_options, _compare),
     "plan": (_plan_options, _plan),
 }

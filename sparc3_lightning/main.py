@@ -20,11 +20,12 @@ TRAINER_COMMANDS = {
     "predict": "attribute reference sets; where the config says so, select, prune and evaluate: the main job",
 }
 FILE_COMMANDS = {
-    "inspect": "show a finished run, a score directory or a recipe",
+    "inspect": "show a finished run, an experiment of it, a score directory or a recipe",
     "select": "score directories in, recipe out",
     "apply": "base model and recipe in, pruned Hugging Face directory out",
     "plan": "what a run needs before anyone queues: memory, disk, seconds; from its YAML",
     "report": "figures and a page of a finished run, from its results files",
+    "compare": "runs side by side, and what differs in their configs",
 }
 
 

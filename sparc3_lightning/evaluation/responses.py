@@ -15,8 +15,7 @@ from sparc3_lightning.data.samples import Prompt, fingerprint
 from sparc3_lightning.distributed.ranks import check_same_on_every_rank, from_rank_zero
 from sparc3_lightning.files import read_json, write_json
 from sparc3_lightning.metrics.scorers import Scorer, scorer_setting
-from sparc3_lightning.pruning.recipe import RECIPE_FILE
-from sparc3_lightning.pruning.save import COMPRESSION_FILE
+from sparc3_lightning.pruning.recipe import COMPRESSION_FILE, RECIPE_FILE
 
 FORMAT_VERSION = 1
 RESPONSES_FILE = "responses.json"

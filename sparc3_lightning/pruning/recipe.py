@@ -10,6 +10,8 @@ from sparc3_lightning.version import package_versions
 
 FORMAT_VERSION, _KNOWN = 2, (1, 2)  # 1 knows no factors: all are 0
 RECIPE_FILE = "pruned_neurons.json"
+COMPRESSION_FILE = "compression.json"
+"""What a saved compressed model says of itself, in a recipe\'s place."""
 
 Measured = dict[str, float | str | None]
 """What a screen has measured of a neuron, and in `unit` what its effects are counted in."""

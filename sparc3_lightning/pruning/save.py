@@ -12,10 +12,10 @@ from sparc3_lightning.files import write_json
 from sparc3_lightning.models.hf_directory import save_hf_directory
 from sparc3_lightning.pruning.apply import apply_masks, apply_recipe, check_base_model
 from sparc3_lightning.pruning.card import CARD_FILE, compressed_card, model_card
-from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.pruning.recipe import COMPRESSION_FILE, Recipe
 from sparc3_lightning.version import package_versions
 
-COMPRESSION_FILE, _COMPRESSION_FORMAT = "compression.json", 1
+_COMPRESSION_FORMAT = 1
 
 
 def save_pruned_model(

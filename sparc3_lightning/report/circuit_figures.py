@@ -12,12 +12,10 @@ from matplotlib.figure import Figure
 from sparc3_lightning.files import write_text
 from sparc3_lightning.report.figures import new_figure, plain_axes, save_figure
 from sparc3_lightning.report.trial_figures import grouped, marked
-from sparc3_lightning.trials import CONTROL, EMPTY, WHOLE
-from sparc3_lightning.trials.circuit import HELD_OUT, IN_SAMPLE
-from sparc3_lightning.trials.sweep_table import write_table
+from sparc3_lightning.trials import ASKED, CONTROL, EMPTY, WHOLE
+from sparc3_lightning.trials.table import write_table
 
 Row = Mapping[str, Any]
-ASKED = {IN_SAMPLE: "its own samples", HELD_OUT: "held-out samples"}
 _REST = {"zero": "rest is zero", "mean": "rest is its mean", "corrupted": "rest is its twin's"}
 _MEASURES = {"faithfulness": "faithfulness (logit difference)", "accuracy": "accuracy"}
 
@@ -34,9 +32,9 @@ def write_circuit(
         overlaps: See `overlap_rows`.
         directory: The circuits'.
     """
-    write_table(rows, directory)
     for name, content in (("areas", areas), ("parts", parts), ("overlap", overlaps)):
         write_text(directory / f"{name}.csv", pd.DataFrame(content).to_csv(index=False))
+    write_table(rows, directory)
     for measure in _MEASURES:
         save_figure(curves_figure(rows, measure), directory / "figures" / measure)
 

@@ -1,6 +1,7 @@
 """The page: everything a run found, with its figures, in one HTML file that needs no network and runs no script."""
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sparc3_lightning.files import write_text
 from sparc3_lightning.report.figures import pictures, save_figure
-from sparc3_lightning.report.read import FinishedRun, read_run
+from sparc3_lightning.report.read import RESULTS_FILE, FinishedRun, base_model_of, made_with, read_run
 from sparc3_lightning.report.rows import (
     agreement_lines,
     checks,
@@ -22,6 +23,15 @@ from sparc3_lightning.report.rows import (
     set_table,
 )
 from sparc3_lightning.report.screen_figures import screen_pictures
+from sparc3_lightning.report.sections import (
+    FIGURES,
+    PAGE_FILE,
+    Section,
+    experiments_in,
+    figure_files,
+    read_experiment,
+    section_of,
+)
 from sparc3_lightning.wording import MISSING, relevance_unit, visible
 
 if TYPE_CHECKING:  # `report` loads no torch
@@ -29,8 +39,7 @@ if TYPE_CHECKING:  # `report` loads no torch
 
 _TEMPLATES = Path(__file__).parent
 NUM_PROMPTS = 20
-PAGE_FILE = "report.html"
-FIGURES = "figures"
+_WIDE = 500  # points
 
 
 @dataclass(frozen=True)
@@ -46,16 +55,32 @@ class PageFigure:
         """The file itself as an address: an image in a page of its own, in which names cannot clash or scripts run."""
         return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode("ascii")
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether it has so many panels that none could be read in a column of the page."""
+        size = re.search(rb'<svg[^>]*? width="([\d.]+)pt"', self.svg[:2000])
+        return size is not None and float(size[1]) > _WIDE
+
+
+@dataclass(frozen=True)
+class PageSection:
+    """An experiment's section as the page holds it: with its figures, and the name that it is reached by."""
+
+    name: str
+    section: Section
+    figures: Sequence[PageFigure]
+
 
 def write_report(run_dir: Path, num_prompts: int = NUM_PROMPTS, run: FinishedRun | None = None) -> Path:
-    """Make `figures/` (PNG and SVG) and `report.html` of a finished run.
+    """Make `figures/` (PNG and SVG) and `report.html` of a run: of its suppression and of every further experiment.
 
-    What is there already is replaced; the same run gives the same figures and page, byte for byte.
+    What is there already is replaced; the same run gives the same figures and page, byte for byte. An experiment's own
+    figures are shown as it has left them.
 
     Args:
         run_dir: The run's directory.
         num_prompts: How many prompts the page shows with their completions.
-        run: What was found; default: read from the directory.
+        run: What suppression found; default: read from the directory, where it is there.
 
     Returns:
         The page.
@@ -64,47 +89,94 @@ def write_report(run_dir: Path, num_prompts: int = NUM_PROMPTS, run: FinishedRun
         FileNotFoundError: It is no run directory, or a file is missing; names it.
         ValueError: A file cannot be read or belongs to another run; names it.
     """
-    run = run or read_run(run_dir)
+    found = experiments_in(run_dir)
+    if run is None and ((run_dir / RESULTS_FILE).is_file() or not found):
+        run = read_run(run_dir)
+    shown = [] if run is None else _draw(run, run_dir / FIGURES)
+    sections = [_page_section(name, directory) for name, directory in found.items()]
+    return write_text(run_dir / PAGE_FILE, render_page(run, shown, num_prompts, sections, run_dir))
+
+
+def _draw(run: FinishedRun, directory: Path) -> list[PageFigure]:
     shown = []
     for picture in (*pictures(run), *screen_pictures(run.results, run.screened)):
-        svg = save_figure(picture.figure, run_dir / FIGURES / picture.name)
+        svg = save_figure(picture.figure, directory / picture.name)
         shown.append(PageFigure(picture.name, svg.read_bytes(), picture.caption))
-    return write_text(run_dir / PAGE_FILE, render_page(run, shown, num_prompts))
+    return shown
 
 
-def render_page(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: int = NUM_PROMPTS) -> str:
+def _page_section(name: str, directory: Path) -> PageSection:
+    section = section_of(name, read_experiment(name, directory))
+    figures = [
+        PageFigure(f"{name}_{path.stem}", path.read_bytes(), caption) for path, caption in figure_files(name, directory)
+    ]
+    return PageSection(name, section, figures)
+
+
+def render_page(
+    run: FinishedRun | None,
+    figures: Sequence[PageFigure],
+    num_prompts: int = NUM_PROMPTS,
+    sections: Sequence[PageSection] = (),
+    run_dir: Path | None = None,
+) -> str:
     """The page as HTML. Every text of a run is escaped, whoever wrote it.
 
     Args:
-        run: What the run has left.
-        figures: What to show, in order.
+        run: What suppression has left; None where the run was for something else.
+        figures: What to show of it, in order.
         num_prompts: How many prompts are shown with their completions, spaced evenly over all.
+        sections: The run's further experiments.
+        run_dir: Where a run without suppression keeps its model's name, provenance and config.
     """
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters["visible"] = visible
+    assert run is not None or run_dir is not None
+    content = _of_directory(run_dir, sections) if run is None and run_dir else {}
+    content |= {} if run is None else _of_run(run, figures, num_prompts)
+    return environment.get_template("page.html").render(
+        of_run=run is not None,
+        sections=[{"name": one.name, **vars(one.section), "figures": one.figures} for one in sections],
+        **content,
+    )
+
+
+def _of_directory(run_dir: Path, sections: Sequence[PageSection]) -> dict[str, Any]:
+    """What the page says of a run that did not suppress anything."""
+    provenance, config = made_with(run_dir)
+    return {
+        "heading": " and ".join(one.section.title for one in sections) + " of",
+        "model": base_model_of(run_dir) or "a model",
+        "provenance": None if provenance is None else _flat(provenance),
+        "config": config,
+    }
+
+
+def _of_run(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: int) -> dict[str, Any]:
+    """What the page says of a suppression."""
     results = run.results
     predictions = results.get("predictions")  # runs of before had none
-    return environment.get_template("page.html").render(
-        model=results["base_model"].get("id"),
-        num_neurons=results["selection"]["num_neurons"],
-        verdict=results["verdict"],
-        outcome=outcome_table(results),
-        evidence=evidence_table(results),
-        figures=figures,
-        selection=[removed(results["selection"]), *checks(results), *agreement_lines(results)],
-        validation=set_table(results["validation"], relevance_unit(results["relevance"])),
-        predictions=None if predictions is None else prediction_table(predictions),
-        completions=first_completions(run.baseline, run.pruned, num_prompts),
-        num_prompts=len(run.baseline.prompts),
-        attribute=run.baseline.attribute,
-        words=_words(results),
-        choices=_choices(results),
-        provenance=None if run.provenance is None else _flat(run.provenance),
-        config=run.config,
-    )
+    return {
+        "heading": f"{results['selection']['num_neurons']} neurons removed from",
+        "model": results["base_model"].get("id"),
+        "verdict": results["verdict"],
+        "outcome": outcome_table(results),
+        "evidence": evidence_table(results),
+        "figures": figures,
+        "selection": [removed(results["selection"]), *checks(results), *agreement_lines(results)],
+        "validation": set_table(results["validation"], relevance_unit(results["relevance"])),
+        "predictions": None if predictions is None else prediction_table(predictions),
+        "completions": first_completions(run.baseline, run.pruned, num_prompts),
+        "num_prompts": len(run.baseline.prompts),
+        "attribute": run.baseline.attribute,
+        "words": _words(results),
+        "choices": _choices(results),
+        "provenance": None if run.provenance is None else _flat(run.provenance),
+        "config": run.config,
+    }
 
 
 def _words(results: "Results") -> dict[str, list[str]]:

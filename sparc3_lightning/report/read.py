@@ -1,4 +1,7 @@
-"""What lies at a path: a run, scores or a recipe. Torch is imported only where scores are inspected."""
+"""What lies at a path: a run, an experiment of it, scores, a recipe or a compressed model.
+
+Torch is imported only where scores are inspected.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from sparc3_lightning.files import read_json
 from sparc3_lightning.models.families import get_family
-from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe
+from sparc3_lightning.pruning.recipe import COMPRESSION_FILE, RECIPE_FILE, Recipe
+from sparc3_lightning.report.sections import KINDS, experiment_at, experiments_in, read_experiment
 from sparc3_lightning.scoring.manifest import MANIFEST_FILE, read_manifest, tensor_files
 from sparc3_lightning.trials import SCREEN_FILE
 from sparc3_lightning.version import RESULTS_FORMAT
@@ -28,7 +32,15 @@ if TYPE_CHECKING:
 
 RESULTS_FILE = "experiment_results.json"
 _SECTIONS = ("base_model", "relevance", "selection", "baseline", "pruned", "verdict", "validation")
-_SHOWN = f"`inspect` shows run directories, their {RESULTS_FILE}, score directories and recipes."
+_SHOWN = (
+    f"`inspect` shows run directories, their {RESULTS_FILE}, {' and '.join(f'{name}/' for name in KINDS)} with the "
+    "files in them, score directories, recipes and compressed models."
+)
+
+
+def experiment_files() -> list[str]:
+    """What a run directory holds of each further kind of experiment."""
+    return [f"{name}/{kind.file}" for name, kind in KINDS.items()]
 
 
 def read_results(run_dir: Path) -> Results:
@@ -44,7 +56,8 @@ def read_results(run_dir: Path) -> Results:
     if not path.is_file():
         raise FileNotFoundError(
             f"no experiment results at {path}: a run writes them last, where `trainer.callbacks` lists "
-            "`callbacks.EvaluationCallback`. Name the directory of a finished run (`logs/NAME/version_N`)."
+            f"`callbacks.EvaluationCallback`. There is no {' or '.join(experiment_files())} either. Name the "
+            "directory of a finished run (`logs/NAME/version_N`)."
         )
     results = read_json(path, "experiment results")
     missing = [name for name in _SECTIONS if not isinstance(results, dict) or name not in results]
@@ -181,7 +194,7 @@ def finished_run(run: Run, run_dir: Path) -> FinishedRun:
     neurons = _neurons(run_dir / "scores", sets, run.recipe)
     baseline, pruned, *controls = (Side.of(one.to_json()) for one in (run.baseline, run.pruned, *run.controls))
     return FinishedRun(
-        run.results, baseline, pruned, controls, run.recipe, neurons, *_made_with(run_dir), read_screen(run_dir)
+        run.results, baseline, pruned, controls, run.recipe, neurons, *made_with(run_dir), read_screen(run_dir)
     )
 
 
@@ -208,16 +221,24 @@ def read_run(run_dir: Path) -> FinishedRun:
     scores, selection = run_dir / "scores", results["selection"]
     sets = [_stored_scores(scores / name) for name in (*selection["general"], selection["behaviour"])]
     neurons = _neurons(scores, sets, recipe)
-    return FinishedRun(results, baseline, pruned, controls, recipe, neurons, *_made_with(run_dir), read_screen(run_dir))
+    return FinishedRun(results, baseline, pruned, controls, recipe, neurons, *made_with(run_dir), read_screen(run_dir))
 
 
-def _made_with(run_dir: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """Provenance and config."""
+def made_with(run_dir: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """Provenance and config of a run; None where one was not kept."""
     provenance, config = run_dir / "provenance.json", run_dir / "config.yaml"
     return (
         read_json(provenance, "provenance") if provenance.exists() else None,
         config.read_text(encoding="utf-8", errors="replace") if config.exists() else None,
     )
+
+
+def base_model_of(run_dir: Path) -> str | None:
+    """Name of the model that a run is about, by the first scores that it has left."""
+    manifest = next(iter(sorted((run_dir / "scores").glob(f"*/{MANIFEST_FILE}"))), None)
+    # The manifest alone: a page needs no scores, and whoever is short of room may have removed them.
+    name = None if manifest is None else read_json(manifest, "score manifest").get("base_model", {}).get("id")
+    return None if name is None else str(name)
 
 
 def read_screen(run_dir: Path) -> ScreenedNeurons | None:
@@ -288,11 +309,12 @@ def _neurons(directory: Path, sets: Sequence[Mapping[int, Floats]], recipe: Reci
 
 
 def inspect_path(path: Path, top: int) -> dict[str, Any]:
-    """Report of the run, the score directory or the recipe at `path`.
+    """Report of the run, the experiment, the score directory, the recipe or the compressed model at `path`.
 
     Args:
-        path: Run directory or its results file; score directory; recipe file, or a directory with a recipe (a pruned
-            model's, or a run's that did not evaluate).
+        path: Run directory or its results file; an experiment's directory in a run's (`sweep/`, `compression/`) or a
+            file in it; score directory; recipe file, or a directory with a recipe (a pruned model's, or a run's that
+            did not evaluate); a compressed model's directory or its record.
         top: How many neurons to list.
 
     Raises:
@@ -303,8 +325,12 @@ def inspect_path(path: Path, top: int) -> dict[str, Any]:
         return score_report(path, top)
     if path.name == MANIFEST_FILE or path.suffix == ".safetensors":
         return score_report(path.parent, top)
-    if path.name == RESULTS_FILE or (path / RESULTS_FILE).is_file():
+    if path.name == RESULTS_FILE or (path / RESULTS_FILE).is_file() or experiments_in(path):
         return run_report(path.parent if path.name == RESULTS_FILE else path, top)
+    if (found := experiment_at(path)) is not None:
+        return experiment_report(*found)
+    if path.name == COMPRESSION_FILE or (path / COMPRESSION_FILE).is_file():
+        return compressed_report(path / COMPRESSION_FILE if path.is_dir() else path)
     if path.suffix == ".json" and path.is_file() and _is_no_recipe(path):
         raise ValueError(f"{path} is no recipe. {_SHOWN}")
     if path.is_file() or (path / RECIPE_FILE).is_file():
@@ -327,14 +353,36 @@ def _is_no_recipe(path: Path) -> bool:
 
 
 def run_report(run_dir: Path, top: int) -> dict[str, Any]:
-    """Results of a finished run, and the recipe beside them (None where the file is alone)."""
-    has_recipe = (run_dir / RECIPE_FILE).is_file()
+    """Results of a finished run, the recipe beside them, and its further experiments; None or empty where none is."""
+    has_recipe, found = (run_dir / RECIPE_FILE).is_file(), experiments_in(run_dir)
+    # Only where there is nothing else is it an error that they are missing.
+    has_results = (run_dir / RESULTS_FILE).is_file() or not found
     return {
         "kind": "run",
         "path": str(run_dir),
-        "results": read_results(run_dir),
+        "results": read_results(run_dir) if has_results else None,
         "recipe": recipe_report(run_dir, top) if has_recipe else None,
+        "experiments": [experiment_report(*one) for one in found.items()],
     }
+
+
+def experiment_report(name: str, directory: Path) -> dict[str, Any]:
+    """What an experiment has left in its directory: its tables."""
+    return {"kind": name, "path": str(directory), **read_experiment(name, directory)}
+
+
+def compressed_report(path: Path) -> dict[str, Any]:
+    """What a saved compressed model says of itself.
+
+    Raises:
+        ValueError: The file says nothing of one.
+    """
+    content = read_json(path, "compressed model's record")
+    known = ("base_model", "options", "share")
+    missing = [name for name in known if not isinstance(content, dict) or name not in content]
+    if missing:
+        raise ValueError(f"{path} must say how a model was compressed, but it has no `{missing[0]}`.")
+    return {"kind": "compressed model", "path": str(path), **content}
 
 
 def recipe_report(path: Path, top: int) -> dict[str, Any]:

@@ -42,11 +42,23 @@ _NOTES = {
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under a head; the first cell of a row names it."""
+    """Rows of cells under a head; the first cells of a row name it.
+
+    Attributes:
+        head: Names of the columns.
+        rows: Cells, as many as there are names.
+        note: What must be known to read it.
+        title: What it shows.
+        num_names: How many of a row's cells name it; the others are figures.
+        strong: Row and column of the cells to be seen first.
+    """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+    title: str = ""
+    num_names: int = 1
+    strong: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from sparc3_lightning.report.rows import HIDDEN, Completion, first_completions, 
 from sparc3_lightning.runs.results import Results, throughput
 from sparc3_lightning.runs.run import Run
 from sparc3_lightning.scoring.score_set import ScoreSet
-from sparc3_lightning.trials.sweep_table import prices_of, short_names
+from sparc3_lightning.trials.table import prices_of, short_names
 from sparc3_lightning.trials.verdict import VerdictResult
 
 

@@ -1,8 +1,9 @@
-"""What a terminal or a pipe gets: a run's summary, `sparc3 inspect`, a sweep and a compression."""
+"""What a terminal or a pipe gets: a run's summary, `sparc3 inspect`, an experiment's section."""
 
 import os
+import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,20 +18,21 @@ from rich.text import Text
 from sparc3_lightning.pruning.recipe import describe_option
 from sparc3_lightning.report.read import is_differential
 from sparc3_lightning.report.rows import Table as Rows
-from sparc3_lightning.report.rows import checks, in_brackets, outcome_table, prediction_table, removed, set_table
-from sparc3_lightning.trials import CONTROL, EMPTY, WHOLE
-from sparc3_lightning.wording import MISSING, NATS, number, p_value, percent, relevance_unit, signed
+from sparc3_lightning.report.rows import checks, outcome_table, prediction_table, removed, set_table
+from sparc3_lightning.report.sections import KINDS, PAGE_FILE, Section, read_experiment, section_of
+from sparc3_lightning.wording import NATS, relevance_unit
 
 if TYPE_CHECKING:  # `inspect` loads no torch
     from sparc3_lightning.runs.results import PredictionsResult, Results
     from sparc3_lightning.trials.verdict import VerdictResult
 
-Row = Mapping[str, Any]
 _BAR = 30
+_NAME = 16  # as narrow as a column of names may get
 _PLAIN: dict[str, Any] = {"title_justify": "left", "box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
 _FILES = {
-    "report.html": "all of it on one page, for a browser",
+    PAGE_FILE: "all of it on one page, for a browser",
     "experiment_results.json": "every figure, statistic and check",
+    **{name: f"tables and figures of the {name}" for name in KINDS},
     "pruned_neurons.json": "the neurons removed (the recipe)",
     "screen.csv": "what removing each candidate alone does",
     "screen_methods.csv": "which method's scores predict it",
@@ -123,11 +125,36 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
     """Print what `inspect_path` found."""
     # Names come from files: no markup, no emoji.
     console = console or Console(markup=False, emoji=False, highlight=False)
-    {"run": _print_run, "recipe": _print_recipe, "scores": _print_scores}[report["kind"]](report, console)
+    shown = {"run": _print_run, "recipe": _print_recipe, "scores": _print_scores, "compressed model": _print_compressed}
+    shown.get(report["kind"], _print_experiment)(report, console)
 
 
 def _print_run(report: dict[str, Any], console: Console) -> None:
-    results, recipe = report["results"], report["recipe"]
+    if report["results"] is None:
+        _section(console, "Run", [("directory", report["path"])])
+    else:
+        _print_suppression(report, console)
+    if report["recipe"] is not None:
+        _print_recipe(report["recipe"], console)
+    for found in report["experiments"]:
+        _print_experiment(found, console)
+    console.print()
+    print_places(Path(report["path"]), console)
+
+
+def _print_experiment(report: dict[str, Any], console: Console) -> None:
+    _print_section(section_of(report["kind"], report), Path(report["path"]), console)
+
+
+def _print_compressed(report: dict[str, Any], console: Console) -> None:
+    base, options = report["base_model"], report["options"]
+    title = f"Compressed model: {report['share']:.1%} of the weights of its linear layers removed"
+    _section(console, title, [("file", report["path"]), *_base_model(base)])
+    _section(console, "Options", [(name, describe_option(value)) for name, value in options.items()])
+
+
+def _print_suppression(report: dict[str, Any], console: Console) -> None:
+    results = report["results"]
     _section(console, "Run", [("directory", report["path"]), *_base_model(results["base_model"])])
     _print_verdict(results["verdict"], console)
     _print_outcome(results, console)
@@ -138,9 +165,6 @@ def _print_run(report: dict[str, Any], console: Console) -> None:
     sets = set_table(results["validation"])
     columns = ["reference set", "role", "samples", "tokens", "relevance", "modules"]
     _columns(console, title, columns, [row[:6] for row in sets.rows])
-    if recipe is not None:
-        _print_recipe(recipe, console)
-    print_places(Path(report["path"]), console)
 
 
 def _print_recipe(report: dict[str, Any], console: Console) -> None:
@@ -253,179 +277,64 @@ def _columns(
     console.print()
 
 
-def sweep_summary(rows: Sequence[Row], behaviour: str, table: Path, alpha: float = 0.05) -> list[str]:
-    """What a terminal shows: how many cells, which failed, what random neurons did, and whether p-values can be low."""
-    cells = [row for row in rows if row["method"] != "baseline"]
-    failed = [row for row in cells if row["status"] == "failed"]
-    different = len({row["fingerprint"] for row in cells if row["fingerprint"] is not None})
-    lines = [f"Sweep: {len(cells)} cells, {different} different selections, {len(failed)} failed. Table: {table}"]
-    lines += [f"  failed: {row['label']}: {row['error']}" for row in failed[:5]]
-    lines += [f"  ... and {len(failed) - 5} more, in the table"] * (len(failed) > 5)
-    changes = [row.get(f"{behaviour}_relative") for row in cells if row["method"] == CONTROL]
-    random = [change for change in changes if change is not None]
-    lines += [f"  random neurons: {min(random):+.1%} to {max(random):+.1%}"] if random else []
-    return lines + [f"  {line}" for line in _floor(rows, alpha)]
-
-
-def _floor(rows: Sequence[Row], alpha: float) -> list[str]:
-    """That a table's corrected p-values cannot be significant, where that is so."""
-    least = min((row["p_holm_least"] for row in rows if row.get("p_holm_least") is not None), default=0.0)
-    if least < alpha:
-        return []
-    return [
-        f"p (Holm) cannot be below {least:.3f} here, and so never below {alpha:g}: for so many selections so few "
-        "prompts have too few sign patterns. Evaluate more prompts, or fewer selections."
-    ]
-
-
-def price_table(at_prices: Sequence[Row], price: str, attribute: str, alpha: float = 0.05) -> Table:
-    """What a terminal shows of each price: the leader, and of the others the one that did best where not chosen.
-
-    The leader comes first though another may have done better there: the best of many on the second half is best by
-    luck, too.
-    """
-    title = f"At a price in {in_brackets(price)}: best on one half of the prompts leads; {attribute} and p: other half"
-    kind = price.partition("_")[0]
-    note = " ".join(_floor(at_prices, alpha)) or None
-    table = Table("up to", title=title, caption=note, caption_justify="left", **_PLAIN)
-    table.add_column("selection", overflow="fold", min_width=16)
-    for name in (attribute, "p (Holm)", "where\nchosen", kind, "p against\nleader"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for paid in dict.fromkeys(row["price"] for row in at_prices):
-        best = [row for row in at_prices if row["price"] == paid and row["options"] == "all"]
-        for place, row in enumerate(sorted(best, key=lambda row: not row["is_leader"])[:2]):
-            table.add_row(
-                "" if place else f"+{paid:.0%}", row["label"], percent(row["confirmation_relative"]),
-                p_value(row["p_holm"]), percent(row["choice_relative"]), percent(row[f"{kind}_relative"]),
-                "leads" if row["is_leader"] else p_value(row["behind_p"]),
-            )  # fmt: skip
-    return table
-
-
-def print_compression(
-    rows: Sequence[Row], prices: Sequence[str], against: str, directory: Path, console: Console | None = None
-) -> None:
-    """Print a table a price, what failed, and where all of it lies: `directory`.
+def print_experiment(name: str, directory: Path, console: Console | None = None) -> None:
+    """Print what an experiment has left in its directory, and where all of it lies.
 
     Args:
-        rows: Rows of the table, the baseline first.
-        prices: Its columns that hold a price.
-        against: Key of the method that the others are compared with.
-        directory: The compression's.
+        name: Its kind, one of `sections.KINDS`.
+        directory: The experiment's.
         console: Where to print; default: the one that Lightning's progress bar uses.
     """
     console = console or rich.get_console()
     console.print()
-    for price in prices:
-        _print_whole(_compressed(rows, price), console)
-        if any(row.get(f"{price}_against") is not None for row in rows):
-            _print_whole(_differences(rows, price, against), console)
-    for row in (row for row in rows if row["status"] == "failed"):
-        console.print(Text(f"failed: {row['label']}: {row['error']}"), soft_wrap=True)
+    _print_section(section_of(name, read_experiment(name, directory)), directory, console)
+
+
+def _print_section(section: Section, directory: Path, console: Console) -> None:
+    console.print(_list(section.title, list(section.lines)))
+    for table in section.tables:
+        print_rows(table, console)
     console.print(Text(f"Tables, figures, all intervals: {directory}"), soft_wrap=True)
+    if (page := directory.parent / PAGE_FILE).exists():
+        console.print(Text(f"On a page: {page}"), soft_wrap=True)
 
 
-def print_circuit(rows: Sequence[Row], areas: Sequence[Row], directory: Path, console: Console | None = None) -> None:
-    """Print what the whole model and the empty circuit do, the areas under the curves, and where all of it lies.
-
-    Args:
-        rows: Rows of the circuits.
-        areas: Rows of the areas.
-        directory: The circuits'.
-        console: Where to print; default: the one that Lightning's progress bar uses.
-    """
-    console = console or rich.get_console()
-    console.print()
-    for asked in dict.fromkeys(row["asked"] for row in areas):
-        of_asked = [row for row in areas if row["asked"] == asked]
-        _print_whole(_areas(rows, of_asked, asked.replace("_", " ")), console)
-    console.print(Text(f"Tables, figures, all circuits: {directory}"), soft_wrap=True)
-
-
-def _areas(rows: Sequence[Row], areas: Sequence[Row], asked: str) -> Table:
-    """CPR and CMD, a line a method and a column an ablation, best first by the first CPR."""
-    ablations = list(dict.fromkeys(row["ablation"] for row in areas))
-    found = {(row["method"], row["ablation"]): row for row in areas}
-    table = _empty(f"Circuits, asked {asked} samples: CPR / CMD", ablations)
-    for method in sorted({row["method"] for row in areas}, key=lambda method: -found[method, ablations[0]]["cpr"]):
-        table.add_row(method, *(_area(found.get((method, ablation))) for ablation in ablations))
-    for name, end in (("whole model", WHOLE), ("empty circuit", EMPTY)):
-        table.add_row(Text(name, "dim"), *(Text(_end(rows, end, ablation, asked), "dim") for ablation in ablations))
-    table.caption = Text(
-        "By what takes the place of the rest. CPR: area under faithfulness, better higher; CMD: area between it and 1, "
-        f"better lower; means of {max(row['num_draws'] for row in areas)} draws of samples, their least and largest in "
-        "areas.csv. Below: logit difference, and how often the right token is above the wrong one.", "dim",
-    )  # fmt: skip
-    return table
-
-
-def _area(row: Row | None) -> str:
-    return MISSING if row is None else f"{row['cpr']:.2f} / {row['cmd']:.2f}"
-
-
-def _end(rows: Sequence[Row], method: str, ablation: str, asked: str) -> str:
-    of_end = [row for row in rows if (row["method"], row["ablation"]) == (method, ablation)
-              and row["asked"].replace("_", " ") == asked]  # fmt: skip
-    if not of_end:
-        return MISSING
-    differences, accuracies = ([row[name] for row in of_end] for name in ("logit_difference", "accuracy"))
-    return f"{sum(differences) / len(of_end):+.2f} ({sum(accuracies) / len(of_end):.0%})"
-
-
-def _print_whole(table: Table, console: Console) -> None:
-    """Rather lines that are too long than figures that are cut."""
-    table.width = _full_width(table, console)
+def print_rows(content: Rows, console: Console) -> None:
+    """Print a table of any kind under its title: names fold where room is short, and no figure is ever cut."""
+    table = Table(**_PLAIN)
+    _add_columns(table, content)
+    above: Sequence[str] = [""]
+    for line, row in enumerate(content.rows):
+        is_same = content.num_names > 1 and row[0] == above[0]
+        shown = ["", *row[1:]] if is_same else row  # what names several lines is said once
+        table.add_row(*(Text(cell, "bold" if (line, at) in content.strong else "") for at, cell in enumerate(shown)))
+        above = row
+    if (needed := _full_width(table, console) - _fold_names(table, content)) > console.width:
+        table.width = needed  # rather lines that are too long than figures that are cut
+    console.print(Text(content.title, "bold"))
     console.print(table, crop=False)
+    if content.note:
+        console.print(Padding(Text(content.note, "dim"), (0, 0, 0, 1)))
     console.print()
 
 
-def _compressed(rows: Sequence[Row], name: str) -> Table:
-    """Prices, a line an amount, a column a method; `*` where the interval against the method to beat leaves out 0."""
-    methods = list(dict.fromkeys(row["method"] for row in rows[1:]))
-    table = _empty(f"{in_brackets(name).capitalize()}; baseline {number(rows[0][name])}", methods)
-    for amount, found in _lines(rows).items():
-        best = min((row[name] for row in found.values() if row.get(name) is not None), default=None)
-        table.add_row(amount, *(_cell(found.get(method), name, best) for method in methods))
-    return table
+def _add_columns(table: Table, content: Rows) -> None:
+    """Columns are narrow and their names long: the words of one stand above each other, all upon one line."""
+    stacked = [name.split("/") if "/" in name else re.split("[ _]+", name) for name in content.head]
+    height = max(map(len, stacked), default=0)
+    for place, words in enumerate(stacked):
+        is_name = place < content.num_names
+        lines = [" ".join(words)] if is_name else words
+        head = Text("\n".join([""] * (height - len(lines)) + lines))
+        table.add_column(head, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
 
 
-def _cell(row: Row | None, name: str, best: float | None) -> Text:
-    if row is None or row.get(name) is None:
-        return Text(f"{MISSING} ")
-    low, high = row.get(f"{name}_against_low"), row.get(f"{name}_against_high")
-    differs = low is not None and high is not None and (low > 0 or high < 0)
-    return Text(number(row[name]) + ("*" if differs else " "), "bold" if row[name] == best else "")
-
-
-def _differences(rows: Sequence[Row], price: str, against: str) -> Table:
-    """How far relevance is from the method to beat, with intervals: a line a sparsity and a column a kind of it."""
-    methods = list(dict.fromkeys(row["method"] for row in rows[1:] if row["method"].startswith("lrp")))
-    table = _empty(f"{in_brackets(price).capitalize()} against {against} [95 % interval, paired by window]", methods)
-    for amount, found in _lines(rows).items():
-        table.add_row(amount, *(_interval(found.get(method), price) for method in methods))
-    table.caption = Text("Bold: lowest of its line. *: the difference's interval leaves out 0.", "dim")
-    table.caption_justify = "left"
-    return table
-
-
-def _interval(row: Row | None, price: str) -> str:
-    name = f"{price}_against"
-    if row is None or row.get(name) is None:
-        return MISSING
-    change, low, high = (signed(row[column], row[price]) for column in (name, f"{name}_low", f"{name}_high"))
-    return f"{change} [{low}, {high}]"
-
-
-def _lines(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
-    lines: dict[str, dict[str, Row]] = {}
-    for row in rows[1:]:
-        lines.setdefault(row["pattern"] or f"{row['sparsity']:.0%}", {})[row["method"]] = row
-    return lines
-
-
-def _empty(title: str, methods: Sequence[str]) -> Table:
-    table = Table(title=Text(title, "bold"), min_width=len(title) + 1, **_PLAIN)
-    table.add_column("", no_wrap=True)
-    for method in methods:
-        table.add_column(method.replace("_", "\n"), justify="right", no_wrap=True, vertical="bottom")
-    return table
+def _fold_names(table: Table, content: Rows) -> int:
+    """Let the columns of names get narrow, though no word of a name is broken; returns how much they can give."""
+    given = 0
+    columns = list(zip(content.head, *content.rows, strict=True))[: content.num_names]
+    for column, cells in zip(table.columns, columns, strict=False):
+        full = max(map(len, cells))
+        column.min_width = max([min(_NAME, full), *(len(word) for cell in cells for word in cell.split())])
+        given += full - column.min_width
+    return given

@@ -9,23 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from rich.console import RenderableType
 
 from sparc3_lightning.report.figures import new_figure, plain_axes, save_figure
 from sparc3_lightning.report.rows import in_brackets
-from sparc3_lightning.report.terminal import price_table, sweep_summary
 from sparc3_lightning.trials import CONTROL
 from sparc3_lightning.trials.choice import choose_at_prices
 from sparc3_lightning.trials.sweep import PlannedCell
-from sparc3_lightning.trials.sweep_table import (
-    behaviour_of,
-    layer_shares,
-    prices_of,
-    short_names,
-    sweep_rows,
-    write_table,
-    write_tables,
-)
+from sparc3_lightning.trials.sweep_table import layer_shares, sweep_rows, write_tables
+from sparc3_lightning.trials.table import behaviour_of, prices_of, short_names, write_table
 
 Row = Mapping[str, Any]
 _MARKERS, _FILLS, _DASHES = "osD^vP<>*hpd", ("black", "white", "0.65"), ("-", "--", "-.", ":")
@@ -43,8 +34,7 @@ def write_sweep(
     overlaps: Sequence[Row],
     num_layers: int,
     directory: Path,
-    alpha: float = 0.05,
-) -> list[RenderableType]:
+) -> None:
     """Write the tables and the figures of a sweep, and warn of cells that failed.
 
     Args:
@@ -53,10 +43,6 @@ def write_sweep(
         overlaps: Rows of the overlaps.
         num_layers: Decoder blocks of the model.
         directory: The sweep's.
-        alpha: A corrected p-value must be below it.
-
-    Returns:
-        What a terminal shows.
     """
     rows = sweep_rows(planned, baseline)
     prices = prices_of(rows)
@@ -64,14 +50,11 @@ def write_sweep(
     at_prices = choose_at_prices(rows, prices[0], means) if prices else []
     write_tables(rows, overlaps, at_prices, directory)
     figures = sweep_figures(rows, overlaps, layer_shares(planned, num_layers))
-    lines: list[RenderableType] = [*sweep_summary(rows, behaviour_of(rows), directory / "table.csv", alpha)]
     if at_prices:
         figures["at_price"] = price_figure(at_prices, prices[0], rows[0]["attribute"])
-        lines.append(price_table(at_prices, prices[0], rows[0]["attribute"], alpha))
     _save(figures, directory)
     if failed := [str(cell.cell) for cell in planned if cell.figures is None]:
         warnings.warn(f"{len(failed)} cells of the sweep failed, such as: {failed[0]}", stacklevel=2)
-    return lines
 
 
 def write_compression(rows: Sequence[Row], against: str, directory: Path) -> None:

@@ -6,3 +6,6 @@ SCREEN_FILE = "screen.csv"
 """What a screen has measured of each candidate."""
 EMPTY, WHOLE = "none", "all"
 """In place of a method: the circuit without any neuron or weight, and the whole model."""
+IN_SAMPLE, HELD_OUT = "in_sample", "held_out"
+ASKED = {IN_SAMPLE: "its own samples", HELD_OUT: "held-out samples"}
+"""What a circuit is asked, and in words."""

@@ -23,7 +23,6 @@ from sparc3_lightning.trials.trial import Intervention, Trial, masked_weights
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's."""
-IN_SAMPLE, HELD_OUT = "in_sample", "held_out"
 Row = dict[str, Any]
 Kept = Callable[[], Iterator[tuple[str, Tensor]]]
 """Gives what stays, module by module, from the start."""

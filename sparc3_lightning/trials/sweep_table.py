@@ -1,7 +1,6 @@
 """The sweep as one table: a row a cell, the baseline first."""
 
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import Any
 import pandas as pd
 
 from sparc3_lightning.evaluation.records import Evaluation
-from sparc3_lightning.files import write_bytes, write_text
+from sparc3_lightning.files import write_text
 from sparc3_lightning.metrics.measure import Column
 from sparc3_lightning.pruning.recipe import Recipe, neurons_per_layer
 from sparc3_lightning.statistics.compare import Change, compare, share_of
 from sparc3_lightning.statistics.p_values import PairedTest, holm, least_holm, overlap
 from sparc3_lightning.trials.choice import confirmation_means, deciding, half_changes
 from sparc3_lightning.trials.sweep import Candidates, CellFigures, PlannedCell
+from sparc3_lightning.trials.table import AT_PRICE_FILE, behaviour_of, write_table
 
 Row = dict[str, Any]
 
@@ -109,24 +109,6 @@ def sweep_rows(planned: Sequence[PlannedCell], baseline: Mapping[str, Any]) -> l
     return rows
 
 
-def prices_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Columns of a table of trials that hold a price, in its order: intervals of their changes are relative."""
-    derived = {name for row in rows for name in row}
-    return [name for name in rows[0] if not {f"{name}_relative_low", f"{name}_against"}.isdisjoint(derived)]
-
-
-def short_names(prices: Sequence[str]) -> dict[str, str]:
-    """What tells prices from each other: of those of one measure what follows its name, such as `sliding`."""
-    parts = {price: price.partition("_") for price in prices}
-    is_one = len({kind for kind, _, _ in parts.values()}) == 1 and all(which for _, _, which in parts.values())
-    return {price: which if is_one else price for price, (_, _, which) in parts.items()}
-
-
-def behaviour_of(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Column of a sweep's table that says what became of the behaviour; empty where none was measured."""
-    return next((str(row["behaviour"]) for row in rows if row.get("behaviour")), "")
-
-
 def num_corrected(planned: Sequence[PlannedCell]) -> int:
     """How many p-values `p_holm` corrects: selections that differ, the random ones left out; at least 1."""
     tried = {cell.name for cell in planned if cell.recipe is not None and not cell.cell.is_control}
@@ -188,15 +170,5 @@ def write_tables(
 ) -> None:
     """Write `table.csv`, `table.parquet`, `overlap.csv` and `at_price.csv`, each whole or not at all."""
     write_table(rows, directory)
-    for name, content in (("overlap", overlaps), ("at_price", at_prices)):
-        write_text(directory / f"{name}.csv", pd.DataFrame(content).to_csv(index=False))
-
-
-def write_table(rows: Sequence[Mapping[str, Any]], directory: Path) -> None:
-    """Write `table.csv` and `table.parquet`, each whole or not at all."""
-    # Whole numbers stay whole where the baseline has none.
-    table = pd.DataFrame(rows).convert_dtypes()
-    write_text(directory / "table.csv", table.to_csv(index=False))
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    write_bytes(directory / "table.parquet", buffer.getvalue())
+    for name, content in (("overlap.csv", overlaps), (AT_PRICE_FILE, at_prices)):
+        write_text(directory / name, pd.DataFrame(content).to_csv(index=False))

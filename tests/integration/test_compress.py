@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from callbacks import CompressionCallback, RelevanceCallback
 from sparc3_lightning.data import TextFile
 from sparc3_lightning.evaluation.evaluator import Evaluator
+from sparc3_lightning.main import main
 from sparc3_lightning.trials.compress import Compression
 from tests.distributed.jobs import FixedSamples, SameWeights, make_data, make_module, make_trainer, predict
 from tests.runs import QUIET, ROOT, board, command, log_dir, read
@@ -23,7 +24,7 @@ METHODS = ["lrp_signed", "wanda_sequential", "wanda", "magnitude", "random"]
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with mock.patch("callbacks.compression.print_compression"):
+    with mock.patch("callbacks.compression.print_experiment"):
         return log_dir(command("predict", "configs/tiny/compress.yaml", tmp_path_factory.mktemp("compress")))
 
 
@@ -77,6 +78,21 @@ def test_figures_and_tensorboard(results: Path, table: pd.DataFrame) -> None:
         50: pytest.approx(table.loc["wanda, 50%", "perplexity_disjoint"], rel=1e-5),
     }
     assert f"{tag}_2_of_4" in events.Tags()["scalars"]
+
+
+def test_the_page_shows_it_and_is_made_again(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = results / "report.html"
+    before = page.read_bytes()
+    assert b"Compression of" in before
+    assert before.count(b"<img") == 4
+    page.unlink()
+    main(["report", str(results)])
+    assert page.read_bytes() == before
+    capsys.readouterr()
+    main(["inspect", str(results / "compression" / "results.json")])
+    shown = capsys.readouterr().out
+    assert "Perplexity (sliding) against wanda_sequential" in shown
+    assert "15 compressed models, 0 failed." in shown
 
 
 def test_the_saved_model_is_the_one_that_was_evaluated(results: Path, table: pd.DataFrame) -> None:

@@ -76,7 +76,9 @@ def unbuilt(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_there_is_something_to_test() -> None:
     assert {"README.md", "docs/configuration.md", "docs/method.md", "docs/results.md", OWN} <= set(PAGES)
     assert any("apply_recipe" in block for block in PYTHON)
-    assert {"predict", "test", "inspect", "select", "apply", "report", "plan"} <= {words[0] for words in COMMANDS}
+    assert {"predict", "test", "inspect", "select", "apply", "report", "compare", "plan"} <= {
+        words[0] for words in COMMANDS
+    }
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))

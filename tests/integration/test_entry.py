@@ -13,6 +13,7 @@ from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.version import __version__
 from tests.runs import ROOT, TINY
 from tests.tiny_files import refused, typed
+from tests.unit.report.trial_runs import write_compression_dir, write_sweep_dir
 
 HEAVY = ("torch", "transformers", "lightning", "jsonargparse")
 
@@ -35,7 +36,7 @@ def test_help_lists_every_command() -> None:
     shown = typed("--help")
     assert (shown.returncode, shown.stderr) == (0, "")
     listed = [line.split()[0] for line in shown.stdout.splitlines() if line.startswith("  ")]
-    for command in ("fit", "validate", "test", "predict", "inspect", "select", "apply", "report"):
+    for command in ("fit", "validate", "test", "predict", "inspect", "select", "apply", "report", "compare"):
         assert command in listed
         assert command in {**TRAINER_COMMANDS, **FILE_COMMANDS}
 
@@ -68,7 +69,11 @@ def test_help_starts_at_once() -> None:
 
 def test_light_commands_import_nothing_heavy(tmp_path: Path) -> None:
     recipe = Recipe([(0, 1)], [-1.0], {"id": "someone/tiny", "num_layers": 2}).save(tmp_path / "r.json")
+    for run in ("one", "two"):
+        write_sweep_dir(tmp_path / run / "sweep")
+        write_compression_dir(tmp_path / run / "compression")
     commands = [["inspect", str(recipe)], ["inspect", str(recipe), "--json"], ["inspect", "--help"]]
+    commands += [["inspect", str(tmp_path / "one")], ["compare", str(tmp_path / "one"), str(tmp_path / "two")]]
     commands += [
         ["plan", "--help"],
         ["select", "--help"],

@@ -1,16 +1,20 @@
 """configs/tiny/sweep.yaml as a user runs it, twice: the second run reads what the first has evaluated."""
 
 import contextlib
+import io
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from callbacks import BaselineCallback, SweepCallback
 from sparc3_lightning.cli import run
 from sparc3_lightning.evaluation.evaluator import Evaluator
+from sparc3_lightning.main import main
+from sparc3_lightning.report.terminal import print_experiment
 from sparc3_lightning.trials.sweep import Grid
 from tests.distributed.jobs import make_data, make_module, make_trainer, predict
 from tests.runs import BRIEF, QUIET, ROOT, TINY, command, log_dir
@@ -80,6 +84,31 @@ def test_scores_and_figures_are_written(first: Run) -> None:
     assert {"general_seed0", "toxic", "differential", "lrp_signed", "wanda", "auroc", "random"} <= scores
     figures = {path.name for path in (first.directory / "sweep" / "figures").iterdir()}
     assert {"pareto_sliding.png", "size_global.svg", "overlap_global_4.png", "seeds_global.png"} <= figures
+
+
+def test_the_page_shows_both_and_is_made_again(first: Run) -> None:
+    page = first.directory / "report.html"
+    before = page.read_bytes()
+    for said in (b"8 neurons removed from", b'<section id="sweep">', b"Failed: ", b"RuntimeError: made to fail"):
+        assert said in before, said
+    assert before.count(b"<img") == sum(
+        len(list((first.directory / where).glob("*.svg"))) for where in ("figures", "sweep/figures")
+    )
+    page.unlink()
+    main(["report", str(first.directory)])
+    assert page.read_bytes() == before
+
+
+def test_inspect_prints_what_the_run_has_printed(home: Path, second: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["inspect", str(second.directory)])
+    whole = capsys.readouterr().out
+    main(["inspect", str(second.directory / "sweep" / "table.csv")])
+    alone = capsys.readouterr().out
+    assert "At a price in perplexity (sliding)" in alone
+    assert alone in whole
+    printed = io.StringIO()
+    print_experiment("sweep", second.directory / "sweep", Console(file=printed, width=80))
+    assert printed.getvalue().strip() == alone.strip()
 
 
 def test_a_second_run_evaluates_what_failed_and_no_more(first: Run, second: Run) -> None:

@@ -18,6 +18,7 @@ from sparc3_lightning.report.page import write_report
 from tests.launch import PATIENCE
 from tests.unit.evaluation.fake_run import make_evaluation, make_run
 from tests.unit.report.conftest import write_run
+from tests.unit.report.trial_runs import write_compression_dir, write_sweep_dir
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -31,10 +32,30 @@ NASTY = "<script>parent.document.title = 'hacked'</script><img src='/hacked.png'
 PROBE = """<!doctype html><meta charset="utf-8"><title>quiet</title>
 <iframe src="PAGE" width="400" height="800"></iframe><iframe src="PAGE" width="1400" height="800"></iframe>
 <pre id="seen"></pre><script>
+// As WCAG 2 defines it: of the lighter to the darker colour's luminance.
+const contrast = (...colours) => {
+  const [dark, light] = colours.map(colour => colour.match(/[\\d.]+/g).slice(0, 3).map(part => part / 255)
+    .map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, part, place) => sum + part * [0.2126, 0.7152, 0.0722][place], 0)).sort((a, b) => a - b);
+  return (light + 0.05) / (dark + 0.05);
+};
 addEventListener("load", () => {
   const seen = [...document.querySelectorAll("iframe")].map(frame => {
     const page = frame.contentDocument, look = frame.contentWindow;
-    if (!page.querySelector("article")) return {};
+    page.querySelectorAll("details").forEach(folded => { folded.open = true; });
+    const tables = [...page.querySelectorAll("table")].map(table => {
+      const box = table.closest(".scroll");
+      box.focus();
+      return box === page.activeElement && look.getComputedStyle(box).overflowX === "auto";
+    });
+    const words = [...page.querySelectorAll("p, li, th, td, dt, dd, summary, figcaption, a, h1, h2, h3")];
+    const paper = look.getComputedStyle(page.body).backgroundColor;
+    const common = {
+      overflow: page.documentElement.scrollWidth - frame.clientWidth,
+      images: [...page.images].map(image => image.naturalWidth > 0 && image.alt !== ""),
+      tables: tables, contrast: Math.min(...words.map(word => contrast(look.getComputedStyle(word).color, paper))),
+    };
+    if (!page.querySelector("article")) return common;
     const veils = () => [...page.querySelectorAll("article")].map(
       a => look.getComputedStyle(a.querySelector(".text")).filter !== "none");
     const first = page.querySelector("article"), box = first.getBoundingClientRect();
@@ -43,9 +64,7 @@ addEventListener("load", () => {
     const veiled = veils();
     page.elementFromPoint(middle.x + middle.width / 2, middle.y + middle.height / 2).click();
     return {
-      overflow: page.documentElement.scrollWidth - frame.clientWidth,
-      images: [...page.images].map(image => image.naturalWidth > 0),
-      veiled: veiled, clicked: veils(), text: first.querySelector(".text").textContent,
+      ...common, veiled: veiled, clicked: veils(), text: first.querySelector(".text").textContent,
     };
   });
   document.getElementById("seen").textContent = JSON.stringify({title: document.title, seen: seen});
@@ -116,14 +135,37 @@ def test_the_page_is_quiet_and_usable(tmp_path: Path, served: tuple[str, list[st
     assert requests <= {f"{address}/run/report.html", f"{address}/favicon.ico"}
 
 
+@pytest.mark.parametrize("name", ["run", "alone"])
+def test_experiments_are_quiet_and_usable(name: str, tmp_path: Path, served: tuple[str, list[str]]) -> None:
+    address, asked = served
+    directory = write_run(make_run(), tmp_path / name) if name == "run" else tmp_path / name
+    write_sweep_dir(directory / "sweep")
+    write_compression_dir(directory / "compression")
+    write_report(directory, 3)
+    (tmp_path / "probe.html").write_text(PROBE.replace("PAGE", f"{name}/report.html"))
+    found, console, requests = browse(address, tmp_path / "profile")
+    for page in found["seen"]:
+        assert page["overflow"] <= 0
+        assert page["images"] == [True] * (11 if name == "run" else 4)
+        assert page["tables"] == [True] * (8 if name == "run" else 5)
+        assert page["contrast"] >= 4.5
+    assert (console, sorted(set(asked) - {"/favicon.ico"})) == ([], sorted([f"/{name}/report.html", "/probe.html"]))
+    assert requests <= {f"{address}/{name}/report.html", f"{address}/favicon.ico"}
+
+
 def test_the_probe_can_see_what_it_looks_for(tmp_path: Path, served: tuple[str, list[str]]) -> None:
     address, asked = served
+    faint = "<p style='color: #aaa'>faint<div class='scroll'><table><tr><td>" + "x" * 900 + "</table></div>"
     (tmp_path / "bad.html").write_text(
-        f"{NASTY}<script>console.error('heard')</script><img src='http://localhost:9/x'>"
+        f"{NASTY}<script>console.error('heard')</script><img src='http://localhost:9/x'>{faint}"
     )
     (tmp_path / "probe.html").write_text(PROBE.replace("PAGE", "bad.html"))
     found, console, requests = browse(address, tmp_path / "profile")
     assert found["title"] == "hacked"
+    for page in found["seen"]:
+        assert page["contrast"] < 4.5
+        assert (page["tables"], page["images"]) == ([False], [False, False])
+    assert found["seen"][0]["overflow"] > 0
     assert any("heard" in line for line in console)
     assert "/hacked.png" in asked
     assert "http://localhost:9/x" in requests

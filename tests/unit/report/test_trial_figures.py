@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sparc3_lightning.report.terminal import print_compression
+from sparc3_lightning.report.terminal import print_experiment
 from sparc3_lightning.report.trial_figures import against_figure, compressed_figure, write_compression
+from sparc3_lightning.trials.table import write_table
 
 METHODS = ("lrp_signed", "wanda_sequential", "magnitude", "random")
 
@@ -39,17 +40,16 @@ def rows(factor: float = 1.0) -> list[dict[str, Any]]:
     return made
 
 
-def shown(made: list[dict[str, Any]], width: int = 80) -> str:
+def shown(made: list[dict[str, Any]], directory: Path, width: int = 80) -> str:
     file = io.StringIO()
-    print_compression(
-        made, ["perplexity_disjoint"], "wanda_sequential", Path("logs/x/compression"), Console(file=file, width=width)
-    )
+    write_table(made, directory)
+    print_experiment("compression", directory, Console(file=file, width=width))
     return file.getvalue()
 
 
 @pytest.mark.parametrize("width", [40, 80, 140])
-def test_figures_are_never_cut_and_differences_are_marked(width: int) -> None:
-    text = shown(rows(factor=1e6), width)
+def test_figures_are_never_cut_and_differences_are_marked(width: int, tmp_path: Path) -> None:
+    text = shown(rows(factor=1e6), tmp_path / "compression", width)
     lines = [line.split() for line in text.splitlines()]
     assert "baseline 10.00" in " ".join(text.split())
     assert ["20%", "15.00", "14.00", "15.00", "1.00e+09*"] in lines  # within the interval: no star
@@ -57,8 +57,8 @@ def test_figures_are_never_cut_and_differences_are_marked(width: int) -> None:
     assert ["2:4", "21.50*", "22.00", "-", "1.00e+09*"] in lines
     assert ["50%", "-0.50", "[-0.60,", "-0.40]"] in lines
     assert ["20%", "+1.00", "[-1.00,", "+3.00]"] in lines
-    assert "failed: magnitude, 2:4: ValueError: broken" in text
-    assert "logs/x/compression" in text
+    assert "Failed: magnitude, 2:4: ValueError: broken" in " ".join(text.split())
+    assert f"{tmp_path}/compression" in text
 
 
 def test_a_line_a_method_a_logarithm_where_one_breaks_down_and_n_of_m_apart() -> None:

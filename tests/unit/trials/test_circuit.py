@@ -3,10 +3,8 @@
 import pytest
 import torch
 
-from sparc3_lightning.trials import EMPTY, WHOLE
+from sparc3_lightning.trials import EMPTY, HELD_OUT, IN_SAMPLE, WHOLE
 from sparc3_lightning.trials.circuit import (
-    HELD_OUT,
-    IN_SAMPLE,
     CircuitTrial,
     area,
     area_rows,

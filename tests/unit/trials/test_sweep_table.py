@@ -22,15 +22,15 @@ from sparc3_lightning.metrics import AttributeSummary
 from sparc3_lightning.metrics.measure import Column
 from sparc3_lightning.metrics.perplexity import PerplexityResult
 from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.report.terminal import print_rows
 from sparc3_lightning.report.trial_figures import (
     overlap_figure,
     pareto_figure,
     price_figure,
-    price_table,
     size_figure,
     sweep_figures,
-    sweep_summary,
 )
+from sparc3_lightning.report.trial_tables import price_table, sweep_lines
 from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.scoring.plain import score_baselines
 from sparc3_lightning.statistics.p_values import PairedTest, least_holm, least_p_value
@@ -38,16 +38,14 @@ from sparc3_lightning.trials.choice import HALVES, choose_at_prices, half_of
 from sparc3_lightning.trials.sweep import Candidates, Cell, CellFigures, Grid, PlannedCell
 from sparc3_lightning.trials.sweep_table import (
     baseline_row,
-    behaviour_of,
     figures_of,
     layer_shares,
     num_corrected,
     overlap_rows,
-    prices_of,
-    short_names,
     sweep_rows,
     write_tables,
 )
+from sparc3_lightning.trials.table import behaviour_of, prices_of, short_names
 from tests.tiny import LAYERS, NEURONS, tiny_llama, tiny_samples
 
 SETS = {name: tiny_samples(seed=seed) for seed, name in enumerate(("seed0", "seed1", "toxic"))}
@@ -181,13 +179,12 @@ def test_a_table_says_where_no_p_value_can_be_low(planned: list[PlannedCell]) ->
         least = [row for row in rows if "p_holm_least" in row]
         for row in least:
             row["p_holm_least"] = least_holm([least_p_value(prompts)] * 5)
-        text = "\n".join(sweep_summary(rows, behaviour_of(rows), Path("table.csv"), alpha))
+        rows[0]["alpha"] = alpha
+        text = "\n".join(sweep_lines(rows))
         assert ("p (Holm) cannot be below" in text) is (says is not None)
         assert says is None or f"cannot be below {says} here, and so never below {alpha:g}" in text
-    console = Console(width=100, record=True)
     at_prices = [{**row, "p_holm_least": 0.08} for row in choose_at_prices(rows, PRICE, MEANS)]
-    console.print(price_table(at_prices, PRICE, "insult"))
-    assert "cannot be below 0.080 here" in console.export_text()
+    assert "cannot be below 0.080 here" in price_table(at_prices, PRICE, "insult").note
 
 
 def test_files_come_back(planned: list[PlannedCell], found: dict[str, MethodScores], tmp_path: Path) -> None:
@@ -243,16 +240,16 @@ def test_the_random_band_spans_its_draws(planned: list[PlannedCell]) -> None:
 
 
 def test_the_summary_says_what_failed_and_what_random_neurons_did(planned: list[PlannedCell]) -> None:
-    text = "\n".join(sweep_summary(sweep_rows(planned, BASELINE), "insult_mean", Path("sweep/table.csv")))
-    assert "10 cells, 10 different selections" in text
-    assert "1 failed. Table: sweep/table.csv" in text
-    assert "failed: lrp, k 16, global: RuntimeError: out of memory" in text
-    assert "random neurons: -38.0% to -32.0%" in text
+    assert sweep_lines(sweep_rows(planned, BASELINE)) == [
+        "10 cells, 10 different selections, 1 failed.",
+        "Failed: lrp, k 16, global: RuntimeError: out of memory",
+        "Random neurons change insult by -38.0% to -32.0%.",
+    ]
 
 
 def test_the_terminal_says_what_is_best_at_a_price(planned: list[PlannedCell]) -> None:
     console = Console(width=120, record=True)
-    console.print(price_table(choose_at_prices(sweep_rows(planned, BASELINE), PRICE, MEANS), PRICE, "insult"))
+    print_rows(price_table(choose_at_prices(sweep_rows(planned, BASELINE), PRICE, MEANS), PRICE, "insult"), console)
     cells = [line.split() for line in console.export_text().splitlines()]
     # The other cells cost more than 1 % of perplexity.
     assert ["+1%", "lrp,", "k", "4,", "global", "-20.0%", "0.001", "-20.0%", "+0.5%", "leads"] in cells
@@ -267,7 +264,7 @@ def test_the_leader_is_shown_and_no_selection_is_cut(planned: list[PlannedCell])
     leads |= {"label": "lrp_signed, k 8, layer, general weight 16, penalty abs, shares", "is_leader": True}
     other = {**wins, "label": "third"}
     console = Console(width=80, record=True)
-    console.print(price_table([{**row, "options": "all"} for row in (wins, other, leads)], PRICE, "insult"))
+    print_rows(price_table([{**row, "options": "all"} for row in (wins, other, leads)], PRICE, "insult"), console)
     text = console.export_text()
     assert {*leads["label"].split(), *wins["label"].split()} <= set(text.split())
     assert (text.index("leads") < text.index("0.500"), "third" in text, "\u2026" in text) == (True, False, False)

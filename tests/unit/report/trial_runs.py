@@ -1,0 +1,68 @@
+"""What a sweep and a compression leave, without running one."""
+
+from pathlib import Path
+from typing import Any
+
+from sparc3_lightning.files import write_text
+from sparc3_lightning.trials.sweep_table import write_tables
+from sparc3_lightning.trials.table import write_table
+
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="400pt" height="9pt" viewBox="0 0 400 9"></svg>'
+WIDE = SVG.replace("400", "600")
+
+
+def sweep_rows(attribute: str = "insult") -> list[dict[str, Any]]:
+    """The baseline, a cell, a random one and one that has failed."""
+    name = f"{attribute}_mean"
+    change = {"change": -0.1, "relative": -0.2, "low": -0.15, "high": -0.05, "p": 0.004}
+    price = {"relative": 0.01, "paid": 0.01, "p": 0.5, "relative_low": -0.01, "relative_high": 0.02}
+    figures = {"perplexity_sliding": 20.2, name: 0.4, "status": "done", "error": None, "scope": "global",
+               **{f"{name}_{end}": value for end, value in change.items()},
+               **{f"perplexity_sliding_{end}": value for end, value in price.items()}}  # fmt: skip
+    return [
+        {"label": "baseline", "key": "baseline", "method": "baseline", "num_neurons": 0, "status": "done",
+         "perplexity_sliding": 20.0, name: 0.5, "attribute": attribute, "behaviour": name, "alpha": 0.05},
+        {"label": "lrp, k 4, global", "key": "lrp", "method": "lrp", "num_neurons": 4, **figures,
+         "fingerprint": "1f", "p_holm": 0.008, "p_holm_least": 0.001},
+        {"label": "random, k 4, global, draw 0", "key": "random", "method": "random", "num_neurons": 4, **figures,
+         "fingerprint": "2f"},
+        {"label": "lrp, k 16, global", "key": "lrp", "method": "lrp", "num_neurons": 16, "status": "failed",
+         "error": "RuntimeError: <i>broken</i>", "scope": "global", "fingerprint": "3f"},
+    ]  # fmt: skip
+
+
+def at_price_rows() -> list[dict[str, Any]]:
+    """One method at one price."""
+    return [
+        {"price": 0.01, "options": "all", "key": "lrp", "label": "lrp, k 4, global", "perplexity_relative": 0.01,
+         "choice_relative": -0.25, "confirmation_relative": -0.15, "p_holm": 0.01, "p_holm_least": 0.001,
+         "is_leader": True},
+    ]  # fmt: skip
+
+
+def write_sweep_dir(directory: Path) -> None:
+    """Tables, and figures of two widths."""
+    write_tables(sweep_rows(), [], at_price_rows(), directory)
+    write_text(directory / "figures" / "at_price.svg", WIDE)
+    write_text(directory / "figures" / "pareto_sliding.svg", SVG)
+
+
+def compression_rows(methods: tuple[str, ...] = ("lrp_signed", "wanda")) -> list[dict[str, Any]]:
+    """The baseline, and LRP below Wanda at 50 %."""
+    price, rows = "perplexity_disjoint", [{"label": "baseline", "method": "baseline", "share": 0.0, "status": "done"}]
+    made: list[dict[str, Any]] = [{**rows[0], price: 10.0}]
+    for method in methods:
+        row = {"label": f"{method}, 50%", "method": method, "sparsity": 0.5, "pattern": None, "share": 0.5,
+               "status": "done", "error": None, price: 10.0, f"{price}_relative": 0.0, f"{price}_relative_low": -0.01,
+               f"{price}_relative_high": 0.01, f"{price}_relative_p": 0.9}  # fmt: skip
+        if method != "wanda":
+            row |= {price: 9.5, f"{price}_against": -0.5, f"{price}_against_low": -0.6, f"{price}_against_high": -0.4}
+        made.append(row)
+    return made
+
+
+def write_compression_dir(directory: Path) -> None:
+    """Tables, and figures of two widths."""
+    write_table(compression_rows(), directory)
+    write_text(directory / "figures" / "perplexity_disjoint.svg", SVG)
+    write_text(directory / "figures" / "against_wanda_disjoint.svg", WIDE)
