@@ -70,11 +70,11 @@ def area_table(areas: Sequence[Row], asked: str) -> Table:
         for at, (ablation, name) in enumerate(pairs, start=1)
     }  # fmt: skip
     draws = max(row["num_draws"] for row in ours)
+    of = f"Means of {draws} draws of samples; least and largest: areas.csv." if draws > 1 else "One draw of samples."
     note = (
         "By what takes the place of the rest. CPR: area under faithfulness, higher is better; CMD: area between it and "
-        f"1, lower is better. {'Means' if draws > 1 else 'Figures'} of {draws} draw{'s' * (draws > 1)} of samples; least "
-        "and largest: areas.csv."
-    )  # fmt: skip
+        f"1, lower is better. {of}"
+    )
     return Table(
         ["", *(f"{name.upper()} {ablation}" for ablation, name in pairs)], rows, note,
         f"Areas, asked {ASKED[asked]}",

@@ -114,8 +114,8 @@ KINDS: dict[str, Kind] = {
         _read_circuit,
         _circuit,
         {
-            "faithfulness": "How much of the whole model's logit difference a circuit keeps, by the share that stays: 0 "
-            "is the empty circuit, 1 the whole model. Bands: least and largest of the draws.",
+            "faithfulness": "How much of the whole model's logit difference a circuit keeps, by the share that stays: "
+            "0 is the empty circuit, 1 the whole model. Bands: least and largest of the draws.",
             "accuracy": "How often the right token is above the wrong one. Dotted: empty circuit and whole model.",
         },
     ),
