@@ -40,7 +40,7 @@ def write_circuit(
 
 
 def curves_figure(rows: Sequence[Row], measure: str) -> Figure:
-    """A measure against the share that stays: a line a method, with the least and largest over the draws.
+    """A measure against the share that stays: a line a method, with the least and largest over the draws as bars.
 
     Args:
         rows: See `circuit_rows`.
@@ -68,7 +68,7 @@ def curves_figure(rows: Sequence[Row], measure: str) -> Figure:
             axes, f"{_REST[ablations[j]]}; {ASKED[asked[i]]}", "share that stays (%)" if last else "",
             _MEASURES[measure] if first else "", title_size=8,
         )  # fmt: skip
-    if measure == "faithfulness" and curves:  # a few broken circuits must not flatten all others
+    if measure == "faithfulness" and curves:  # a circuit of -10 must not flatten all others
         panels[0, 0].set_ylim(*_limits([row[measure] for row in curves]))
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside right upper")
@@ -76,18 +76,18 @@ def curves_figure(rows: Sequence[Row], measure: str) -> Figure:
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
-    low, high = (float(np.quantile(values, share)) for share in (0.02, 0.98))
-    return min(low, 0.0) - 0.1, max(high, 1.0) + 0.1
+    return max(min(*values, 0.0), -1.0) - 0.1, min(max(*values, 1.0), 2.0) + 0.1
 
 
 def _curve(axes: Axes, rows: Sequence[Row], measure: str, place: int, method: str) -> None:
     by_share = dict(sorted(grouped(rows, "share").items()))
     if not by_share:
         return
-    x = [100 * share for share in by_share]
+    x = np.array([100 * share for share in by_share])
     values = [[row[measure] for row in of_share] for of_share in by_share.values()]
+    y, low, high = (np.array([of(one) for one in values], float) for of in (np.mean, min, max))
+    bars = np.abs(np.stack([low, high]) - y) if max(map(len, values)) > 1 else None
     style = {"linestyle": ":" if method == CONTROL else "-", **marked(place, method)}
-    (line,) = axes.plot(x, [float(np.mean(v)) for v in values], linewidth=0.9, markersize=4, label=method, **style)
-    if any(len(v) > 1 for v in values):
-        axes.fill_between(x, [min(v) for v in values], [max(v) for v in values], color=line.get_color(), alpha=0.08,
-                          linewidth=0)  # fmt: skip
+    axes.errorbar(
+        x, y, yerr=bars, linewidth=0.9, elinewidth=0.6, capsize=1.5, capthick=0.6, markersize=4, label=method, **style
+    )

@@ -101,7 +101,7 @@ def test_a_compressed_model_says_what_was_done(tmp_path: Path) -> None:
 
 
 def test_what_is_no_experiment_is_refused_with_its_name(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"There is no sweep/table\.csv or compression/table\.csv either"):
+    with pytest.raises(FileNotFoundError, match=r"There is no sweep/table\.csv or .* or circuit/table\.csv either"):
         write_report(tmp_path)
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "at_price.csv").write_text("price\n", encoding="utf-8")
@@ -115,14 +115,14 @@ def test_what_is_no_experiment_is_refused_with_its_name(tmp_path: Path) -> None:
 
 def test_a_further_kind_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def section(data: Any) -> Section:
-        return Section("Circuit", [f"{data['num']} edges."], [Table(["edge", "effect"], [["a", "0.5"]], title="Edges")])
+        return Section("Graph", [f"{data['num']} edges."], [Table(["edge", "effect"], [["a", "0.5"]], title="Edges")])
 
     def found(directory: Path) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads((directory / "circuit.json").read_text("utf-8"))
+        content: dict[str, Any] = json.loads((directory / "graph.json").read_text("utf-8"))
         return content
 
-    monkeypatch.setitem(KINDS, "circuit", Kind(found, section, {}, "circuit.json"))
-    write_json(tmp_path / "circuit" / "circuit.json", {"num": 3})
+    monkeypatch.setitem(KINDS, "graph", Kind(found, section, {}, "graph.json"))
+    write_json(tmp_path / "graph" / "graph.json", {"num": 3})
     assert "3 edges." in inspected(tmp_path)
     assert "3 edges." in write_report(tmp_path).read_text(encoding="utf-8")
 
