@@ -1,0 +1,112 @@
+"""Circuits as a user runs them: the tiny config, its files, the page and `inspect`; what cannot be asked is refused."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from sparc3_lightning.main import main
+from tests.runs import QUIET, command, log_dir, written
+
+pytestmark = QUIET
+
+CIRCUIT = "configs/tiny/circuit.yaml"
+TASKS = ["ioi_seed0", "ioi_seed1"]
+METHODS = {"lrp_signed", "lrp_signed, magnitude", "lrp", "gradient", "gradient_signed", "gradient_signed, magnitude",
+           "activation", "magnitude", "random"}  # fmt: skip
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return log_dir(command("predict", CIRCUIT, tmp_path_factory.mktemp("circuit")))
+
+
+def test_every_circuit_is_asked_its_own_and_held_out_samples(run: Path) -> None:
+    table = rows(run / "circuit" / "table.csv")
+    assert {row["method"] for row in table} == METHODS | {"none", "all"}
+    asked = {(row["task"], row["ablation"], row["method"], row["share"], row["asked"]) for row in table}
+    assert len(asked) == len(table) == 2 * 2 * 3 * (len(METHODS) * 5 + 2)
+    whole = {row["logit_difference"] for row in table if row["method"] == "all" or float(row["share"]) == 1}
+    assert len(whole) == 3, "one model, asked two draws and what is held out"
+    areas = rows(run / "circuit" / "areas.csv")
+    assert {row["num_draws"] for row in areas} == {"2"}
+    assert len(areas) == len(METHODS) * 3 * 2
+
+
+def test_an_ablation_and_a_draw_make_a_difference(run: Path) -> None:
+    empty = {(row["task"], row["ablation"]): row["logit_difference"]
+             for row in rows(run / "circuit" / "table.csv")
+             if (row["method"], row["asked"]) == ("none", "held_out")}  # fmt: skip
+    assert len({empty[TASKS[0], ablation] for ablation in ("zero", "mean", "corrupted")}) == 3
+    assert empty[TASKS[0], "zero"] == empty[TASKS[1], "zero"], "nothing of the draw is in it"
+    assert empty[TASKS[0], "mean"] != empty[TASKS[1], "mean"], "means are the draw's own"
+    parts = rows(run / "circuit" / "parts.csv")
+    assert {(row["layer"], row["kind"], row["num"]) for row in parts} == {(str(n), "neurons", "64") for n in range(3)}
+
+
+def test_inspect_and_the_page_show_them(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    main(["inspect", str(run)])
+    shown = capsys.readouterr().out
+    for said in ("Circuits", "Areas, asked held-out samples", "Do the draws' circuits agree?", "CPR"):
+        assert said in shown
+    assert "Areas, asked held-out samples" in (run / "report.html").read_text()
+    assert {"figures/faithfulness.png", "figures/accuracy.svg"} <= set(written(run / "circuit"))
+
+
+def test_what_was_measured_is_read_again(run: Path, tmp_path: Path) -> None:
+    again = log_dir(command("predict", CIRCUIT, tmp_path, f"--model.trials_dir={run / 'trials'}"))
+    assert not (again / "trials").exists()
+    assert rows(again / "circuit" / "table.csv") == rows(run / "circuit" / "table.csv")
+
+
+def test_weights_are_a_circuit_too(tmp_path: Path) -> None:
+    options = ["--model.granularity=weight", "--model.modules=all"]
+    overlay = tmp_path / "zero.yaml"
+    overlay.write_text(
+        "trainer:\n  callbacks:\n"
+        "    - class_path: callbacks.RelevanceCallback\n    - class_path: callbacks.ScoreWriter\n"
+        "    - class_path: callbacks.CircuitCallback\n      init_args: {shares: [0.1], described: 0.1}\n"
+    )
+    run = log_dir(command("predict", CIRCUIT, tmp_path, "--config", str(overlay), *options))
+    parts = rows(run / "circuit" / "parts.csv")
+    assert len({row["kind"] for row in parts}) == 7
+    total = sum(int(row["num"]) for row in parts if (row["task"], row["method"]) == (TASKS[0], "lrp_signed"))
+    kept = sum(int(row["num_kept"]) for row in parts if (row["task"], row["method"]) == (TASKS[0], "lrp_signed"))
+    assert kept == round(0.1 * total)
+    with pytest.raises(ValueError, match=r"`ablations` of weights can only be \['zero'\]"):
+        command("predict", CIRCUIT, tmp_path, *options)
+
+
+def test_what_is_no_task_is_refused(tmp_path: Path) -> None:
+    given = "{path: configs/tiny/general.txt, num_samples: 4, length: 8}"
+    sets = f"{{plain: {{class_path: sparc3_lightning.data.C4, init_args: {given}}}}}"
+    options = ["--model.target=last_token_argmax", "--data.evaluation_task=null", f"--data.behaviours={sets}"]
+    with pytest.raises(ValueError, match=r"`data\.behaviours\.plain` must name a right and a wrong token"):
+        command("predict", CIRCUIT, tmp_path, *options)
+
+
+def test_twins_are_needed_where_they_take_the_place(tmp_path: Path) -> None:
+    path = tmp_path / "task.jsonl"
+    openings = ("old", "young", "silly", "lazy", "heavy", "clean", "blue", "long")
+    path.write_text("".join(
+        f'{{"prompt": "the {word}", "right": "map", "wrong": "boat"}}\n' for word in openings
+    ))  # fmt: skip
+    task = f"{{class_path: sparc3_lightning.data.TaskFile, init_args: {{path: {path}, num_samples: 4}}}}"
+    with pytest.raises(
+        ValueError, match=r"needs a corrupted twin of each sample, got none of `data\.behaviours\.mine`"
+    ):
+        command("predict", CIRCUIT, tmp_path, f"--data.behaviours={{mine: {task}}}", "--data.evaluation_task=null")
+
+
+@pytest.mark.parametrize("shares", [[0.0], [1.5], [-0.1]])
+def test_shares_are_checked(shares: list[float]) -> None:
+    from callbacks import CircuitCallback
+
+    with pytest.raises(ValueError, match="`shares` must lie above 0"):
+        CircuitCallback(shares)
