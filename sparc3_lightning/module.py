@@ -429,7 +429,7 @@ class SparC3Module(LightningModule):
     def score_texts(
         self, texts: Sequence[str], scorer: Scorer | None = None, attribute: str | None = None
     ) -> list[float]:
-        """Scores of texts by an attribute of a scorer (None: the main one, the evaluator's), to choose words by; rank 0.
+        """Scores of texts by a scorer's attribute (None: the main one, the evaluator's), to choose words by; on rank 0.
 
         They are kept, and found again, as those of responses are.
 

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sparc3_lightning.files import write_text
 from sparc3_lightning.report.figures import pictures, save_figure
+from sparc3_lightning.report.overlap_figures import behaviour_pictures
 from sparc3_lightning.report.read import FinishedRun, read_run
 from sparc3_lightning.report.rows import (
     agreement_lines,
@@ -22,6 +23,7 @@ from sparc3_lightning.report.rows import (
     set_table,
 )
 from sparc3_lightning.report.screen_figures import screen_pictures
+from sparc3_lightning.report.side_by_side import overlap_table, recipe_table
 from sparc3_lightning.wording import MISSING, relevance_unit, visible
 
 if TYPE_CHECKING:  # `report` loads no torch
@@ -66,7 +68,8 @@ def write_report(run_dir: Path, num_prompts: int = NUM_PROMPTS, run: FinishedRun
     """
     run = run or read_run(run_dir)
     shown = []
-    for picture in (*pictures(run), *screen_pictures(run.results, run.screened)):
+    drawn = (*pictures(run), *screen_pictures(run.results, run.screened), *behaviour_pictures(run.results))
+    for picture in drawn:
         svg = save_figure(picture.figure, run_dir / FIGURES / picture.name)
         shown.append(PageFigure(picture.name, svg.read_bytes(), picture.caption))
     return write_text(run_dir / PAGE_FILE, render_page(run, shown, num_prompts))
@@ -87,12 +90,17 @@ def render_page(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: in
     environment.filters["visible"] = visible
     results = run.results
     predictions = results.get("predictions")  # runs of before had none
+    behaviours = results.get("behaviours")
     return environment.get_template("page.html").render(
         model=results["base_model"].get("id"),
         num_neurons=results["selection"]["num_neurons"],
         verdict=results["verdict"],
         outcome=outcome_table(results),
         evidence=evidence_table(results),
+        behaviours=None if behaviours is None else recipe_table(behaviours["recipes"]),
+        overlaps=None if behaviours is None else overlap_table(behaviours["overlaps"]),
+        recipe=results["selection"].get("recipe"),
+        serves=" and ".join(results["selection"].get("behaviours", [])),
         figures=figures,
         selection=[removed(results["selection"]), *checks(results), *agreement_lines(results)],
         validation=set_table(results["validation"], relevance_unit(results["relevance"])),

@@ -18,6 +18,7 @@ from sparc3_lightning.pruning.recipe import describe_option
 from sparc3_lightning.report.read import is_differential
 from sparc3_lightning.report.rows import Table as Rows
 from sparc3_lightning.report.rows import checks, in_brackets, outcome_table, prediction_table, removed, set_table
+from sparc3_lightning.report.side_by_side import overlap_table, recipe_table
 from sparc3_lightning.trials import CONTROL
 from sparc3_lightning.wording import MISSING, NATS, number, p_value, percent, relevance_unit, signed
 
@@ -32,6 +33,9 @@ _FILES = {
     "report.html": "all of it on one page, for a browser",
     "experiment_results.json": "every figure, statistic and check",
     "pruned_neurons.json": "the neurons removed (the recipe)",
+    "recipes": "each recipe of several behaviours, with all that came of it",
+    "behaviours.csv": "what each recipe does to every measure",
+    "behaviours_overlap.csv": "how far the behaviours share neurons",
     "screen.csv": "what removing each candidate alone does",
     "screen_methods.csv": "which method's scores predict it",
     "scores": "scores of every reference set",
@@ -57,6 +61,9 @@ def print_summary(results: "Results", log_dir: Path, console: Console | None = N
     """
     console = console or rich.get_console()
     console.print()
+    if (behaviours := results.get("behaviours")) is not None:
+        _print_wide("Behaviours side by side", recipe_table(behaviours["recipes"]), console)
+        console.print(Text(f"The first recipe, {results['selection']['recipe']}:", "bold"))
     _print_outcome(results, console)
     _print_checks(results, console)
     _print_verdict(results["verdict"], console)
@@ -68,9 +75,25 @@ def print_predictions(found: "PredictionsResult", console: Console | None = None
     _print_table("Does relevance predict removal?", prediction_table(found), console or rich.get_console())
 
 
+def print_overlaps(overlaps: Sequence[Row], console: Console | None = None) -> None:
+    """Print how far several behaviours agree on their neurons."""
+    _print_wide("Do the behaviours share neurons?", overlap_table(overlaps), console or rich.get_console())
+
+
 def _print_outcome(results: "Results", console: Console) -> None:
     """All figures in one table, before and after, and the control's beside them."""
     _print_table("Pruned against baseline", outcome_table(results, brief=True), console)
+
+
+def _print_wide(title: str, content: Rows, console: Console) -> None:
+    """A table that may be wider than a terminal: rather lines that are too long than figures that are cut."""
+    table = Table(title=Text(title, "bold"), **_PLAIN)
+    for place, column in enumerate(content.head):
+        table.add_column(Text(column.replace(" ", "\n")), justify="right" if place else "left", no_wrap=True)
+    for row in content.rows:
+        table.add_row(*map(Text, row))
+    _print_whole(table, console)
+    console.print(Padding(Text(content.note, "dim"), (0, 0, 1, 1)))
 
 
 def _print_table(title: str, content: Rows, console: Console) -> None:
@@ -129,6 +152,9 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
 def _print_run(report: dict[str, Any], console: Console) -> None:
     results, recipe = report["results"], report["recipe"]
     _section(console, "Run", [("directory", report["path"]), *_base_model(results["base_model"])])
+    if (behaviours := results.get("behaviours")) is not None:
+        _print_wide("Behaviours side by side", recipe_table(behaviours["recipes"]), console)
+        print_overlaps(behaviours["overlaps"], console)
     _print_verdict(results["verdict"], console)
     _print_outcome(results, console)
     _print_checks(results, console)

@@ -5,9 +5,10 @@ perplexity, windows are the unit. The tests are scipy's; everything is seeded an
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -268,3 +269,11 @@ def overlap(first: Sequence[tuple[int, int]], second: Sequence[tuple[int, int]],
     expected = len(ours) * len(theirs) / num_neurons
     p_value = float(stats.hypergeom.sf(shared - 1, num_neurons, len(ours), len(theirs)))
     return Overlap(shared, shared / len(ours | theirs), expected, p_value)
+
+
+def pairwise_overlaps(
+    selections: Mapping[str, Sequence[tuple[int, int]]], num_neurons: int
+) -> dict[tuple[str, str], Overlap]:
+    """How far every two selections, of a model of `num_neurons`, agree; by their names."""
+    pairs = combinations(selections, 2)
+    return {(one, other): overlap(selections[one], selections[other], num_neurons) for one, other in pairs}
