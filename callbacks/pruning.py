@@ -208,7 +208,7 @@ class PruningCallback(RunCallback):
         if self.screen is not None:
             sizes = sorted({self.num_neurons, self.screen.num_candidates})
             recipes = {name: one.recipe for name, one in run.parts.items() if name in found and one.recipe is not None}
-        texts = {name: {*samples[name].fingerprints} for name in found}
+        texts = {name: {*(samples[name].texts or samples[name].fingerprints)} for name in found}
         shared = {(one, other): len(texts[one] & texts[other]) for one, other in combinations(found, 2)}
         rows = compare_behaviours(found, sizes, self.scope, recipes, shared)
         write_rows(rows, module.log_dir / OVERLAP_FILE)
