@@ -45,7 +45,8 @@ class SparC3DataModule(LightningDataModule):
     Args:
         general: Sets of ordinary samples, by name (`general_seed0`, ...). Their mean is the general score, which a
             behaviour is contrasted with.
-        behaviours: The set that shows the behaviour, under the behaviour's name (`toxic`).
+        behaviours: The set that shows a behaviour, under the behaviour's name (`toxic`); of several each has a
+            differential.
         contrast: By a behaviour's name, the set that takes the place of `general` in its differential; its own name is
             `NAME_contrast`.
         price: Text by name, to tell by what a removal costs: never attributed, and without the rows that are evaluated
