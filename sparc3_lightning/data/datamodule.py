@@ -226,7 +226,7 @@ class SparC3DataModule(LightningDataModule):
         if len(self.behaviours) != 1:
             raise ValueError(
                 f"`behaviours` must name one set to take the differential of, got {list(self.behaviours)}. Set "
-                "`data.behaviours`; of several, only the pruning and the evaluation callback make something."
+                "`data.behaviours`: a sweep, and methods that compare sets, take one."
             )
         ((behaviour, general),) = self.differentials().items()
         return general, behaviour

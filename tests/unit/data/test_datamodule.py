@@ -314,7 +314,7 @@ def test_several_behaviours_have_a_differential_each(path: str) -> None:
     behaviours: dict[str, ReferenceSet] = {name: PromptFile(path) for name in ("insult", "threat")}
     data = SparC3DataModule(sets, behaviours, contrast={"threat": PromptFile(path)})
     assert data.differentials() == {"insult": ["a", "b"], "threat": ["threat_contrast"]}
-    with pytest.raises(ValueError, match=r"must name one set .* got \['insult', 'threat'\].*only the pruning"):
+    with pytest.raises(ValueError, match=r"must name one set .* got \['insult', 'threat'\].*take one"):
         data.differential_names()
     with pytest.raises(ValueError, match=r"that 'insult' is contrasted with, got none"):
         SparC3DataModule(None, behaviours, contrast={"threat": PromptFile(path)}).differentials()
