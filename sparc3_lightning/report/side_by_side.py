@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparc3_lightning.report.rows import Table
+from sparc3_lightning.report.rows import Table, kind_of
 from sparc3_lightning.wording import MISSING, p_value, percent, signed, spoken
 
 Row = Mapping[str, Any]
@@ -12,8 +12,14 @@ _BY_RECIPE = "recipe"
 
 
 def recipe_table(recipes: Sequence[Row]) -> Table:
-    """What every recipe does: a row each, a column a measure."""
-    shown = list(dict.fromkeys(row["column"] for row in recipes if row["role"] != "beside"))
+    """What every recipe does: a row each, a column a measure; of the attribute that decides only what decides."""
+    decides = {kind_of(row["column"]) for row in recipes if row["role"] == "behaviour"}
+    shown = dict.fromkeys(
+        row["column"]
+        for row in recipes
+        if row["role"] not in ("beside", "logged")
+        or (row["role"] == "logged" and kind_of(row["column"]) not in decides)
+    )
     found: dict[str, dict[str, Row]] = {}
     for row in recipes:
         found.setdefault(row["recipe"], {})[row["column"]] = row

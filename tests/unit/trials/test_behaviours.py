@@ -110,6 +110,16 @@ def test_the_table_marks_what_holds_against_baseline_and_control(
     assert ("random neurons" in table.note) == (against is not None)
 
 
+def test_the_table_shows_other_attributes_and_of_the_deciding_one_what_decides() -> None:
+    results = found(0.01)
+    columns = results["columns"]
+    for name, role in (("insult/probability", "logged"), ("threat/mean", "logged"), ("kindness", "beside")):
+        columns[name] = {**columns["insult/mean"], "role": role}
+    rows = recipe_rows({"a": results}, AIMS)
+    assert {row["column"] for row in rows} == {"insult/mean", "insult/probability", "threat/mean", "kindness"}
+    assert recipe_table(rows).head == ["recipe", "neurons", "insult, mean", "threat, mean"]
+
+
 def test_tables_files_and_figures_of_overlaps(differentials: dict[str, ScoreSet], tmp_path: Path) -> None:
     rows = compare_behaviours(differentials, [2], recipes={"a": Recipe([(0, 0)]), "b": Recipe([(0, 0)])})
     table = overlap_table(rows)
