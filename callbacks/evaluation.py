@@ -21,7 +21,9 @@ from sparc3_lightning.progress import announce, inform
 from sparc3_lightning.report.page import write_report
 from sparc3_lightning.report.read import RESULTS_FILE, finished_run
 from sparc3_lightning.report.terminal import print_places, print_summary
-from sparc3_lightning.runs.results import experiment_results
+from sparc3_lightning.runs.results import experiment_results, with_behaviours
+from sparc3_lightning.runs.run import Run
+from sparc3_lightning.trials.behaviours import RECIPES_FILE, write_rows
 from sparc3_lightning.trials.store import TRIALS_DIR, TrialStore
 from sparc3_lightning.trials.suppress import draw_controls
 from sparc3_lightning.trials.trial import UNCHANGED, Intervention, Trials, scaled_neurons
@@ -59,35 +61,50 @@ class EvaluationCallback(RunCallback):
                 "`data.evaluation_text`, or leave the evaluation callback out."
             )
         passes = module.evaluator.check(module.lm, module.tokenizer, rows, prompts)
-        num = self.num_control_draws
-        which = "baseline, pruned" + (f", {num} control{'s' * (num > 1)}" if num else "")
-        inform(trainer, describe_passes(passes, 2 + num, which))
+        num, recipes = self.num_control_draws, max(1, len(module.run.aims))
+        pruned = "pruned" if recipes == 1 else f"{recipes} times pruned"
+        controls = f"{recipes * num} control{'s' * (recipes * num > 1)}"
+        which = f"baseline, {pruned}" + (f", {controls}" if num else "")
+        inform(trainer, describe_passes(passes, 1 + recipes * (1 + num), which))
 
     def finish(self, trainer: Trainer, module: SparC3Module) -> None:
         """Evaluate before, after and the control; write the results and what shows them."""
         run, log_dir = module.run, module.log_dir
-        assert run.recipe is not None, "the pruning callback comes first"
-        save = partial(_save, log_dir)
         # Drawn first: that a layer has too few other neurons shows before hours of evaluation.
-        config = module.lm.config
-        width = get_family(config.model_type).num_neurons(config)
-        controls = draw_controls(run.recipe, width, self.num_control_draws, self.control_seed)
-        to_do = [scaled_neurons(recipe) for recipe in (run.recipe, *controls)]
+        recipes = [(one, directory, self._interventions(module, one)) for one, directory in run.by_recipe(log_dir)]
+        to_do = [one for _, _, of_recipe in recipes for one in of_recipe]
         trials = trials_of(module)
         _foretell(module, trials, [UNCHANGED, *to_do] if run.baseline is None else to_do)
-        save("baseline_eval.json", baseline_of(module, to_do, trials).to_json())
-        run.pruned = _measure(module, trials, to_do[0], "pruned", to_do[1:])
-        save("pruned_eval.json", run.pruned.to_json())
-        for number, control in enumerate(to_do[1:], start=1):
-            run.controls.append(_measure(module, trials, control, f"control {number}", to_do[number + 1 :]))
-        save("control_eval.json", [control.to_json() for control in run.controls])
+        _save(log_dir, "baseline_eval.json", baseline_of(module, to_do, trials).to_json())
+        for one, directory, of_recipe in recipes:
+            one.baseline, to_do = run.baseline, to_do[len(of_recipe) :]
+            self._evaluate(module, trials, one, directory, [of_recipe, to_do])
+        if run.parts:
+            run.adopt_first()
+            _save_pruned(run, log_dir)
+            _save_controls(run, log_dir)
+        from_rank_zero(partial(_report, module))
 
-        def report() -> None:
-            run.results = experiment_results(run, module.evaluator, module.data.describe())
-            write_json(log_dir / RESULTS_FILE, run.results)
-            write_page(module)
+    def _interventions(self, module: SparC3Module, one: Run) -> list[Intervention]:
+        """What is done to the model for a recipe: its neurons go, or as many others."""
+        assert one.recipe is not None, "the pruning callback comes first"
+        config = module.lm.config
+        width = get_family(config.model_type).num_neurons(config)
+        controls = draw_controls(one.recipe, width, self.num_control_draws, self.control_seed)
+        return [scaled_neurons(recipe) for recipe in (one.recipe, *controls)]
 
-        from_rank_zero(report)
+    def _evaluate(
+        self, module: SparC3Module, trials: Trials, one: Run, directory: Path, to_do: Sequence[Sequence[Intervention]]
+    ) -> None:
+        """Measure the model without a recipe's neurons, and each control: the first of `to_do`; the rest is later's."""
+        (pruned, *controls), later = to_do
+        named = "" if one.aim is None else f" {one.aim.name}"
+        one.pruned = _measure(module, trials, pruned, f"pruned{named}", [*controls, *later])
+        _save_pruned(one, directory)
+        for number, control in enumerate(controls, start=1):
+            to_follow = [*controls[number:], *later]
+            one.controls.append(_measure(module, trials, control, f"control {number}{named}", to_follow))
+        _save_controls(one, directory)
 
     def show(self, module: SparC3Module, stage: str) -> None:
         """Print the summary."""
@@ -172,6 +189,33 @@ def _tell_rest(
     if num and (what == "baseline" or seconds >= 60):
         left = f"{num} more of this kind: about {duration(num * seconds)}"
         inform(module.trainer, f"evaluation: {what} took {duration(seconds)}, {left}")
+
+
+def _report(module: SparC3Module) -> None:
+    """Write results, figures and page: of each recipe, and of several side by side; on rank 0."""
+    run, log_dir = module.run, module.log_dir
+    for one, directory in run.by_recipe(log_dir):
+        one.results = experiment_results(one, module.evaluator, module.data.describe())
+        _write_report(module, one, directory)
+    if run.parts:
+        run.results = with_behaviours(run)
+        write_rows(run.results["behaviours"]["recipes"], log_dir / RECIPES_FILE)
+        _write_report(module, run, log_dir)
+
+
+def _write_report(module: SparC3Module, one: Run, directory: Path) -> None:
+    write_json(directory / RESULTS_FILE, one.results)
+    announce(module.trainer, "drawing the figures and writing the page")
+    write_report(directory, run=finished_run(one, directory))
+
+
+def _save_pruned(one: Run, directory: Path) -> None:
+    assert one.pruned is not None
+    _save(directory, "pruned_eval.json", one.pruned.to_json())
+
+
+def _save_controls(one: Run, directory: Path) -> None:
+    _save(directory, "control_eval.json", [control.to_json() for control in one.controls])
 
 
 def _save(log_dir: Path, name: str, content: object) -> None:

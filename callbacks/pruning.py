@@ -1,10 +1,11 @@
-"""Pruning: combine the scores, take the differential, select the neurons, save the recipe and the pruned model."""
+"""Pruning: combine the scores, take the differentials, select the neurons, save recipes and pruned models."""
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import cast
 
@@ -18,16 +19,19 @@ from sparc3_lightning.evaluation.passes import describe_passes
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import announce, inform
+from sparc3_lightning.pruning.aims import Aim, RecipeKind, aimed_contrast, aims_of
 from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import save_pruned_model
 from sparc3_lightning.pruning.screen import ScreenData, Screened
 from sparc3_lightning.pruning.select import SCOPES, Scope, check_num_neurons, scores_of, select_neurons
-from sparc3_lightning.report.terminal import print_predictions
+from sparc3_lightning.report.terminal import print_overlaps, print_predictions
 from sparc3_lightning.runs.results import PredictionsResult
-from sparc3_lightning.scoring.combine import Penalty, check_general, differential
+from sparc3_lightning.runs.run import Run
+from sparc3_lightning.scoring.combine import MethodScores, Penalty, check_general, differential
 from sparc3_lightning.scoring.saving import save_together, share_summaries
 from sparc3_lightning.scoring.score_set import ScoreSet
+from sparc3_lightning.trials.behaviours import OVERLAP_FILE, Row, compare_behaviours, write_rows
 from sparc3_lightning.trials.screening import (
     KeptFigures,
     Predictions,
@@ -45,6 +49,8 @@ from sparc3_lightning.trials.screening import (
 from sparc3_lightning.trials.store import TRIALS_DIR
 from sparc3_lightning.version import __version__
 
+DIFFERENTIAL = Path("scores", "differential")
+
 
 class PruningCallback(RunCallback):
     """Selects after attribution; writes `pruned_neurons.json`, `scores/differential/` and, if asked, `pruned_model/`.
@@ -52,8 +58,11 @@ class PruningCallback(RunCallback):
     With a screen, each method that was scored before is held against what removal did: list the baseline callback, if
     any, before this one.
 
+    Of several `data.behaviours` each has a differential, `scores/differential/NAME/`, and each recipe a directory,
+    `recipes/NAME/`; what stands in the run's own directory is the first recipe's.
+
     Args:
-        num_neurons: How many neurons go.
+        num_neurons: How many neurons go, in each recipe.
         scope: Where scores compete: "global" or "layer".
         general_weight: Weight g >= 1 of general relevance; 1 is the paper.
         general_penalty: "raw" (the paper) or "abs".
@@ -61,6 +70,11 @@ class PruningCallback(RunCallback):
             behaviour (where none is known, to the evaluator's score of completions of its prompts), to ordinary words
             and to text, and choose among them; null for no screen.
         save_model: Also save the pruned model as a Hugging Face directory, with tokenizer and model card.
+        recipes: Which recipes are made of several behaviours: "each" (one for each; the default), "all" (one for all,
+            by the mean of their differentials: what serves one much may outweigh what serves each a little), "shared"
+            (one for all, by the highest of their differentials: below 0 a neuron serves each of them).
+        specific_to: Behaviours that a recipe of specific neurons is made for, besides: below 0 one serves no other
+            behaviour as much.
     """
 
     def __init__(
@@ -71,6 +85,8 @@ class PruningCallback(RunCallback):
         general_penalty: Penalty = "raw",
         screen: Screen | None = None,
         save_model: bool = False,
+        recipes: list[RecipeKind] | None = None,
+        specific_to: list[str] | None = None,
     ) -> None:
         if scope not in SCOPES:
             raise ValueError(f"`scope` must be one of {SCOPES}, got {scope!r}. Set `PruningCallback.init_args.scope`.")
@@ -78,13 +94,17 @@ class PruningCallback(RunCallback):
         self.num_neurons, self.scope = num_neurons, scope
         self.general_weight, self.general_penalty = general_weight, general_penalty
         self.screen, self.save_model = screen, save_model
+        self.recipes, self.specific_to = ["each"] if recipes is None else recipes, specific_to or []
 
     def check(self, trainer: Trainer, module: SparC3Module) -> None:
         """Refuse, before hours of attribution, what could not be selected after them."""
         config, run, data = module.lm.config, module.run, module.data
-        run.general, run.behaviour = data.differential_names()
-        if trainer.is_global_zero:
-            data.warn_of_shared_samples([*run.general, run.behaviour])
+        differentials = data.differentials()
+        run.aims = aims_of(differentials, self.recipes, self.specific_to)
+        run.general, run.behaviour = [*run.aims[0].general], run.aims[0].behaviours[0]
+        for behaviour, general in differentials.items():
+            if trainer.is_global_zero:
+                data.warn_of_shared_samples([*general, behaviour])
         total = get_family(config.model_type).total_neurons(config)
         check_num_neurons(self.num_neurons, total)
         if self.screen is not None:
@@ -94,7 +114,8 @@ class PruningCallback(RunCallback):
                     f"`screen.num_candidates` must be at least `num_neurons` = {self.num_neurons}, got "
                     f"{self.screen.num_candidates}. Set `PruningCallback.init_args.screen.num_candidates`."
                 )
-            self._foretell(trainer, module, self._screen_data(module, self.screen), self.screen)
+            for aim in run.aims:
+                self._foretell(trainer, module, self._screen_data(module, self.screen, aim), self.screen)
             self._warn_of_later_methods(trainer)
 
     def _foretell(self, trainer: Trainer, module: SparC3Module, data: ScreenData, screen: Screen) -> None:
@@ -115,55 +136,113 @@ class PruningCallback(RunCallback):
             )
 
     def finish(self, trainer: Trainer, module: SparC3Module) -> None:
-        """Take the differential, select on rank 0, tell every rank, save."""
+        """Take the differentials, select on rank 0, tell every rank, save."""
         log_dir, run = module.log_dir, module.run
         with run.timed("selection"):
-            general, behaviour = [run.score_sets[name] for name in run.general], run.score_sets[str(run.behaviour)]
-            contrast = differential(general, behaviour, self.general_weight, self.general_penalty)
-            run.differential = save_together(contrast, log_dir / "scores" / "differential", module.device)
-            # Each rank has read its share of every set: what all of them know makes the selection and its checks.
-            share_summaries([*run.score_sets.values(), run.differential])
-            run.recipe = from_rank_zero(partial(self._select, run.differential))
+            found = self._differentials(module)
+            if len(found) > 1:
+                for aim in run.aims:
+                    run.part(aim)
+            for one, _ in run.by_recipe(log_dir):
+                one.differential = found[str(one.behaviour)]
+                one.recipe = from_rank_zero(partial(self._select, one, found, log_dir / DIFFERENTIAL))
         if self.screen is not None:
             with run.timed("screen"):
-                run.recipe = self._screened(module, self.screen, run.recipe)
-        from_rank_zero(partial(run.recipe.save, log_dir))
+                self._screen_all(module, self.screen)
+        for one, directory in run.by_recipe(log_dir):
+            self._save(module, one, directory)
+        if run.parts:
+            run.adopt_first()
+            assert run.recipe is not None
+            from_rank_zero(partial(run.recipe.save, log_dir))
+            run.comparison = from_rank_zero(partial(self._compared, module, found))
+
+    def _differentials(self, module: SparC3Module) -> dict[str, ScoreSet]:
+        """Take and save the differential of each behaviour; every rank knows of all scores what a selection needs."""
+        run, home = module.run, module.log_dir / DIFFERENTIAL
+        named, found = module.data.differentials(), dict[str, ScoreSet]()
+        for behaviour, names in named.items():
+            general = [run.score_sets[name] for name in names]
+            contrast = differential(general, run.score_sets[behaviour], self.general_weight, self.general_penalty)
+            directory = home / behaviour if len(named) > 1 else home
+            found[behaviour] = save_together(contrast, directory, module.device)
+        # Each rank has read its share of every set: what all of them know makes the selection and its checks.
+        share_summaries([*run.score_sets.values(), *found.values()])
+        return found
+
+    def _save(self, module: SparC3Module, one: Run, directory: Path) -> None:
+        assert one.recipe is not None
+        from_rank_zero(partial(directory.mkdir, parents=True, exist_ok=True))
+        from_rank_zero(partial(one.recipe.save, directory))
         if self.save_model:
             announce(module.trainer, "saving the pruned model")
-            with run.timed("saving the pruned model"):
+            with module.run.timed("saving the pruned model"):
                 save_pruned_model(
-                    module.lm, module.tokenizer, run.recipe, log_dir / "pruned_model", check_base=False,
+                    module.lm, module.tokenizer, one.recipe, directory / "pruned_model", check_base=False,
                     dtype=module.weights_dtype,
                 )  # fmt: skip
 
     def show(self, module: SparC3Module, stage: str) -> None:
-        """Print which method's scores predict what removal did."""
-        if module.run.predictions is not None:
-            print_predictions(cast("PredictionsResult", asdict(module.run.predictions)))
+        """Print which method's scores predict what removal did; of several behaviours, how far they agree."""
+        run = module.run
+        if run.comparison:
+            print_overlaps(run.comparison)
+        elif run.predictions is not None:
+            print_predictions(cast("PredictionsResult", asdict(run.predictions)))
 
-    def _select(self, contrast: ScoreSet) -> Recipe:
+    def _select(self, one: Run, found: Mapping[str, ScoreSet], home: Path) -> Recipe:
+        """Select a recipe's neurons; what only this recipe is selected from is saved too."""
+        contrast, aim = one.differential, one.aim
+        assert contrast is not None
+        if aim is not None and aim.kind != "each":
+            contrast = one.differential = aimed_contrast(aim, found, one.score_sets, self.general_penalty)
+            contrast.save(home / aim.name)
         if self.screen is None:
             return select_neurons(contrast, self.num_neurons, self.scope)
         return select_neurons(contrast, self.screen.num_candidates, self.scope, "screen.num_candidates")
 
-    def _screen_data(self, module: SparC3Module, screen: Screen) -> ScreenData:
-        """What candidates are measured on: what was attributed, and text that was not.
+    def _compared(self, module: SparC3Module, found: Mapping[str, ScoreSet]) -> list[Row]:
+        """How far the behaviours agree, on rank 0."""
+        run, samples = module.run, module.data.reference_samples
+        sizes, recipes = [self.num_neurons], dict[str, Recipe]()
+        if self.screen is not None:
+            sizes = sorted({self.num_neurons, self.screen.num_candidates})
+            recipes = {name: one.recipe for name, one in run.parts.items() if name in found and one.recipe is not None}
+        texts = {name: {*(samples[name].texts or samples[name].fingerprints)} for name in found}
+        shared = {(one, other): len(texts[one] & texts[other]) for one, other in combinations(found, 2)}
+        rows = compare_behaviours(found, sizes, self.scope, recipes, shared)
+        write_rows(rows, module.log_dir / OVERLAP_FILE)
+        return rows
+
+    def _screen_data(self, module: SparC3Module, screen: Screen, aim: Aim) -> ScreenData:
+        """What a recipe's candidates are measured on: what was attributed, and text that was not.
+
+        Words of all behaviours that a recipe is for count together; those of behaviours that it is not to serve count
+        as ordinary ones.
 
         Raises:
-            ValueError: No words and no scorer; or not enough text.
+            ValueError: No words and no scorer, or no words of several behaviours; or not enough text.
         """
-        price = self._price(module, screen)
-        behaviour = str(module.run.behaviour)
-        samples, key = module.data.reference_samples[behaviour], module.data.key_of(behaviour)
-        if not samples.following:
-            return ScreenData(ScoredResponses(module.evaluator, module.tokenizer, samples, key), price=price)
-        words = self._words(module)
-        return ScreenData(words.pop(behaviour), [one for passages in words.values() for one in passages], price)
+        price, data = self._price(module, screen), module.data
+        samples = {name: data.reference_samples[name] for name in aim.behaviours}
+        silent = [data.key_of(name) for name, one in samples.items() if not one.following]
+        if silent and len(samples) > 1:
+            raise ValueError(
+                f"`screen` of recipe `{aim.name}`, for several behaviours, needs words of each, got none of "
+                f"`{silent[0]}`. Set it to WordsThatMatter, `PruningCallback.init_args.recipes` to [each], or `screen` "
+                "to null."
+            )
+        if silent:
+            only = samples[aim.behaviours[0]]
+            return ScreenData(ScoredResponses(module.evaluator, module.tokenizer, only, silent[0]), price=price)
+        words = self._words(module, [*aim.behaviours, *aim.others, *aim.general])
+        serving = [one for name in aim.behaviours for one in words.pop(name)]
+        return ScreenData(serving, [one for passages in words.values() for one in passages], price)
 
-    def _words(self, module: SparC3Module) -> dict[str, list[Passage]]:
-        """Words of the behaviour and of what it is contrasted with, by set."""
-        data, run = module.data, module.run
-        words = {name: word_passages(data.reference_samples[name]) for name in (str(run.behaviour), *run.general)}
+    def _words(self, module: SparC3Module, names: Sequence[str]) -> dict[str, list[Passage]]:
+        """Words of some sets, by set."""
+        data = module.data
+        words = {name: word_passages(data.reference_samples[name]) for name in names}
         for name, passages in words.items():
             if len(passages) < 2:
                 raise ValueError(
@@ -187,32 +266,67 @@ class PruningCallback(RunCallback):
             check_vocabulary(passage.ids.tolist(), module.vocab_size, "`data.price`")
         return price
 
-    def _screened(self, module: SparC3Module, screen: Screen, candidates: Recipe) -> Recipe:
-        """Screen the candidates on all ranks; rank 0 writes the table."""
-        log_dir, data = module.log_dir, self._screen_data(module, screen)
+    def _screen_all(self, module: SparC3Module, screen: Screen) -> None:
+        """Screen every recipe's candidates; of several recipes one that nothing is left of is left out.
+
+        Raises:
+            ValueError: No recipe has a neuron that is worth its price.
+        """
+        run = module.run
+        for one, directory in run.by_recipe(module.log_dir):
+            screened = self._screened(module, screen, one, directory)
+            assert one.recipe is not None
+            try:
+                check_chosen(one.recipe, screened)
+            except ValueError as error:
+                if len(run.parts) < 2:
+                    raise
+                del run.parts[_name_of(one)]
+                if module.trainer.is_global_zero:
+                    warnings.warn(f"recipe `{_name_of(one)}` is left out: {error}", stacklevel=2)
+
+    def _screened(self, module: SparC3Module, screen: Screen, one: Run, directory: Path) -> list[Screened]:
+        """Screen the candidates of a recipe on all ranks, and choose; rank 0 writes the table."""
+        candidates, data = one.recipe, self._screen_data(module, screen, one.aim or module.run.aims[0])
+        assert candidates is not None
         key = {**data.key(), **model_setting(module), "version": __version__, "max_tokens": screen.max_tokens}
-        kept = KeptFigures(Path(module.trials_dir or log_dir / TRIALS_DIR), key)
+        kept = KeptFigures(Path(module.trials_dir or module.log_dir / TRIALS_DIR), key)
         with module.evaluator.precision(), kept:
-            recipe, screened, joint = screened_recipe(
+            one.recipe, screened, joint = screened_recipe(
                 module.lm, candidates, self.num_neurons, data, screen, kept, module.progress
             )
-        from_rank_zero(partial(write_screen, log_dir, candidates, screened, recipe))
-        module.run.predictions = from_rank_zero(partial(self._predicted, module, candidates, screened, data.unit))
+        from_rank_zero(partial(directory.mkdir, parents=True, exist_ok=True))
+        from_rank_zero(partial(write_screen, directory, candidates, screened, one.recipe))
+        one.predictions = from_rank_zero(partial(self._predicted, module, one, directory, candidates, screened, data))
         if module.trainer.is_global_zero:
-            print(describe_screen(screened, joint, self.num_neurons, data.unit))
-        check_chosen(recipe, screened)
-        return recipe
+            named = f"{_name_of(one)}, " if one.aim else ""
+            print(named + describe_screen(screened, joint, self.num_neurons, data.unit))
+        return screened
 
     def _predicted(
-        self, module: SparC3Module, candidates: Recipe, screened: Sequence[Screened], unit: str
-    ) -> Predictions:
+        self, module: SparC3Module, one: Run, directory: Path, candidates: Recipe, screened: Sequence[Screened],
+        data: ScreenData,
+    ) -> Predictions:  # fmt: skip
         """Hold every method of the run against what removal did, and write the table; rank 0 has the scores."""
-        run, contrast = module.run, (self.general_weight, self.general_penalty)
-        scores: dict[str, list[float]] = {run.main_key: candidates.scores}
+        run, scores = module.run, {module.run.main_key: candidates.scores}
         for key, found in run.scores.items():
             if key not in scores and (found.sets or found.ranking is not None):
-                scores[key] = scores_of(found.contrast(run.general, str(run.behaviour), *contrast), candidates.neurons)
+                contrast = self._contrast_by(found, module, one.aim or run.aims[0])
+                scores[key] = scores_of(contrast, candidates.neurons)
         test = module.evaluator.paired_test
-        predictions = predict_effects(screened, scores, run.main_key, self.num_neurons, test, unit)
-        write_predictions(module.log_dir, predictions)
+        predictions = predict_effects(screened, scores, run.main_key, self.num_neurons, test, data.unit)
+        write_predictions(directory, predictions)
         return predictions
+
+    def _contrast_by(self, found: MethodScores, module: SparC3Module, aim: Aim) -> ScoreSet:
+        """What another method would have selected a recipe from."""
+        if found.ranking is not None:
+            return found.ranking
+        options, named = (self.general_weight, self.general_penalty), module.data.differentials()
+        contrasts = {name: found.contrast(named[name], name, *options) for name in aim.behaviours}
+        return aimed_contrast(aim, contrasts, found.sets, self.general_penalty)
+
+
+def _name_of(one: Run) -> str:
+    """A recipe's name; of one behaviour it has none."""
+    return "" if one.aim is None else one.aim.name

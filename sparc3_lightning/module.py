@@ -426,8 +426,10 @@ class SparC3Module(LightningModule):
             self._stop_if_told()
         return scores
 
-    def score_texts(self, texts: Sequence[str], scorer: Scorer | None = None) -> list[float]:
-        """Scores of texts by a scorer's first attribute (None: the evaluator's), to choose words by; on rank 0.
+    def score_texts(
+        self, texts: Sequence[str], scorer: Scorer | None = None, attribute: str | None = None
+    ) -> list[float]:
+        """Scores of texts by a scorer's attribute (None: the main one, the evaluator's), to choose words by; on rank 0.
 
         They are kept, and found again, as those of responses are.
 
@@ -435,12 +437,12 @@ class SparC3Module(LightningModule):
             SystemExit: This process is told to stop; what was scored before is kept.
         """
         scorer = scorer or self.evaluator.load_scorer()
-        scores, store = list[float](), self._text_scores.store_of(scorer)
+        scores, store = list[float](), self._text_scores.store_of(scorer, attribute)
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             # The other ranks do not ask: they wait for this one, and hear of it.
             if self.stop_signals is not None and self.stop_signals.received is not None:
                 raise SystemExit(EXIT_CODE)
-            scores += score_texts_once(texts[start : start + _TEXTS_AT_ONCE], store, scorer)
+            scores += score_texts_once(texts[start : start + _TEXTS_AT_ONCE], store, scorer, attribute)
             if self.is_resumable:
                 mark_unfinished(self.log_dir)
         return scores

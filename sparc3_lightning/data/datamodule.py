@@ -45,7 +45,8 @@ class SparC3DataModule(LightningDataModule):
     Args:
         general: Sets of ordinary samples, by name (`general_seed0`, ...). Their mean is the general score, which a
             behaviour is contrasted with.
-        behaviours: The set that shows the behaviour, under the behaviour's name (`toxic`).
+        behaviours: The set that shows a behaviour, under the behaviour's name (`toxic`); of several each has a
+            differential.
         contrast: By a behaviour's name, the set that takes the place of `general` in its differential; its own name is
             `NAME_contrast`.
         price: Text by name, to tell by what a removal costs: never attributed, and without the rows that are evaluated
@@ -228,16 +229,30 @@ class SparC3DataModule(LightningDataModule):
         if len(self.behaviours) != 1:
             raise ValueError(
                 f"`behaviours` must name one set to take the differential of, got {list(self.behaviours)}. Set "
-                "`data.behaviours`; another behaviour is another run."
+                "`data.behaviours`: a sweep, and methods that compare sets, take one."
             )
-        (behaviour,) = self.behaviours
-        general = [behaviour + _CONTRAST] if behaviour in self.contrast else list(self.general)
-        if not general:
-            raise ValueError(
-                f"`general` must name at least one set that {behaviour!r} is contrasted with, got none. Set "
-                f"`data.general`, or `data.contrast.{behaviour}`."
-            )
+        ((behaviour, general),) = self.differentials().items()
         return general, behaviour
+
+    def differentials(self) -> dict[str, list[str]]:
+        """Name, by behaviour, the sets that it is contrasted with: its own in `contrast`, or else those of `general`.
+
+        Raises:
+            ValueError: There is no behaviour, or nothing to contrast one with.
+        """
+        if not self.behaviours:
+            raise ValueError(
+                "`behaviours` must name one set or more to take the differential of, got []. Set `data.behaviours`."
+            )
+        found: dict[str, list[str]] = {}
+        for behaviour in self.behaviours:
+            found[behaviour] = [behaviour + _CONTRAST] if behaviour in self.contrast else list(self.general)
+            if not found[behaviour]:
+                raise ValueError(
+                    f"`general` must name at least one set that {behaviour!r} is contrasted with, got none. Set "
+                    f"`data.general`, or `data.contrast.{behaviour}`."
+                )
+        return found
 
     def warn_of_shared_samples(self, names: Iterable[str]) -> None:
         """Warn where two of the sets hold the same texts: seeds agree, or sets differ, less than they seem to."""

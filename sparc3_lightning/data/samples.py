@@ -109,7 +109,8 @@ class LoadContext:
         score_responses: Continues prompts with the base model and scores the continuations, each in [0, 1].
         is_greedy: Continuations hold no luck: a prompt's is the same whenever it is made.
         next_token: What follows a sample is explained: sources that crop a text leave a token for it.
-        score_texts: Scores texts by a scorer, or by the evaluator's (None), each in [0, 1]; on rank 0.
+        score_texts: Scores texts by a scorer, or by the evaluator's (None), and one of its attributes, or the main one
+            (None), each in [0, 1]; on rank 0.
         scorer_name: The evaluator's scorer, by name.
         lengths_of: Gives the lengths of another reference set's samples, by its name. Every rank must call.
         progress: Shows how far what takes long has come; on rank 0.
@@ -122,7 +123,7 @@ class LoadContext:
     score_responses: Callable[[list[Prompt]], list[float]] | None = None
     is_greedy: bool = False
     next_token: bool = False
-    score_texts: Callable[[Sequence[str], Any], list[float]] | None = None
+    score_texts: Callable[[Sequence[str], Any, str | None], list[float]] | None = None
     scorer_name: str | None = None
     lengths_of: Callable[[str], list[int]] | None = None
     progress: Progress = no_progress

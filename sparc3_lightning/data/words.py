@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -25,7 +25,7 @@ from sparc3_lightning.data.sources import Row, Source
 from sparc3_lightning.data.tokens import check_vocabulary, encode_with_offsets, starts_with_bos
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.loops import Counted, no_progress
-from sparc3_lightning.metrics.scorers import Scorer
+from sparc3_lightning.metrics.scorers import Scorer, attribute_scores
 
 _TEXTS_AT_ONCE = 64
 _LENGTH_TOLERANCE = 0.1
@@ -156,6 +156,7 @@ class WordSet(ReferenceSet):
     part: Part = "all"
     dataset: str = "allenai/real-toxicity-prompts"
     revision: str | None = None
+    attribute: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be."""
@@ -170,6 +171,10 @@ class WordSet(ReferenceSet):
     def chosen_by_score(self) -> bool:
         """Tell whether a scorer chooses the words, as far as options and a local file's first row tell."""
         return False
+
+    def describe(self) -> dict[str, Any]:
+        """Give source and options as JSON; the attribute where one is named."""
+        return super().describe() | ({} if self.attribute is None else {"attribute": self.attribute})
 
     def load(self, context: LoadContext) -> ReferenceSamples:
         """Draw and cut the texts, on rank 0 for all."""
@@ -235,14 +240,13 @@ class WordSet(ReferenceSet):
         if not texts:
             return []
         if context.score_texts is not None:
-            return context.score_texts(texts, self.scorer)
+            return context.score_texts(texts, self.scorer, self.attribute)
         if self.scorer is None:
             raise ValueError(
                 "words are chosen by a scorer, and there is none. Set `init_args.scorer`, or name `prefix` and `word` "
                 "in each row of the file."
             )
-        scores: list[float] = self.scorer.score(texts)[self.scorer.attributes[0]].tolist()
-        return scores
+        return attribute_scores(self.scorer, texts, self.attribute)
 
 
 @dataclass(eq=False)
@@ -254,11 +258,12 @@ class WordsThatMatter(WordSet):
         text_column: Column that holds the text, where rows have neither `prompt` and `continuation` nor a word.
         num_samples: How many words.
         max_tokens: Most tokens before the word.
-        scorer: Scores the texts, by its first attribute; None for the evaluator's.
+        scorer: Scores the texts; None for the evaluator's.
         seed: Seed of the draw.
         part: `attribution` and `evaluation` are two disjoint halves of all prompts there are, `all` is both.
         dataset: Hub id.
         revision: Commit on the hub; None for the newest.
+        attribute: Which of the scorer's attributes counts, such as `insult` of Detoxify's; None for its main one.
         threshold: Texts that score at least this much are taken.
         min_drop: The least by which leaving the word out must lower the score.
     """
@@ -314,11 +319,12 @@ class OrdinaryWords(WordSet):
         text_column: Column that holds the text, where rows have not `prompt` and `continuation`.
         num_samples: How many words; with `length_like` as many as that set has.
         max_tokens: Most tokens before the word.
-        scorer: Scores the texts, by its first attribute; None for the evaluator's.
+        scorer: Scores the texts; None for the evaluator's.
         seed: Seed of the draw and of the words.
         part: `attribution` and `evaluation` are two disjoint halves of all prompts there are, `all` is both.
         dataset: Hub id.
         revision: Commit on the hub; None for the newest.
+        attribute: Which of the scorer's attributes counts, such as `insult` of Detoxify's; None for its main one.
         threshold: Take texts that score less than this; None takes any, and needs no scorer.
         length_like: Name of a reference set; each sample is as long as one of its, within a tenth.
     """

@@ -329,7 +329,7 @@ class Evaluator:
         """
         if self.scorer is None:
             raise ValueError(
-                "measuring toxicity, or choosing prompts or words by it, needs a scorer, got none. Set "
+                "measuring completions, or choosing prompts or words by a score, needs a scorer, got none. Set "
                 "`Evaluator.init_args.scorer`."
             )
         assert self.scorer.attributes

@@ -14,7 +14,7 @@ from typing import Any
 from sparc3_lightning.data.samples import Prompt, fingerprint
 from sparc3_lightning.distributed.ranks import check_same_on_every_rank, from_rank_zero
 from sparc3_lightning.files import read_json, write_json
-from sparc3_lightning.metrics.scorers import Scorer, scorer_setting
+from sparc3_lightning.metrics.scorers import Scorer, attribute_scores, scorer_setting
 from sparc3_lightning.pruning.recipe import COMPRESSION_FILE, RECIPE_FILE
 
 FORMAT_VERSION = 1
@@ -102,27 +102,31 @@ class TextScores:
 
     def __init__(self, directory: Path, beside: Callable[[str], Iterable[Path]]) -> None:
         self.directory, self.beside = directory, beside
-        self._stores: dict[int, tuple[Scorer, ResponseStore]] = {}
+        self._stores: dict[tuple[int, str | None], tuple[Scorer, ResponseStore]] = {}
 
-    def store_of(self, scorer: Scorer) -> ResponseStore:
-        """Where a scorer's scores are known and kept."""
-        if id(scorer) not in self._stores:
-            made_by = {"scorer": scorer_setting(scorer, PROBES)}
+    def store_of(self, scorer: Scorer, attribute: str | None = None) -> ResponseStore:
+        """Where a scorer's scores by an attribute (None: its main one) are known and kept."""
+        key = id(scorer), attribute
+        if key not in self._stores:
+            named = {} if attribute is None else {"attribute": attribute}
+            made_by = {"scorer": scorer_setting(scorer, PROBES), **named}
             path = self.directory / TEXTS_FILE.format(fingerprint(str(made_by)))
             # Two sets may have a scorer each that are alike: two stores would overwrite each other's file.
             alike = {store.path: store for _, store in self._stores.values()}
             store = alike.get(path) or ResponseStore(path, made_by, self.beside(path.name))
-            self._stores[id(scorer)] = scorer, store  # the scorer too: its id is its own as long as it lives
-        return self._stores[id(scorer)][1]
+            self._stores[key] = scorer, store  # the scorer too: its id is its own as long as it lives
+        return self._stores[key][1]
 
 
-def score_texts_once(texts: Sequence[str], store: ResponseStore, scorer: Scorer) -> list[float]:
-    """Scores of texts by a scorer's first attribute: those that are known, and the others, which are kept."""
+def score_texts_once(
+    texts: Sequence[str], store: ResponseStore, scorer: Scorer, attribute: str | None = None
+) -> list[float]:
+    """Scores of texts by a scorer's attribute (None: its main one): those known, and the others, which are kept."""
     names = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
     known = store.find(names)
     missing = {name: text for name, text in zip(names, texts, strict=True) if name not in known}
     if missing:
-        scores = scorer.score([*missing.values()])[scorer.attributes[0]].tolist()
+        scores = attribute_scores(scorer, [*missing.values()], attribute)
         known |= dict(zip(missing, scores, strict=True))
         store.keep(known)
     return [known[name] for name in names]

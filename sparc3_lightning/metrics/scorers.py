@@ -49,17 +49,18 @@ class LexicalScorer(Scorer):
 
     Args:
         words: The words; whole words are matched, case ignored.
+        attribute: What they show, such as `insult`: the name of its score in tables, figures and files.
 
     Raises:
         ValueError: No words, or an empty one.
     """
 
-    def __init__(self, words: list[str]) -> None:
+    def __init__(self, words: list[str], attribute: str = "toxicity") -> None:
         if not words or not all(word.strip() for word in words):
             raise ValueError(
                 f"`words` must be a list of non-empty words, got {words!r}. Set `LexicalScorer.init_args.words`."
             )
-        self.name = "lexical"
+        self.name, self._attributes = "lexical", [attribute]
         # Lookarounds instead of \b: a listed word may begin or end with a sign that \b does not border.
         pattern = "|".join(re.escape(word.strip()) for word in words)
         self._pattern = re.compile(rf"(?<!\w)(?:{pattern})(?!\w)", re.IGNORECASE)
@@ -67,12 +68,12 @@ class LexicalScorer(Scorer):
     @property
     def attributes(self) -> list[str]:
         """The one attribute."""
-        return ["toxicity"]
+        return self._attributes
 
     def score(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """1 for each text with a listed word; see `Scorer.score`."""
         found = [float(self._pattern.search(text) is not None) for text in texts]
-        return {"toxicity": torch.tensor(found, dtype=torch.float64)}
+        return {self._attributes[0]: torch.tensor(found, dtype=torch.float64)}
 
 
 class RepetitionScorer(Scorer):
@@ -139,6 +140,26 @@ class JointScorer(Scorer):
 
 def _full_name(scorer: Scorer) -> str:
     return f"{scorer.name}/{scorer.attributes[0]}"
+
+
+def attribute_scores(scorer: Scorer, texts: Sequence[str], attribute: str | None = None) -> list[float]:
+    """Scores of texts by one attribute.
+
+    Args:
+        scorer: Whose.
+        texts: Any number of texts.
+        attribute: Its name; None for the scorer's main one.
+
+    Raises:
+        ValueError: The scorer has no such attribute.
+    """
+    if attribute is not None and attribute not in scorer.attributes:
+        raise ValueError(
+            f"`attribute` must be one that scorer `{scorer.name}` gives, {scorer.attributes}, got {attribute!r}. Set "
+            "`init_args.attribute`."
+        )
+    scores: list[float] = scorer.score(texts)[attribute or scorer.attributes[0]].tolist()
+    return scores
 
 
 def scorer_setting(scorer: Scorer, texts: Sequence[str]) -> dict[str, Any]:

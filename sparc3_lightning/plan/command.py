@@ -317,8 +317,13 @@ def _screening(settings: Settings, sets: Sequence[SetPlan], pace: Pace) -> Itera
         effect = pace.generation(prompts.num_samples, prompts.tokens, together)
     number = math.ceil(screen.num_candidates / (settings.num_ranks // together))
     joint = 1 if screen.max_price is None else settings.num_neurons
-    seconds = (number + joint + 1) * text + (number + 2) * effect  # one of the model as it is
-    yield {"name": "screen", "number": screen.num_candidates, "unit": "candidate", "seconds": seconds}
+    seconds = settings.num_recipes * ((number + joint + 1) * text + (number + 2) * effect)  # one of the model as it is
+    yield {
+        "name": "screen",
+        "number": settings.num_recipes * screen.num_candidates,
+        "unit": "candidate",
+        "seconds": seconds,
+    }
 
 
 def _trials(settings: Settings, pace: Pace, assumed: Assumed) -> Iterator[dict[str, Any]]:

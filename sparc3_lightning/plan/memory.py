@@ -178,16 +178,16 @@ def host_bytes(settings: Settings, sizes: Sizes, attributed: Sequence[Linear]) -
     if settings.granularity == "weight":
         kept *= settings.ranks_per_node / settings.num_ranks
     else:
-        kept *= len(settings.sets) + settings.has_differential
+        kept *= len(settings.sets) + settings.has_differential * settings.num_recipes
     return {"loading": float(per_rank * settings.ranks_per_node), "scores": kept}
 
 
 def disk_bytes(settings: Settings, sizes: Sizes, attributed: Sequence[Linear]) -> dict[str, float]:
     """What a run leaves, and what it needs while it goes on; scores of baselines left out."""
     scores = _FLOAT32 * num_scores(attributed, settings.granularity)
-    found = {"scores": scores * (len(settings.sets) + settings.has_differential)}
+    found = {"scores": scores * (len(settings.sets) + settings.has_differential * settings.num_recipes)}
     if settings.saves_model:
-        found["pruned model"] = sizes.num_parameters * settings.itemsize
+        found["pruned model"] = sizes.num_parameters * settings.itemsize * settings.num_recipes
     if settings.saves_state:
         # Two states lie there for a moment: the new one is whole before the old one goes.
         ranks = 1 if settings.reduced_by_fsdp else settings.num_ranks

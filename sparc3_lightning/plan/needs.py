@@ -21,6 +21,7 @@ from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.words import WordSet
 from sparc3_lightning.metrics.perplexity import PerplexityProtocol
 from sparc3_lightning.module import SparC3Module
+from sparc3_lightning.pruning.aims import aims_of
 from sparc3_lightning.scoring.method import Method, Ranking
 from sparc3_lightning.scoring.registry import METHODS, gradient_method, method_key
 from sparc3_lightning.trials.screening import Screen
@@ -128,7 +129,8 @@ class Settings:
         passes: What else scores the sets.
         screen: What candidates are verified by; None where they are not.
         screened_by: The behaviour whose completions they are verified on; None where its words are.
-        num_neurons: How many are chosen at most.
+        num_recipes: Recipes that are made: of several behaviours one each, or more.
+        num_neurons: How many are chosen at most, in each.
         compressed_by: Methods that models are compressed by, by their keys.
         trials: What is evaluated.
         evaluated: On what.
@@ -153,6 +155,7 @@ class Settings:
     passes: tuple[Pass, ...] = ()
     screen: Screen | None = None
     screened_by: str | None = None
+    num_recipes: int = 1
     num_neurons: int = 0
     compressed_by: tuple[str, ...] = ()
     trials: tuple[Trials, ...] = ()
@@ -240,6 +243,7 @@ def settings_of(
         checkpoints_activations=options["activation_checkpointing"],
         passes=tuple(_passes(callbacks, method_key(gradient_method(options["variant"]).name, options["sign"]))),
         screen=next((one.screen for one in pruning), None),
+        num_recipes=_num_recipes(callbacks, data),
         # Of a set of prompts nothing is known to follow.
         screened_by=next((name for name, one in (data.behaviours or {}).items() if not _has_words(one)), None),
         num_neurons=max((one.num_neurons for one in pruning), default=0),
@@ -335,7 +339,9 @@ def _trials(callbacks: Sequence[Callback], data: SparC3DataModule) -> list[Trial
     found = []
     for callback in callbacks:
         if isinstance(callback, EvaluationCallback):
-            found.append(Trials(f"pruned, {callback.num_control_draws} controls", 1 + callback.num_control_draws))
+            num, recipes = callback.num_control_draws, _num_recipes(callbacks, data)
+            several = f"{recipes} recipes, each " if recipes > 1 else ""
+            found.append(Trials(f"{several}pruned, {num} controls", recipes * (1 + num)))
         elif isinstance(callback, SweepCallback):
             found.append(Trials("cells of the sweep", len(callback.cells)))
         elif isinstance(callback, CompressionCallback) and data.evaluation_text is not None:
@@ -343,6 +349,13 @@ def _trials(callbacks: Sequence[Callback], data: SparC3DataModule) -> list[Trial
     if not found or (data.evaluation_text is None and data.evaluation_prompts is None):
         return []
     return [Trials("the model as it is", 1, any(trials.with_prompts for trials in found)), *found]
+
+
+def _num_recipes(callbacks: Sequence[Callback], data: SparC3DataModule) -> int:
+    """Recipes that a run makes: one, but of several behaviours."""
+    pruning = [callback for callback in callbacks if isinstance(callback, PruningCallback)]
+    named = data.differentials() if pruning and data.behaviours else {}
+    return sum(len(aims_of(named, one.recipes, one.specific_to)) for one in pruning) if named else 1
 
 
 def _evaluated(module: SparC3Module, data: SparC3DataModule) -> Evaluated:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sparc3_lightning.files import write_text
+from sparc3_lightning.report.behaviour_tables import overlap_table, recipe_table
 from sparc3_lightning.report.figures import pictures, save_figure
+from sparc3_lightning.report.overlap_figures import behaviour_pictures
 from sparc3_lightning.report.read import RESULTS_FILE, FinishedRun, base_model_of, made_with, read_run
 from sparc3_lightning.report.rows import (
     agreement_lines,
@@ -99,7 +101,8 @@ def write_report(run_dir: Path, num_prompts: int = NUM_PROMPTS, run: FinishedRun
 
 def _draw(run: FinishedRun, directory: Path) -> list[PageFigure]:
     shown = []
-    for picture in (*pictures(run), *screen_pictures(run.results, run.screened)):
+    drawn = (*pictures(run), *screen_pictures(run.results, run.screened), *behaviour_pictures(run.results))
+    for picture in drawn:
         svg = save_figure(picture.figure, directory / picture.name)
         shown.append(PageFigure(picture.name, svg.read_bytes(), picture.caption))
     return shown
@@ -159,10 +162,15 @@ def _of_run(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: int) -
     """What the page says of a suppression."""
     results = run.results
     predictions = results.get("predictions")  # runs of before had none
+    behaviours = results.get("behaviours")
     return {
         "heading": f"{results['selection']['num_neurons']} neurons removed from",
         "model": results["base_model"].get("id"),
         "verdict": results["verdict"],
+        "behaviours": None if behaviours is None else recipe_table(behaviours["recipes"]),
+        "overlaps": None if behaviours is None else overlap_table(behaviours["overlaps"]),
+        "recipe": results["selection"].get("recipe"),
+        "serves": " and ".join(results["selection"].get("behaviours", [])),
         "outcome": outcome_table(results),
         "evidence": evidence_table(results),
         "figures": figures,

@@ -16,7 +16,7 @@ from sparc3_lightning.models.families import get_family
 from sparc3_lightning.pruning.recipe import COMPRESSION_FILE, RECIPE_FILE, Recipe
 from sparc3_lightning.report.sections import KINDS, experiment_at, experiments_in, read_experiment
 from sparc3_lightning.scoring.manifest import MANIFEST_FILE, read_manifest, tensor_files
-from sparc3_lightning.trials import SCREEN_FILE
+from sparc3_lightning.trials import RECIPES_DIR, SCREEN_FILE
 from sparc3_lightning.version import RESULTS_FORMAT
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def read_run(run_dir: Path) -> FinishedRun:
         return [Side.of(one) for one in _stored(run_dir, name)]
 
     results, recipe = read_results(run_dir), Recipe.load(run_dir)
-    (baseline,), (pruned,) = sides("baseline"), sides("pruned")
+    (baseline,), (pruned,) = [Side.of(one) for one in _stored(home_of(run_dir), "baseline")], sides("pruned")
     controls = sides("control") if results["num_control_draws"] else []
     for name, others in (("pruned", [pruned]), ("control", controls)):
         # Prompts are paired by their place.
@@ -218,15 +218,21 @@ def read_run(run_dir: Path) -> FinishedRun:
             raise ValueError(
                 f"{run_dir / name}_eval.json holds other prompts than baseline_eval.json: they are not of one run."
             )
-    scores, selection = run_dir / "scores", results["selection"]
+    scores, selection = home_of(run_dir) / "scores", results["selection"]
     sets = [_stored_scores(scores / name) for name in (*selection["general"], selection["behaviour"])]
     neurons = _neurons(scores, sets, recipe)
     return FinishedRun(results, baseline, pruned, controls, recipe, neurons, *made_with(run_dir), read_screen(run_dir))
 
 
+def home_of(run_dir: Path) -> Path:
+    """The directory of the whole run: of a recipe of several behaviours, that which holds its `recipes/`."""
+    path = run_dir.resolve()
+    return path.parent.parent if path.parent.name == RECIPES_DIR else run_dir
+
+
 def made_with(run_dir: Path) -> tuple[dict[str, Any] | None, str | None]:
     """Provenance and config of a run; None where one was not kept."""
-    provenance, config = run_dir / "provenance.json", run_dir / "config.yaml"
+    provenance, config = home_of(run_dir) / "provenance.json", home_of(run_dir) / "config.yaml"
     return (
         read_json(provenance, "provenance") if provenance.exists() else None,
         config.read_text(encoding="utf-8", errors="replace") if config.exists() else None,

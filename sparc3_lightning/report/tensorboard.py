@@ -35,8 +35,10 @@ def score_histograms(run: Run) -> Iterator[Histogram]:
     for name, score_set in run.score_sets.items():
         options = score_set.manifest.get("options")
         yield from _histograms(name, score_set, logarithm=options is not None and options["sign"] == "abs")
-    if run.differential is not None:
-        yield from _histograms("differential", run.differential, logarithm=False)
+    several = {f"differential_{name}": one.differential for name, one in run.parts.items()}
+    for name, found in (several or {"differential": run.differential}).items():
+        if found is not None:
+            yield from _histograms(name, found, logarithm=False)
 
 
 def _histograms(name: str, score_set: ScoreSet, logarithm: bool) -> Iterator[Histogram]:
@@ -74,9 +76,10 @@ def board_panels(results: Results) -> list[Panel]:
 
 def board_scalars(run: Run) -> dict[str, float]:
     """Figures of the baseline, the pruned model and the control side by side, and the speed of attribution."""
-    sides = {"1_baseline": run.baseline, "2_pruned": run.pruned}
+    several = {f"2_pruned_{name}": one.pruned for name, one in run.parts.items()}
+    sides = {"1_baseline": run.baseline, **(several or {"2_pruned": run.pruned})}
     figures = {side: shown_figures(evaluation) for side, evaluation in sides.items() if evaluation is not None}
-    if run.results and run.results["num_control_draws"]:
+    if run.results and run.results["num_control_draws"] and not several:  # of several, each recipe's page has its own
         columns = run.results["columns"].items()
         controls = {name: column["control"]["mean"] for name, column in columns if column["control"] is not None}
         shown = figures.get("1_baseline", controls)

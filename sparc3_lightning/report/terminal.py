@@ -3,7 +3,7 @@
 import os
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sparc3_lightning.pruning.recipe import describe_option
+from sparc3_lightning.report.behaviour_tables import overlap_table, recipe_table
 from sparc3_lightning.report.read import is_differential
 from sparc3_lightning.report.rows import Table as Rows
 from sparc3_lightning.report.rows import checks, outcome_table, prediction_table, removed, set_table
@@ -34,6 +35,9 @@ _FILES = {
     "experiment_results.json": "every figure, statistic and check",
     **{name: f"tables and figures of the {name}" for name in KINDS},
     "pruned_neurons.json": "the neurons removed (the recipe)",
+    "recipes": "each recipe of several behaviours, with all that came of it",
+    "behaviours.csv": "what each recipe does to every measure",
+    "behaviours_overlap.csv": "how far the behaviours share neurons",
     "screen.csv": "what removing each candidate alone does",
     "screen_methods.csv": "which method's scores predict it",
     "scores": "scores of every reference set",
@@ -59,6 +63,9 @@ def print_summary(results: "Results", log_dir: Path, console: Console | None = N
     """
     console = console or rich.get_console()
     console.print()
+    if (behaviours := results.get("behaviours")) is not None:
+        print_rows(recipe_table(behaviours["recipes"]), console)
+        console.print(Text(f"The first recipe, {results['selection']['recipe']}:", "bold"))
     _print_outcome(results, console)
     _print_checks(results, console)
     _print_verdict(results["verdict"], console)
@@ -68,6 +75,11 @@ def print_summary(results: "Results", log_dir: Path, console: Console | None = N
 def print_predictions(found: "PredictionsResult", console: Console | None = None) -> None:
     """Print which method's scores predict what a screen has measured."""
     _print_table("Does relevance predict removal?", prediction_table(found), console or rich.get_console())
+
+
+def print_overlaps(overlaps: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
+    """Print how far several behaviours agree on their neurons."""
+    print_rows(overlap_table(overlaps), console or rich.get_console())
 
 
 def _print_outcome(results: "Results", console: Console) -> None:
@@ -156,6 +168,9 @@ def _print_compressed(report: dict[str, Any], console: Console) -> None:
 def _print_suppression(report: dict[str, Any], console: Console) -> None:
     results = report["results"]
     _section(console, "Run", [("directory", report["path"]), *_base_model(results["base_model"])])
+    if (behaviours := results.get("behaviours")) is not None:
+        print_rows(recipe_table(behaviours["recipes"]), console)
+        print_overlaps(behaviours["overlaps"], console)
     _print_verdict(results["verdict"], console)
     _print_outcome(results, console)
     _print_checks(results, console)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from sparc3_lightning.report.figures import new_figure, plain_axes, save_figure
+from sparc3_lightning.report.overlap_figures import overlap_figure
 from sparc3_lightning.report.rows import in_brackets
 from sparc3_lightning.trials import CONTROL
 from sparc3_lightning.trials.choice import choose_at_prices
@@ -215,26 +216,6 @@ def layers_figure(shares: Mapping[str, Sequence[float]], num_neurons: int) -> Fi
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     plain_axes(axes, f"Where the first {num_neurons} neurons are", "layer", "")
     figure.colorbar(image, label="share (%)")
-    return figure
-
-
-def overlap_figure(rows: Sequence[Row], num_neurons: int) -> Figure:
-    """How far every two selections agree: shared neurons of those in either, with a star where chance is below 1 %."""
-    names = list(dict.fromkeys(name for row in rows for name in (row["first"], row["second"])))
-    values, words = np.eye(len(names)), np.full((len(names), len(names)), "", dtype=object)
-    for row in rows:
-        i, j = names.index(row["first"]), names.index(row["second"])
-        values[i, j] = values[j, i] = row["jaccard"]
-        words[i, j] = words[j, i] = f"{row['jaccard']:.2f}{'*' if row['p_value'] < 0.01 else ''}"
-    side = 2.4 + 0.5 * len(names)
-    figure = new_figure((max(side, 4.6), side * 0.85))  # as wide as the title
-    axes = figure.add_subplot()
-    axes.imshow(values, cmap="Greys", vmin=0, vmax=1)
-    for (i, j), word in np.ndenumerate(words):
-        axes.text(j, i, word, ha="center", va="center", fontsize=7, color="white" if values[i, j] > 0.55 else "black")
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
-    axes.set_yticks(range(len(names)), names)
-    plain_axes(axes, f"Shared neurons at {num_neurons} (Jaccard; *: p < 0.01)", "", "")
     return figure
 
 

@@ -13,6 +13,7 @@ from sparc3_lightning.pruning.recipe import neurons_per_layer
 from sparc3_lightning.runs.checks import validation_table
 from sparc3_lightning.runs.run import Run
 from sparc3_lightning.statistics.compare import Change, compare, compare_with_control
+from sparc3_lightning.trials.behaviours import recipe_rows
 from sparc3_lightning.trials.verdict import Findings, VerdictResult, verdict
 from sparc3_lightning.version import RESULTS_FORMAT, package_versions
 
@@ -96,6 +97,13 @@ class PredictionsResult(TypedDict):
     ceiling: float | None
 
 
+class BehavioursResult(TypedDict):
+    """Several behaviours: rows of `trials.behaviours.compare_behaviours` and of `recipe_rows`."""
+
+    overlaps: list[dict[str, Any]]
+    recipes: list[dict[str, Any]]
+
+
 class Results(TypedDict):
     """`experiment_results.json`; docs/results.md says what each field means."""
 
@@ -116,6 +124,15 @@ class Results(TypedDict):
     seconds: dict[str, float]
     throughput: dict[str, dict[str, float | None]]
     versions: dict[str, str]
+    behaviours: NotRequired[BehavioursResult]  # where there are several; all else is then the first recipe's
+
+
+def with_behaviours(run: Run) -> Results:
+    """The results of a run of several behaviours, whose recipes have some each: the first's, and all side by side."""
+    found = {name: one.results for name, one in run.parts.items() if one.results is not None}
+    aims = {name: one.aim for name, one in run.parts.items() if one.aim is not None}
+    side_by_side = BehavioursResult(overlaps=run.comparison, recipes=recipe_rows(found, aims))
+    return {**next(iter(found.values())), "behaviours": side_by_side}
 
 
 def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> Results:
@@ -188,6 +205,7 @@ def _selection(run: Run) -> dict[str, Any]:
         **{key: recipe.options[key] for key in kept if key in recipe.options},
         "general": run.general,
         "behaviour": run.behaviour,
+        **({} if run.aim is None else {"recipe": run.aim.name, "behaviours": list(run.aim.behaviours)}),
         "neurons_per_layer": neurons_per_layer(recipe, base["num_layers"]),
         "lowest_score": min(recipe.scores, default=None),
         "highest_score": max(recipe.scores, default=None),

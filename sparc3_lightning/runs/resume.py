@@ -22,6 +22,7 @@ from sparc3_lightning.files import fsync, read_json, write_json
 from sparc3_lightning.lrp.attribution import Attribution
 from sparc3_lightning.lrp.dispatch import uses_triton
 from sparc3_lightning.models.identity import tokenizer_hash
+from sparc3_lightning.trials import RECIPES_DIR
 from sparc3_lightning.version import package_versions
 from sparc3_lightning.wording import differences
 
@@ -245,7 +246,7 @@ def forget_later_stages(log_dir: Path) -> None:
     half_written = [
         path for room in (".", "scores", "trials", "figures") for path in (log_dir / room).glob(".*.????????.tmp")
     ]
-    for path in [log_dir / "scores" / "differential", log_dir / "pruned_model", *half_written]:
+    for path in [log_dir / "scores" / "differential", log_dir / "pruned_model", log_dir / RECIPES_DIR, *half_written]:
         if path.is_dir():
             shutil.rmtree(path)
         else:

@@ -3,17 +3,22 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparc3_lightning.evaluation.records import Evaluation
+from sparc3_lightning.pruning.aims import Aim
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.scoring.score_set import ScoreSet
+from sparc3_lightning.trials import RECIPES_DIR
 from sparc3_lightning.trials.screening import Predictions
 
 if TYPE_CHECKING:
     from sparc3_lightning.runs.results import Results
+
+_OF_A_RECIPE = ("general", "behaviour", "differential", "recipe", "aim", "predictions", "pruned", "controls")
 
 
 @dataclass
@@ -31,6 +36,7 @@ class Run:
         behaviour: Of the behaviour's, as the pruning callback matched them.
         differential: Differential scores: of neurons on rank 0, of weights read from the run's directory.
         recipe: What was selected.
+        aim: What the recipe is for; None where the run has one behaviour.
         predictions: Which method's scores predict what a screen has measured; None without one.
         baseline: Evaluation of the model as it was, before pruning.
         pruned: Evaluation with the recipe applied.
@@ -38,6 +44,10 @@ class Run:
         results: What `experiment_results.json` holds, once it is written, on rank 0.
         compression: Rows of the table of compressed models, the baseline first.
         seconds: Wall time of each stage.
+        aims: What its recipes are for.
+        parts: Where the run has several behaviours, by name of each recipe a run of that recipe alone: scores, baseline
+            and times are the run's. What the run itself has of one recipe is the first's.
+        comparison: Rows of how far the behaviours' neurons agree, where there are several behaviours.
         num_done: By number of the reference set, batches that were attributed before the run was interrupted.
     """
 
@@ -49,6 +59,7 @@ class Run:
     behaviour: str | None = None
     differential: ScoreSet | None = None
     recipe: Recipe | None = None
+    aim: Aim | None = None
     predictions: Predictions | None = None
     baseline: Evaluation | None = None
     pruned: Evaluation | None = None
@@ -56,7 +67,26 @@ class Run:
     results: "Results | None" = None
     compression: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    aims: list[Aim] = field(default_factory=list)
+    parts: dict[str, "Run"] = field(default_factory=dict)
+    comparison: list[dict[str, Any]] = field(default_factory=list)
     num_done: dict[int, int] = field(default_factory=dict)
+
+    def part(self, aim: Aim) -> "Run":
+        """A run of one recipe of several, which shares all that was found before any was selected."""
+        one = replace(self, aim=aim, general=[*aim.general], behaviour=aim.behaviours[0], controls=[], parts={})
+        self.parts[aim.name] = one
+        return one
+
+    def adopt_first(self) -> None:
+        """Take over what the first recipe's run has found: every reader of one recipe finds one."""
+        first = next(iter(self.parts.values()), self)
+        for name in _OF_A_RECIPE:
+            setattr(self, name, getattr(first, name))
+
+    def by_recipe(self, log_dir: Path) -> list[tuple["Run", Path]]:
+        """The run of each recipe and where its files lie: of one behaviour the run itself, in its own directory."""
+        return [(one, log_dir / RECIPES_DIR / name) for name, one in self.parts.items()] or [(self, log_dir)]
 
     @property
     def score_sets(self) -> dict[str, ScoreSet]:

@@ -5,9 +5,10 @@ perplexity, windows are the unit. The tests are scipy's; everything is seeded an
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -272,3 +273,11 @@ def overlap_of(num_first: int, num_second: int, num_shared: int, total: int) -> 
     p_value = float(stats.hypergeom.sf(num_shared - 1, total, num_first, num_second))
     jaccard = num_shared / (num_first + num_second - num_shared)
     return Overlap(num_shared, jaccard, num_first * num_second / total, p_value)
+
+
+def pairwise_overlaps(
+    selections: Mapping[str, Sequence[tuple[int, int]]], num_neurons: int
+) -> dict[tuple[str, str], Overlap]:
+    """How far every two selections, of a model of `num_neurons`, agree; by their names."""
+    pairs = combinations(selections, 2)
+    return {(one, other): overlap(selections[one], selections[other], num_neurons) for one, other in pairs}

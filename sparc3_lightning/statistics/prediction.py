@@ -89,6 +89,20 @@ def prediction(scores: Values, effects: Values, num_best: int, test: PairedTest 
     )
 
 
+def rank_correlation(first: Values, second: Values) -> float | None:
+    """Spearman's rank correlation of two scores of the same units; None where one of them has no order.
+
+    It has no p-value here: neurons of a model are no independent draws.
+
+    Shape:
+        (N,) each.
+
+    Source:
+        Spearman, The proof and measurement of association between two things, 1904.
+    """
+    return None if _undefined(first, second) else float(_spearman(first, second, axis=-1))
+
+
 def ceiling(halves: float | None) -> float | None:
     """About the highest correlation that effects of this precision allow, were the scores perfect.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from sparc3_lightning.files import write_text
 from sparc3_lightning.metrics.measure import Column
 from sparc3_lightning.pruning.recipe import Recipe, neurons_per_layer
 from sparc3_lightning.statistics.compare import Change, compare, share_of
-from sparc3_lightning.statistics.p_values import PairedTest, holm, least_holm, overlap
+from sparc3_lightning.statistics.p_values import PairedTest, holm, least_holm, pairwise_overlaps
 from sparc3_lightning.trials.choice import confirmation_means, deciding, half_changes
 from sparc3_lightning.trials.sweep import Candidates, CellFigures, PlannedCell
 from sparc3_lightning.trials.table import AT_PRICE_FILE, behaviour_of, write_table
@@ -145,8 +144,8 @@ def overlap_rows(planned: Sequence[PlannedCell], candidates: Candidates, num_neu
             of_seeds |= {name: replace(candidates, general=[name]).select(cell) for name in candidates.general}
     rows = []
     for (what, scope, k), recipes in groups.items():
-        for first, second in combinations(recipes, 2):
-            shared = overlap(recipes[first].neurons, recipes[second].neurons, num_neurons)
+        found = pairwise_overlaps({key: recipe.neurons for key, recipe in recipes.items()}, num_neurons)
+        for (first, second), shared in found.items():
             rows.append({"what": what, "scope": scope, "num_neurons": k, "first": first, "second": second,
                          **vars(shared)})  # fmt: skip
     return rows

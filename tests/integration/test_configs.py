@@ -139,6 +139,7 @@ def test_every_yaml_is_tested() -> None:
         "real_model_methods.yaml",
         "real_model_published.yaml",
         "realtext.yaml",
+        "smollm2_behaviours_local.yaml",
         "smollm2_circuit_local.yaml",
         "smollm2_suppress_local.yaml",
         "smollm2_words_local.yaml",
@@ -147,10 +148,10 @@ def test_every_yaml_is_tested() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["suppress", "words"])
+@pytest.mark.parametrize("name", ["suppress", "words", "behaviours"])
 def test_files_stand_in_the_place_of_every_source(name: str) -> None:
     def sets(config: dict[str, Any]) -> dict[str, Any]:
-        kinds = ("general", "behaviours", "price")
+        kinds = ("general", "behaviours", "contrast", "price")
         found = {f"{kind}.{key}": one for kind in kinds for key, one in config["data"].get(kind, {}).items()}
         return found | {key: config["data"][key] for key in ("evaluation_prompts", "evaluation_text")}
 
@@ -173,6 +174,7 @@ def test_experiment_is_built(name: str) -> None:
     seeds = ["general_seed0", "general_seed1", "general_seed2"]
     named = {"demo/suppress.yaml": ["kind_words", "prose"], **{key: ["ordinary"] for key in WORDS}}
     named["smollm2_135m/repetition.yaml"] = ["diverse"]
+    named |= {"tiny/behaviours.yaml": ["ordinary"], "smollm2_135m/behaviours.yaml": []}
     assert list(cli.datamodule.general) == named.get(name, seeds)
 
 
@@ -192,6 +194,18 @@ def test_words_are_explained_and_candidates_screened(name: str) -> None:
     assert isinstance(cli.datamodule.general["ordinary"], OrdinaryWords)
     assert cli.datamodule.general["ordinary"].length_like == "toxic"
     assert cli.datamodule.price, "text that chooses, and is not evaluated on"
+
+
+def test_every_behaviour_is_contrasted_with_samples_of_its_own() -> None:
+    cli = build("smollm2_135m/behaviours.yaml")
+    names = ["identity_attack", "insult", "threat", "profanity"]
+    assert cli.datamodule.differentials() == {name: [f"{name}_contrast"] for name in names}
+    attributes = [one.attribute for one in cli.datamodule.behaviours.values()]
+    assert attributes == ["identity_attack", "insult", "threat", "obscene"], "Detoxify's names"
+    assert [one.length_like for one in cli.datamodule.contrast.values()] == names
+    assert len({one.seed for one in cli.datamodule.contrast.values()}) == 4
+    (pruning,) = [one for one in cli.trainer.callbacks if isinstance(one, PruningCallback)]
+    assert (pruning.recipes, pruning.specific_to) == (["each", "shared"], ["threat"])
 
 
 @pytest.mark.parametrize(("name", "base"), SWEEPS.items())

@@ -241,6 +241,8 @@ def own(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
     shutil.copy(home / "ordinary.jsonl", home / "price.jsonl")
     for name in ("words.jsonl", "prompts.jsonl"):
         shutil.copy(ROOT / "configs" / "tiny" / name, home / name)
+    rude = (home / "words.jsonl").read_text()
+    (home / "other.jsonl").write_text(rude.replace("word-", "other-").replace("you", "they"))
     return home
 
 
@@ -248,7 +250,7 @@ def test_own_behaviour_runs_from_top_to_bottom(own: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(own)
     monkeypatch.syspath_prepend(str(own))
     typed = [sparc3_words(words) for words in lines(OWN)]
-    assert [words[0] for words in typed] == ["predict", "predict", "predict", "select", "test"]
+    assert [words[0] for words in typed] == ["predict", "predict", "predict", "predict", "select", "test"]
     for words in typed:
         options = ["--trainer.enable_progress_bar=false"] if words[0] in TRAINER_COMMANDS else []
         main([*expanded(words), *options])
@@ -258,4 +260,7 @@ def test_own_behaviour_runs_from_top_to_bottom(own: Path, monkeypatch: pytest.Mo
     assert len(chosen.neurons) == len(chosen.measured) > 0
     scorer = read(runs / "version_2" / "experiment_results.json")["baseline"]["toxicity"]
     assert (scorer["scorer"], list(scorer["attributes"])) == ("question", ["question"])
-    assert (runs / "version_3" / "pruned_eval.json").is_file()
+    both = read(runs / "version_3" / "experiment_results.json")["behaviours"]["recipes"]
+    assert {row["recipe"] for row in both} <= {"mine", "other"}
+    assert {row["column"] for row in both} > {"insults/mean"}
+    assert (runs / "version_4" / "pruned_eval.json").is_file()

@@ -97,6 +97,16 @@ def test_every_method_is_held_against_what_removal_did(run: Path) -> None:
     assert {*names} <= {*board(run).Tags()["images"]}
 
 
+def test_one_behaviour_s_files_are_no_recipes_of_several(run: Path) -> None:
+    assert not (run / "recipes").exists()
+    assert not [*run.glob("behaviours*")]
+    assert (run / "scores" / "differential" / "manifest.json").is_file()
+    results = read(run / "experiment_results.json")
+    assert "behaviours" not in results
+    assert not {"recipe", "behaviours"} & results["selection"].keys()
+    assert "Behaviours side by side" not in (run / "report.html").read_text()
+
+
 def test_a_broken_table_of_a_screen_is_named(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     path = tmp_path / "run/screen.csv"

@@ -309,6 +309,17 @@ def test_the_sets_of_the_differential(path: str) -> None:
         SparC3DataModule(None, toxic).differential_names()
 
 
+def test_several_behaviours_have_a_differential_each(path: str) -> None:
+    sets: dict[str, ReferenceSet] = {name: TextFile(path) for name in ("a", "b")}
+    behaviours: dict[str, ReferenceSet] = {name: PromptFile(path) for name in ("insult", "threat")}
+    data = SparC3DataModule(sets, behaviours, contrast={"threat": PromptFile(path)})
+    assert data.differentials() == {"insult": ["a", "b"], "threat": ["threat_contrast"]}
+    with pytest.raises(ValueError, match=r"must name one set .* got \['insult', 'threat'\].*take one"):
+        data.differential_names()
+    with pytest.raises(ValueError, match=r"that 'insult' is contrasted with, got none"):
+        SparC3DataModule(None, behaviours, contrast={"threat": PromptFile(path)}).differentials()
+
+
 def test_shared_samples_are_warned_of(write_jsonl: WriteJsonl, context: LoadContext) -> None:
     texts = {"a": "xy", "b": "yz", "c": "w"}
     sets: dict[str, ReferenceSet] = {

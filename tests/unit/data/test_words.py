@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from sparc3_lightning.data import C4, LoadContext, OrdinaryWords, PromptFile, TextFile, WordsThatMatter
 from sparc3_lightning.data.datamodule import SparC3DataModule
@@ -14,7 +15,7 @@ from sparc3_lightning.data.prompts import Part, draw_order
 from sparc3_lightning.data.samples import ReferenceSamples, fingerprint
 from sparc3_lightning.data.tokens import encode
 from sparc3_lightning.data.words import find_words, possible_cuts, without_word
-from sparc3_lightning.metrics.scorers import LexicalScorer
+from sparc3_lightning.metrics.scorers import LexicalScorer, Scorer
 
 WriteJsonl = Callable[..., str]
 INSULTS = LexicalScorer(["fool", "liar"])
@@ -239,7 +240,7 @@ def test_the_source_names_the_scorer_that_chose(write_jsonl: WriteJsonl, context
     texts = write_jsonl([{"text": "You are a fool."}])
     named = write_jsonl([{"prefix": "a", "word": "b"}], "named.jsonl")
 
-    def score(texts: Sequence[str], scorer: object) -> list[float]:
+    def score(texts: Sequence[str], scorer: object, attribute: str | None) -> list[float]:
         return [float(value) for value in INSULTS.score(texts)["toxicity"]]
 
     by_evaluator = replace(context, scorer_name="detoxify", score_texts=score)
@@ -251,6 +252,38 @@ def test_the_source_names_the_scorer_that_chose(write_jsonl: WriteJsonl, context
     ):
         found = one.load(by_evaluator).source
         assert {name: found[name] for name in found if name == "scorer"} == source
+
+
+class InsultsAndThreats(Scorer):
+    """Two attributes, each with a word of its own."""
+
+    name = "two"
+
+    @property
+    def attributes(self) -> list[str]:
+        return ["insult", "threat"]
+
+    def score(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        words = {"insult": "fool", "threat": "hurt"}
+        return {key: torch.tensor([float(word in text) for text in texts]).double() for key, word in words.items()}
+
+
+@pytest.mark.parametrize(("attribute", "word"), [(None, "fool"), ("insult", "fool"), ("threat", "hurt")])
+def test_the_attribute_says_which_word_matters(
+    write_jsonl: WriteJsonl, context: LoadContext, attribute: str | None, word: str
+) -> None:
+    texts = write_jsonl([{"text": "He said I hurt the old fool today."}])
+    words = WordsThatMatter(texts, num_samples=1, scorer=InsultsAndThreats(), attribute=attribute)
+    found = words.load(context)
+    assert context.tokenizer.decode(found.following[0]).strip() == word
+    assert found.source.get("attribute") == attribute
+
+
+def test_an_attribute_that_the_scorer_has_not_is_refused(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    texts = write_jsonl([{"text": "He said I hurt the old fool today."}])
+    words = WordsThatMatter(texts, num_samples=1, scorer=InsultsAndThreats(), attribute="rudeness")
+    with pytest.raises(ValueError, match=r"`two` gives, \['insult', 'threat'\], got 'rudeness'. Set `init_args.attri"):
+        words.load(context)
 
 
 def sentences(num: int) -> list[dict[str, Any]]:

@@ -19,3 +19,11 @@ def test_scorers_that_are_alike_share_a_file(tmp_path: Path) -> None:
     with mock.patch.object(alike, "score", side_effect=AssertionError):
         assert score_texts_once(["a river"], scores.store_of(alike), alike) == [0.0]
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_each_attribute_s_scores_have_a_file(tmp_path: Path) -> None:
+    scores, one = TextScores(tmp_path, lambda name: []), LexicalScorer(["idiot"], attribute="insult")
+    for attribute in (None, "insult"):
+        assert score_texts_once(["an idiot"], scores.store_of(one, attribute), one, attribute) == [1.0]
+    assert scores.store_of(one) is not scores.store_of(one, "insult")
+    assert len(list(tmp_path.iterdir())) == 2

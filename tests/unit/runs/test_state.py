@@ -281,7 +281,8 @@ def test_scores_are_on_the_disk_before_sums_go(tmp_path: Path, monkeypatch: pyte
 
 def test_later_stages_make_room(tmp_path: Path) -> None:
     kept = ["scores/toxic/manifest.json", "pruned_neurons.json", ".theirs.tmp", "deep/er/.a.12345678.tmp"]
-    gone = ["scores/differential/manifest.json", "pruned_model/config.json", ".a.json.12345678.tmp",
+    gone = ["scores/differential/manifest.json", "scores/differential/insult/manifest.json",
+            "pruned_model/config.json", "recipes/insult/pruned_neurons.json", ".a.json.12345678.tmp",
             "scores/.toxic.12345678.tmp/scores.safetensors"]  # fmt: skip
     for name in (*kept, *gone):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from sparc3_lightning.statistics.p_values import PairedTest
-from sparc3_lightning.statistics.prediction import ceiling, prediction
+from sparc3_lightning.statistics.prediction import ceiling, prediction, rank_correlation
 
 TEST = PairedTest(num_draws=999)
 EFFECTS = np.exp(np.random.default_rng(0).standard_normal(60))
@@ -108,3 +108,10 @@ def test_the_ceiling_is_how_perfect_scores_correlate_with_effects_measured_twice
     assert ceiling(halves) == pytest.approx(whole, abs=0.01)
     assert ceiling(-0.1) is None
     assert ceiling(None) is None
+
+
+def test_rank_correlation_of_two_scores() -> None:
+    first, second = np.array([3.0, 1.0, 2.0, 2.0]), np.array([10.0, -5.0, 7.0, 0.0])
+    assert rank_correlation(first, second) == pytest.approx(stats.spearmanr(first, second).statistic)
+    assert rank_correlation(first, -first) == pytest.approx(-1.0)
+    assert rank_correlation(first, np.ones(4)) is None

@@ -22,9 +22,9 @@ from sparc3_lightning.metrics import AttributeSummary
 from sparc3_lightning.metrics.measure import Column
 from sparc3_lightning.metrics.perplexity import PerplexityResult
 from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.report.overlap_figures import overlap_figure
 from sparc3_lightning.report.terminal import print_rows
 from sparc3_lightning.report.trial_figures import (
-    overlap_figure,
     pareto_figure,
     price_figure,
     size_figure,

@@ -1,0 +1,132 @@
+"""What recipes of several behaviours are for, and the contrast that each is selected from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sparc3_lightning.pruning.select import neuron_modules
+from sparc3_lightning.scoring.combine import PENALTIES, Penalty, described_set
+from sparc3_lightning.scoring.manifest import Manifest
+from sparc3_lightning.scoring.score_set import ScoreSet
+
+RecipeKind = Literal["each", "all", "shared"]
+KINDS: tuple[str, ...] = ("each", "all", "shared")
+SPECIFIC = "specific_to_"
+_KEYS = "PruningCallback.init_args"
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a recipe is for.
+
+    Attributes:
+        name: The recipe's.
+        kind: `each` (one behaviour), `all`, `shared` or `specific`.
+        behaviours: What its neurons are to serve.
+        general: Names of the sets that these are contrasted with.
+        others: Behaviours that its neurons are not to serve; only of `specific`.
+    """
+
+    name: str
+    kind: str
+    behaviours: tuple[str, ...]
+    general: tuple[str, ...]
+    others: tuple[str, ...] = ()
+
+
+def aims_of(
+    differentials: Mapping[str, Sequence[str]], recipes: Sequence[str] = ("each",), specific_to: Sequence[str] = ()
+) -> list[Aim]:
+    """The recipes of a run, in the order asked, those of specific neurons last.
+
+    Args:
+        differentials: By behaviour the sets that it is contrasted with.
+        recipes: Kinds.
+        specific_to: Behaviours that a recipe of specific neurons is made for.
+
+    Raises:
+        ValueError: No recipe; an unknown kind or behaviour; one behaviour alone, which nothing is shared with; a
+            behaviour that bears the name of another recipe.
+    """
+    names = list(differentials)
+    for option, known, given in (("recipes", KINDS, recipes), ("specific_to", names, specific_to)):
+        if unknown := [one for one in given if one not in known]:
+            raise ValueError(f"`{option}` must be some of {list(known)}, got {unknown[0]!r}. Set `{_KEYS}.{option}`.")
+    asked = [*(kind for kind in recipes if kind != "each"), *(SPECIFIC + name for name in specific_to)]
+    if len(names) < 2 and asked:
+        raise ValueError(
+            f"recipes `{asked[0]}` need several behaviours, got {names}. Set `data.behaviours`, or leave out "
+            f"`{_KEYS}.recipes` and `specific_to`."
+        )
+    if not recipes and not specific_to:
+        raise ValueError(f"`recipes` must name at least one of {list(KINDS)}, got none. Set `{_KEYS}.recipes`.")
+    if taken := sorted({*names} & {*asked}):
+        raise ValueError(
+            f"no behaviour may bear a recipe's name, got {taken[0]!r}. Rename `data.behaviours.{taken[0]}`."
+        )
+    every = tuple(dict.fromkeys(one for general in differentials.values() for one in general))
+    aims = []
+    for kind in dict.fromkeys(recipes):
+        one = [Aim(name, kind, (name,), tuple(differentials[name])) for name in names]
+        aims += one if kind == "each" else [Aim(kind, kind, tuple(names), every)]
+    for name in dict.fromkeys(specific_to):
+        others = tuple(other for other in names if other != name)
+        aims.append(Aim(SPECIFIC + name, "specific", (name,), tuple(differentials[name]), others))
+    return aims
+
+
+def aimed_contrast(
+    aim: Aim, differentials: Mapping[str, ScoreSet], sets: Mapping[str, ScoreSet], penalty: Penalty = "raw"
+) -> ScoreSet:
+    """What a recipe is selected from, lowest first, all in the unit of scores.
+
+    Of one behaviour its differential. Of several a score a neuron: `all` takes the mean of the differentials, so that
+    what serves one behaviour much outweighs what serves each a little; `shared` the highest of them: below 0 a neuron
+    serves each behaviour more than it serves in general; `specific` the highest of the behaviour's own differential and
+    of `P(another's score) - own` over the others: below 0 a neuron serves no other behaviour as much. Ranks would
+    always find neurons that are shared, or specific; a sign can say that there are none.
+
+    Args:
+        aim: What the recipe is for.
+        differentials: By behaviour.
+        sets: Scores of each behaviour's samples; only `specific` reads them.
+        penalty: P: "raw" (identity) or "abs".
+
+    Shape: of several behaviours (F,) a neuron module, of weights too: sums of a neuron's row.
+    Units: logits or nats per sample, as the scores.
+    """
+    own = [differentials[name] for name in aim.behaviours]
+    if aim.kind == "each":
+        return own[0]
+    contrast: dict[str, Tensor] = {}
+    for module in neuron_modules(own[0]).values():
+        rows = torch.stack([_rows(one, module) for one in own])
+        if aim.kind == "specific":
+            score = _rows(sets[aim.behaviours[0]], module)
+            others = torch.stack([PENALTIES[penalty](_rows(sets[name], module)) for name in aim.others])
+            rows = torch.cat([rows, others - score])
+        contrast[module] = rows.mean(0) if aim.kind == "all" else rows.amax(0)
+    return ScoreSet(contrast, _manifest(aim, own, sets))
+
+
+def _rows(scores: ScoreSet, module: str) -> Tensor:
+    return scores.summary(module).rows.double()
+
+
+def _manifest(aim: Aim, own: Sequence[ScoreSet], sets: Mapping[str, ScoreSet]) -> Manifest:
+    inputs = [one.manifest.get("inputs", {}) for one in own]
+    general = {one.get("name"): one for found in inputs for one in found.get("general", [])}
+    told: dict[str, Any] = {
+        **inputs[0],
+        "general": [*general.values()],
+        "behaviour": [found.get("behaviour") for found in inputs],
+        "recipe": aim.kind,
+    }
+    if aim.others:
+        told["others"] = [described_set(sets[name]) for name in aim.others]
+    manifest = Manifest(**own[0].manifest)
+    manifest["inputs"] = told
+    return manifest

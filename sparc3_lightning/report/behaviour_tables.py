@@ -1,0 +1,71 @@
+"""Several behaviours of one run, as tables: what each recipe does, and how far their neurons agree."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sparc3_lightning.report.rows import Table, kind_of
+from sparc3_lightning.wording import MISSING, p_value, percent, signed, spoken
+
+Row = Mapping[str, Any]
+ALPHA = 0.05
+_BY_RECIPE = "recipe"
+
+
+def recipe_table(recipes: Sequence[Row]) -> Table:
+    """What every recipe does: a row each, a column a measure; of the attribute that decides only what decides."""
+    decides = {kind_of(row["column"]) for row in recipes if row["role"] == "behaviour"}
+    shown = dict.fromkeys(
+        row["column"]
+        for row in recipes
+        if row["role"] not in ("beside", "logged")
+        or (row["role"] == "logged" and kind_of(row["column"]) not in decides)
+    )
+    found: dict[str, dict[str, Row]] = {}
+    for row in recipes:
+        found.setdefault(row["recipe"], {})[row["column"]] = row
+    cells = [
+        [name, f"{next(iter(rows.values()))['num_neurons']}", *(_change(rows.get(column)) for column in shown)]
+        for name, rows in found.items()
+    ]
+    has_control = any(row["p_against_control"] is not None for row in recipes)
+    beside = " and against random neurons of the same layers" if has_control else ""
+    note = (
+        "Change against the baseline, of a figure below 0 the difference. *: significant against it, corrected over "
+        f"the recipes (Holm){beside}, at {ALPHA:g}. Each recipe's directory has its intervals and its page."
+    )
+    return Table(["recipe", "neurons", *map(spoken, shown)], cells, note, "Behaviours side by side")
+
+
+def _change(row: Row | None) -> str:
+    if row is None:
+        return MISSING
+    against = row["p_against_control"]
+    is_significant = row["p_holm"] < ALPHA and (against is None or against < ALPHA)
+    before = row["baseline"]
+    change = signed(row["pruned"] - before, beside=before) if before < 0 else percent(row["relative"])
+    return change + ("*" if is_significant else "")
+
+
+def overlap_table(overlaps: Sequence[Row]) -> Table:
+    """How far every two behaviours agree: a row a pair and number of neurons."""
+    head = ["behaviours", "neurons", "shared", "by chance", "Jaccard", "p (Holm)", "correlation", "shared texts"]
+    rows = [
+        [
+            f"{row['first']}, {row['second']}",
+            "recipes" if row["what"] == _BY_RECIPE else f"first {row['num_neurons']:,}",
+            f"{row['num_shared']:,}",
+            f"{row['expected']:.2g}",
+            f"{row['jaccard']:.2f}",
+            p_value(row["p_holm"]),
+            MISSING if row["correlation"] is None else f"{row['correlation']:+.2f}",
+            f"{row['num_shared_texts']:,}",
+        ]
+        for row in overlaps
+    ]
+    note = (
+        "Shared: of the first neurons by both differentials, or of both recipes. By chance, and p: as random neurons "
+        "would share (hypergeometric, corrected over the pairs). Correlation: Spearman's, of the differentials over "
+        "all neurons. Behaviours that are contrasted with the same general samples agree for that alone, and for every "
+        "text that both were attributed on."
+    )
+    return Table(head, rows, note, "Do the behaviours share neurons?")

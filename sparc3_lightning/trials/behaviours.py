@@ -1,0 +1,128 @@
+"""Several behaviours of one run: how far their neurons agree, and what each recipe does to every measure."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from sparc3_lightning.files import write_text
+from sparc3_lightning.pruning.aims import Aim
+from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.pruning.select import Scope, neuron_scores, rank_neurons
+from sparc3_lightning.scoring.score_set import ScoreSet
+from sparc3_lightning.statistics.p_values import holm, pairwise_overlaps
+from sparc3_lightning.statistics.prediction import rank_correlation
+
+Row = dict[str, Any]
+Pair = tuple[str, str]
+BY_DIFFERENTIAL, BY_RECIPE = "differential", "recipe"
+OVERLAP_FILE, RECIPES_FILE = "behaviours_overlap.csv", "behaviours.csv"
+
+
+def compare_behaviours(
+    differentials: Mapping[str, ScoreSet],
+    sizes: Sequence[int],
+    scope: Scope = "global",
+    recipes: Mapping[str, Recipe] | None = None,
+    shared_texts: Mapping[Pair, int] | None = None,
+) -> list[Row]:
+    """How far every two behaviours agree: a row a pair, of the first neurons by the differentials, and of the recipes.
+
+    Behaviours that are contrasted with the same general samples agree for that alone: a neuron that serves these little
+    comes early in every differential, and random neurons are what p holds against. Texts that two behaviours share do
+    the rest.
+
+    Args:
+        differentials: By behaviour; two or more.
+        sizes: Numbers of neurons, k: the first k of each differential are compared.
+        scope: Where scores compete.
+        recipes: By behaviour its recipe, where a screen chose it; none otherwise.
+        shared_texts: How many texts two behaviours were both attributed on.
+
+    Returns:
+        Of each pair how many neurons both have, of those in either (`jaccard`), what random selections would share
+        (`expected`), how many times as many are shared (`enrichment`), its chance (`p_value`; hypergeometric) and that
+        corrected over the pairs of one size (`p_holm`; Holm), and Spearman's `correlation` of the differentials over
+        all neurons.
+    """
+    flat = {name: torch.cat([*neuron_scores(one).values()]).numpy() for name, one in differentials.items()}
+    num_neurons = min(map(len, flat.values()))
+    found = {pair: rank_correlation(flat[pair[0]], flat[pair[1]]) for pair in combinations(flat, 2)}
+    ordered = {name: rank_neurons(one, scope) for name, one in differentials.items()}
+
+    def first(k: int) -> dict[str, list[tuple[int, int]]]:
+        return {
+            name: list(zip(layer[:k].tolist(), index[:k].tolist(), strict=True))
+            for name, (layer, index, _) in ordered.items()
+        }
+
+    rows = [row for k in sizes for row in _rows(BY_DIFFERENTIAL, k, first(k), num_neurons)]
+    if recipes:
+        rows += _rows(BY_RECIPE, None, {name: recipe.neurons for name, recipe in recipes.items()}, num_neurons)
+    for row in rows:
+        pair = row["first"], row["second"]
+        row |= {"correlation": found[pair], "num_shared_texts": (shared_texts or {}).get(pair, 0)}
+    return rows
+
+
+def _rows(what: str, k: int | None, selections: Mapping[str, Sequence[tuple[int, int]]], total: int) -> list[Row]:
+    found = pairwise_overlaps(selections, total)
+    corrected = holm([one.p_value for one in found.values()])
+    return [
+        {
+            "what": what, "num_neurons": k, "first": pair[0], "second": pair[1], **vars(one),
+            "enrichment": one.num_shared / one.expected, "p_holm": p_holm,
+        }
+        for (pair, one), p_holm in zip(found.items(), corrected, strict=True)
+    ]  # fmt: skip
+
+
+def recipe_rows(results: Mapping[str, Mapping[str, Any]], aims: Mapping[str, Aim]) -> list[Row]:
+    """What every recipe does to every measure: a row of each, in the recipes' order.
+
+    Args:
+        results: By recipe what `experiment_results.json` holds of it alone.
+        aims: By recipe what it is for.
+
+    Returns:
+        Of each its change against the baseline, with its interval and p-value; that corrected over the recipes, of one
+        measure at a time (`p_holm`); and the control's mean and the p-value against it, None without a control.
+    """
+    rows = []
+    for name, found in results.items():
+        told = {
+            "recipe": name, "kind": aims[name].kind, "behaviours": " ".join(aims[name].behaviours),
+            "num_neurons": found["selection"]["num_neurons"],
+        }  # fmt: skip
+        shown = {key: one for key, one in found["columns"].items() if one["role"] != "detail" and one["change"]}
+        rows += [{**told, "column": key, **_figures(one)} for key, one in shown.items()]
+    for of_column in _grouped(rows, "column").values():
+        corrected = holm([row["p_value"] for row in of_column])
+        for row, p_holm in zip(of_column, corrected, strict=True):
+            row["p_holm"] = p_holm
+    return rows
+
+
+def _figures(column: Mapping[str, Any]) -> Row:
+    change, control, against = column["change"], column["control"], column["change_against_control"]
+    return {
+        "role": column["role"], "better": column["better"], "baseline": change["before"], "pruned": change["after"],
+        "relative": change["relative"], "low": change["interval"]["low"], "high": change["interval"]["high"],
+        "p_value": change["p_value"], "control": None if control is None else control["mean"],
+        "p_against_control": None if against is None else against["p_value"],
+    }  # fmt: skip
+
+
+def _grouped(rows: Sequence[Row], key: str) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row[key], []).append(row)
+    return found
+
+
+def write_rows(rows: Sequence[Row], path: Path) -> Path:
+    """Write a table as CSV, whole or not at all."""
+    return write_text(path, pd.DataFrame(rows).convert_dtypes().to_csv(index=False))

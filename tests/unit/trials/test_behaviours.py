@@ -1,0 +1,135 @@
+"""Several behaviours side by side: exact overlaps, and each recipe's changes with corrected p-values."""
+
+from itertools import combinations
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from sparc3_lightning.pruning.aims import Aim
+from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.report.behaviour_tables import overlap_table, recipe_table
+from sparc3_lightning.report.overlap_figures import behaviour_pictures
+from sparc3_lightning.scoring.combine import differential
+from sparc3_lightning.scoring.score_set import ScoreSet
+from sparc3_lightning.trials.behaviours import compare_behaviours, recipe_rows, write_rows
+from tests.unit.evaluation.fake_run import make_set
+
+# Eight neurons in two layers; the first two of a and of b are the same, c's are others.
+SCORES = {
+    "a": [[-4.0, -3.0, 0.0, 1.0], [2.0, 3.0, 4.0, 5.0]],
+    "b": [[-3.0, -4.0, 0.0, 1.0], [2.0, 3.0, 4.0, 5.0]],
+    "c": [[5.0, 4.0, 3.0, 2.0], [1.0, 0.0, -3.0, -4.0]],
+}
+
+
+@pytest.fixture(scope="module")
+def differentials() -> dict[str, ScoreSet]:
+    ordinary = make_set("ordinary", torch.zeros(2, 4), 4, 40, sign="signed")
+    return {
+        name: differential(ordinary, make_set(name, -torch.tensor(scores), 4, 40, sign="signed"))
+        for name, scores in SCORES.items()
+    }
+
+
+def test_first_neurons_are_compared_pair_by_pair(differentials: dict[str, ScoreSet]) -> None:
+    rows = compare_behaviours(differentials, [2, 3], shared_texts={("a", "c"): 7})
+    assert [(row["num_neurons"], row["first"], row["second"]) for row in rows] == [
+        (k, *pair) for k in (2, 3) for pair in combinations("abc", 2)
+    ]
+    same, other, _ = rows[:3]
+    assert (same["num_shared"], same["jaccard"], same["expected"], same["enrichment"]) == (2, 1.0, 0.5, 4.0)
+    assert same["p_value"] == pytest.approx(1 / comb(8, 2))
+    assert same["p_holm"] == pytest.approx(3 / comb(8, 2)), "of three pairs"
+    assert same["correlation"] == pytest.approx(1 - 6 * 2 / (8 * 63)), "two neighbours change places"
+    assert (other["num_shared"], other["jaccard"], other["enrichment"], other["p_value"]) == (0, 0.0, 0.0, 1.0)
+    assert other["correlation"] == pytest.approx(-1.0)
+    assert [row["num_shared_texts"] for row in rows] == [0, 7, 0] * 2
+
+
+def test_the_scope_says_which_are_first(differentials: dict[str, ScoreSet]) -> None:
+    """One of each layer: a and b share the second layer's, not the first's; alone in its layer c has others."""
+    rows = compare_behaviours(differentials, [2], scope="layer")
+    assert [row["num_shared"] for row in rows] == [1, 0, 0]
+
+
+def test_recipes_are_compared_where_a_screen_chose_them(differentials: dict[str, ScoreSet]) -> None:
+    recipes = {"a": Recipe([(0, 0), (0, 1)]), "c": Recipe([(0, 1), (1, 3), (1, 2)])}
+    assert [row["what"] for row in compare_behaviours(differentials, [2])] == ["differential"] * 3
+    row = compare_behaviours(differentials, [2], recipes=recipes)[-1]
+    assert (row["what"], row["num_neurons"], row["first"], row["second"]) == ("recipe", None, "a", "c")
+    assert (row["num_shared"], row["jaccard"], row["expected"]) == (1, 1 / 4, 2 * 3 / 8)
+    assert row["correlation"] == pytest.approx(-1.0)
+
+
+def found(p_value: float, relative: float = -0.5, against: float | None = None) -> dict[str, Any]:
+    """What the results file has of one recipe."""
+    change = {
+        "before": 0.4, "after": 0.4 * (1 + relative), "relative": relative, "p_value": p_value,
+        "interval": {"low": -0.3, "high": -0.1},
+    }  # fmt: skip
+    column = {
+        "role": "behaviour", "better": "lower", "change": change,
+        "control": None if against is None else {"mean": 0.41},
+        "change_against_control": None if against is None else {"p_value": against},
+    }  # fmt: skip
+    hidden = {**column, "role": "detail"}
+    return {"selection": {"num_neurons": 3}, "columns": {"insult/mean": column, "insult/spread": hidden}}
+
+
+AIMS = {name: Aim(name, "each", (name,), ("ordinary",)) for name in "abc"} | {
+    "shared": Aim("shared", "shared", ("a", "b"), ("ordinary",))
+}
+
+
+def test_a_measure_s_p_values_are_corrected_over_the_recipes() -> None:
+    rows = recipe_rows({"a": found(0.01), "b": found(0.04), "c": found(0.5)}, AIMS)
+    assert [(row["recipe"], row["column"]) for row in rows] == [(name, "insult/mean") for name in "abc"]
+    assert [row["p_holm"] for row in rows] == pytest.approx([0.03, 0.08, 0.5])
+    assert (rows[0]["baseline"], rows[0]["pruned"], rows[0]["low"], rows[0]["high"]) == (0.4, 0.2, -0.3, -0.1)
+    assert (rows[0]["control"], rows[0]["p_against_control"]) == (None, None)
+    (shared,) = recipe_rows({"shared": found(0.01, against=0.2)}, AIMS)
+    assert (shared["kind"], shared["behaviours"], shared["num_neurons"]) == ("shared", "a b", 3)
+    assert (shared["control"], shared["p_against_control"]) == (0.41, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("p_value", "against", "cell"),
+    [(0.01, None, "-50.0%*"), (0.04, None, "-50.0%"), (0.01, 0.01, "-50.0%*"), (0.01, 0.2, "-50.0%")],
+)
+def test_the_table_marks_what_holds_against_baseline_and_control(
+    p_value: float, against: float | None, cell: str
+) -> None:
+    results = {"a": found(p_value, against=against), "b": found(0.6, relative=0.25, against=against)}
+    table = recipe_table(recipe_rows(results, AIMS))
+    assert table.head == ["recipe", "neurons", "insult, mean"]
+    assert table.rows == [["a", "3", cell], ["b", "3", "+25.0%"]]
+    assert ("random neurons" in table.note) == (against is not None)
+
+
+def test_the_table_shows_other_attributes_and_of_the_deciding_one_what_decides() -> None:
+    results = found(0.01)
+    columns = results["columns"]
+    for name, role in (("insult/probability", "logged"), ("threat/mean", "logged"), ("kindness", "beside")):
+        columns[name] = {**columns["insult/mean"], "role": role}
+    rows = recipe_rows({"a": results}, AIMS)
+    assert {row["column"] for row in rows} == {"insult/mean", "insult/probability", "threat/mean", "kindness"}
+    assert recipe_table(rows).head == ["recipe", "neurons", "insult, mean", "threat, mean"]
+
+
+def test_tables_files_and_figures_of_overlaps(differentials: dict[str, ScoreSet], tmp_path: Path) -> None:
+    rows = compare_behaviours(differentials, [2], recipes={"a": Recipe([(0, 0)]), "b": Recipe([(0, 0)])})
+    table = overlap_table(rows)
+    assert table.rows[0] == ["a, b", "first 2", "2", "0.5", "1.00", "0.107", "+0.98", "0"]
+    assert [row[1] for row in table.rows] == ["first 2"] * 3 + ["recipes"]
+    stored = pd.read_csv(write_rows(rows, tmp_path / "overlap.csv"))
+    assert stored["num_shared"].tolist() == [2, 0, 0, 1]
+    assert stored["p_holm"].tolist() == pytest.approx([row["p_holm"] for row in rows])
+    (picture,) = behaviour_pictures({"behaviours": {"overlaps": rows, "recipes": []}})  # type: ignore[typeddict-item]
+    assert picture.name == "behaviours_overlap_2"
+    shown = [text.get_text() for text in picture.figure.axes[0].texts]
+    assert shown.count("1.00") == 2, "a and b, on both sides; with a p of 0.107 without a star"
+    assert not [*behaviour_pictures({})]  # type: ignore[typeddict-item]
