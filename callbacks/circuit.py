@@ -144,6 +144,7 @@ class CircuitCallback(RunCallback):
 
         def write() -> None:
             rows, circuits = circuit_rows(planned), self._described(module)
+            run.circuit = rows
             parts, overlaps = part_rows(circuits, partial(_place, module)), overlap_rows(circuits)
             write_circuit(rows, area_rows(rows), parts, overlaps, module.log_dir / "circuit")
             write_page(module)

@@ -10,6 +10,7 @@ from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.recipe import neurons_per_layer
+from sparc3_lightning.report.circuit_figures import MEASURES, curves_figure
 from sparc3_lightning.report.figures import comparison_figure, layer_figure
 from sparc3_lightning.report.read import read_screen
 from sparc3_lightning.report.screen_figures import screen_pictures
@@ -18,6 +19,7 @@ from sparc3_lightning.report.tensorboard import (
     board_outcome,
     board_panels,
     board_scalars,
+    circuit_scalars,
     compression_points,
     sample_completions,
     score_histograms,
@@ -61,6 +63,10 @@ class TensorBoardCallback(RunCallback):
         logger.log_metrics(board_scalars(run), step=0)
         for percent_removed, scalars in compression_points(run):
             logger.log_metrics(scalars, step=percent_removed)
+        if run.circuit:
+            logger.log_metrics(circuit_scalars(run.circuit), step=0)
+            for measure in MEASURES:
+                board.add_figure(f"circuit/{measure}", curves_figure(run.circuit, measure), 0, close=False)
         if run.recipe is not None:
             counts = neurons_per_layer(run.recipe, run.base_model["num_layers"])
             board.add_figure("neurons_per_layer", layer_figure(counts, str(run.base_model["id"])), 0, close=False)

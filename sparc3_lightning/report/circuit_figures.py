@@ -17,7 +17,7 @@ from sparc3_lightning.trials.table import write_table
 
 Row = Mapping[str, Any]
 _REST = {"zero": "rest is zero", "mean": "rest is its mean", "corrupted": "rest is its twin's"}
-_MEASURES = {"faithfulness": "faithfulness (logit difference)", "accuracy": "accuracy"}
+MEASURES = {"faithfulness": "faithfulness (logit difference)", "accuracy": "accuracy"}
 
 
 def write_circuit(
@@ -35,7 +35,7 @@ def write_circuit(
     for name, content in (("areas", areas), ("parts", parts), ("overlap", overlaps)):
         write_text(directory / f"{name}.csv", pd.DataFrame(content).to_csv(index=False))
     write_table(rows, directory)
-    for measure in _MEASURES:
+    for measure in MEASURES:
         save_figure(curves_figure(rows, measure), directory / "figures" / measure)
 
 
@@ -66,7 +66,7 @@ def curves_figure(rows: Sequence[Row], measure: str) -> Figure:
         last, first = i == len(asked) - 1, j == 0
         plain_axes(
             axes, f"{_REST[ablations[j]]}; {ASKED[asked[i]]}", "share that stays (%)" if last else "",
-            _MEASURES[measure] if first else "", title_size=8,
+            MEASURES[measure] if first else "", title_size=8,
         )  # fmt: skip
     if measure == "faithfulness" and curves:  # a circuit of -10 must not flatten all others
         panels[0, 0].set_ylim(*_limits([row[measure] for row in curves]))

@@ -1,7 +1,7 @@
 """What a run shows in TensorBoard, as plain values; the callback only hands them over."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from sparc3_lightning.report.rows import HIDDEN, Completion, first_completions, 
 from sparc3_lightning.runs.results import Results, throughput
 from sparc3_lightning.runs.run import Run
 from sparc3_lightning.scoring.score_set import ScoreSet
+from sparc3_lightning.trials.circuit import area_rows
 from sparc3_lightning.trials.table import prices_of, short_names
 from sparc3_lightning.trials.verdict import VerdictResult
 
@@ -90,6 +91,19 @@ def board_scalars(run: Run) -> dict[str, float]:
     for name, rates in throughput(run).items():
         scalars |= {f"attribution_{key}/{name}": rate for key, rate in rates.items() if rate is not None}
     return scalars
+
+
+def circuit_scalars(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The areas under circuits' curves, by what was asked and ablated.
+
+    Args:
+        rows: Rows of the table of circuits.
+    """
+    return {
+        f"circuit_{name}/{row['asked']}/{row['ablation']}/{row['method']}": row[name]
+        for row in area_rows(rows)
+        for name in ("cpr", "cmd")
+    }
 
 
 def compression_points(run: Run) -> Iterator[tuple[int, dict[str, float]]]:

@@ -43,6 +43,7 @@ class Run:
         controls: Evaluations with as many random neurons of the same layers removed, one a draw.
         results: What `experiment_results.json` holds, once it is written, on rank 0.
         compression: Rows of the table of compressed models, the baseline first.
+        circuit: Rows of the table of circuits, on rank 0.
         seconds: Wall time of each stage.
         aims: What its recipes are for.
         parts: Where the run has several behaviours, by name of each recipe a run of that recipe alone: scores, baseline
@@ -66,6 +67,7 @@ class Run:
     controls: list[Evaluation] = field(default_factory=list)
     results: "Results | None" = None
     compression: list[dict[str, Any]] = field(default_factory=list)
+    circuit: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     aims: list[Aim] = field(default_factory=list)
     parts: dict[str, "Run"] = field(default_factory=dict)

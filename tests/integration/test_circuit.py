@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sparc3_lightning.main import main
-from tests.runs import QUIET, command, log_dir, written
+from tests.runs import QUIET, board, command, log_dir, written
 
 pytestmark = QUIET
 
@@ -57,6 +57,16 @@ def test_inspect_and_the_page_show_them(run: Path, capsys: pytest.CaptureFixture
         assert said in shown
     assert "Areas, asked held-out samples" in (run / "report.html").read_text()
     assert {"figures/faithfulness.png", "figures/accuracy.svg"} <= set(written(run / "circuit"))
+
+
+def test_tensorboard_shows_areas_and_curves(run: Path) -> None:
+    events = board(run)
+    tags = {tag for tag in events.Tags()["scalars"] if tag.startswith("circuit_")}
+    assert len(tags) == 2 * len(METHODS) * 3 * 2
+    areas = {(row["asked"], row["ablation"], row["method"]): row for row in rows(run / "circuit" / "areas.csv")}
+    (found,) = events.Scalars("circuit_cpr/held_out/mean/lrp_signed")
+    assert found.value == pytest.approx(float(areas["held_out", "mean", "lrp_signed"]["cpr"]), rel=1e-5)
+    assert {"circuit/faithfulness", "circuit/accuracy"} <= set(events.Tags()["images"])
 
 
 def test_what_was_measured_is_read_again(run: Path, tmp_path: Path) -> None:
