@@ -141,6 +141,7 @@ def test_every_yaml_is_tested() -> None:
         "realtext.yaml",
         "smollm2_behaviours_local.yaml",
         "smollm2_circuit_local.yaml",
+        "smollm2_repetition_local.yaml",
         "smollm2_suppress_local.yaml",
         "smollm2_words_local.yaml",
         "sweep.yaml",
