@@ -10,6 +10,7 @@ from lightning.pytorch import Callback
 
 from callbacks import (
     BaselineCallback,
+    CircuitCallback,
     CompressionCallback,
     EvaluationCallback,
     PruningCallback,
@@ -24,6 +25,7 @@ from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.pruning.aims import aims_of
 from sparc3_lightning.scoring.method import Method, Ranking
 from sparc3_lightning.scoring.registry import METHODS, gradient_method, method_key
+from sparc3_lightning.trials import CONTROL
 from sparc3_lightning.trials.screening import Screen
 
 ITEMSIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -241,7 +243,7 @@ def settings_of(
         saves_model=any(getattr(one, "save_model", None) or getattr(one, "save", None) for one in callbacks),
         saves_state=ResumeCallback in kinds,
         checkpoints_activations=options["activation_checkpointing"],
-        passes=tuple(_passes(callbacks, method_key(gradient_method(options["variant"]).name, options["sign"]))),
+        passes=tuple(_passes(callbacks, method_key(gradient_method(options["variant"]).name, options["sign"]), data)),
         screen=next((one.screen for one in pruning), None),
         num_recipes=_num_recipes(callbacks, data),
         # Of a set of prompts nothing is known to follow.
@@ -320,17 +322,31 @@ def _passes_alone(method: type[Method]) -> bool:
     return not (method.variant or method.needs or issubclass(method, Ranking))
 
 
-def _passes(callbacks: Sequence[Callback], own: str) -> list[Pass]:
-    """What scores the sets beside the run's own attribution."""
-    found = []
+def _circuit_passes(callback: CircuitCallback, keys: Iterable[str], data: SparC3DataModule) -> int:
+    """Forward passes over a task's own samples that its circuits take, with those over the evaluation task's."""
+    rankings = 1 + sum(2 if key.endswith("_signed") else 1 for key in set(keys) - {CONTROL})
+    circuits = rankings * sum(share < 1 for share in callback.shares) + 2
+    own = max((_number_of(one) or 1 for one in data.behaviours.values()), default=1)
+    held_out = (_number_of(data.evaluation_task) or 0) if data.evaluation_task is not None else 0
+    twice = sum(2 if ablation == "corrupted" else 1 for ablation in callback.ablations)
+    passes: int = math.ceil(circuits * twice * (1 + held_out / own))
+    return passes
+
+
+def _passes(callbacks: Sequence[Callback], own: str, data: SparC3DataModule) -> list[Pass]:
+    """What scores the sets beside the run's own attribution, and asks circuits."""
+    found, scored = [], [own]
     for callback in callbacks:
         if isinstance(callback, BaselineCallback):
             keys = [key for key in callback.keys if key != own]
+            scored += keys
             attributions = sum(METHODS[key.removesuffix("_signed")].variant is not None for key in keys)
             found.append(Pass("baselines", attributions, _forward_passes(keys, keys)))
         if isinstance(callback, CompressionCallback):
             number = _forward_passes(callback.keys, [one.method for one in callback.compressions])
             found.append(Pass("scores to compress by", 0, number))
+        if isinstance(callback, CircuitCallback):
+            found.append(Pass("circuits", 0, _circuit_passes(callback, scored, data)))
     return [one for one in found if one.attributions or one.forward_passes]
 
 
