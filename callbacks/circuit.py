@@ -1,14 +1,16 @@
 """Circuits: after attribution, how much of the model does the task need?"""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from callbacks.base import RunCallback, model_setting
+from callbacks.baselines import BaselineCallback
 from callbacks.evaluation import write_page
 from callbacks.relevance import RelevanceCallback
 from callbacks.score_writer import check_scores_are_whole
@@ -17,6 +19,7 @@ from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.evaluation.task import TaskMeasure, batches_of, last_token_logits
+from sparc3_lightning.files import json_sha256, write_json
 from sparc3_lightning.metrics.measure import Measure
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.module import SparC3Module
@@ -25,13 +28,15 @@ from sparc3_lightning.pruning.circuits import Importance, Scope, keep_neurons, k
 from sparc3_lightning.pruning.replacement import ABLATIONS, Ablation, Values, mean_outputs, means_of, twins, zeros
 from sparc3_lightning.report.circuit_figures import write_circuit
 from sparc3_lightning.report.terminal import print_experiment
+from sparc3_lightning.scoring.registry import METHODS
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.scoring.weights import random_scores
 from sparc3_lightning.trials import CONTROL, EMPTY, HELD_OUT, IN_SAMPLE, WHOLE
 from sparc3_lightning.trials.circuit import (
     SHARES,
+    Bits,
+    Circuit,
     CircuitTrial,
-    Kept,
     area_rows,
     circuit_rows,
     figures_of,
@@ -43,6 +48,7 @@ from sparc3_lightning.trials.circuit import (
 )
 from sparc3_lightning.trials.store import TRIALS_DIR, TrialStore
 from sparc3_lightning.trials.trial import UNCHANGED, Intervention, Trials, check_one_is_done, run_trials
+from sparc3_lightning.version import package_versions
 
 
 class CircuitCallback(RunCallback):
@@ -98,23 +104,65 @@ class CircuitCallback(RunCallback):
     def check(self, trainer: Trainer, module: SparC3Module) -> None:
         """Refuse before hours of attribution what would fail after them."""
         check_scores_are_whole(trainer, module)
-        data = module.data
-        if not data.behaviours:
-            raise ValueError("a circuit needs a task, got none. Set `data.behaviours` to IOI or TaskFile.")
-        for name in data.behaviours:
-            self._check_task(data.reference_samples[name], f"data.behaviours.{name}")
-        if data.task_samples is not None:
-            self._check_task(data.task_samples, "data.evaluation_task")
+        self._check_data(module)
         if module.granularity == "weight" and self.ablations != ["zero"]:
             raise ValueError(
                 f"`ablations` of weights can only be ['zero'], got {self.ablations}. Set "
                 "`CircuitCallback.init_args.ablations`, or `model.granularity: neuron`."
             )
-        if module.granularity == "weight":
-            self._layers(module)
+        self._layers(module)
+        self._warn(trainer, module)
+        rankings = 1 + sum(2 if key.endswith("_signed") else 1 for key in self._keys(module))
+        num = len(module.data.behaviours) * len(self.ablations) * (rankings * (len(self.shares) - 1) + 2)
+        asked = "" if module.data.task_samples is None else " and those of `data.evaluation_task`"
+        inform(trainer, f"circuits: {num:,} models, each asked its own samples{asked}")
+
+    def _check_data(self, module: SparC3Module) -> None:
+        data, held_out = module.data, module.data.task_samples
+        if not data.behaviours:
+            raise ValueError("a circuit needs a task, got none. Set `data.behaviours` to IOI or TaskFile.")
+        if not module.explains_next_token:
+            raise ValueError(
+                "a circuit of a task needs the contrast of each sample's two tokens explained, got "
+                f"`target: {module.attribution_options['target']}`. Set `model.target: next_token`."
+            )
+        for name in data.behaviours:
+            self._check_task(data.reference_samples[name], data.key_of(name))
+        kinds = {json_sha256({**one.describe(), "seed": None}) for one in data.behaviours.values()}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"the sets under `data.behaviours` must be draws of one task, which differ in `seed` alone, got "
+                f"{list(data.behaviours)}. Another task is another run."
+            )
+        if held_out is not None:
+            self._check_task(held_out, "data.evaluation_task")
+            scored = {text for name in data.behaviours for text in data.reference_samples[name].fingerprints}
+            if (num := sum(text in scored for text in held_out.fingerprints)) and not data.allow_overlap:
+                raise ValueError(
+                    f"`data.evaluation_task` must hold no sample that scores are made of, got {num}. Set its `part`, "
+                    "or `seed`, to another, or `data.allow_overlap: true`."
+                )
+
+    def _warn(self, trainer: Trainer, module: SparC3Module) -> None:
+        listed: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it from elsewhere
+        later = listed[listed.index(self) :] if self in listed else []
+        left_out = [key for key in module.run.scores if key not in (CONTROL, *self._keys(module))]
+        if trainer.is_global_zero and any(isinstance(one, BaselineCallback) for one in later):
+            warnings.warn(
+                "circuits of other methods are not asked: `trainer.callbacks` lists `callbacks.BaselineCallback` after "
+                "`callbacks.CircuitCallback`. List it before.",
+                stacklevel=2,
+            )
+        if trainer.is_global_zero and left_out:
+            warnings.warn(f"circuits of weights are not asked of methods that score neurons alone: {left_out}.",
+                          stacklevel=2)  # fmt: skip
+
+    def _keys(self, module: SparC3Module) -> list[str]:
+        """The methods whose scores can make a circuit; the random one is this callback's own."""
         keys = [key for key in module.run.scores if key != CONTROL]
-        num = len(data.behaviours) * len(self.ablations) * (len(keys) + 1) * len(self.shares)
-        inform(trainer, f"circuits: about {num:,} models, each asked its own samples and those of `evaluation_task`")
+        if module.granularity == "neuron":
+            return keys
+        return [key for key in keys if not METHODS[key.removesuffix("_signed")].neurons_only]
 
     def _check_task(self, samples: ReferenceSamples, key: str) -> None:
         if not samples.targets or not samples.against:
@@ -146,17 +194,34 @@ class CircuitCallback(RunCallback):
             rows, circuits = circuit_rows(planned), self._described(module)
             run.circuit = rows
             parts, overlaps = part_rows(circuits, partial(_place, module)), overlap_rows(circuits)
-            write_circuit(rows, area_rows(rows), parts, overlaps, module.log_dir / "circuit")
+            directory = module.log_dir / "circuit"
+            write_json(directory / "circuit.json", self._about(module))
+            write_circuit(rows, area_rows(rows), parts, overlaps, directory)
             write_page(module)
 
         with run.timed("circuits"):
             from_rank_zero(write)
         self._is_done = True
 
-    def _described(self, module: SparC3Module) -> dict[tuple[str, str], Kept]:
+    def _about(self, module: SparC3Module) -> dict[str, Any]:
+        """What was asked of what, beside the tables."""
+        run, data = module.run, module.data
+        asked = {name: data.reference_samples[name] for name in data.behaviours}
+        if data.task_samples is not None:
+            asked["evaluation_task"] = data.task_samples
+        return {
+            "base_model": run.base_model,
+            "samples": {name: {**one.source, "token_hash": one.token_hash} for name, one in asked.items()},
+            "options": {"shares": self.shares, "ablations": self.ablations, "scope": self.scope, "seed": self.seed,
+                        "described": self.described, "granularity": module.granularity},
+            "methods": self._keys(module),
+            "versions": package_versions(),
+        }  # fmt: skip
+
+    def _described(self, module: SparC3Module) -> dict[tuple[str, str], Circuit]:
         """By task and method, what stays at the share that is described; on rank 0, which has all scores."""
         return {
-            (task, one.label): partial(self._stays, module, one)
+            (task, one.label): {name: Bits.of(kept) for name, kept in self._stays(module, one)}
             for number, task in enumerate(module.data.behaviours)
             for one in self._importances(module, task, number)
         }
@@ -243,25 +308,28 @@ class CircuitCallback(RunCallback):
                 )  # fmt: skip
 
     def _layers(self, module: SparC3Module) -> dict[str, Any]:
-        """The linear layers whose weights compete: all of the blocks.
+        """The linear layers whose weights compete: all of the blocks; none where neurons do.
 
         Raises:
-            ValueError: Not all of them are scored.
+            ValueError: Not all of what competes is scored.
         """
-        layers = get_family(module.lm.config.model_type).block_linears(module.lm)
-        if left_out := [name for name in layers if name not in module.run.expected_modules]:
+        family = get_family(module.lm.config.model_type)
+        by_weight = module.granularity == "weight"
+        layers: dict[str, Any] = family.block_linears(module.lm) if by_weight else {}
+        needed = list(layers) or family.neuron_modules(module.lm)
+        if left_out := [name for name in needed if name not in module.run.expected_modules]:
             raise ValueError(
-                f"a circuit of weights needs scores of every linear layer but lm_head, got none of {left_out[0]}. Set "
-                "`model.modules: all`."
+                f"a circuit of {module.granularity}s needs scores of all of them, got none of {left_out[0]}. Set "
+                f"`model.modules: {'all' if by_weight else 'neurons'}`."
             )
         return layers
 
     def _importances(self, module: SparC3Module, task: str, number: int) -> list[Importance]:
         """What each method says matters to a task, and a random draw."""
         found, some = list[Importance](), module.run.score_sets[task]
-        for key, method in module.run.scores.items():
-            if key != CONTROL:
-                found += importances_of(key, method.ranking, method.sets.get(task))
+        for key in self._keys(module):
+            method = module.run.scores[key]
+            found += importances_of(key, method.ranking, method.sets.get(task))
         shapes = dict(sorted(some.shapes.items()))  # whatever order ranks have written them in
         drawn = ScoreSet(random_scores(shapes, self.seed + number), some.manifest)
         return [*found, Importance(CONTROL, drawn)]

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, Trainer
 
 from callbacks.base import RunCallback, model_setting
 from callbacks.baselines import BaselineCallback
+from sparc3_lightning.data.samples import fingerprint
 from sparc3_lightning.data.tokens import check_vocabulary, encode
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.passes import describe_passes
@@ -208,7 +209,8 @@ class PruningCallback(RunCallback):
         if self.screen is not None:
             sizes = sorted({self.num_neurons, self.screen.num_candidates})
             recipes = {name: one.recipe for name, one in run.parts.items() if name in found and one.recipe is not None}
-        texts = {name: {*(samples[name].texts or samples[name].fingerprints)} for name in found}
+        # Of words the fingerprints are the texts' and their prompts'.
+        texts = {name: {*map(fingerprint, one.texts)} or {*one.fingerprints} for name, one in samples.items()}
         shared = {(one, other): len(texts[one] & texts[other]) for one, other in combinations(found, 2)}
         rows = compare_behaviours(found, sizes, self.scope, recipes, shared)
         write_rows(rows, module.log_dir / OVERLAP_FILE)

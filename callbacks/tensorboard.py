@@ -66,7 +66,8 @@ class TensorBoardCallback(RunCallback):
         if run.circuit:
             logger.log_metrics(circuit_scalars(run.circuit), step=0)
             for measure in MEASURES:
-                board.add_figure(f"circuit/{measure}", curves_figure(run.circuit, measure), 0, close=False)
+                if (figure := curves_figure(run.circuit, measure)) is not None:
+                    board.add_figure(f"circuit/{measure}", figure, 0, close=False)
         if run.recipe is not None:
             counts = neurons_per_layer(run.recipe, run.base_model["num_layers"])
             board.add_figure("neurons_per_layer", layer_figure(counts, str(run.base_model["id"])), 0, close=False)

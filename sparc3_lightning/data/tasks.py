@@ -16,7 +16,7 @@ from sparc3_lightning.data.prompts import Part, draw_order, flat_columns, in_par
 from sparc3_lightning.data.samples import LoadContext, ReferenceSamples, ReferenceSet, check_at_least, fingerprint
 from sparc3_lightning.data.sources import Row, Source
 from sparc3_lightning.data.tokens import check_vocabulary, encode, starts_with_bos
-from sparc3_lightning.data.words import joined_text, possible_cuts
+from sparc3_lightning.data.words import Cut, joined_text, possible_cuts
 from sparc3_lightning.distributed.ranks import from_rank_zero
 
 _LISTS = ("names", "places", "objects", "templates")
@@ -34,6 +34,7 @@ class Question:
         wrong: The wrong one.
         corrupted: The prompt with what decides the answer changed, as long in tokens; None for none.
         place: Where it stands, for messages.
+        separator: What stands between prompt and answer; None for a space, unless either brings white space.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Question:
     wrong: str
     corrupted: str | None
     place: str
+    separator: str | None = None
 
 
 # Annotations stand as types here, not as text (`from __future__`): else the parser would take any value.
@@ -90,6 +92,11 @@ class TaskSet(ReferenceSet):
 
     def _samples(self, found: "Sequence[tuple[Question, _Tokens]]", counts: Mapping[str, int]) -> ReferenceSamples:
         twins = [tokens.corrupted for _, tokens in found if tokens.corrupted is not None]
+        if 0 < len(twins) < len(found):
+            raise ValueError(
+                f"every row must have a corrupted twin, or none, got {len(twins)} of {len(found)}. Correct the rows, "
+                "or set `init_args.corrupted_column`."
+            )
         return ReferenceSamples(
             ids=[tokens.prompt for _, tokens in found],
             source=self.describe() | dict(counts) | {"bos": found[0][1].has_bos},
@@ -97,7 +104,7 @@ class TaskSet(ReferenceSet):
             fingerprints=[fingerprint(question.prompt) for question, _ in found],
             following=[torch.tensor([tokens.right]) for _, tokens in found],
             against=[tokens.wrong for _, tokens in found],
-            corrupted=twins if len(twins) == len(found) else [],
+            corrupted=twins,
         )
 
 
@@ -110,21 +117,23 @@ class _Tokens:
     has_bos: bool
 
 
+def _cuts(question: Question, answer: str, context: LoadContext) -> list[Cut]:
+    text, span = joined_text(question.prompt, answer, question.separator)
+    return possible_cuts(context, text, context.max_length, [span])
+
+
 def _tokens_of(question: Question, context: LoadContext) -> _Tokens | str:
     """The question's tokens; or why this tokenizer cannot ask it, as a count's name."""
-    cuts = []
-    for answer in (question.right, question.wrong):
-        text, span = joined_text(question.prompt, answer)
-        cuts += possible_cuts(context, text, context.max_length, [span])
+    cuts = [cut for answer in (question.right, question.wrong) for cut in _cuts(question, answer, context)]
     if len(cuts) < 2 or cuts[0].prefix != cuts[1].prefix:
         return "num_uncut"
     right, wrong = (cut.word[0] for cut in cuts)
     if right == wrong:
-        return "num_of_one_token"
+        return "num_alike"
     corrupted = None
     if question.corrupted is not None:
         corrupted = torch.tensor(encode(context.tokenizer, question.corrupted))
-        if len(corrupted) != len(cuts[0].prefix):
+        if len(corrupted) != len(cuts[0].prefix) or corrupted.tolist() == cuts[0].prefix:
             return "num_of_unequal_twins"
     if context.vocab_size is not None:
         twin = [] if corrupted is None else corrupted.tolist()
@@ -145,7 +154,8 @@ class IOI(TaskSet):
         seed: Seed of the draw.
         part: Templates: `attribution` takes every second one, `evaluation` the others, `all` both.
         path: Local JSON of lists, `names`, `places`, `objects` and `templates`, the last with [A] (the indirect object,
-            with which each must end), [B] (the subject), [PLACE] and [OBJECT]; None for the project's own.
+            with which each must end), [B] (the subject), [PLACE] and [OBJECT]; None for the project's own. The lists
+            of ACDC's code (`NAMES`, `BABA_TEMPLATES`, ...), saved as JSON, will do.
 
     Source: Wang et al., ICLR 2023 (arXiv 2211.00593), Sec. 3.
     """
@@ -159,7 +169,7 @@ class IOI(TaskSet):
     def questions(self, context: LoadContext) -> Iterator[Question]:
         """Draw them, none twice."""
         lists = OWN_LISTS if self.path is None else read_lists(self.path)
-        names = [name for name in lists["names"] if len(encode(context.tokenizer, f" {name}", special=False)) == 1]
+        names = [name for name in dict.fromkeys(lists["names"]) if _is_one_token(name, context)]
         templates = {"all": lists["templates"], "attribution": lists["templates"][::2]}.get(
             self.part, lists["templates"][1::2]
         )
@@ -168,12 +178,18 @@ class IOI(TaskSet):
                 f"the lists must hold three names that are one token each, and a template of part {self.part!r}, got "
                 f"{len(names)} and {len(templates)}. Set `init_args.path`."
             )
-        drawn, seen = random.Random(f"{self.seed} {self.part}"), set[str]()  # other names in the other part
-        for number in range(_DRAWS_A_SAMPLE * self.num_samples):
-            made = _question(drawn, number, templates, names, lists["places"], lists["objects"])
+        drawn, seen = random.Random(f"{self.seed} {self.part}"), set[str]()
+        for _ in range(_DRAWS_A_SAMPLE * self.num_samples):
+            made = _question(drawn, len(seen), templates, names, lists["places"], lists["objects"])
             if made.prompt not in seen:
                 seen.add(made.prompt)
                 yield made
+
+
+def _is_one_token(name: str, context: LoadContext) -> bool:
+    """Whether a name inside a sentence is: by itself some tokenizers put a token before it."""
+    cuts = possible_cuts(context, f"to {name}", context.max_length, [(3, 3 + len(name))])
+    return len(cuts) == 1 and len(cuts[0].word) == 1
 
 
 def _question(
@@ -208,8 +224,10 @@ def read_lists(path: str) -> dict[str, list[str]]:
         found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file.name} must be JSON, got {error}. Correct the file, or set `init_args.path`.") from None
+    found = {key.lower(): value for key, value in found.items()} if isinstance(found, dict) else {}
+    found.setdefault("templates", found.get("baba_templates"))
     for name in _LISTS:
-        values = found.get(name) if isinstance(found, dict) else None
+        values = found.get(name)
         if not isinstance(values, list) or not values or not all(isinstance(one, str) and one for one in values):
             raise ValueError(f"{file.name} must hold a list of texts `{name}`, got {values!r}. Correct the file.")
     for template in found["templates"]:
@@ -226,7 +244,7 @@ class TaskFile(TaskSet):
     """A task of one's own: rows of a prompt, its right and its wrong answer, and perhaps a corrupted prompt.
 
     Of an answer of several tokens the first one counts. Rows whose answers begin with the same token, or whose
-    corrupted prompt is not as long as the prompt in tokens, are left out and counted.
+    corrupted prompt is the prompt itself or not as long in tokens, are left out and counted.
 
     Args:
         num_samples: How many samples.
@@ -237,6 +255,8 @@ class TaskFile(TaskSet):
             others is wrong.
         corrupted_column: Column of the corrupted prompt; `abc_counterfactual_prompt` for MIB's, whose subject is
             another name.
+        separator: What stands between prompt and answer, such as "" in "2+2=" and "4"; None for a space, unless either
+            brings white space of its own.
         dataset: Hub id.
         split: Its split.
         revision: Commit on the hub; None for the newest.
@@ -244,6 +264,7 @@ class TaskFile(TaskSet):
 
     path: str | None = None
     corrupted_column: str = "corrupted"
+    separator: str | None = None
     dataset: str = "mib-bench/ioi"
     split: str = "train"
     revision: str | None = None
@@ -255,7 +276,9 @@ class TaskFile(TaskSet):
 
     def questions(self, context: LoadContext) -> Iterator[Question]:
         """Give them in the order of the draw, each prompt once."""
-        found = {question.prompt: question for question in map(self._question, self.source.rows())}
+        found: dict[str, Question] = {}
+        for question in map(self._question, self.source.rows()):
+            found.setdefault(question.prompt, question)
         for prompt in sorted(found, key=lambda prompt: draw_order(self.seed, fingerprint(prompt))):
             if in_part(self.part, fingerprint(prompt)):
                 yield found[prompt]
@@ -263,18 +286,18 @@ class TaskFile(TaskSet):
     def _question(self, row: Row) -> Question:
         flat = Row(flat_columns(row.values), row.index, row.place)
         right, wrong = _answers(flat)
-        prompt = flat.text("prompt", "path").rstrip()
+        prompt = flat.text("prompt", "path")
         twin = flat.text(self.corrupted_column, "corrupted_column") if self.corrupted_column in flat.values else None
         name = row.values.get("id")
         return Question(
             fingerprint(prompt) if name is None else str(name), prompt, right, wrong,
-            None if twin is None else twin.rstrip(), row.place,
+            twin, row.place, self.separator,
         )  # fmt: skip
 
 
 def _answers(row: Row) -> tuple[str, str]:
     if "choices" not in row.values:
-        return row.text("right", "path").strip(), row.text("wrong", "path").strip()
+        return row.text("right", "path"), row.text("wrong", "path")
     choices, key = row.values["choices"], row.values.get("answerKey")
     if not isinstance(choices, list) or len(choices) < 2 or not isinstance(key, int) or not 0 <= key < len(choices):
         raise ValueError(
@@ -282,7 +305,7 @@ def _answers(row: Row) -> tuple[str, str]:
             f"{choices!r} and {key!r}. Correct the row."
         )
     others = [choice for place, choice in enumerate(choices) if place != key]
-    return str(choices[key]).strip(), str(others[0]).strip()
+    return str(choices[key]), str(others[0])
 
 
 OWN_LISTS: dict[str, list[str]] = {

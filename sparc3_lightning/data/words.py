@@ -74,9 +74,15 @@ def _is_joined(prefix: str, word: str) -> bool:
     return opens or attached or word[0] in "'\u2019" or unicodedata.category(word[0]) == "Pd"
 
 
-def joined_text(prefix: str, word: str) -> tuple[str, tuple[int, int]]:
-    """A text that goes on with a word, and where the word stands in it."""
-    between = "" if _is_joined(prefix, word) else " "
+def joined_text(prefix: str, word: str, separator: str | None = None) -> tuple[str, tuple[int, int]]:
+    """A text that goes on with a word, and where the word stands in it.
+
+    Args:
+        prefix: The text before it.
+        word: The word.
+        separator: What stands between them; None for a space, unless one of them brings it or joins them.
+    """
+    between = separator if separator is not None else "" if _is_joined(prefix, word) else " "
     start = len(prefix + between) + len(word) - len(word.lstrip())
     return prefix + between + word, (start, start + len(word.strip()))
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.data.samples import ReferenceSamples, token_hash
 from sparc3_lightning.evaluation.generation import last_logits
+from sparc3_lightning.lrp.targets import lowest_argmax
 from sparc3_lightning.metrics.measure import Column, Material, Measure, Role
 
 
@@ -36,32 +37,49 @@ class TaskMeasure(Measure):
         return {"class": type(self).__name__, "name": self.name, "samples": self.samples.token_hash, "twins": twins}
 
     def columns(self, material: Material) -> Iterator[Column]:
-        """Three, a row a sample."""
-        logits = self._logits(material)
-        right, wrong = (
-            logits.gather(1, torch.tensor(ids)[:, None])[:, 0]
-            for ids in (self.samples.targets or [], self.samples.against)
-        )
+        """Three, a row a sample.
+
+        Raises:
+            ValueError: A logit is not finite; names the sample.
+        """
+        difference, is_first = self._asked(material)
+        if not bool(difference.isfinite().all()):
+            place = int((~difference.isfinite()).nonzero()[0])
+            raise ValueError(
+                f"logits of the task's sample {self.samples.sample_ids[place]} must be finite, got "
+                f"{difference[place].item()}. Set another `model.dtype`."
+            )
         found = {
-            "accuracy": ("share", 2, (right > wrong).double()),
-            "argmax_accuracy": ("share", 2, (right >= logits.amax(1)).double()),
-            "logit_difference": ("logits", 2, right - wrong),
+            "accuracy": ("share", (difference > 0).double()),
+            "argmax_accuracy": ("share", is_first.double()),
+            "logit_difference": ("logits", difference),
         }
-        for name, (unit, digits, values) in found.items():
+        for name, (unit, values) in found.items():
             yield Column(
                 f"{self.name}/{name}", unit, "higher", "prompt", "mean", self.samples.sample_ids, values,
-                role=self.role, digits=digits, setting={"samples": self.samples.token_hash},
+                role=self.role, digits=2, setting={"samples": self.samples.token_hash},
                 limits=None if unit == "logits" else (0.0, 1.0),
             )  # fmt: skip
 
-    def _logits(self, material: Material) -> Tensor:
-        """Shape: (S, V) float32, on the CPU."""
-        found: dict[int, Tensor] = {}
-        for rows in batches_of(self.samples.ids, material.batch_size, material.max_tokens):
+    def _asked(self, material: Material) -> tuple[Tensor, Tensor]:
+        """Logit differences, and whether the right token is the model's own choice.
+
+        Shape: (S,) float32 and bool, on the CPU.
+        """
+        difference, is_first = torch.empty(len(self.samples)), torch.empty(len(self.samples), dtype=torch.bool)
+        halves = 2 if self.with_twins else 1  # of what a pass may hold
+        limits = max(1, material.batch_size // halves), max(1, material.max_tokens // halves)
+        for rows in batches_of(self.samples.ids, *limits):
             twins = [self.samples.corrupted[row] for row in rows] if self.with_twins else []
-            logits = last_token_logits(material.model, [self.samples.ids[row] for row in rows] + twins)
-            found |= zip(rows, logits[: len(rows)].float().cpu(), strict=True)
-        return torch.stack([found[row] for row in range(len(found))])
+            logits = last_token_logits(material.model, [self.samples.ids[row] for row in rows] + twins)[: len(rows)]
+            right, wrong = (
+                torch.tensor([ids[row] for row in rows], device=logits.device)[:, None]
+                for ids in (self.samples.targets or [], self.samples.against)
+            )
+            found = logits.float()
+            difference[rows] = (found.gather(1, right) - found.gather(1, wrong))[:, 0].cpu()
+            is_first[rows] = (lowest_argmax(found) == right[:, 0]).cpu()
+        return difference, is_first
 
 
 def batches_of(ids: Sequence[Tensor], batch_size: int, max_tokens: int) -> list[list[int]]:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from sparc3_lightning.files import json_sha256
 
+# Characters of scripts without spaces between words (Thai to Khmer, kana, ideographs), words, and other signs.
+_UNITS = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|\w+|[^\w\s]")
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -77,7 +79,10 @@ class LexicalScorer(Scorer):
 
 
 class RepetitionScorer(Scorer):
-    """How much of a text repeats itself: 1 - different / all words, case ignored; 0 of a text without words.
+    """How much of a text repeats itself: 1 - different / all words and signs, case ignored.
+
+    A sign is anything but letters, digits and spaces; of scripts that put no spaces between words each character
+    counts. An empty text repeats nothing, and scores 0: look at the length beside it.
 
     Source: SparC3 (arXiv 2506.13727), Sec. 4, whose response uniqueness counts tokens.
     """
@@ -92,7 +97,7 @@ class RepetitionScorer(Scorer):
 
     def score(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """The share of each text's words that it holds already; see `Scorer.score`."""
-        words = [re.findall(r"\w+", text.lower()) for text in texts]
+        words = [_UNITS.findall(text.lower()) for text in texts]
         found = [1 - len(set(one)) / len(one) if one else 0.0 for one in words]
         return {"repetition": torch.tensor(found, dtype=torch.float64)}
 

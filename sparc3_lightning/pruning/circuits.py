@@ -143,7 +143,7 @@ def keep_weights(
             best = scores.sort(dim=1, stable=True, descending=True).indices[:, : num_kept(share, scores.shape[1])]
             kept.scatter_(1, best, True)
         else:
-            kept = scores > threshold
+            kept = (scores > threshold).contiguous()
             ties = (scores == threshold).flatten().nonzero()[:, 0][:equals]
             equals -= len(ties)
             kept.view(-1)[ties] = True

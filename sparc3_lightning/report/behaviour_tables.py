@@ -39,22 +39,24 @@ def recipe_table(recipes: Sequence[Row]) -> Table:
 def _change(row: Row | None) -> str:
     if row is None:
         return MISSING
-    against = row["p_against_control"]
-    is_significant = row["p_holm"] < ALPHA and (against is None or against < ALPHA)
-    before = row["baseline"]
+    against, before = row["p_against_control"], row["baseline"]
+    sides = [row["pruned"] - before, *([] if against is None else [row["pruned"] - row["control"]])]
+    is_significant = row["p_holm"] < ALPHA and (against is None or against < ALPHA) and sides[0] * sides[-1] > 0
     change = signed(row["pruned"] - before, beside=before) if before < 0 else percent(row["relative"])
     return change + ("*" if is_significant else "")
 
 
 def overlap_table(overlaps: Sequence[Row]) -> Table:
     """How far every two behaviours agree: a row a pair and number of neurons."""
-    head = ["behaviours", "neurons", "shared", "by chance", "Jaccard", "p (Holm)", "correlation", "shared texts"]
+    head = ["behaviours", "neurons", "shared", "by chance", "enrichment", "Jaccard", "p (Holm)", "correlation",
+            "shared texts"]  # fmt: skip
     rows = [
         [
             f"{row['first']}, {row['second']}",
             "recipes" if row["what"] == _BY_RECIPE else f"first {row['num_neurons']:,}",
             f"{row['num_shared']:,}",
             f"{row['expected']:.2g}",
+            f"{row['enrichment']:.3g} x",
             f"{row['jaccard']:.2f}",
             p_value(row["p_holm"]),
             MISSING if row["correlation"] is None else f"{row['correlation']:+.2f}",

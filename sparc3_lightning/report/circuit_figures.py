@@ -36,17 +36,22 @@ def write_circuit(
         write_text(directory / f"{name}.csv", pd.DataFrame(content).to_csv(index=False))
     write_table(rows, directory)
     for measure in MEASURES:
-        save_figure(curves_figure(rows, measure), directory / "figures" / measure)
+        if (figure := curves_figure(rows, measure)) is not None:
+            save_figure(figure, directory / "figures" / measure)
 
 
-def curves_figure(rows: Sequence[Row], measure: str) -> Figure:
+def curves_figure(rows: Sequence[Row], measure: str) -> Figure | None:
     """A measure against the share that stays: a line a method, with the least and largest over the draws as bars.
+
+    None where no circuit has it.
 
     Args:
         rows: See `circuit_rows`.
         measure: Column of the rows.
     """
     curves = [row for row in rows if row["method"] not in (EMPTY, WHOLE) and row.get(measure) is not None]
+    if not curves:
+        return None
     ablations = list(dict.fromkeys(row["ablation"] for row in curves))
     asked = [name for name in ASKED if any(row["asked"] == name for row in curves)]
     figure = new_figure((2.2 + 2.6 * len(ablations), 1.1 + 2.4 * len(asked)))
@@ -68,7 +73,7 @@ def curves_figure(rows: Sequence[Row], measure: str) -> Figure:
             axes, f"{_REST[ablations[j]]}; {ASKED[asked[i]]}", "share that stays (%)" if last else "",
             MEASURES[measure] if first else "", title_size=8,
         )  # fmt: skip
-    if measure == "faithfulness" and curves:  # a circuit of -10 must not flatten all others
+    if measure == "faithfulness":  # a circuit of -10 must not flatten all others
         panels[0, 0].set_ylim(*_limits([row[measure] for row in curves]))
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside right upper")

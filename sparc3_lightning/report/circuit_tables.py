@@ -17,7 +17,9 @@ _RANGES = 6
 def circuit_lines(data: Data) -> list[str]:
     """What the whole model and the empty circuit do."""
     rows = data["table"]
-    lines = []
+    failed = [row for row in rows if row.get("error")]
+    lines = [f"Failed: {len({(r['task'], r['method'], r['ablation'], r['share']) for r in failed})} circuits, such as "
+             f"{failed[0]['method']} at {failed[0]['share']:.1%}: {failed[0]['error']}"] if failed else []  # fmt: skip
     for asked, words in ASKED.items():
         whole = _ends(rows, WHOLE, None, asked)
         if whole is None:
@@ -30,7 +32,7 @@ def circuit_lines(data: Data) -> list[str]:
 
 def _ends(rows: Sequence[Row], method: str, ablation: str | None, asked: str) -> str | None:
     found = [row for row in rows if row["method"] == method and row["asked"] == asked
-             and ablation in (None, row["ablation"])]  # fmt: skip
+             and ablation in (None, row["ablation"]) and row["logit_difference"] is not None]  # fmt: skip
     if not found:
         return None
     difference, right = (mean(row[name] for row in found) for name in ("logit_difference", "accuracy"))
@@ -60,7 +62,8 @@ def area_table(areas: Sequence[Row], asked: str) -> Table:
     ours = [row for row in areas if row["asked"] == asked]
     ablations = _ablations(ours)
     found = {(row["method"], row["ablation"]): row for row in ours}
-    methods = sorted({row["method"] for row in ours}, key=lambda method: -found[method, ablations[0]]["cpr"])
+    first = {method: found.get((method, ablations[0]), {"cpr": float("-inf")})["cpr"] for method, _ in found}
+    methods = sorted(first, key=lambda method: -first[method])
     pairs = [(ablation, name) for ablation in ablations for name in ("cpr", "cmd")]
     rows = [[method, *(_area(found.get((method, ablation)), name) for ablation, name in pairs)] for method in methods]
     best = {
@@ -103,7 +106,8 @@ def curve_table(rows: Sequence[Row], asked: str, ablation: str) -> Table:
 
 def _point(rows: Sequence[Row]) -> str:
     known = [row["faithfulness"] for row in rows if row.get("faithfulness") is not None]
-    return f"{mean(known):.2f} ({mean(row['accuracy'] for row in rows):.0%})" if known else MISSING
+    right = [row["accuracy"] for row in rows if row["accuracy"] is not None]
+    return f"{mean(known):.2f} ({mean(right):.0%})" if known else MISSING
 
 
 def part_tables(parts: Sequence[Row]) -> list[Table]:

@@ -244,9 +244,12 @@ def fingerprint(module: SparC3Module) -> dict[str, Any]:
 def forget_later_stages(log_dir: Path) -> None:
     """Make room for selection and evaluation, which are done again, and clear away what was half written."""
     half_written = [
-        path for room in (".", "scores", "trials", "figures") for path in (log_dir / room).glob(".*.????????.tmp")
+        path
+        for room in (".", "scores", "trials", "figures", "circuit")
+        for path in (log_dir / room).glob(".*.????????.tmp")
     ]
-    for path in [log_dir / "scores" / "differential", log_dir / "pruned_model", log_dir / RECIPES_DIR, *half_written]:
+    made = [log_dir / "scores" / "differential", log_dir / "pruned_model", log_dir / RECIPES_DIR, log_dir / "circuit"]
+    for path in [*made, *half_written]:
         if path.is_dir():
             shutil.rmtree(path)
         else:

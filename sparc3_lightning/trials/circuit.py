@@ -1,6 +1,6 @@
 """Circuits: the share of a model that a method says does a task stays, the rest is ablated; how well does it do it?"""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparc3_lightning.distributed.owners import own_rows
@@ -23,9 +24,10 @@ from sparc3_lightning.trials.trial import Intervention, Trial, masked_weights
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's."""
+MEASURES = ("accuracy", "argmax_accuracy", "logit_difference")
 Row = dict[str, Any]
-Kept = Callable[[], Iterator[tuple[str, Tensor]]]
-"""Gives what stays, module by module, from the start."""
+Circuit = Mapping[str, "Bits"]
+"""What stays, by module."""
 
 
 @dataclass(kw_only=True)
@@ -101,35 +103,62 @@ def figures_of(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     return found
 
 
-def part_rows(circuits: Mapping[tuple[str, str], Kept], place: Callable[[str], tuple[int, str]]) -> list[Row]:
+@dataclass(frozen=True)
+class Bits:
+    """What stays of a module, a bit each: a circuit of weights is an eighth of their number in bytes.
+
+    Attributes:
+        packed: The bits, eight in a byte.
+        num: How many they are.
+    """
+
+    packed: NDArray[np.uint8]
+    num: int
+
+    @staticmethod
+    def of(kept: Tensor) -> "Bits":
+        """Of a module's kept neurons or weights."""
+        return Bits(np.packbits(kept.flatten().cpu().numpy()), kept.numel())
+
+    @property
+    def num_kept(self) -> int:
+        """How many stay."""
+        return int(np.bitwise_count(self.packed).sum(dtype=np.int64))
+
+    def num_shared(self, other: "Bits") -> int:
+        """How many stay in both."""
+        return int(np.bitwise_count(self.packed & other.packed).sum(dtype=np.int64))
+
+
+def part_rows(circuits: Mapping[tuple[str, str], Circuit], place: Callable[[str], tuple[int, str]]) -> list[Row]:
     """How much of each layer stays, by kind of layer; a row a circuit and module.
 
     Args:
-        circuits: By task and method, what stays.
+        circuits: By task and method, what stays of each module.
         place: A module's layer and kind.
     """
     rows = []
-    for (task, method), kept in circuits.items():
-        for name, stays in kept():
+    for (task, method), circuit in circuits.items():
+        for name, bits in circuit.items():
             layer, kind = place(name)
-            rows.append({"task": task, "method": method, "layer": layer, "kind": kind,
-                         "num_kept": int(stays.sum()), "num": stays.numel()})  # fmt: skip
+            rows.append({"task": task, "method": method, "layer": layer, "kind": kind, "num_kept": bits.num_kept,
+                         "num": bits.num})  # fmt: skip
     return rows
 
 
-def overlap_rows(circuits: Mapping[tuple[str, str], Kept]) -> list[Row]:
-    """How far circuits agree: of one method over the tasks (or draws), and of one task over the methods."""
+def overlap_rows(circuits: Mapping[tuple[str, str], Circuit]) -> list[Row]:
+    """How far circuits agree: of one method over the draws, and of one draw over the methods."""
     rows = []
     for (first, ours), (second, theirs) in combinations(circuits.items(), 2):
         if (first[0] == second[0]) == (first[1] == second[1]):
             continue
         what = "tasks" if first[1] == second[1] else "methods"
-        counts = torch.zeros(4, dtype=torch.int64)
-        for (_, a), (_, b) in zip(ours(), theirs(), strict=True):
-            counts += torch.stack([a.sum(), b.sum(), (a & b).sum(), torch.tensor(a.numel())])
+        pairs = [(bits, theirs[name]) for name, bits in ours.items()]
+        ours_kept, theirs_kept = sum(a.num_kept for a, _ in pairs), sum(b.num_kept for _, b in pairs)
+        found = overlap_of(ours_kept, theirs_kept, sum(a.num_shared(b) for a, b in pairs), sum(a.num for a, _ in pairs))
         named = {"first": first[what == "methods"], "second": second[what == "methods"]}
         common = first[1] if what == "tasks" else first[0]
-        rows.append({"what": what, "of": common, **named, **vars(overlap_of(*counts.tolist()))})
+        rows.append({"what": what, "of": common, **named, **vars(found)})
     return rows
 
 
@@ -147,39 +176,46 @@ def area(shares: Sequence[float], values: Sequence[float]) -> float:
 
 
 def circuit_rows(trials: Sequence[CircuitTrial]) -> list[Row]:
-    """One row a circuit and what it was asked of, with its faithfulness by logit difference and by accuracy.
+    """One row a circuit and what it was asked of, with its faithfulness by logit difference; None where one failed.
 
     Empty and whole circuits are among the trials, once a task and ablation.
     """
     ends = {(one.task, one.ablation, one.method): one.figures for one in trials if one.method in (EMPTY, WHOLE)}
-    rows = []
+    rows, all_asked = [], list(dict.fromkeys(asked for one in trials for asked in one.figures))
     for one in trials:
-        for asked, found in one.figures.items():
+        for asked in all_asked:
+            found = one.figures.get(asked, dict.fromkeys(MEASURES))
             row: Row = {"task": one.task, "method": one.method, "ablation": one.ablation, "share": one.share,
-                        "asked": asked, **found}  # fmt: skip
+                        "asked": asked, **found, "error": one.error}  # fmt: skip
             empty, full = (ends.get((one.task, one.ablation, end), {}).get(asked) for end in (EMPTY, WHOLE))
-            if empty is not None and full is not None:
-                for measure, name in (("logit_difference", "faithfulness"), ("accuracy", "accuracy_faithfulness")):
-                    row[name] = faithfulness(found[measure], empty[measure], full[measure])
+            is_known = bool(empty and full and one.figures)
+            row["faithfulness"] = _of("logit_difference", found, empty, full) if is_known else None
             rows.append(row)
     return rows
+
+
+def _of(measure: str, found: Any, empty: Any, full: Any) -> float | None:
+    return faithfulness(found[measure], empty[measure], full[measure])
 
 
 def area_rows(rows: Sequence[Row]) -> list[Row]:
     """Areas of each method under each ablation: means over the tasks (draws of samples), with the least and largest.
 
     `cpr` is the area under faithfulness, better higher; `cmd` the area between it and 1, better lower. Both as MIB has
-    them: over the shares that were measured, on a linear axis.
+    them: over the shares that were measured, on a linear axis. A curve with a failed circuit counts for nothing.
     """
     curves: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
     for row in rows:
-        if row["method"] not in (EMPTY, WHOLE) and row.get("faithfulness") is not None:
+        if row["method"] not in (EMPTY, WHOLE):
             of_curve = curves.setdefault((row["method"], row["ablation"], row["asked"]), {})
             of_curve.setdefault(row["task"], []).append(row)
-    return [
-        {"method": method, "ablation": ablation, "asked": asked, "num_draws": len(draws), **_spread(draws.values())}
-        for (method, ablation, asked), draws in curves.items()
-    ]
+    found = []
+    for (method, ablation, asked), draws in curves.items():
+        whole = [curve for curve in draws.values() if all(row.get("faithfulness") is not None for row in curve)]
+        if whole:
+            named = {"method": method, "ablation": ablation, "asked": asked, "num_draws": len(whole)}
+            found.append({**named, **_spread(whole)})
+    return found
 
 
 def _spread(draws: Iterable[Sequence[Row]]) -> Row:

@@ -75,20 +75,25 @@ def test_what_was_measured_is_read_again(run: Path, tmp_path: Path) -> None:
     assert rows(again / "circuit" / "table.csv") == rows(run / "circuit" / "table.csv")
 
 
-def test_weights_are_a_circuit_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scope", ["global", "row"])
+def test_weights_are_a_circuit_too(scope: str, tmp_path: Path) -> None:
     options = ["--model.granularity=weight", "--model.modules=all"]
     overlay = tmp_path / "zero.yaml"
     overlay.write_text(
         "trainer:\n  callbacks:\n"
         "    - class_path: callbacks.RelevanceCallback\n    - class_path: callbacks.ScoreWriter\n"
-        "    - class_path: callbacks.CircuitCallback\n      init_args: {shares: [0.1], described: 0.1}\n"
+        "    - class_path: callbacks.BaselineCallback\n      init_args: {methods: [wanda, activation, magnitude]}\n"
+        "    - class_path: callbacks.CircuitCallback\n"
+        f"      init_args: {{shares: [0.1], described: 0.1, scope: {scope}}}\n"
     )
-    run = log_dir(command("predict", CIRCUIT, tmp_path, "--config", str(overlay), *options))
+    with pytest.warns(UserWarning, match=r"score neurons alone: \['activation'\]"):
+        run = log_dir(command("predict", CIRCUIT, tmp_path, "--config", str(overlay), *options))
     parts = rows(run / "circuit" / "parts.csv")
     assert len({row["kind"] for row in parts}) == 7
     total = sum(int(row["num"]) for row in parts if (row["task"], row["method"]) == (TASKS[0], "lrp_signed"))
     kept = sum(int(row["num_kept"]) for row in parts if (row["task"], row["method"]) == (TASKS[0], "lrp_signed"))
-    assert kept == round(0.1 * total)
+    assert kept == pytest.approx(0.1 * total, rel=0.05 if scope == "row" else 1e-3)
+    assert {row["method"] for row in parts} == {"lrp_signed", "lrp_signed, magnitude", "wanda", "magnitude", "random"}
     with pytest.raises(ValueError, match=r"`ablations` of weights can only be \['zero'\]"):
         command("predict", CIRCUIT, tmp_path, *options)
 
@@ -96,8 +101,22 @@ def test_weights_are_a_circuit_too(tmp_path: Path) -> None:
 def test_what_is_no_task_is_refused(tmp_path: Path) -> None:
     given = "{path: configs/tiny/general.txt, num_samples: 4, length: 8}"
     sets = f"{{plain: {{class_path: sparc3_lightning.data.C4, init_args: {given}}}}}"
-    options = ["--model.target=last_token_argmax", "--data.evaluation_task=null", f"--data.behaviours={sets}"]
+    options = ["--data.evaluation_task=null", f"--data.behaviours={sets}"]
     with pytest.raises(ValueError, match=r"`data\.behaviours\.plain` must name a right and a wrong token"):
+        command("predict", CIRCUIT, tmp_path, *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.target=last_token_argmax"], r"got `target: last_token_argmax`\. Set `model\.target: next_token`"),
+        (["--data.behaviours.ioi_seed1.init_args.num_samples=8"], "must be draws of one task, which differ in `seed`"),
+        (["--data.evaluation_task.init_args.part=attribution"], "must hold no sample that scores are made of, got"),
+        (["--model.modules=['*.0.mlp.up_proj']"], "a circuit of neurons needs scores of all of them, got none of"),
+    ],
+)
+def test_what_would_be_another_question_is_refused(options: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
         command("predict", CIRCUIT, tmp_path, *options)
 
 

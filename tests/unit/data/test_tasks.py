@@ -1,12 +1,15 @@
 """Tasks: samples with a right and a wrong token, and twins as long."""
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
+from tokenizers import normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sparc3_lightning.data import IOI, LoadContext, TaskFile
+from sparc3_lightning.data.words import joined_text
 from tests.runs import ROOT
 
 LISTS = ROOT / "configs/tiny/ioi.json"
@@ -121,7 +124,7 @@ def test_a_file_names_prompt_answers_and_twin(
     assert [words(tokenizer, twin.tolist())[-1] for twin in samples.corrupted] == [
         {"one": "young", "two": "lazy"}[name] for name in samples.sample_ids
     ]
-    with pytest.raises(ValueError, match=r"num_of_(one_token|unequal_twins).*num_of_(one_token|unequal_twins)"):
+    with pytest.raises(ValueError, match=r"num_(alike|of_unequal_twins).*num_(alike|of_unequal_twins)"):
         TaskFile(path=task_file(tmp_path / "task.jsonl", rows), num_samples=3).load(context)
 
 
@@ -139,3 +142,45 @@ def test_answers_by_key_are_checked(context: LoadContext, tmp_path: Path) -> Non
     rows: list[dict[str, object]] = [{"prompt": "the old", "choices": ["map", "boat"], "answerKey": 2}]
     with pytest.raises(ValueError, match=r"line 1.*answerKey"):
         TaskFile(path=task_file(tmp_path / "task.jsonl", rows), num_samples=1).load(context)
+
+
+def test_some_twins_and_some_none_are_refused(context: LoadContext, tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"prompt": "the old", "right": "map", "wrong": "boat", "corrupted": "the young"},
+        {"prompt": "the lazy", "right": "map", "wrong": "boat"},
+    ]
+    with pytest.raises(ValueError, match="every row must have a corrupted twin, or none, got 1 of 2"):
+        TaskFile(path=task_file(tmp_path / "task.jsonl", rows), num_samples=2).load(context)
+
+
+def test_names_and_lists_of_other_tokenizers_and_codes(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    """A tokenizer that by itself puts a token before a word, as SentencePiece's; lists as ACDC's code calls them."""
+    lists = json.loads(LISTS.read_text())
+    (tmp_path / "lists.json").write_text(json.dumps(
+        {"NAMES": lists["names"], "PLACES": lists["places"], "OBJECTS": lists["objects"],
+         "BABA_TEMPLATES": lists["templates"]}
+    ))  # fmt: skip
+    prefixed = copy.deepcopy(tokenizer)
+    prefixed.backend_tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("soon "), prefixed.backend_tokenizer.normalizer or normalizers.Sequence([])]
+    )
+    context = LoadContext(prefixed, 64, vocab_size=len(tokenizer), next_token=True)
+    samples = IOI(path=str(tmp_path / "lists.json"), num_samples=12).load(context)
+    assert len({*(samples.targets or []), *samples.against}) > 3
+
+
+@pytest.mark.parametrize(
+    ("row", "separator", "text"),
+    [
+        ({"prompt": "the old", "right": "map", "wrong": "boat"}, None, "the old map"),
+        ({"prompt": "the old\n", "right": "map", "wrong": "boat"}, None, "the old\nmap"),
+        ({"prompt": "the old", "right": " map", "wrong": " boat"}, None, "the old map"),
+        ({"prompt": "the old,", "right": "map", "wrong": "boat"}, "", "the old,map"),
+    ],
+)
+def test_prompt_and_answer_are_joined_as_the_file_says(
+    row: dict[str, object], separator: str | None, text: str, context: LoadContext, tmp_path: Path
+) -> None:
+    task = TaskFile(path=task_file(tmp_path / "task.jsonl", [row]), num_samples=1, separator=separator)
+    (question,) = task.questions(context)
+    assert joined_text(question.prompt, question.right, question.separator)[0] == text

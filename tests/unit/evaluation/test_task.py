@@ -62,3 +62,11 @@ def test_what_it_depends_on_is_its_key() -> None:
     assert plain != with_twins
     asked.against[0] += 1
     assert TaskMeasure(asked).setting() != plain
+
+
+def test_what_is_not_finite_is_refused_by_name() -> None:
+    model = tiny_llama()
+    with torch.no_grad():
+        model.lm_head.weight[:] = float("nan")
+    with pytest.raises(ValueError, match="sample 0 must be finite, got nan"):
+        Evaluator(measures=[TaskMeasure(samples())]).evaluate(model, None, None, None)  # type: ignore[arg-type]

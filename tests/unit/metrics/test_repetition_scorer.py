@@ -10,8 +10,10 @@ from sparc3_lightning.metrics import RepetitionScorer
     [
         ("one two three", 0.0),
         ("no no no no", 0.75),
-        ("The dog, the DOG!", 0.5),
-        ("...", 0.0),
+        ("The dog, the DOG!", 1 - 4 / 6),
+        ("! ! ! !", 0.75),
+        ("......", 1 - 1 / 6),
+        ("\u54c8\u54c8\u54c8\u54c8", 0.75),
         ("", 0.0),
         ("don't don't", 0.5),  # an apostrophe parts words, in both alike
     ],

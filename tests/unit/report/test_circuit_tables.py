@@ -26,6 +26,7 @@ def rows() -> list[dict[str, Any]]:
                 found.append({
                     "task": task, "method": method, "ablation": "mean", "share": share, "asked": asked,
                     "accuracy": 0.5 + 0.5 * faithful, "logit_difference": 4 * faithful, "faithfulness": faithful,
+                    "error": None,
                 })  # fmt: skip
     return found
 
@@ -79,6 +80,7 @@ def test_the_page_shows_them_with_the_curves(written: Path) -> None:
 
 def test_a_line_a_method_and_a_panel_a_kind_of_question() -> None:
     figure = curves_figure(rows(), "faithfulness")
+    assert figure is not None
     panels = figure.axes
     assert len(panels) == 2
     labels = panels[0].get_legend_handles_labels()[1]
@@ -90,4 +92,17 @@ def test_a_line_a_method_and_a_panel_a_kind_of_question() -> None:
 def test_one_far_circuit_does_not_flatten_the_others() -> None:
     far = rows()
     far[2]["faithfulness"] = -50.0
-    assert curves_figure(far, "faithfulness").axes[0].get_ylim()[0] == pytest.approx(-1.1)
+    figure = curves_figure(far, "faithfulness")
+    assert figure is not None
+    assert figure.axes[0].get_ylim()[0] == pytest.approx(-1.1)
+
+
+def test_where_nothing_could_be_told_there_is_a_page_without_curves(tmp_path: Path) -> None:
+    """The empty circuit has failed: no faithfulness, no area, and the reason is told."""
+    broken = [{**row, "faithfulness": None, "error": "RuntimeError: no memory" if row["method"] == EMPTY else None}
+              for row in rows()]  # fmt: skip
+    write_circuit(broken, area_rows(broken), PARTS, OVERLAPS, tmp_path / "circuit")
+    data = read_experiment("circuit", tmp_path / "circuit")
+    assert "Failed: 2 circuits, such as none at 0.0%: RuntimeError: no memory" in circuit_lines(data)
+    assert curves_figure(broken, "faithfulness") is None
+    assert "no memory" in write_report(tmp_path).read_text(encoding="utf-8")

@@ -65,7 +65,9 @@ def test_recipes_are_compared_where_a_screen_chose_them(differentials: dict[str,
     assert row["correlation"] == pytest.approx(-1.0)
 
 
-def found(p_value: float, relative: float = -0.5, against: float | None = None) -> dict[str, Any]:
+def found(
+    p_value: float, relative: float = -0.5, against: float | None = None, control: float = 0.41
+) -> dict[str, Any]:
     """What the results file has of one recipe."""
     change = {
         "before": 0.4, "after": 0.4 * (1 + relative), "relative": relative, "p_value": p_value,
@@ -73,7 +75,7 @@ def found(p_value: float, relative: float = -0.5, against: float | None = None) 
     }  # fmt: skip
     column = {
         "role": "behaviour", "better": "lower", "change": change,
-        "control": None if against is None else {"mean": 0.41},
+        "control": None if against is None else {"mean": control},
         "change_against_control": None if against is None else {"p_value": against},
     }  # fmt: skip
     hidden = {**column, "role": "detail"}
@@ -110,6 +112,11 @@ def test_the_table_marks_what_holds_against_baseline_and_control(
     assert ("random neurons" in table.note) == (against is not None)
 
 
+def test_what_random_neurons_do_better_has_no_star() -> None:
+    table = recipe_table(recipe_rows({"a": found(0.01, against=0.01, control=0.1)}, AIMS))
+    assert table.rows == [["a", "3", "-50.0%"]]
+
+
 def test_the_table_shows_other_attributes_and_of_the_deciding_one_what_decides() -> None:
     results = found(0.01)
     columns = results["columns"]
@@ -123,7 +130,7 @@ def test_the_table_shows_other_attributes_and_of_the_deciding_one_what_decides()
 def test_tables_files_and_figures_of_overlaps(differentials: dict[str, ScoreSet], tmp_path: Path) -> None:
     rows = compare_behaviours(differentials, [2], recipes={"a": Recipe([(0, 0)]), "b": Recipe([(0, 0)])})
     table = overlap_table(rows)
-    assert table.rows[0] == ["a, b", "first 2", "2", "0.5", "1.00", "0.107", "+0.98", "0"]
+    assert table.rows[0] == ["a, b", "first 2", "2", "0.5", "4 x", "1.00", "0.107", "+0.98", "0"]
     assert [row[1] for row in table.rows] == ["first 2"] * 3 + ["recipes"]
     stored = pd.read_csv(write_rows(rows, tmp_path / "overlap.csv"))
     assert stored["num_shared"].tolist() == [2, 0, 0, 1]

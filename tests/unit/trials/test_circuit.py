@@ -5,6 +5,7 @@ import torch
 
 from sparc3_lightning.trials import EMPTY, HELD_OUT, IN_SAMPLE, WHOLE
 from sparc3_lightning.trials.circuit import (
+    Bits,
     CircuitTrial,
     area,
     area_rows,
@@ -40,7 +41,7 @@ def test_tables_have_every_circuit_and_the_areas_of_each_curve() -> None:
     rows = circuit_rows(trials)
     assert len(rows) == 2 * len(trials)
     first = next(r for r in rows if (r["task"], r["method"], r["share"], r["asked"]) == ("first", "lrp", 0.5, HELD_OUT))
-    assert (first["faithfulness"], first["accuracy_faithfulness"]) == (0.5, 0.5)
+    assert first["faithfulness"] == 0.5
     areas = {row["asked"]: row for row in area_rows(rows)}
     assert set(areas) == {IN_SAMPLE, HELD_OUT}
     row = areas[IN_SAMPLE]
@@ -62,10 +63,8 @@ def test_a_model_that_does_not_need_the_neurons_has_no_faithfulness() -> None:
 
 
 def test_circuits_are_told_by_layer_and_compared() -> None:
-    def kept(*bits: list[int]):  # type: ignore[no-untyped-def]
-        return lambda: iter(
-            [(f"block.{layer}.up", torch.tensor(one, dtype=torch.bool)) for layer, one in enumerate(bits)]
-        )
+    def kept(*bits: list[int]) -> dict[str, Bits]:
+        return {f"block.{layer}.up": Bits.of(torch.tensor(one, dtype=torch.bool)) for layer, one in enumerate(bits)}
 
     circuits = {
         ("first", "lrp"): kept([1, 1, 0, 0], [1, 0, 0, 0]),
@@ -85,3 +84,22 @@ def test_circuits_are_told_by_layer_and_compared() -> None:
         "random",
         1,
     )
+
+
+def test_a_failed_circuit_has_a_row_and_takes_its_curve_with_it() -> None:
+    trials = [trial("task", WHOLE, 1.0, 5.0), trial("task", EMPTY, 0.0, 1.0)]
+    trials += [trial("task", method, share, 3.0) for method in ("lrp", "random") for share in (0.1, 0.5)]
+    failed = CircuitTrial(task="task", method="lrp", ablation="zero", share=0.2, error="RuntimeError: no memory")
+    rows = circuit_rows([*trials, failed])
+    told = [row for row in rows if row["error"]]
+    assert [(row["asked"], row["accuracy"], row["faithfulness"]) for row in told] == [
+        (IN_SAMPLE, None, None), (HELD_OUT, None, None),
+    ]  # fmt: skip
+    assert {row["method"] for row in area_rows(rows)} == {"random"}
+
+
+def test_bits_count_what_stays() -> None:
+    one, other = (torch.rand(37, generator=torch.Generator().manual_seed(seed)) < 0.4 for seed in (0, 1))
+    assert (Bits.of(one).num, Bits.of(one).num_kept) == (37, int(one.sum()))
+    assert Bits.of(one).num_shared(Bits.of(other)) == int((one & other).sum())
+    assert Bits.of(torch.ones(3, 5, dtype=torch.bool)).num_kept == 15
