@@ -14,6 +14,7 @@ from sparc3_lightning.report.read import RESULTS_FILE, read_results
 from sparc3_lightning.report.rows import Table, figure_rows, in_brackets
 from sparc3_lightning.report.sections import Data, experiments_in, read_experiment
 from sparc3_lightning.report.trial_tables import by_amount, first_at_prices
+from sparc3_lightning.trials import ASKED
 from sparc3_lightning.trials.table import prices_of
 from sparc3_lightning.wording import MISSING, number, p_value, percent, signed
 
@@ -94,6 +95,7 @@ def compare_runs(runs: Sequence[ComparedRun]) -> list[Table]:
             "Sweep: what leads at a price", ["up to", "figure"], names, [_leaders(_of(run, "sweep")) for run in runs]
         ),
         _table("Compression", ["price", "model"], names, [_compressed(_of(run, "compression")) for run in runs]),
+        _table("Circuits: CPR / CMD", ["asked", "method"], names, [_circuits(_of(run, "circuit")) for run in runs]),
     ]
     alike, configs = [table for table in tables if table is not None], config_table(runs)
     note = "" if alike else "No two of these runs have measured the same kind of thing."
@@ -179,6 +181,14 @@ def _compressed(compression: Data) -> Column:
         for amount, found in by_amount(rows).items():
             cells |= {(name, f"{method}, {amount}"): number(row.get(price)) for method, row in found.items()}
     return cells
+
+
+def _circuits(circuit: Data) -> Column:
+    """The areas of each method's curve, under each ablation."""
+    return {
+        (f"{ASKED[row['asked']]}, {row['ablation']}", row["method"]): f"{row['cpr']:.2f} / {row['cmd']:.2f}"
+        for row in circuit.get("areas", [])
+    }
 
 
 def flat_config(value: Any, key: str = "") -> Iterable[tuple[str, str]]:

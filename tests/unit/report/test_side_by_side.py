@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 
 from sparc3_lightning.main import main
+from sparc3_lightning.report.circuit_figures import write_circuit
 from sparc3_lightning.report.rows import Table
 from sparc3_lightning.report.side_by_side import (
     ComparedRun,
@@ -82,6 +83,16 @@ def test_a_sweep_s_leaders_and_a_compression_s_prices(tmp_path: Path, runs: list
     assert sweep["+1%", "perplexity (sliding)"] == ["+1.0%", "+1.0%", "-"]
     assert compression["perplexity (disjoint)", "lrp_signed, 50%"] == ["9.50", "9.50", "-"]
     assert compression["perplexity (disjoint)", "baseline"] == ["10.00", "10.00", "-"]
+
+
+def test_circuits_areas_stand_side_by_side(tmp_path: Path) -> None:
+    for name, cpr in (("one", 0.5), ("two", 0.75)):
+        areas = [{"method": "lrp", "ablation": "mean", "asked": "held_out", "num_draws": 2, "cpr": cpr, "cmd": 0.25}]
+        whole = {"task": "ioi", "method": "all", "ablation": "mean", "share": 1.0, "asked": "held_out",
+                 "accuracy": 1.0, "logit_difference": 4.0, "faithfulness": 1.0, "error": None}  # fmt: skip
+        write_circuit([whole], areas, [], [], tmp_path / name / "circuit")
+    table = tables_of([tmp_path / "one", tmp_path / "two"])["Circuits: CPR / CMD"]
+    assert table["held-out samples, mean", "lrp"] == ["0.50 / 0.25", "0.75 / 0.25"]
 
 
 def test_what_only_a_later_run_has_stands_with_its_like(tmp_path: Path) -> None:
