@@ -47,6 +47,7 @@ from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.screen import Meter, Neuron, ScreenData, Screened, choose, screen
 from sparc3_lightning.pruning.select import scores_of, select_neurons, with_own_factors
 from sparc3_lightning.report.terminal import print_predictions
+from sparc3_lightning.scoring.plain import score_baselines
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.statistics.compare import compare
 from sparc3_lightning.trials.screening import KeptFigures, Screen, predict_effects, price_passages
@@ -154,6 +155,19 @@ def attributed(model: str, place: Place, draw: int, config: str) -> Path:
     }
     write_json(home / "samples.json", samples)
     return home
+
+
+def words_by_auroc(model: str, run: Path) -> ScoreSet:
+    """AUROC's ranking by words and ordinary words of one length: a longer sample has a higher maximum for that alone."""
+    home = run / "auroc"
+    if not home.exists():
+        samples = json.loads((run / "samples.json").read_text(encoding="utf-8"))
+        sets = {name: [torch.tensor(ids) for ids, _ in samples[name]] for name in ("ordinary", "toxic")}
+        lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        found = score_baselines(lm, sets, ["auroc"], general=["ordinary"], behaviour="toxic")["auroc"].ranking
+        assert found is not None
+        found.save(home)
+    return ScoreSet.load(home)
 
 
 class Bench:
@@ -444,6 +458,7 @@ def run(model: str, part: str, draws: int, num_controls: int) -> Iterator[tuple[
         methods = attributed(model, place, 0, "methods")
         contrasts = {name: proposer.contrast(methods / "scores") for name, proposer in PROPOSERS.items()}
         contrasts |= {name: proposer.contrast(published) for name, proposer in PUBLISHED.items()}
+        contrasts[AUROC] = words_by_auroc(model, methods)
         describe_published(bench, contrasts, {name: ScoreSet.load(published / name) for name in ("c4", "toxic")})
         cells = alone_cells(contrasts) if part == "alone" else screened_cells(bench, methods, contrasts)
     before = bench.evaluate(None)
