@@ -1,9 +1,14 @@
 """Who names candidates in benchmarks/real_model.py: every method, by the words, and the published rule."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from transformers import AutoModelForCausalLM
+
 from sparc3_lightning.scoring.combine import MethodScores, Penalty
+from sparc3_lightning.scoring.plain import score_baselines
 from sparc3_lightning.scoring.score_set import ScoreSet
 
 
@@ -57,3 +62,21 @@ PUBLISHED = {
     DOCUMENT: Proposer("lrp", ("c4",), "raw"),
     "published rule (paper's sign)": Proposer("lrp_signed", ("c4",), "raw"),
 }
+
+
+def words_by_auroc(model: str, run: Path) -> ScoreSet:
+    """AUROC's ranking, words against ordinary words of their length: longer samples have higher maxima for that alone.
+
+    Args:
+        model: A Hugging Face directory.
+        run: Of the words; the ranking is kept there.
+    """
+    home = run / "auroc"
+    if not home.exists():
+        samples = json.loads((run / "samples.json").read_text(encoding="utf-8"))
+        sets = {name: [torch.tensor(ids) for ids, _ in samples[name]] for name in ("ordinary", "toxic")}
+        lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        found = score_baselines(lm, sets, ["auroc"], general=["ordinary"], behaviour="toxic")["auroc"].ranking
+        assert found is not None
+        found.save(home)
+    return ScoreSet.load(home)

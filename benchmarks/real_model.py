@@ -22,7 +22,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from proposers import AUROC, BOTH, DOCUMENT, GRADIENT, OURS, PROPOSERS, PUBLISHED
+from proposers import AUROC, BOTH, DOCUMENT, GRADIENT, OURS, PROPOSERS, PUBLISHED, words_by_auroc
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -47,7 +47,6 @@ from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.screen import Meter, Neuron, ScreenData, Screened, choose, screen
 from sparc3_lightning.pruning.select import scores_of, select_neurons, with_own_factors
 from sparc3_lightning.report.terminal import print_predictions
-from sparc3_lightning.scoring.plain import score_baselines
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.statistics.compare import compare
 from sparc3_lightning.trials.screening import KeptFigures, Screen, predict_effects, price_passages
@@ -155,19 +154,6 @@ def attributed(model: str, place: Place, draw: int, config: str) -> Path:
     }
     write_json(home / "samples.json", samples)
     return home
-
-
-def words_by_auroc(model: str, run: Path) -> ScoreSet:
-    """AUROC's ranking by words and ordinary words of one length: a longer sample has a higher maximum for that alone."""
-    home = run / "auroc"
-    if not home.exists():
-        samples = json.loads((run / "samples.json").read_text(encoding="utf-8"))
-        sets = {name: [torch.tensor(ids) for ids, _ in samples[name]] for name in ("ordinary", "toxic")}
-        lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-        found = score_baselines(lm, sets, ["auroc"], general=["ordinary"], behaviour="toxic")["auroc"].ranking
-        assert found is not None
-        found.save(home)
-    return ScoreSet.load(home)
 
 
 class Bench:
