@@ -73,15 +73,14 @@ def test_what_is_counted_beside_attribution(place: Path) -> None:
     settings = read_run(["--config", "configs/tiny/compress.yaml"])[0]
     # Wanda by one pass; in its published form by two for each of its three models.
     assert settings.passes == (Pass("scores to compress by", 0, 7),)
-
-
-def test_circuits_pass_over_their_own_and_the_held_out_samples() -> None:
-    with contextlib.chdir(ROOT):
-        settings = read_run(["--config", "configs/tiny/circuit.yaml"]).settings
-    # Nine orders at four shares, and the model whole and empty; twins once more; as many held-out samples as own ones.
-    assert settings.passes[-1] == Pass("circuits", 0, (9 * 4 + 2) * (1 + 1 + 2) * 2)
     assert [(one.number, one.with_prompts) for one in settings.trials] == [(1, False), (15, False)]
     assert read_run([*TINY, "--config", "none.yaml"])[0].trials == ()
+
+
+def test_circuits_pass_over_their_own_and_the_held_out_samples(place: Path) -> None:
+    settings = read_run(["--config", str(ROOT / "configs/tiny/circuit.yaml")])[0]
+    # Nine orders at four shares, and the model whole and empty; twins once more; as many held-out samples as own ones.
+    assert settings.passes[-1] == Pass("circuits", 0, (9 * 4 + 2) * (1 + 1 + 2) * 2)
 
 
 def test_a_screen_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
