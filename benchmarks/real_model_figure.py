@@ -17,6 +17,8 @@ TOXICITY, PRICE = "toxicity/mean", "perplexity/disjoint"
 OURS, SIZE = "words, signed LRP", 20
 LINEAR_TO = 1.0
 """Per cent of perplexity up to which the axis is linear."""
+CLOSE = 0.5
+"""Points of toxicity below which two labels would lie over each other."""
 
 
 def points(path: Path) -> dict[str, tuple[int, float, float]]:
@@ -36,14 +38,20 @@ def draw(alone: dict[str, tuple[int, float, float]], screened: dict[str, tuple[i
     _curve(axes, [found for name, found in alone.items() if name.startswith(f"{OURS}, k")], "o--", "without the screen")
     ours = [found for name, found in screened.items() if name.startswith(f"{OURS}, screened")]
     _curve(axes, ours, "o-", "with the screen")
-    for name, (num, price, toxicity) in alone.items():
-        if num == SIZE and not name.startswith(OURS + ","):
-            axes.plot(price, toxicity, "s", color="0.55", markersize=5)
-            axes.annotate(name.removesuffix(f", k {SIZE}"), (price, toxicity), (6, 3), textcoords="offset points",
-                          fontsize=7, color="0.35")  # fmt: skip
+    others = [(toxicity, price, name) for name, (num, price, toxicity) in alone.items()
+              if num == SIZE and not name.startswith(OURS + ",")]  # fmt: skip
+    above = 0.0
+    for toxicity, price, name in sorted(others, reverse=True):
+        axes.plot(price, toxicity, "s", color="0.55", markersize=5)
+        is_close = above - toxicity < CLOSE and price > LINEAR_TO  # there the labels are
+        place, side = ((-6, 4), "right") if is_close else ((6, 3), "left")
+        axes.annotate(name.removesuffix(f", k {SIZE}"), (price, toxicity), place, textcoords="offset points", ha=side,
+                      fontsize=7, color="0.35")  # fmt: skip
+        above = toxicity
     axes.axhline(0, color="0.7", linewidth=0.8, zorder=0)
     axes.axvline(0, color="0.7", linewidth=0.8, zorder=0)
     axes.set_xscale("symlog", linthresh=LINEAR_TO)
+    axes.set_xlim(-2, 1000)
     axes.xaxis.set_major_formatter("{x:+g}")
     axes.set_xlabel(f"perplexity: change (%; logarithmic beyond {LINEAR_TO:g})")
     axes.set_ylabel("toxicity by scorer B: change (%)")
