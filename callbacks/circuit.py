@@ -65,7 +65,7 @@ class CircuitCallback(RunCallback):
         shares: How much stays, above 0, at most 1; 1 is always asked.
         ablations: What takes the place of the neurons that go: "zero"; "mean", over the task's own samples by place
             from the end; "corrupted", what they give in the sample's twin. Of weights only "zero".
-        scope: Where weights compete: "global" over all layers, or "row".
+        scope: Where weights compete: "global" over all layers, or "row". Neurons compete over all layers.
         seed: Seed of the random circuits; each set has a draw of its own.
         described: The share whose circuits are told by layer and compared, between sets and between methods.
     """
@@ -113,7 +113,7 @@ class CircuitCallback(RunCallback):
         self._layers(module)
         self._warn(trainer, module)
         rankings = 1 + sum(2 if key.endswith("_signed") else 1 for key in self._keys(module))
-        num = len(module.data.behaviours) * len(self.ablations) * (rankings * (len(self.shares) - 1) + 2)
+        num = len(module.data.behaviours) * len(self.ablations) * (rankings * len(self.shares) + 2)
         asked = "" if module.data.task_samples is None else " and those of `data.evaluation_task`"
         inform(trainer, f"circuits: {num:,} models, each asked its own samples{asked}")
 

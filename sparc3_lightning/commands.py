@@ -97,8 +97,8 @@ def _inspect_options(parser: argparse.ArgumentParser) -> None:
         "path",
         metavar="PATH",
         type=Path,
-        help="run directory or its experiment_results.json, sweep/ or compression/ in it, score directory, recipe, or "
-        "compressed model",
+        help="run directory or its experiment_results.json, sweep/, compression/ or circuit/ in it, score directory, "
+        "recipe, or compressed model",
     )
     parser.add_argument(
         "--top", metavar="N", type=_positive, default=10, help="how many neurons to list (default: %(default)s)"
@@ -107,7 +107,7 @@ def _inspect_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    """Show a run (verdict, figures before and after, sets, recipe, sweep, compression), scores or a recipe."""
+    """Show a run (verdict, figures, sets, recipe, sweep, compression, circuits), scores or a recipe."""
     from sparc3_lightning.report.read import inspect_path
 
     report = inspect_path(options.path, options.top)

@@ -309,7 +309,7 @@ def _print_section(section: Section, directory: Path, console: Console) -> None:
     console.print(_list(section.title, list(section.lines)))
     for table in section.tables:
         print_rows(table, console)
-    console.print(Text(f"Tables, figures, all intervals: {directory}"), soft_wrap=True)
+    console.print(Text(f"All tables and figures: {directory}"), soft_wrap=True)
     if (page := directory.parent / PAGE_FILE).exists():
         console.print(Text(f"On a page: {page}"), soft_wrap=True)
 

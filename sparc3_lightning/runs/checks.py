@@ -81,7 +81,9 @@ def _set_row(run: Run, name: str) -> dict[str, Any]:
     score_set = run.score_sets[name]
     data, options = score_set.manifest.get("data", {}), score_set.manifest.get("options")
     num_samples, num_tokens = data.get("num_samples"), data.get("num_tokens")
-    role = "general" if name in run.general else "behaviour" if name == run.behaviour else "not used"
+    behaviours = [run.behaviour] if run.aim is None else [*run.aim.behaviours]
+    contrasted = [*run.general, *([] if run.aim is None else run.aim.others)]
+    role = "general" if name in contrasted else "behaviour" if name in behaviours else "not used"
     return {
         "role": role,
         **count_scores(score_set.scores),
