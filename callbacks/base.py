@@ -75,6 +75,12 @@ class RunCallback(Callback):
     def show(self, module: SparC3Module, stage: str) -> None:
         """Print on rank 0 what was found, below whatever the progress bar has shown."""
 
+    def is_before(self, trainer: Trainer, kind: type[Callback]) -> bool:
+        """Whether a callback of this kind is listed later."""
+        listed: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it from elsewhere
+        later = listed[listed.index(self) :] if self in listed else []
+        return any(isinstance(one, kind) for one in later)
+
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the order, then all else."""
         listed: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it from elsewhere

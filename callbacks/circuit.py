@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 from callbacks.base import RunCallback, model_setting
@@ -144,10 +144,8 @@ class CircuitCallback(RunCallback):
                 )
 
     def _warn(self, trainer: Trainer, module: SparC3Module) -> None:
-        listed: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it from elsewhere
-        later = listed[listed.index(self) :] if self in listed else []
         left_out = [key for key in module.run.scores if key not in (CONTROL, *self._keys(module))]
-        if trainer.is_global_zero and any(isinstance(one, BaselineCallback) for one in later):
+        if trainer.is_global_zero and self.is_before(trainer, BaselineCallback):
             warnings.warn(
                 "circuits of other methods are not asked: `trainer.callbacks` lists `callbacks.BaselineCallback` after "
                 "`callbacks.CircuitCallback`. List it before.",

@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import cast
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 
 from callbacks.base import RunCallback, model_setting
 from callbacks.baselines import BaselineCallback
@@ -127,9 +127,7 @@ class PruningCallback(RunCallback):
             inform(trainer, describe_passes(passes, num, "each without one neuron", "screen"))
 
     def _warn_of_later_methods(self, trainer: Trainer) -> None:
-        listed: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it from elsewhere
-        later = listed[listed.index(self) :] if self in listed else []
-        if trainer.is_global_zero and any(isinstance(one, BaselineCallback) for one in later):
+        if trainer.is_global_zero and self.is_before(trainer, BaselineCallback):
             warnings.warn(
                 "the screen holds no other method against what removal does: `trainer.callbacks` lists "
                 "`callbacks.BaselineCallback` after `callbacks.PruningCallback`. List it before.",

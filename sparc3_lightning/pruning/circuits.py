@@ -58,10 +58,8 @@ def keep_neurons(importance: Importance, share: float) -> dict[int, Tensor]:
     of = Importance(importance.label, summed, importance.order)
     ordered = ScoreSet({name: of.of(name) for name in summed.shapes}, summed.manifest)
     layers, indices, _ = rank_neurons(ordered, highest_first=True)
-    num, stays = (
-        num_kept(share, len(layers)),
-        torch.zeros(int(layers.max()) + 1, int(indices.max()) + 1, dtype=torch.bool),
-    )
+    num = num_kept(share, len(layers))
+    stays = torch.zeros(int(layers.max()) + 1, int(indices.max()) + 1, dtype=torch.bool)
     stays[layers[:num], indices[:num]] = True
     return dict(enumerate(stays))
 

@@ -188,14 +188,10 @@ def circuit_rows(trials: Sequence[CircuitTrial]) -> list[Row]:
             row: Row = {"task": one.task, "method": one.method, "ablation": one.ablation, "share": one.share,
                         "asked": asked, **found, "error": one.error}  # fmt: skip
             empty, full = (ends.get((one.task, one.ablation, end), {}).get(asked) for end in (EMPTY, WHOLE))
-            is_known = bool(empty and full and one.figures)
-            row["faithfulness"] = _of("logit_difference", found, empty, full) if is_known else None
+            known = [one["logit_difference"] for one in (one.figures.get(asked), empty, full) if one]
+            row["faithfulness"] = faithfulness(known[0], known[1], known[2]) if len(known) == 3 else None
             rows.append(row)
     return rows
-
-
-def _of(measure: str, found: Any, empty: Any, full: Any) -> float | None:
-    return faithfulness(found[measure], empty[measure], full[measure])
 
 
 def area_rows(rows: Sequence[Row]) -> list[Row]:
