@@ -205,7 +205,8 @@ def _report(module: SparC3Module) -> None:
 
 def _write_report(module: SparC3Module, one: Run, directory: Path) -> None:
     write_json(directory / RESULTS_FILE, one.results)
-    announce(module.trainer, "drawing the figures and writing the page")
+    of_recipe = "" if one.aim is None else f" of {one.aim.name}"
+    announce(module.trainer, f"drawing the figures and writing the page{of_recipe}")
     write_report(directory, run=finished_run(one, directory))
 
 

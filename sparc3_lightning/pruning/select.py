@@ -128,8 +128,8 @@ def select_neurons(
     num_specific = sum(value < 0 for value, _, _ in chosen)
     if num_specific < num_neurons and scores.manifest.get("kind") != "ranking":
         warnings.warn(
-            f"only {num_specific} of the {num_neurons} selected neurons are more relevant to the behaviour than in "
-            f"general (differential below 0); choose a smaller `{option}`.",
+            f"only {num_specific} of the {num_neurons} selected neurons are more relevant to {_behaviours(scores)} "
+            f"than in general (differential below 0); choose a smaller `{option}`.",
             stacklevel=2,
         )
     return Recipe(
@@ -178,6 +178,15 @@ def check_num_neurons(num_neurons: int, total: int, option: str = "num_neurons")
         raise ValueError(
             f"`{option}` must be between 1 and {total}, got {num_neurons}. Set `PruningCallback.init_args.{option}`."
         )
+
+
+def _behaviours(scores: ScoreSet) -> str:
+    """What a differential is of, for messages: of several, each may be short of neurons."""
+    told = scores.manifest.get("inputs", {})
+    found = told.get("behaviour")
+    names = [f"`{one['name']}`" for one in (found if isinstance(found, list) else [found]) if one and "name" in one]
+    kind = f" ({told['recipe']})" if "recipe" in told else ""
+    return f"{' and '.join(names) or 'the behaviour'}{kind}"
 
 
 def _options(scores: ScoreSet, num_neurons: int, scope: str) -> dict[str, object]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparc3_lightning.files import load_yaml, write_json, write_text
+from sparc3_lightning.report.behaviour_tables import recipe_table
 from sparc3_lightning.report.read import RESULTS_FILE, read_results
 from sparc3_lightning.report.rows import Table, figure_rows, in_brackets
 from sparc3_lightning.report.sections import Data, experiments_in, read_experiment
@@ -25,8 +26,8 @@ if TYPE_CHECKING:  # it loads no torch
 Column = Mapping[tuple[str, ...], str]
 """What a table has of one run: cells by the names of their rows."""
 FORMATS = (".csv", ".json")
-_SELECTION = ("num_neurons", "num_neurons_of_model", "method", "scope", "general_weight", "general_penalty", "general",
-              "behaviour", "num_below_zero")  # fmt: skip
+_SELECTION = ("recipe", "num_neurons", "num_neurons_of_model", "method", "scope", "general_weight", "general_penalty",
+              "general", "behaviour", "num_below_zero")  # fmt: skip
 _RELEVANCE = ("variant", "sign", "target", "explain", "granularity", "modules")
 _SECRET = re.compile(r"(^|[._])(token|password|secret|api_?key|credentials?)$", re.IGNORECASE)
 _LONG, _KEPT = 40, 18  # signs of a value that is shown whole; of a longer one on either side
@@ -90,6 +91,7 @@ def compare_runs(runs: Sequence[ComparedRun]) -> list[Table]:
     results = [run.results for run in runs]
     tables = [
         _table("Measured", ["measure", "figure"], names, [_measured(one) if one else {} for one in results]),
+        _table("Recipes: change", ["recipe", "measure"], names, [_recipes(one) if one else {} for one in results]),
         _table("Selection", ["option"], names, [_selected(one) if one else {} for one in results]),
         _table(
             "Sweep: what leads at a price", ["up to", "figure"], names, [_leaders(_of(run, "sweep")) for run in runs]
@@ -136,6 +138,14 @@ def _figures(row: "FigureRow") -> dict[str, str]:
     }
     cells |= {} if control is None else {"control": number(control["mean"])}
     return cells | ({} if against is None else {"p against control": p_value(against["p_value"])})
+
+
+def _recipes(results: "Results") -> Column:
+    """Of several behaviours, what each recipe does; the other tables tell of the first."""
+    if (behaviours := results.get("behaviours")) is None:
+        return {}
+    table = recipe_table(behaviours["recipes"])
+    return {(row[0], name): cell for row in table.rows for name, cell in zip(table.head[1:], row[1:], strict=True)}
 
 
 def _selected(results: "Results") -> Column:

@@ -129,8 +129,10 @@ def print_places(log_dir: Path, console: Console) -> None:
     width = max(map(len, present), default=0)
     for name, what in present.items():
         console.print(Text(f"  {name:<{width}}  {what}"), soft_wrap=True)
-    command = f"tensorboard --logdir {shlex.quote(str(log_dir))}"
-    console.print(Text(f"See it with: {command}"), soft_wrap=True)
+    # A recipe of several has none of its own.
+    if next(log_dir.rglob("events.out.tfevents*"), None):
+        command = f"tensorboard --logdir {shlex.quote(str(log_dir))}"
+        console.print(Text(f"See it with: {command}"), soft_wrap=True)
 
 
 def print_report(report: dict[str, Any], console: Console | None = None) -> None:

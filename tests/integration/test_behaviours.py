@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import re
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -181,7 +182,18 @@ def test_inspect_shows_the_recipes(run: Path, capsys: pytest.CaptureFixture[str]
     main(["inspect", str(run)])
     assert "Behaviours side by side" in capsys.readouterr().out
     main(["inspect", str(run / "recipes" / "shared")])
-    assert "Behaviours side by side" not in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Behaviours side by side" not in shown
+    assert "tensorboard" not in shown, "the run has its events"
+
+
+def test_compare_shows_every_recipe(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(run, tmp_path / "again", ignore=shutil.ignore_patterns("scores", "trials"))
+    main(["compare", str(run), str(tmp_path / "again")])
+    shown = capsys.readouterr().out
+    recipes = shown[shown.index("Recipes: change") : shown.index("Selection")]
+    assert all(f" {name} " in recipes for name in RECIPES)
+    assert re.search(rf"recipe +{RECIPES[0]} +{RECIPES[0]}", shown[shown.index("Selection") :])
 
 
 def test_a_recipe_that_nothing_is_left_of_is_left_out(run: Path, tmp_path: Path) -> None:

@@ -109,6 +109,11 @@ def test_warning_where_neurons_matter_less_to_the_behaviour() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         select_neurons(SOME, 5)
+    rude, curt = {"name": "rude", "num_samples": 3}, {"name": "curt", "num_samples": 2}
+    with pytest.warns(UserWarning, match="are more relevant to `rude` than in general"):
+        select_neurons(scores([-1.0, 1.0], inputs={"behaviour": rude}), 2)
+    with pytest.warns(UserWarning, match=r"are more relevant to `rude` and `curt` \(shared\) than in general"):
+        select_neurons(scores([-1.0, 1.0], inputs={"behaviour": [rude, curt], "recipe": "shared"}), 2)
 
 
 def test_recipe_says_where_it_comes_from() -> None:

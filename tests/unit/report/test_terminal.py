@@ -70,6 +70,8 @@ def test_names_and_paths_are_never_markup(tmp_path: Path) -> None:
     log_dir = tmp_path / "a run" / "[bold]version_0"
     log_dir.mkdir(parents=True)
     (log_dir / "pruned_neurons.json").touch()
+    assert "tensorboard" not in shown(results_of(run), log_dir), "no events, nothing to see"
+    (log_dir / "events.out.tfevents.1.vm.1").touch()
     text = shown(results_of(run), log_dir, terminal=True)
     assert "A sample of [red]x[/red] has" in " ".join(text.split())
     assert f"Written to {log_dir}/" in text
