@@ -110,7 +110,7 @@ def write_inputs(place: Place) -> None:
         "final_text.txt": text[SWEEP_PARAGRAPHS:][:FINAL_PARAGRAPHS],
     }
     place.home.mkdir(parents=True, exist_ok=True)
-    for name in ("", "_methods", "_published"):
+    for name in ("", "_methods", "_published", "_responses"):
         config = (CONFIGS / f"real_model{name}.yaml").read_text(encoding="utf-8")
         parts[f"real_model{name}.yaml"] = config.replace("logs/real_model", str(place.home)).splitlines()
     for name, lines in parts.items():
@@ -135,9 +135,11 @@ def attributed(model: str, place: Place, draw: int, config: str) -> Path:
         "methods": ["general.ordinary", "general.c4", "behaviours.toxic"],
         "exchanged": ["general.ordinary", "behaviours.toxic"],
         "published": ["general.c4"],
+        "responses": ["general.c4"],
     }[config]
+    overlays = {"methods": ["methods"], "published": ["published"], "responses": ["published", "responses"]}
     options = [f"--config={place.home / 'real_model.yaml'}"]
-    options += [f"--config={place.home / 'real_model'}_{config}.yaml"] if config in ("methods", "published") else []
+    options += [f"--config={place.home / 'real_model'}_{name}.yaml" for name in overlays.get(config, [])]
     if config == "exchanged":
         options += [f"--data.{name}.init_args.scorer.init_args.checkpoint={DIRECTORY}" for name in sets]
         options += ["--data.general.ordinary.init_args.threshold=0.25"]  # it gives few texts less than 0.1
@@ -394,13 +396,14 @@ def pooled(draws: Sequence[Sequence[Screened]]) -> list[Screened]:
     ]  # fmt: skip
 
 
-def last_cells(bench: Bench, runs: Sequence[Path], exchanged: Path, published: Path) -> Iterator[Cell]:
-    """By words that the other scorer has chosen; the published rule; and by the words of all draws together."""
+def last_cells(bench: Bench, runs: Sequence[Path], exchanged: Path, published: Path, responses: Path) -> Iterator[Cell]:
+    """By words that the other scorer chose; the published rule, by the paper's prompts too; by all draws' words."""
     other = bench.chosen(proposed_by(FINAL, exchanged), exchanged, FINAL_WEIGHT)
     yield Cell(f"{FINAL}, words chosen by scorer B", True, Recipe(other[:NUM_NEURONS]))
-    for name, proposer in PUBLISHED.items():
-        for num in (10, 100):
-            yield Cell(name, False, select_neurons(proposer.contrast(published), num, "global"))
+    for scores, chosen_by in ((published, ""), (responses, ", prompts by responses")):
+        for name, proposer in PUBLISHED.items():
+            for num in (10, 100):
+                yield Cell(f"{name}{chosen_by}", False, select_neurons(proposer.contrast(scores), num, "global"))
     found = pooled([bench.screened(proposed_by(FINAL, run), run, FINAL_WEIGHT) for run in runs])
     chosen = _neurons(found, FINAL_WEIGHT)
     for num in (NUM_NEURONS, len(chosen)):
@@ -439,7 +442,8 @@ def run(model: str, part: str, draws: int, num_controls: int) -> Iterator[tuple[
         runs = [attributed(model, place, draw, "words") for draw in range(draws)]
         of_draws = (final_cells(bench, run, draw, num_controls) for draw, run in enumerate(runs))
         exchanged = attributed(model, place, 0, "exchanged")
-        cells = chain(chain.from_iterable(of_draws), last_cells(bench, runs, exchanged, published))
+        responses = attributed(model, place, 0, "responses") / "scores"
+        cells = chain(chain.from_iterable(of_draws), last_cells(bench, runs, exchanged, published, responses))
     else:
         methods = attributed(model, place, 0, "methods")
         contrasts = {name: proposer.contrast(methods / "scores") for name, proposer in PROPOSERS.items()}

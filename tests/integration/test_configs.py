@@ -138,6 +138,7 @@ def test_every_yaml_is_tested() -> None:
         "real_model.yaml",
         "real_model_methods.yaml",
         "real_model_published.yaml",
+        "real_model_responses.yaml",
         "realtext.yaml",
         "smollm2_behaviours_local.yaml",
         "smollm2_circuit_local.yaml",
