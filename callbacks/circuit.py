@@ -15,16 +15,17 @@ from callbacks.evaluation import write_page
 from callbacks.relevance import RelevanceCallback
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.data.samples import ReferenceSamples, token_hash
+from sparc3_lightning.data.tasks import tasks_of
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.evaluation.task import TaskMeasure, batches_of, last_token_logits
-from sparc3_lightning.files import json_sha256, write_json
+from sparc3_lightning.files import write_json
 from sparc3_lightning.metrics.measure import Measure
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import inform
-from sparc3_lightning.pruning.circuits import Importance, Scope, keep_neurons, keep_weights
+from sparc3_lightning.pruning.circuits import Contest, Importance, Scope, keep_neurons
 from sparc3_lightning.pruning.replacement import ABLATIONS, Ablation, Values, mean_outputs, means_of, twins, zeros
 from sparc3_lightning.report.circuit_figures import write_circuit
 from sparc3_lightning.report.terminal import print_experiment
@@ -37,6 +38,7 @@ from sparc3_lightning.trials.circuit import (
     Bits,
     Circuit,
     CircuitTrial,
+    Whose,
     area_rows,
     circuit_rows,
     figures_of,
@@ -54,8 +56,9 @@ from sparc3_lightning.version import package_versions
 class CircuitCallback(RunCallback):
     """Keeps the share of neurons or weights that each method scores highest, ablates the rest, asks the task.
 
-    Every set under `data.behaviours` must be a task (`IOI`, `TaskFile`); several are draws of one, which make
-    the bands. Each circuit is asked its own samples and those of `data.evaluation_task`. Writes `circuit/`.
+    Every set under `data.behaviours` must be of a task (`IOI`, `TaskFile`). Sets that differ in `seed` alone are draws
+    of one task, and make its bands; others are another task. Each circuit is asked the samples of its own draw and
+    those of its task in `data.evaluation_task`. Writes `circuit/`.
 
     With `model.granularity: weight` all weights of the blocks' linear layers compete, and the rest is zeroed.
 
@@ -67,7 +70,7 @@ class CircuitCallback(RunCallback):
             from the end; "corrupted", what they give in the sample's twin. Of weights only "zero".
         scope: Where weights compete: "global" over all layers, or "row". Neurons compete over all layers.
         seed: Seed of the random circuits; each set has a draw of its own.
-        described: The share whose circuits are told by layer and compared, between sets and between methods.
+        described: The share whose circuits are told by layer and compared, between draws, tasks and methods.
     """
 
     after = (RelevanceCallback,)
@@ -100,6 +103,7 @@ class CircuitCallback(RunCallback):
         self.scope: Scope = scope
         self.seed, self.described = seed, described
         self._is_done = False
+        self._contests: dict[tuple[str, str], Contest] = {}
 
     def check(self, trainer: Trainer, module: SparC3Module) -> None:
         """Refuse before hours of attribution what would fail after them."""
@@ -114,11 +118,11 @@ class CircuitCallback(RunCallback):
         self._warn(trainer, module)
         rankings = 1 + sum(2 if key.endswith("_signed") else 1 for key in self._keys(module))
         num = len(module.data.behaviours) * len(self.ablations) * (rankings * len(self.shares) + 2)
-        asked = "" if module.data.task_samples is None else " and those of `data.evaluation_task`"
+        asked = " and those of `data.evaluation_task`" if module.data.task_samples else ""
         inform(trainer, f"circuits: {num:,} models, each asked its own samples{asked}")
 
     def _check_data(self, module: SparC3Module) -> None:
-        data, held_out = module.data, module.data.task_samples
+        data = module.data
         if not data.behaviours:
             raise ValueError("a circuit needs a task, got none. Set `data.behaviours` to IOI or TaskFile.")
         if not module.explains_next_token:
@@ -128,19 +132,14 @@ class CircuitCallback(RunCallback):
             )
         for name in data.behaviours:
             self._check_task(data.reference_samples[name], data.key_of(name))
-        kinds = {json_sha256({**one.describe(), "seed": None}) for one in data.behaviours.values()}
-        if len(kinds) > 1:
-            raise ValueError(
-                f"the sets under `data.behaviours` must be draws of one task, which differ in `seed` alone, got "
-                f"{list(data.behaviours)}. Another task is another run."
-            )
-        if held_out is not None:
-            self._check_task(held_out, "data.evaluation_task")
-            scored = {text for name in data.behaviours for text in data.reference_samples[name].fingerprints}
+        tasks = tasks_of(data.behaviours)
+        for task, (key, held_out) in data.task_samples.items():
+            self._check_task(held_out, key)
+            scored = {text for name in tasks[task] for text in data.reference_samples[name].fingerprints}
             if (num := sum(text in scored for text in held_out.fingerprints)) and not data.allow_overlap:
                 raise ValueError(
-                    f"`data.evaluation_task` must hold no sample that scores are made of, got {num}. Set its `part`, "
-                    "or `seed`, to another, or `data.allow_overlap: true`."
+                    f"`{key}` must hold no sample that scores are made of, got {num}. Set its `part`, or `seed`, to "
+                    "another, or `data.allow_overlap: true`."
                 )
 
     def _warn(self, trainer: Trainer, module: SparC3Module) -> None:
@@ -177,14 +176,14 @@ class CircuitCallback(RunCallback):
         """Ask every circuit, write tables and figures."""
         run, planned = module.run, list[CircuitTrial]()
         with run.timed("circuits"):
-            for number, task in enumerate(module.data.behaviours):
-                found = list(self._planned(module, task, number))
+            for number, (draw, task) in enumerate(_task_of(module).items()):
+                found = list(self._planned(module, task, draw, number))
                 for ablation in self.ablations:
-                    trials = self._trials(module, task, with_twins=ablation == "corrupted")
+                    trials = self._trials(module, task, draw, with_twins=ablation == "corrupted")
                     of_ablation = [one for one in found if one.ablation == ablation]
                     for one in of_ablation:
                         one.name = None if one.intervention is None else trials.name(one.intervention)
-                    what = f"circuits of {task}, {ablation}"
+                    what = f"circuits of {draw}, {ablation}"
                     planned += run_trials(of_ablation, trials, _keep, module.progress, what)
         check_one_is_done(planned, "circuits")
 
@@ -205,10 +204,10 @@ class CircuitCallback(RunCallback):
         """What was asked of what, beside the tables."""
         run, data = module.run, module.data
         asked = {name: data.reference_samples[name] for name in data.behaviours}
-        if data.task_samples is not None:
-            asked["evaluation_task"] = data.task_samples
+        asked |= {key.removeprefix("data."): samples for key, samples in data.task_samples.values()}
         return {
             "base_model": run.base_model,
+            "tasks": tasks_of(data.behaviours),
             "samples": {name: {**one.source, "token_hash": one.token_hash} for name, one in asked.items()},
             "options": {"shares": self.shares, "ablations": self.ablations, "scope": self.scope, "seed": self.seed,
                         "described": self.described, "granularity": module.granularity},
@@ -216,17 +215,17 @@ class CircuitCallback(RunCallback):
             "versions": package_versions(),
         }  # fmt: skip
 
-    def _described(self, module: SparC3Module) -> dict[tuple[str, str], Circuit]:
-        """By task and method, what stays at the share that is described; on rank 0, which has all scores."""
+    def _described(self, module: SparC3Module) -> dict[Whose, Circuit]:
+        """What stays at the share that is described; on rank 0, which has all scores."""
         return {
-            (task, one.label): {name: Bits.of(kept) for name, kept in self._stays(module, one)}
-            for number, task in enumerate(module.data.behaviours)
-            for one in self._importances(module, task, number)
+            Whose(task, draw, one.label): {name: Bits.of(kept) for name, kept in self._stays(module, draw, one)}
+            for number, (draw, task) in enumerate(_task_of(module).items())
+            for one in self._importances(module, draw, number)
         }
 
-    def _stays(self, module: SparC3Module, importance: Importance) -> Iterator[tuple[str, Tensor]]:
+    def _stays(self, module: SparC3Module, draw: str, importance: Importance) -> Iterator[tuple[str, Tensor]]:
         if module.granularity == "weight":
-            return keep_weights(importance, list(self._layers(module)), self.described, self.scope)
+            return self._contest(module, draw, importance).keep(self.described)
         family = get_family(module.lm.config.model_type)
         kept = keep_neurons(importance, self.described)
         return ((family.neuron_module(layer), stays) for layer, stays in kept.items())
@@ -236,50 +235,49 @@ class CircuitCallback(RunCallback):
         if self._is_done:
             print_experiment("circuit", module.log_dir / "circuit")
 
-    def _trials(self, module: SparC3Module, task: str, with_twins: bool) -> Trials:
-        """What asks a circuit: its own samples, and those of the evaluation task."""
-        asked = {IN_SAMPLE: module.data.reference_samples[task], HELD_OUT: module.data.task_samples}
-        own = module.evaluator
-        measures: list[Measure] = [
-            TaskMeasure(samples, name, with_twins) for name, samples in asked.items() if samples is not None
-        ]
+    def _trials(self, module: SparC3Module, task: str, draw: str, with_twins: bool) -> Trials:
+        """What asks a circuit: its own samples, and those that are held out of its task."""
+        asked, own = {IN_SAMPLE: module.data.reference_samples[draw]}, module.evaluator
+        if (held_out := module.data.task_samples.get(task)) is not None:
+            asked[HELD_OUT] = held_out[1]
+        measures: list[Measure] = [TaskMeasure(samples, name, with_twins) for name, samples in asked.items()]
         evaluator = Evaluator(measures=measures, batch_size=own.batch_size, max_tokens=own.max_tokens)
         evaluator.precision = own.precision
         store = TrialStore(Path(module.trials_dir or module.log_dir / TRIALS_DIR))
         return Trials(store, model_setting(module), module.lm, module.tokenizer, evaluator, None, None)
 
-    def _planned(self, module: SparC3Module, task: str, number: int) -> Iterator[CircuitTrial]:
-        """Every circuit of a task; the whole model and the empty circuit first."""
-        for method, share, ablation, done in self._interventions(module, task, number):
-            yield CircuitTrial(intervention=done, task=task, method=method, ablation=ablation, share=share)
+    def _planned(self, module: SparC3Module, task: str, draw: str, number: int) -> Iterator[CircuitTrial]:
+        """Every circuit of a draw; the whole model and the empty circuit first."""
+        for method, share, ablation, done in self._interventions(module, draw, number):
+            yield CircuitTrial(intervention=done, task=task, draw=draw, method=method, ablation=ablation, share=share)
 
     def _interventions(
-        self, module: SparC3Module, task: str, number: int
+        self, module: SparC3Module, draw: str, number: int
     ) -> Iterator[tuple[str, float, Ablation, Intervention]]:
         if module.granularity == "weight":
-            yield from self._of_weights(module, task, number)
+            yield from self._of_weights(module, draw, number)
             return
         # Rank 0 has the scores of neurons.
-        chosen = from_rank_zero(partial(self._kept, module, task, number))
+        chosen = from_rank_zero(partial(self._kept, module, draw, number))
         for ablation in self.ablations:
-            values, made_of = self._values(module, task, ablation)
+            values, made_of = self._values(module, draw, ablation)
             yield WHOLE, 1.0, ablation, UNCHANGED
             for method, share, kept in chosen:
                 whole = share == 1.0
                 yield method, share, ablation, UNCHANGED if whole else kept_neurons(kept, ablation, values, made_of)
 
-    def _kept(self, module: SparC3Module, task: str, number: int) -> list[tuple[str, float, dict[int, Tensor]]]:
-        importances = self._importances(module, task, number)
+    def _kept(self, module: SparC3Module, draw: str, number: int) -> list[tuple[str, float, dict[int, Tensor]]]:
+        importances = self._importances(module, draw, number)
         nothing = keep_neurons(importances[0], 0.0)
         return [(EMPTY, 0.0, nothing), *(
             (one.label, share, keep_neurons(one, share)) for one in importances for share in self.shares
         )]  # fmt: skip
 
-    def _values(self, module: SparC3Module, task: str, ablation: Ablation) -> tuple[Values, str | None]:
+    def _values(self, module: SparC3Module, draw: str, ablation: Ablation) -> tuple[Values, str | None]:
         """What takes the place of the neurons that go, and the hash of what it is made of."""
         if ablation == "zero":
             return zeros, None
-        samples = module.data.reference_samples[task]
+        samples = module.data.reference_samples[draw]
         if ablation == "corrupted":
             return twins, token_hash(samples.corrupted)
         own = module.evaluator
@@ -290,20 +288,26 @@ class CircuitCallback(RunCallback):
         return means_of(means), samples.token_hash
 
     def _of_weights(
-        self, module: SparC3Module, task: str, number: int
+        self, module: SparC3Module, draw: str, number: int
     ) -> Iterator[tuple[str, float, Ablation, Intervention]]:
         layers = self._layers(module)
         yield WHOLE, 1.0, "zero", UNCHANGED
         yield EMPTY, 0.0, "zero", no_weights(layers)
-        for one in self._importances(module, task, number):
+        for one in self._importances(module, draw, number):
             samples = f"draw {self.seed + number}" if one.label == CONTROL else (
-                module.data.reference_samples[task].token_hash
+                module.data.reference_samples[draw].token_hash
             )  # fmt: skip
             for share in self.shares:
                 whole = share == 1.0
                 yield one.label, share, "zero", (
-                    UNCHANGED if whole else kept_weights(one, layers, share, self.scope, samples)
+                    UNCHANGED if whole else kept_weights(self._contest(module, draw, one), layers, share, samples)
                 )  # fmt: skip
+
+    def _contest(self, module: SparC3Module, draw: str, importance: Importance) -> Contest:
+        """How a method's weights compete; one for the whole run, which reads all scores once for all shares."""
+        shares = sorted({*self.shares, self.described})
+        made = Contest(importance, list(self._layers(module)), self.scope, shares)
+        return self._contests.setdefault((draw, importance.label), made)
 
     def _layers(self, module: SparC3Module) -> dict[str, Any]:
         """The linear layers whose weights compete: all of the blocks; none where neurons do.
@@ -322,12 +326,12 @@ class CircuitCallback(RunCallback):
             )
         return layers
 
-    def _importances(self, module: SparC3Module, task: str, number: int) -> list[Importance]:
-        """What each method says matters to a task, and a random draw."""
-        found, some = list[Importance](), module.run.score_sets[task]
+    def _importances(self, module: SparC3Module, draw: str, number: int) -> list[Importance]:
+        """What each method says matters to a task by a draw's scores, and a random draw."""
+        found, some = list[Importance](), module.run.score_sets[draw]
         for key in self._keys(module):
             method = module.run.scores[key]
-            found += importances_of(key, method.ranking, method.sets.get(task))
+            found += importances_of(key, method.ranking, method.sets.get(draw))
         shapes = dict(sorted(some.shapes.items()))  # whatever order ranks have written them in
         drawn = ScoreSet(random_scores(shapes, self.seed + number), some.manifest)
         return [*found, Importance(CONTROL, drawn)]
@@ -348,6 +352,12 @@ def importances_of(key: str, ranking: ScoreSet | None, scores: ScoreSet | None) 
         return []
     by_value = Importance(key, scores)
     return [by_value, Importance(f"{key}, magnitude", scores, "magnitude")] if key.endswith("_signed") else [by_value]
+
+
+def _task_of(module: SparC3Module) -> dict[str, str]:
+    """The task of each set that scores are made of, in the order of these."""
+    task_of = {draw: task for task, draws in tasks_of(module.data.behaviours).items() for draw in draws}
+    return {draw: task_of[draw] for draw in module.data.behaviours}
 
 
 def _place(module: SparC3Module, name: str) -> tuple[int, str]:

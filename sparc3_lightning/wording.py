@@ -1,7 +1,9 @@
 """How names, numbers and texts that a model wrote are shown: the same in the terminal, on the page and in pictures."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 MISSING = "-"
@@ -12,6 +14,16 @@ NATS = "nats"
 def spoken(figure: str) -> str:
     """A figure's name in words, the same everywhere: `toxicity/expected_maximum` is "toxicity, expected maximum"."""
     return figure.replace("/", ", ").replace("_", " ")
+
+
+def task_name(draws: Sequence[str]) -> str:
+    """What a task is called, by the names of its draws: what these begin with, `ioi` of `ioi_seed0` and `ioi_seed1`.
+
+    The first draw's name where they have nothing in common.
+    """
+    without_seed = [re.sub(r"[_.-]?seed[_.-]?\d+$", "", name) for name in draws]
+    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*without_seed, strict=False))
+    return "".join(letters[0] for letters in alike).rstrip("_.-") or draws[0]
 
 
 def relevance_unit(options: Mapping[str, Any]) -> str:

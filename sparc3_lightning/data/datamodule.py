@@ -26,6 +26,7 @@ from sparc3_lightning.data.samples import (
     said_of,
 )
 from sparc3_lightning.data.sources import Source
+from sparc3_lightning.data.tasks import held_out_sets
 from sparc3_lightning.data.words import WordSet
 from sparc3_lightning.loops import no_progress
 from sparc3_lightning.progress import announce
@@ -53,7 +54,8 @@ class SparC3DataModule(LightningDataModule):
             on. A screen reads it; by default documents of a `general` set that are not attributed.
         evaluation_prompts: Prompts to continue in an evaluation.
         evaluation_text: Text of the perplexity.
-        evaluation_task: Task samples that nothing is scored by, to ask a circuit.
+        evaluation_task: Task samples that nothing is scored by, to ask a circuit; of several tasks one set each, by the
+            task's name.
         train_text: Text of `fit`.
         val_text: Text of the perplexity while fitting; None for `evaluation_text`.
         batch_size: Most samples a batch and rank in attribution.
@@ -75,7 +77,7 @@ class SparC3DataModule(LightningDataModule):
         price: dict[str, TextSet] | None = None,
         evaluation_prompts: PromptSet | None = None,
         evaluation_text: TextSet | None = None,
-        evaluation_task: ReferenceSet | None = None,
+        evaluation_task: ReferenceSet | dict[str, ReferenceSet] | None = None,
         train_text: TextSet | None = None,
         val_text: TextSet | None = None,
         batch_size: int = 8,
@@ -285,12 +287,17 @@ class SparC3DataModule(LightningDataModule):
         return _rows_of(self.evaluation_text, "data.evaluation_text")
 
     @cached_property
-    def task_samples(self) -> ReferenceSamples | None:
-        """The samples of the evaluation task; None where the config names none."""
-        if self.evaluation_task is None:
-            return None
-        with said_of("data.evaluation_task"):
-            return self.evaluation_task.load(self.context)
+    def task_samples(self) -> dict[str, tuple[str, ReferenceSamples]]:
+        """The samples that each task is asked beside its own, with their key; none where the config names none.
+
+        Raises:
+            ValueError: There are several tasks, and not one set for each.
+        """
+        found = {}
+        for task, (key, one) in held_out_sets(self.evaluation_task, self.behaviours).items():
+            with said_of(key):
+                found[task] = key, one.load(self.context)
+        return found
 
     @cached_property
     def price_rows(self) -> dict[str, list[str]]:

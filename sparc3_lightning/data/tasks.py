@@ -18,9 +18,57 @@ from sparc3_lightning.data.sources import Row, Source
 from sparc3_lightning.data.tokens import check_vocabulary, encode, starts_with_bos
 from sparc3_lightning.data.words import Cut, joined_text, possible_cuts
 from sparc3_lightning.distributed.ranks import from_rank_zero
+from sparc3_lightning.files import json_sha256
+from sparc3_lightning.wording import task_name
 
 _LISTS = ("names", "places", "objects", "templates")
 _DRAWS_A_SAMPLE = 50
+
+
+def tasks_of(sets: Mapping[str, ReferenceSet]) -> dict[str, list[str]]:
+    """Names of the sets by task, and a name for each: sets that differ in `seed` alone are draws of one task."""
+    groups: dict[str, list[str]] = {}
+    for name, one in sets.items():
+        groups.setdefault(json_sha256({**one.describe(), "seed": None}), []).append(name)
+    draws = list(groups.values())
+    names = [task_name(of_task) for of_task in draws]
+    is_unique = len(set(names)) == len(names)
+    return {name if is_unique else of_task[0]: of_task for name, of_task in zip(names, draws, strict=True)}
+
+
+def held_out_sets(
+    evaluation_task: ReferenceSet | Mapping[str, ReferenceSet] | None, sets: Mapping[str, ReferenceSet]
+) -> dict[str, tuple[str, ReferenceSet]]:
+    """What circuits are asked beside their own samples: by task, the key of the config and its set.
+
+    Args:
+        evaluation_task: One for the one task there is; of several tasks one each, by the name of the task or of a draw.
+        sets: The tasks' draws; see `tasks_of`.
+
+    Returns:
+        Nothing where nothing is held out.
+
+    Raises:
+        ValueError: A task has none, or more than one, or a name is no task's.
+    """
+    if evaluation_task is None:
+        return {}
+    tasks = tasks_of(sets)
+    if not isinstance(evaluation_task, Mapping) and len(tasks) == 1:
+        return {next(iter(tasks)): ("data.evaluation_task", evaluation_task)}
+    task_of = {name: task for task, draws in tasks.items() for name in (*draws, task)}
+    given = evaluation_task if isinstance(evaluation_task, Mapping) else {}
+    named = [task_of.get(name) for name in given]
+    if sorted(map(str, named)) != sorted(tasks):
+        got = list(given) if isinstance(evaluation_task, Mapping) else "a single set"
+        raise ValueError(
+            f"`data.evaluation_task` must hold one set for each task of {list(tasks)}, by its name, got {got}. Set "
+            f"{', '.join(f'`data.evaluation_task.{task}`' for task in tasks)}; or let `data.behaviours` differ in "
+            "`seed` alone, which makes one task of them."
+        )
+    return {
+        str(task): (f"data.evaluation_task.{name}", one) for task, (name, one) in zip(named, given.items(), strict=True)
+    }
 
 
 @dataclass(frozen=True)

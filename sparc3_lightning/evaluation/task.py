@@ -8,6 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sparc3_lightning.data.samples import ReferenceSamples, token_hash
+from sparc3_lightning.distributed.owners import is_sharded
+from sparc3_lightning.distributed.ranks import gather_objects, rank_and_world_size
 from sparc3_lightning.evaluation.generation import last_logits
 from sparc3_lightning.lrp.targets import lowest_argmax
 from sparc3_lightning.metrics.measure import Column, Material, Measure, Role
@@ -62,24 +64,34 @@ class TaskMeasure(Measure):
             )  # fmt: skip
 
     def _asked(self, material: Material) -> tuple[Tensor, Tensor]:
-        """Logit differences, and whether the right token is the model's own choice.
+        """Logit differences, and whether the right token is the model's own choice; ranks share the samples.
 
         Shape: (S,) float32 and bool, on the CPU.
         """
         difference, is_first = torch.empty(len(self.samples)), torch.empty(len(self.samples), dtype=torch.bool)
         halves = 2 if self.with_twins else 1  # of what a pass may hold
         limits = max(1, material.batch_size // halves), max(1, material.max_tokens // halves)
-        for rows in batches_of(self.samples.ids, *limits):
-            twins = [self.samples.corrupted[row] for row in rows] if self.with_twins else []
-            logits = last_token_logits(material.model, [self.samples.ids[row] for row in rows] + twins)[: len(rows)]
-            right, wrong = (
-                torch.tensor([ids[row] for row in rows], device=logits.device)[:, None]
-                for ids in (self.samples.targets or [], self.samples.against)
-            )
-            found = logits.float()
-            difference[rows] = (found.gather(1, right) - found.gather(1, wrong))[:, 0].cpu()
-            is_first[rows] = (lowest_argmax(found) == right[:, 0]).cpu()
+        # A sharded model needs every rank in every pass.
+        rank, world = (0, 1) if is_sharded(material.model) else rank_and_world_size()
+        ids, total = self.samples.ids, len(self.samples)
+        places = sorted(range(total), key=lambda place: len(ids[place]))  # a rank's samples are of few lengths
+        places = places[rank * total // world : (rank + 1) * total // world]
+        batches = batches_of([ids[place] for place in places], *limits)
+        mine = [(rows, *self._asked_of(material.model, rows)) for rows in ([places[at] for at in b] for b in batches)]
+        for rows, differences, firsts in gather_objects(mine) if world > 1 else mine:
+            difference[rows], is_first[rows] = differences, firsts
         return difference, is_first
+
+    def _asked_of(self, model: PreTrainedModel, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The same of samples of one length, in one pass."""
+        twins = [self.samples.corrupted[row] for row in rows] if self.with_twins else []
+        logits = last_token_logits(model, [self.samples.ids[row] for row in rows] + twins)[: len(rows)].float()
+        right, wrong = (
+            torch.tensor([ids[row] for row in rows], device=logits.device)[:, None]
+            for ids in (self.samples.targets or [], self.samples.against)
+        )
+        difference = (logits.gather(1, right) - logits.gather(1, wrong))[:, 0]
+        return difference.cpu(), (lowest_argmax(logits) == right[:, 0]).cpu()
 
 
 def batches_of(ids: Sequence[Tensor], batch_size: int, max_tokens: int) -> list[list[int]]:

@@ -19,6 +19,7 @@ from callbacks import (
 )
 from sparc3_lightning.data.c4 import C4
 from sparc3_lightning.data.datamodule import SparC3DataModule
+from sparc3_lightning.data.tasks import held_out_sets, tasks_of
 from sparc3_lightning.data.words import WordSet
 from sparc3_lightning.metrics.perplexity import PerplexityProtocol
 from sparc3_lightning.module import SparC3Module
@@ -326,10 +327,12 @@ def _circuit_passes(callback: CircuitCallback, keys: Iterable[str], data: SparC3
     """Forward passes over a task's own samples that its circuits take, with those over the evaluation task's."""
     rankings = 1 + sum(2 if key.endswith("_signed") else 1 for key in set(keys) - {CONTROL})
     circuits = rankings * sum(share < 1 for share in callback.shares) + 2
-    own = max((_number_of(one) or 1 for one in data.behaviours.values()), default=1)
-    held_out = (_number_of(data.evaluation_task) or 0) if data.evaluation_task is not None else 0
+    held_out = held_out_sets(data.evaluation_task, data.behaviours)
+    tasks = tasks_of(data.behaviours)
+    own = sum(_number_of(one) or 1 for one in data.behaviours.values())
+    more = sum(len(tasks[task]) * (_number_of(one) or 0) for task, (_, one) in held_out.items())
     twice = sum(2 if ablation == "corrupted" else 1 for ablation in callback.ablations)
-    passes: int = math.ceil(circuits * twice * (1 + held_out / own))
+    passes: int = math.ceil(circuits * twice * (1 + more / max(own, 1)))
     return passes
 
 

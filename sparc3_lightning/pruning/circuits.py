@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -72,22 +73,34 @@ def bits_sha256(kept: Mapping[int, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def kth_highest(parts: Callable[[], Iterator[Tensor]], k: int) -> tuple[float, int]:
+def kth_highest(parts: Callable[[], Iterator[Tensor]], ks: Sequence[int]) -> list[tuple[float, int]]:
     """The k-th highest of many float32 values that are seen a part at a time, and how many of its equals belong to k.
 
-    Two passes: over the upper 16 bits of each value, and over the lower ones of those that share the upper.
+    Two passes, however many are asked for: over the upper 16 bits of each value, and over the lower ones of those whose
+    upper ones are some k's.
 
     Args:
         parts: Gives all values, part by part, from the start.
-        k: At least 1.
+        ks: Each at least 1.
     """
-    counts = sum(torch.bincount(_upper(part), minlength=1 << 16) for part in parts())
-    assert isinstance(counts, Tensor)
-    above, upper = _place(counts, k)
-    lower = sum(torch.bincount(_lower(part)[_upper(part) == upper], minlength=1 << 16) for part in parts())
-    assert isinstance(lower, Tensor)
-    more, low = _place(lower, k - above)
-    return _value(upper, low), k - above - more
+    counts = torch.zeros(1 << 16, dtype=torch.int64)
+    for part in parts():
+        counts += torch.bincount(_keys(part) >> 16, minlength=1 << 16)
+    places = [_place(counts, k) for k in ks]
+    wanted = sorted({upper for _, upper in places})
+    row_of = torch.full((1 << 16,), -1)
+    row_of[wanted] = torch.arange(len(wanted))
+    lower = torch.zeros(len(wanted) << 16, dtype=torch.int64)
+    for part in parts():
+        keys = _keys(part)
+        rows = row_of[keys >> 16]
+        near = rows >= 0
+        lower += torch.bincount((rows[near] << 16) + (keys[near] & 0xFFFF), minlength=len(lower))
+    found = []
+    for k, (above, upper) in zip(ks, places, strict=True):
+        more, low = _place(lower.view(-1, 1 << 16)[row_of[upper]], k - above)
+        found.append((_value(upper, low), k - above - more))
+    return found
 
 
 def _place(counts: Tensor, k: int) -> tuple[int, int]:
@@ -103,64 +116,69 @@ def _keys(values: Tensor) -> Tensor:
     return torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits) + (1 << 31)
 
 
-def _upper(values: Tensor) -> Tensor:
-    return _keys(values) >> 16
-
-
-def _lower(values: Tensor) -> Tensor:
-    return _keys(values) & 0xFFFF
-
-
 def _value(upper: int, lower: int) -> float:
     key = (upper << 16) + lower - (1 << 31)
     bits = key if key >= 0 else -key - (1 << 31)
     return float(torch.tensor([bits], dtype=torch.int32).view(torch.float32)[0])
 
 
-def keep_weights(
-    importance: Importance, names: Sequence[str], share: float, scope: Scope
-) -> Iterator[tuple[str, Tensor]]:
-    """The weights that stay, one layer after the other; scores are read as they are needed.
+@dataclass(frozen=True)
+class Contest:
+    """Weights that compete to stay: the same for whatever share of them does.
 
-    Args:
-        importance: Of weights.
+    Attributes:
+        importance: Of weights; scores are read as they are needed.
         names: Layers that compete.
-        share: Of the weights that stay, above 0.
         scope: Whether weights compete over all layers, or within their row.
-
-    Shape: (O, I) bool each.
+        shares: Shares that may be asked for, each above 0: what all of them need is found at once, and kept.
     """
-    threshold, equals = -float("inf"), 0
-    if scope == "global":
-        total = sum(math.prod(importance.scores.shapes[name]) for name in names)
-        threshold, equals = kth_highest(lambda: (importance.of(name) for name in names), num_kept(share, total))
-    for name in names:
-        scores = importance.of(name)
-        if scope == "row":
+
+    importance: Importance
+    names: Sequence[str]
+    scope: Scope
+    shares: Sequence[float]
+
+    @cached_property
+    def _thresholds(self) -> dict[float, tuple[float, int]]:
+        """By share, the lowest score that stays, and how many of its equals do."""
+        total = sum(math.prod(self.importance.scores.shapes[name]) for name in self.names)
+        ks = [num_kept(share, total) for share in self.shares]
+        found = kth_highest(lambda: (self.importance.of(name) for name in self.names), ks)
+        return dict(zip(self.shares, found, strict=True))
+
+    def keep(self, share: float) -> Iterator[tuple[str, Tensor]]:
+        """The weights that stay, one layer after the other.
+
+        Shape: (O, I) bool each.
+        """
+        return self._of_rows(share) if self.scope == "row" else self._of_all(share)
+
+    def _of_rows(self, share: float) -> Iterator[tuple[str, Tensor]]:
+        for name in self.names:
+            scores = self.importance.of(name)
             kept = torch.zeros_like(scores, dtype=torch.bool)
             best = scores.sort(dim=1, stable=True, descending=True).indices[:, : num_kept(share, scores.shape[1])]
-            kept.scatter_(1, best, True)
-        else:
+            yield name, kept.scatter_(1, best, True)
+
+    def _of_all(self, share: float) -> Iterator[tuple[str, Tensor]]:
+        threshold, equals = self._thresholds[share]
+        for name in self.names:
+            scores = self.importance.of(name)
             kept = (scores > threshold).contiguous()
             ties = (scores == threshold).flatten().nonzero()[:, 0][:equals]
             equals -= len(ties)
             kept.view(-1)[ties] = True
-        yield name, kept
+            yield name, kept
 
+    def masks(self, layers: Mapping[str, torch.nn.Module], share: float) -> Iterator[tuple[str, Tensor]]:
+        """Masks of the weights that go, in this rank's rows.
 
-def weight_masks(
-    importance: Importance, layers: Mapping[str, torch.nn.Module], share: float, scope: Scope
-) -> Iterator[tuple[str, Tensor]]:
-    """Masks of the weights that go, in this rank's rows; see `keep_weights`.
+        Args:
+            layers: Those that compete, by name.
+            share: Of the weights that stay, one of `shares`.
 
-    Args:
-        importance: Of weights.
-        layers: Which compete, by name.
-        share: Of the weights that stay, above 0.
-        scope: Where weights compete.
-
-    Shape: masks (O, I) bool.
-    """
-    for name, kept in keep_weights(importance, list(layers), share, scope):
-        weight, rows = own_rows(weight_of(layers[name]))
-        yield name, ~kept[rows].to(weight.device)
+        Shape: (O, I) bool each.
+        """
+        for name, kept in self.keep(share):
+            weight, rows = own_rows(weight_of(layers[name]))
+            yield name, ~kept[rows].to(weight.device)

@@ -1,6 +1,7 @@
 """Tables and figures of circuits: how much of a model a task needs."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def write_circuit(
 def curves_figure(rows: Sequence[Row], measure: str) -> Figure | None:
     """A measure against the share that stays: a line a method, with the least and largest over the draws as bars.
 
-    None where no circuit has it.
+    A row of panels each task and kind of question, a column each ablation. None where no circuit has the measure.
 
     Args:
         rows: See `circuit_rows`.
@@ -53,25 +54,27 @@ def curves_figure(rows: Sequence[Row], measure: str) -> Figure | None:
     if not curves:
         return None
     ablations = list(dict.fromkeys(row["ablation"] for row in curves))
-    asked = [name for name in ASKED if any(row["asked"] == name for row in curves)]
-    figure = new_figure((2.2 + 2.6 * len(ablations), 1.1 + 2.4 * len(asked)))
-    panels = figure.subplots(len(asked), len(ablations), sharex=True, sharey=True, squeeze=False)
+    tasks = list(dict.fromkeys(row["task"] for row in curves))
+    present = {(row["task"], row["asked"]) for row in curves}
+    lines = [line for line in product(tasks, ASKED) if line in present]
+    figure = new_figure((2.2 + 2.6 * len(ablations), 1.1 + 2.4 * len(lines)))
+    panels = figure.subplots(len(lines), len(ablations), sharex=True, sharey=True, squeeze=False)
     methods = list(dict.fromkeys(row["method"] for row in curves))
     for (i, j), axes in np.ndenumerate(panels):
-        shown = [row for row in curves if row["asked"] == asked[i] and row["ablation"] == ablations[j]]
+        task, asked = lines[i]
+        of_panel = [row for row in rows if (row["task"], row["asked"], row["ablation"]) == (task, asked, ablations[j])
+                    and row.get(measure) is not None]  # fmt: skip
         for place, method in enumerate(methods):
-            _curve(axes, [row for row in shown if row["method"] == method], measure, place, method)
+            _curve(axes, [row for row in of_panel if row["method"] == method], measure, place, method)
         for end in (EMPTY, WHOLE):
-            values = [row[measure] for row in rows if row["method"] == end and row["asked"] == asked[i]
-                      and row["ablation"] == ablations[j] and row.get(measure) is not None]  # fmt: skip
-            if values:
+            if values := [row[measure] for row in of_panel if row["method"] == end]:
                 axes.axhline(float(np.mean(values)), color="0.6", linestyle=":", linewidth=1, zorder=0)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
-        last, first = i == len(asked) - 1, j == 0
+        named = f"{task}\n{MEASURES[measure]}" if len(tasks) > 1 else MEASURES[measure]
         plain_axes(
-            axes, f"{_REST[ablations[j]]}; {ASKED[asked[i]]}", "share that stays (%)" if last else "",
-            MEASURES[measure] if first else "", title_size=8,
+            axes, f"{_REST[ablations[j]]}; {ASKED[asked]}", "share that stays (%)" if i == len(lines) - 1 else "",
+            named if j == 0 else "", title_size=8,
         )  # fmt: skip
     if measure == "faithfulness":  # a circuit of -10 must not flatten all others
         panels[0, 0].set_ylim(*_limits([row[measure] for row in curves]))

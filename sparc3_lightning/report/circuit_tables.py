@@ -1,38 +1,75 @@
 """What circuits' rows say, in sentences and tables: the same in the terminal and on the page. No torch."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import mean
 from typing import Any
 
 from sparc3_lightning.report.rows import Table
-from sparc3_lightning.trials import ASKED, EMPTY, WHOLE
-from sparc3_lightning.wording import MISSING, p_value, percent
+from sparc3_lightning.trials import AREAS, ASKED, EMPTY, WHOLE
+from sparc3_lightning.wording import MISSING, p_value, percent, task_name
 
 Row = Mapping[str, Any]
 Data = Mapping[str, Any]
 _RANGES = 6
 """Most ranges of layers that a table tells apart."""
+_AREA_NAMES = {"cpr": "CPR", "cmd": "CMD", "accuracy_area": "accuracy"}
+
+
+def as_now(data: Data) -> Data:
+    """Tables of an earlier version as today's are: its `task` was a draw's name, and all draws were of one task."""
+    draws = list(dict.fromkeys(row["task"] for row in data["table"] if "draw" not in row))
+    if not draws:
+        return data
+    task, whats = task_name(draws), {"tasks": "draws"}
+    return {
+        **{name: [{**row, "task": task, "draw": row["task"]} for row in data[name]] for name in ("table", "parts")},
+        "areas": [{**row, "task": task} for row in data["areas"]],
+        "overlap": [{**row, "task": task, "other_task": task, "what": whats.get(row["what"], row["what"])}
+                    for row in data["overlap"]],
+    }  # fmt: skip
 
 
 def circuit_lines(data: Data) -> list[str]:
     """What the whole model and the empty circuit do."""
     rows = data["table"]
     failed = [row for row in rows if row.get("error")]
-    lines = [f"Failed: {len({(r['task'], r['method'], r['ablation'], r['share']) for r in failed})} circuits, such as "
+    lines = [f"Failed: {len({(r['draw'], r['method'], r['ablation'], r['share']) for r in failed})} circuits, such as "
              f"{failed[0]['method']} at {failed[0]['share']:.1%}: {failed[0]['error']}"] if failed else []  # fmt: skip
-    for asked, words in ASKED.items():
-        whole = _ends(rows, WHOLE, None, asked)
+    for task, asked, ours in _questions(rows):
+        whole = _ends(ours, WHOLE, None)
         if whole is None:
             continue
-        empty = {one: _ends(rows, EMPTY, one, asked) for one in _ablations(rows)}
+        empty = {one: _ends(ours, EMPTY, one) for one in _ablations(ours)}
         told = ", ".join(f"{one} {found}" for one, found in empty.items())
-        lines.append(f"Asked {words}: logit difference {whole} of the whole model; of the empty circuit, {told}.")
+        lines.append(
+            f"Asked {_asked(task, asked, rows)}: logit difference {whole} of the whole model; of the empty circuit, "
+            f"{told}."
+        )
     return lines
 
 
-def _ends(rows: Sequence[Row], method: str, ablation: str | None, asked: str) -> str | None:
-    found = [row for row in rows if row["method"] == method and row["asked"] == asked
-             and ablation in (None, row["ablation"]) and row["logit_difference"] is not None]  # fmt: skip
+def _questions(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
+    """The rows of each task and what was asked of it."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["task"], row["asked"]), []).append(row)
+    tasks = list(dict.fromkeys(task for task, _ in found))
+    return [(task, asked, found[task, asked]) for task in tasks for asked in ASKED if (task, asked) in found]
+
+
+def _asked(task: str, asked: str, rows: Sequence[Row]) -> str:
+    """What was asked, in words; of which task, where there are several."""
+    return f"{ASKED[asked]} of {task}" if _has_tasks(rows) else ASKED[asked]
+
+
+def _has_tasks(rows: Sequence[Row]) -> bool:
+    return len({row["task"] for row in rows}) > 1
+
+
+def _ends(rows: Sequence[Row], method: str, ablation: str | None) -> str | None:
+    found = [row for row in rows if row["method"] == method and ablation in (None, row["ablation"])
+             and row["logit_difference"] is not None]  # fmt: skip
     if not found:
         return None
     difference, right = (mean(row[name] for row in found) for name in ("logit_difference", "accuracy"))
@@ -44,43 +81,50 @@ def _ablations(rows: Sequence[Row]) -> list[str]:
 
 
 def circuit_tables(data: Data) -> list[Table]:
-    """The areas, where what stays lies, and whether the draws agree."""
-    areas = [area_table(data["areas"], asked) for asked in ASKED if any(row["asked"] == asked for row in data["areas"])]
-    return [*areas, *part_tables(data["parts"]), *draw_tables(data["overlap"])]
+    """The areas, where what stays lies, and whether draws and tasks agree."""
+    areas = data["areas"]
+    of_areas = [area_table(ours, _asked(task, asked, areas)) for task, asked, ours in _questions(areas)]
+    return [*of_areas, *part_tables(data["parts"]), *agreement_tables(data["overlap"])]
 
 
 def circuit_details(data: Data) -> list[Table]:
     """Every curve, and how far methods agree."""
-    curves = [curve_table(data["table"], asked, ablation)
-              for asked in ASKED for ablation in _ablations(data["table"])
-              if any(row["asked"] == asked for row in data["table"])]  # fmt: skip
+    table = data["table"]
+    curves = [curve_table(ours, _asked(task, asked, table), ablation)
+              for task, asked, ours in _questions(table) for ablation in _ablations(table)]  # fmt: skip
     return [*curves, *method_tables(data["overlap"])]
 
 
 def area_table(areas: Sequence[Row], asked: str) -> Table:
-    """CPR and CMD, a line a method and two columns an ablation, best first by the first CPR."""
-    ours = [row for row in areas if row["asked"] == asked]
-    ablations = _ablations(ours)
-    found = {(row["method"], row["ablation"]): row for row in ours}
+    """A line a method and its areas under each ablation, best first by the first CPR.
+
+    Args:
+        areas: Of one task and kind of question.
+        asked: What that is, in words.
+    """
+    ablations = _ablations(areas)
+    found = {(row["method"], row["ablation"]): row for row in areas}
     first = {method: found.get((method, ablations[0]), {"cpr": float("-inf")})["cpr"] for method, _ in found}
     methods = sorted(first, key=lambda method: -first[method])
-    pairs = [(ablation, name) for ablation in ablations for name in ("cpr", "cmd")]
+    known = [name for name in AREAS if any(name in row for row in areas)]  # runs of before had no area of accuracy
+    pairs = [(ablation, name) for ablation in ablations for name in known]
     rows = [[method, *(_area(found.get((method, ablation)), name) for ablation, name in pairs)] for method in methods]
     best = {
-        at: (max if name == "cpr" else min)(
+        at: (min if name == "cmd" else max)(
             (row[name], method) for (method, of), row in found.items() if of == ablation
         )[1]
         for at, (ablation, name) in enumerate(pairs, start=1)
     }  # fmt: skip
-    draws = max(row["num_draws"] for row in ours)
+    draws = max(row["num_draws"] for row in areas)
     of = f"Means of {draws} draws of samples; least and largest: areas.csv." if draws > 1 else "One draw of samples."
+    accuracy = "; accuracy: area under it, as it is, higher is better" if "accuracy_area" in known else ""
     note = (
         "By what takes the place of the rest. CPR: area under faithfulness, higher is better; CMD: area between it and "
-        f"1, lower is better. {of}"
+        f"1, lower is better{accuracy}. {of}"
     )
     return Table(
-        ["", *(f"{name.upper()} {ablation}" for ablation, name in pairs)], rows, note,
-        f"Areas, asked {ASKED[asked]}",
+        ["", *(f"{_AREA_NAMES[name]} {ablation}" for ablation, name in pairs)], rows, note,
+        f"Areas, asked {asked}",
         strong=frozenset((methods.index(method), at) for at, method in best.items()),
     )  # fmt: skip
 
@@ -90,9 +134,15 @@ def _area(row: Row | None, name: str) -> str:
 
 
 def curve_table(rows: Sequence[Row], asked: str, ablation: str) -> Table:
-    """Faithfulness of each method at each share, and how often the right token is above the wrong one."""
-    ours = [row for row in rows if row["asked"] == asked and row["ablation"] == ablation
-            and row["method"] not in (EMPTY, WHOLE) and row["share"] < 1]  # fmt: skip
+    """Faithfulness of each method at each share, and how often the right token is above the wrong one.
+
+    Args:
+        rows: Of one task and kind of question.
+        asked: What that is, in words.
+        ablation: Which of the rows to show.
+    """
+    ours = [row for row in rows if row["ablation"] == ablation and row["method"] not in (EMPTY, WHOLE)
+            and row["share"] < 1]  # fmt: skip
     shares = sorted({row["share"] for row in ours})
     cells: dict[str, list[str]] = {}
     for method in dict.fromkeys(row["method"] for row in ours):
@@ -100,7 +150,7 @@ def curve_table(rows: Sequence[Row], asked: str, ablation: str) -> Table:
     return Table(
         ["", *(f"{100 * share:g} %" for share in shares)], [[method, *found] for method, found in cells.items()],
         "Mean over the draws; in brackets the share of samples whose right token is above the wrong one.",
-        f"Faithfulness, asked {ASKED[asked]}; the rest: {ablation}",
+        f"Faithfulness, asked {asked}; the rest: {ablation}",
     )  # fmt: skip
 
 
@@ -130,38 +180,61 @@ def part_tables(parts: Sequence[Row]) -> list[Table]:
 def _part_table(parts: Sequence[Row], names: Mapping[Any, str], key: str, what: str) -> Table:
     columns = list(dict.fromkeys(names.values()))
     share = sum(row["num_kept"] for row in parts) / sum(row["num"] for row in parts)
-    rows = []
-    for method in dict.fromkeys(row["method"] for row in parts):
-        ours = [row for row in parts if row["method"] == method]
+    rows = {}
+    for task, method in dict.fromkeys((row["task"], row["method"]) for row in parts):
+        ours = [row for row in parts if (row["task"], row["method"]) == (task, method)]
         of = [[row for row in ours if names[row[key]] == column] for column in columns]
-        rows.append([method, *(percent(sum(r["num_kept"] for r in one) / sum(r["num"] for r in one)) for one in of)])
-    rows = [[row[0], *(cell.removeprefix("+") for cell in row[1:])] for row in rows]
-    return Table(
-        ["", *columns], rows, "Share of each that stays, over all draws.",
-        f"Where the circuits of {percent(share).removeprefix('+')} lie, by {what}",
-    )  # fmt: skip
+        shares = (percent(sum(r["num_kept"] for r in one) / sum(r["num"] for r in one), sign="") for one in of)
+        rows[task, method] = list(shares)
+    title = f"Where the circuits of {percent(share, sign='')} lie, by {what}"
+    return _named(Table(columns, [], "Share of each that stays, over all draws.", title), rows, _has_tasks(parts))
 
 
-def draw_tables(overlaps: Sequence[Row]) -> list[Table]:
-    """How far the circuits of a method agree between the draws (or tasks)."""
-    ours = [row for row in overlaps if row["what"] == "tasks"]
-    rows = []
-    for method in dict.fromkeys(row["of"] for row in ours):
-        pairs = [row for row in ours if row["of"] == method]
-        rows.append([
-            method, f"{mean(row['jaccard'] for row in pairs):.2f}",
-            f"{mean(row['num_shared'] for row in pairs):,.0f}", f"{mean(row['expected'] for row in pairs):,.0f}",
-        ])  # fmt: skip
-    note = "Means over every two draws. Jaccard: what both keep, of what either keeps."
-    return [Table(["", "Jaccard", "shared", "by chance"], rows, note, "Do the draws' circuits agree?")] if rows else []
+def _named(table: Table, rows: Mapping[tuple[str, str], Sequence[str]], has_tasks: bool) -> Table:
+    """The table with rows of each task and method; tasks are named where there are several."""
+    num = 1 + has_tasks
+    cells = [[*name[-num:], *figures] for name, figures in rows.items()]
+    return replace(table, head=[*[""] * num, *table.head], rows=cells, num_names=num)
+
+
+def agreement_tables(overlaps: Sequence[Row]) -> list[Table]:
+    """How far the circuits of a method agree between the draws of a task, and between tasks."""
+    has_tasks, tables = any(row["task"] != row["other_task"] for row in overlaps), list[Table]()
+    for what, pairs, title in (
+        ("draws", "every two draws", "Do the draws' circuits agree?"),
+        ("tasks", "every draw of one with every draw of the other", "Do the tasks share a circuit?"),
+    ):
+        rows = _agreement([row for row in overlaps if row["what"] == what])
+        note = f"Means over {pairs}. Jaccard: what both keep, of what either keeps."
+        table = Table(["Jaccard", "shared", "by chance"], [], note, title)
+        tables += [_named(table, rows, has_tasks)] if rows else []
+    return tables
+
+
+def _agreement(overlaps: Sequence[Row]) -> dict[tuple[str, str], list[str]]:
+    """What is shared, by the task (or both of them) and the method."""
+    found: dict[str, dict[str, list[Row]]] = {}
+    for row in overlaps:
+        tasks = dict.fromkeys((row["task"], row["other_task"]))
+        found.setdefault(", ".join(tasks), {}).setdefault(row["of"], []).append(row)
+    return {
+        (tasks, method): [f"{mean(row['jaccard'] for row in ours):.2f}",
+                          f"{mean(row['num_shared'] for row in ours):,.0f}",
+                          f"{mean(row['expected'] for row in ours):,.0f}"]
+        for tasks, methods in found.items() for method, ours in methods.items()
+    }  # fmt: skip
 
 
 def method_tables(overlaps: Sequence[Row]) -> list[Table]:
-    """How far the circuits of every two methods agree, on the first draw."""
-    ours = [row for row in overlaps if row["what"] == "methods"]
-    ours = [row for row in ours if row["of"] == ours[0]["of"]]
-    rows = [[row["first"], row["second"], f"{row['jaccard']:.2f}", f"{row['num_shared']:,}",
-             f"{row['expected']:,.0f}", p_value(row["p_value"])] for row in ours]  # fmt: skip
+    """How far the circuits of every two methods agree, on the first draw of each task."""
+    first: dict[str, str] = {}
+    rows: dict[str, list[list[str]]] = {}
+    for row in overlaps:
+        if row["what"] == "methods" and row["of"] == first.setdefault(row["task"], row["of"]):
+            rows.setdefault(row["of"], []).append([
+                row["first"], row["second"], f"{row['jaccard']:.2f}", f"{row['num_shared']:,}",
+                f"{row['expected']:,.0f}", p_value(row["p_value"]),
+            ])  # fmt: skip
     head = ["", "", "Jaccard", "shared", "by chance", "p"]
     note = "p: that random circuits of these sizes share as much (hypergeometric, not corrected)."
-    return [Table(head, rows, note, f"What methods share, {ours[0]['of']}", num_names=2)] if rows else []
+    return [Table(head, cells, note, f"What methods share, {draw}", num_names=2) for draw, cells in rows.items()]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparc3_lightning.report.circuit_tables import circuit_details, circuit_lines, circuit_tables
+from sparc3_lightning.report.circuit_tables import as_now, circuit_details, circuit_lines, circuit_tables
 from sparc3_lightning.report.rows import Table
 from sparc3_lightning.report.trial_tables import (
     cells_table,
@@ -80,7 +80,7 @@ def _compression(data: Data) -> Section:
 
 
 def _read_circuit(directory: Path) -> Data:
-    return {name: read_table(directory / f"{name}.csv") for name in ("table", "areas", "parts", "overlap")}
+    return as_now({name: read_table(directory / f"{name}.csv") for name in ("table", "areas", "parts", "overlap")})
 
 
 def _circuit(data: Data) -> Section:

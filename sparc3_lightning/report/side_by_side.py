@@ -97,7 +97,10 @@ def compare_runs(runs: Sequence[ComparedRun]) -> list[Table]:
             "Sweep: what leads at a price", ["up to", "figure"], names, [_leaders(_of(run, "sweep")) for run in runs]
         ),
         _table("Compression", ["price", "model"], names, [_compressed(_of(run, "compression")) for run in runs]),
-        _table("Circuits: CPR / CMD", ["asked", "method"], names, [_circuits(_of(run, "circuit")) for run in runs]),
+        *(
+            _table(f"Circuits: {title}", ["asked", "method"], names, _areas(runs, keys))
+            for title, keys in (("CPR / CMD", ("cpr", "cmd")), ("area under accuracy", ("accuracy_area",)))
+        ),
     ]
     alike, configs = [table for table in tables if table is not None], config_table(runs)
     note = "" if alike else "No two of these runs have measured the same kind of thing."
@@ -193,12 +196,17 @@ def _compressed(compression: Data) -> Column:
     return cells
 
 
-def _circuits(circuit: Data) -> Column:
-    """The areas of each method's curve, under each ablation."""
-    return {
-        (f"{ASKED[row['asked']]}, {row['ablation']}", row["method"]): f"{row['cpr']:.2f} / {row['cmd']:.2f}"
-        for row in circuit.get("areas", [])
-    }
+def _areas(runs: Sequence[ComparedRun], keys: Sequence[str]) -> list[Column]:
+    """The areas of each method's curve, under each ablation; of which task, where a run has several."""
+    found = [_of(run, "circuit").get("areas", []) for run in runs]
+    areas = [[row for row in rows if all(key in row for key in keys)] for rows in found]  # runs of before had two
+    has_tasks = any(len({row["task"] for row in rows}) > 1 for rows in areas)
+
+    def name(row: Mapping[str, Any]) -> tuple[str, str]:
+        of_task = f" of {row['task']}" if has_tasks else ""
+        return f"{ASKED[row['asked']]}{of_task}, {row['ablation']}", str(row["method"])
+
+    return [{name(row): " / ".join(f"{row[key]:.2f}" for key in keys) for row in rows} for rows in areas]
 
 
 def flat_config(value: Any, key: str = "") -> Iterable[tuple[str, str]]:

@@ -13,6 +13,7 @@ from sparc3_lightning.report.rows import HIDDEN, Completion, first_completions, 
 from sparc3_lightning.runs.results import Results, throughput
 from sparc3_lightning.runs.run import Run
 from sparc3_lightning.scoring.score_set import ScoreSet
+from sparc3_lightning.trials import AREAS
 from sparc3_lightning.trials.circuit import area_rows
 from sparc3_lightning.trials.table import prices_of, short_names
 from sparc3_lightning.trials.verdict import VerdictResult
@@ -94,15 +95,17 @@ def board_scalars(run: Run) -> dict[str, float]:
 
 
 def circuit_scalars(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The areas under circuits' curves, by what was asked and ablated.
+    """The areas under circuits' curves, by what was asked and ablated, and by task where there are several.
 
     Args:
         rows: Rows of the table of circuits.
     """
+    has_tasks = len({row["task"] for row in rows}) > 1
+    columns = [*["task"] * has_tasks, "asked", "ablation", "method"]
     return {
-        f"circuit_{name}/{row['asked']}/{row['ablation']}/{row['method']}": row[name]
+        "/".join([f"circuit_{name}", *(row[column] for column in columns)]): row[name]
         for row in area_rows(rows)
-        for name in ("cpr", "cmd")
+        for name in AREAS
     }
 
 

@@ -9,5 +9,7 @@ EMPTY, WHOLE = "none", "all"
 IN_SAMPLE, HELD_OUT = "in_sample", "held_out"
 ASKED = {IN_SAMPLE: "its own samples", HELD_OUT: "held-out samples"}
 """What a circuit is asked, and in words."""
+AREAS = ("cpr", "cmd", "accuracy_area")
+"""Columns of circuits' areas, each with its least and largest value over the draws beside it."""
 RECIPES_DIR = "recipes"
 """Where a run of several behaviours keeps each recipe and what came of it, a directory each."""

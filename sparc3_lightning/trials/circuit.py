@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +16,10 @@ from sparc3_lightning.distributed.owners import own_rows
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.models.families.layers import weight_of
 from sparc3_lightning.pruning.apply import apply_masks
-from sparc3_lightning.pruning.circuits import Importance, Scope, bits_sha256, weight_masks
+from sparc3_lightning.pruning.circuits import Contest, bits_sha256
 from sparc3_lightning.pruning.replacement import Ablation, Values, replaced
 from sparc3_lightning.statistics.p_values import overlap_of
-from sparc3_lightning.trials import EMPTY, WHOLE
+from sparc3_lightning.trials import AREAS, EMPTY, WHOLE
 from sparc3_lightning.trials.trial import Intervention, Trial, masked_weights
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -30,12 +30,21 @@ Circuit = Mapping[str, "Bits"]
 """What stays, by module."""
 
 
+class Whose(NamedTuple):
+    """Which circuit it is: the task's, chosen by a method's scores of one draw of its samples."""
+
+    task: str
+    draw: str
+    method: str
+
+
 @dataclass(kw_only=True)
 class CircuitTrial(Trial):
     """A circuit, and in the end how well it does the task.
 
     Attributes:
-        task: Name of the set whose scores chose it.
+        task: Name of the task that it is to do.
+        draw: Name of the set of its samples whose scores chose it.
         method: Label of the method; `EMPTY` or `WHOLE`.
         ablation: What takes the place of the rest.
         share: How much stays, 0 to 1.
@@ -43,13 +52,14 @@ class CircuitTrial(Trial):
     """
 
     task: str
+    draw: str
     method: str
     ablation: Ablation
     share: float
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"{self.task}, {self.method}, {self.ablation}, {self.share:.1%}"
+        return f"{self.draw}, {self.method}, {self.ablation}, {self.share:.1%}"
 
 
 def kept_neurons(kept: Mapping[int, Tensor], ablation: Ablation, values: Values, made_of: str | None) -> Intervention:
@@ -65,21 +75,19 @@ def kept_neurons(kept: Mapping[int, Tensor], ablation: Ablation, values: Values,
     return Intervention(key, partial(replaced, kept=kept, values=values))
 
 
-def kept_weights(
-    importance: Importance, layers: Mapping[str, nn.Module], share: float, scope: Scope, samples: str
-) -> Intervention:
+def kept_weights(contest: Contest, layers: Mapping[str, nn.Module], share: float, samples: str) -> Intervention:
     """All weights of the layers but the most important are zeroed.
 
     Args:
-        importance: Of weights.
-        layers: Which compete, by name.
-        share: How much stays.
-        scope: Where weights compete.
+        contest: Says which stay.
+        layers: Those that compete, by name.
+        share: How much stays, one of the contest's.
         samples: Hash of the samples that the scores are of; a random draw's name.
     """
-    made_by = {"stays": importance.label, "share": share, "scope": scope, "samples": samples,
+    importance = contest.importance
+    made_by = {"stays": importance.label, "share": share, "scope": contest.scope, "samples": samples,
                "options": importance.scores.manifest.get("options")}  # fmt: skip
-    return masked_weights(made_by, partial(weight_masks, importance, layers, share, scope))
+    return masked_weights(made_by, partial(contest.masks, layers, share))
 
 
 def no_weights(layers: Mapping[str, nn.Module]) -> Intervention:
@@ -130,35 +138,42 @@ class Bits:
         return int(np.bitwise_count(self.packed & other.packed).sum(dtype=np.int64))
 
 
-def part_rows(circuits: Mapping[tuple[str, str], Circuit], place: Callable[[str], tuple[int, str]]) -> list[Row]:
+def part_rows(circuits: Mapping[Whose, Circuit], place: Callable[[str], tuple[int, str]]) -> list[Row]:
     """How much of each layer stays, by kind of layer; a row a circuit and module.
 
     Args:
-        circuits: By task and method, what stays of each module.
+        circuits: What stays of each module.
         place: A module's layer and kind.
     """
     rows = []
-    for (task, method), circuit in circuits.items():
+    for whose, circuit in circuits.items():
         for name, bits in circuit.items():
             layer, kind = place(name)
-            rows.append({"task": task, "method": method, "layer": layer, "kind": kind, "num_kept": bits.num_kept,
-                         "num": bits.num})  # fmt: skip
+            counts = {"num_kept": bits.num_kept, "num": bits.num}
+            rows.append({**whose._asdict(), "layer": layer, "kind": kind, **counts})
     return rows
 
 
-def overlap_rows(circuits: Mapping[tuple[str, str], Circuit]) -> list[Row]:
-    """How far circuits agree: of one method over the draws, and of one draw over the methods."""
+def overlap_rows(circuits: Mapping[Whose, Circuit]) -> list[Row]:
+    """How far two circuits agree: of one method on two `draws` of a task or on two `tasks`, or of two `methods`.
+
+    A row says `of` which method's circuits of the draws `first` and `second` it is; or, where methods are compared, of
+    which draw's circuits by the methods `first` and `second`. `task` and `other_task` differ only between tasks.
+    """
     rows = []
     for (first, ours), (second, theirs) in combinations(circuits.items(), 2):
-        if (first[0] == second[0]) == (first[1] == second[1]):
+        if (first.draw == second.draw) == (first.method == second.method):
             continue
-        what = "tasks" if first[1] == second[1] else "methods"
+        of_draws = "draws" if first.task == second.task else "tasks"
+        what = "methods" if first.draw == second.draw else of_draws
         pairs = [(bits, theirs[name]) for name, bits in ours.items()]
         ours_kept, theirs_kept = sum(a.num_kept for a, _ in pairs), sum(b.num_kept for _, b in pairs)
         found = overlap_of(ours_kept, theirs_kept, sum(a.num_shared(b) for a, b in pairs), sum(a.num for a, _ in pairs))
-        named = {"first": first[what == "methods"], "second": second[what == "methods"]}
-        common = first[1] if what == "tasks" else first[0]
-        rows.append({"what": what, "of": common, **named, **vars(found)})
+        named = (first.draw, first.method, second.method) if what == "methods" else (
+            first.method, first.draw, second.draw
+        )  # fmt: skip
+        rows.append({"what": what, "task": first.task, "other_task": second.task,
+                     **dict(zip(("of", "first", "second"), named, strict=True)), **vars(found)})  # fmt: skip
     return rows
 
 
@@ -178,16 +193,16 @@ def area(shares: Sequence[float], values: Sequence[float]) -> float:
 def circuit_rows(trials: Sequence[CircuitTrial]) -> list[Row]:
     """One row a circuit and what it was asked of, with its faithfulness by logit difference; None where one failed.
 
-    Empty and whole circuits are among the trials, once a task and ablation.
+    Empty and whole circuits are among the trials, once a draw and ablation.
     """
-    ends = {(one.task, one.ablation, one.method): one.figures for one in trials if one.method in (EMPTY, WHOLE)}
+    ends = {(one.draw, one.ablation, one.method): one.figures for one in trials if one.method in (EMPTY, WHOLE)}
     rows, all_asked = [], list(dict.fromkeys(asked for one in trials for asked in one.figures))
     for one in trials:
         for asked in all_asked:
             found = one.figures.get(asked, dict.fromkeys(MEASURES))
-            row: Row = {"task": one.task, "method": one.method, "ablation": one.ablation, "share": one.share,
-                        "asked": asked, **found, "error": one.error}  # fmt: skip
-            empty, full = (ends.get((one.task, one.ablation, end), {}).get(asked) for end in (EMPTY, WHOLE))
+            row: Row = {"task": one.task, "draw": one.draw, "method": one.method, "ablation": one.ablation,
+                        "share": one.share, "asked": asked, **found, "error": one.error}  # fmt: skip
+            empty, full = (ends.get((one.draw, one.ablation, end), {}).get(asked) for end in (EMPTY, WHOLE))
             known = [one["logit_difference"] for one in (one.figures.get(asked), empty, full) if one]
             row["faithfulness"] = faithfulness(known[0], known[1], known[2]) if len(known) == 3 else None
             rows.append(row)
@@ -195,33 +210,35 @@ def circuit_rows(trials: Sequence[CircuitTrial]) -> list[Row]:
 
 
 def area_rows(rows: Sequence[Row]) -> list[Row]:
-    """Areas of each method under each ablation: means over the tasks (draws of samples), with the least and largest.
+    """Areas of each method on each task, under each ablation: means over the task's draws, with the least and largest.
 
     `cpr` is the area under faithfulness, better higher; `cmd` the area between it and 1, better lower. Both as MIB has
-    them: over the shares that were measured, on a linear axis. A curve with a failed circuit counts for nothing.
+    them: over the shares that were measured, on a linear axis. `accuracy_area` is the area under accuracy, as it is,
+    over the same shares. A curve with a failed circuit counts for nothing.
     """
-    curves: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
+    curves: dict[tuple[str, str, str, str], dict[str, list[Row]]] = {}
     for row in rows:
         if row["method"] not in (EMPTY, WHOLE):
-            of_curve = curves.setdefault((row["method"], row["ablation"], row["asked"]), {})
-            of_curve.setdefault(row["task"], []).append(row)
+            of_curve = curves.setdefault((row["task"], row["method"], row["ablation"], row["asked"]), {})
+            of_curve.setdefault(row["draw"], []).append(row)
     found = []
-    for (method, ablation, asked), draws in curves.items():
+    for (task, method, ablation, asked), draws in curves.items():
         whole = [curve for curve in draws.values() if all(row.get("faithfulness") is not None for row in curve)]
         if whole:
-            named = {"method": method, "ablation": ablation, "asked": asked, "num_draws": len(whole)}
+            named = {"task": task, "method": method, "ablation": ablation, "asked": asked, "num_draws": len(whole)}
             found.append({**named, **_spread(whole)})
     return found
 
 
 def _spread(draws: Iterable[Sequence[Row]]) -> Row:
     """Mean, least and largest area over the draws' curves."""
-    found: dict[str, list[float]] = {"cpr": [], "cmd": []}
+    found: dict[str, list[float]] = {name: [] for name in AREAS}
     for curve in draws:
         ordered = sorted(curve, key=lambda row: row["share"])
         shares, values = [row["share"] for row in ordered], [row["faithfulness"] for row in ordered]
         found["cpr"].append(area(shares, values))
         found["cmd"].append(area(shares, [abs(1 - value) for value in values]))
+        found["accuracy_area"].append(area(shares, [row["accuracy"] for row in ordered]))
     return {
         key: of(values)
         for name, values in found.items()

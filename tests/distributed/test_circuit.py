@@ -1,19 +1,29 @@
 """Circuits over several processes, replicated and sharded: the same that stays, and the same figures, as on one."""
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from callbacks import BaselineCallback, CircuitCallback, RelevanceCallback, ScoreWriter
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.samples import LoadContext, ReferenceSamples
+from sparc3_lightning.distributed.ranks import rank_and_world_size
+from sparc3_lightning.evaluation.evaluator import Evaluator
+from sparc3_lightning.evaluation.task import TaskMeasure
+from sparc3_lightning.files import read_json, write_json
+from sparc3_lightning.metrics.measure import Measure
 from tests.distributed.jobs import FixedSamples, SameWeights, make_module, make_trainer, predict
 from tests.launch import run_distributed
-from tests.tiny import tiny_samples
+from tests.tiny import tiny_llama, tiny_samples
 from tests.tiny_files import save_tiny_model
+from tests.unit.evaluation.test_task import samples
 
 CASES = [("neuron", "replicated", 2), ("neuron", "sharded", 2), ("weight", "replicated", 2), ("weight", "sharded", 2)]
 
@@ -53,6 +63,42 @@ def table(home: Path) -> dict[tuple[str, ...], list[float]]:
         (row["method"], row["ablation"], row["share"], row["asked"]): [float(row[name]) for name in names]
         for row in rows
     }
+
+
+def ask(home: str, sharded: bool) -> None:
+    """One rank's figures of a task, and how many rows it has passed through the model."""
+    if "RANK" in os.environ:
+        distributed.init_process_group("gloo")
+    model, passed, rank = tiny_llama(dtype=torch.float64), list[int](), rank_and_world_size()[0]
+    if sharded:
+        for block in [*model.model.layers, model]:
+            fully_shard(block, mesh=init_device_mesh("cpu", (distributed.get_world_size(),)))
+    model.register_forward_pre_hook(lambda _, args, kwargs: passed.append(len(kwargs["input_ids"])), with_kwargs=True)
+    asked = samples()
+    measures: list[Measure] = [TaskMeasure(asked), TaskMeasure(asked, "twins", with_twins=True)]
+    found = Evaluator(measures=measures).evaluate(model, None, None, None)  # type: ignore[arg-type] # no text
+    columns = {name: column.values.tolist() for name, column in found.columns.items()}
+    write_json(Path(home) / f"{rank}.json", {"passed": sum(passed), "columns": columns})
+
+
+@pytest.mark.parametrize(("world_size", "sharded"), [(2, False), (4, False), (2, True)])
+def test_replicas_share_the_samples(world_size: int, sharded: bool, tmp_path: Path) -> None:
+    (tmp_path / "alone").mkdir()
+    ask(str(tmp_path / "alone"), sharded=False)
+    wanted = read_json(tmp_path / "alone" / "0.json", "figures")
+    run_distributed(ask, world_size, str(tmp_path), sharded)
+    found = [read_json(tmp_path / f"{rank}.json", "figures") for rank in range(world_size)]
+    total = 3 * len(samples())  # once as they are, once with twins
+    assert wanted["passed"] == total
+    passed = [one["passed"] for one in found]
+    if sharded:
+        assert passed == [total] * world_size, "a sharded model needs every rank in every pass"
+    else:
+        assert sum(passed) == total
+        assert max(passed) <= 3 * -(-len(samples()) // world_size)
+    for one in found:
+        for name, values in wanted["columns"].items():
+            torch.testing.assert_close(one["columns"][name], values, rtol=1e-6, atol=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,23 @@
 """Circuits as a user runs them: the tiny config, its files, the page and `inspect`; what cannot be asked is refused."""
 
 import csv
+import signal
+from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.main import main
-from tests.runs import QUIET, board, command, log_dir, written
+from tests.integration.test_resume import die, ended, predict_and_die, start
+from tests.runs import QUIET, ROOT, board, command, log_dir, read, written
 
 pytestmark = QUIET
 
 CIRCUIT = "configs/tiny/circuit.yaml"
-TASKS = ["ioi_seed0", "ioi_seed1"]
+DRAWS = {"ioi_seed0": "ioi", "ioi_seed1": "ioi", "objects": "objects"}
+FIRST, SECOND, OTHER = DRAWS
 METHODS = {"lrp_signed", "lrp_signed, magnitude", "lrp", "gradient", "gradient_signed", "gradient_signed, magnitude",
            "activation", "magnitude", "random"}  # fmt: skip
 
@@ -29,43 +35,62 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_circuit_is_asked_its_own_and_held_out_samples(run: Path) -> None:
     table = rows(run / "circuit" / "table.csv")
     assert {row["method"] for row in table} == METHODS | {"none", "all"}
-    asked = {(row["task"], row["ablation"], row["method"], row["share"], row["asked"]) for row in table}
-    assert len(asked) == len(table) == 2 * 2 * 3 * (len(METHODS) * 5 + 2)
+    asked = {(row["draw"], row["ablation"], row["method"], row["share"], row["asked"]) for row in table}
+    assert len(asked) == len(table) == 3 * 2 * 3 * (len(METHODS) * 5 + 2)
+    assert {(row["draw"], row["task"]) for row in table} == set(DRAWS.items())
     whole = {row["logit_difference"] for row in table if row["method"] == "all" or float(row["share"]) == 1}
-    assert len(whole) == 3, "one model, asked two draws and what is held out"
+    assert len(whole) == 5, "one model, asked three draws and what is held out of two tasks"
+    held_out = {(row["task"], row["logit_difference"]) for row in table
+                if (row["method"], row["asked"]) == ("all", "held_out")}  # fmt: skip
+    assert sorted(task for task, _ in held_out) == ["ioi", "objects"], "each draw is asked its own task's"
     areas = rows(run / "circuit" / "areas.csv")
-    assert {row["num_draws"] for row in areas} == {"2"}
-    assert len(areas) == len(METHODS) * 3 * 2
+    assert {(row["task"], row["num_draws"]) for row in areas} == {("ioi", "2"), ("objects", "1")}
+    assert len(areas) == 2 * len(METHODS) * 3 * 2
+    about = read(run / "circuit" / "circuit.json")
+    assert about["tasks"] == {"ioi": [FIRST, SECOND], "objects": [OTHER]}
+    assert list(about["samples"]) == [*DRAWS, "evaluation_task.ioi", "evaluation_task.objects"]
 
 
 def test_an_ablation_and_a_draw_make_a_difference(run: Path) -> None:
-    empty = {(row["task"], row["ablation"]): row["logit_difference"]
+    empty = {(row["draw"], row["ablation"]): row["logit_difference"]
              for row in rows(run / "circuit" / "table.csv")
              if (row["method"], row["asked"]) == ("none", "held_out")}  # fmt: skip
-    assert len({empty[TASKS[0], ablation] for ablation in ("zero", "mean", "corrupted")}) == 3
-    assert empty[TASKS[0], "zero"] == empty[TASKS[1], "zero"], "nothing of the draw is in it"
-    assert empty[TASKS[0], "mean"] != empty[TASKS[1], "mean"], "means are the draw's own"
+    assert len({empty[FIRST, ablation] for ablation in ("zero", "mean", "corrupted")}) == 3
+    assert empty[FIRST, "zero"] == empty[SECOND, "zero"], "nothing of the draw is in it"
+    assert empty[FIRST, "mean"] != empty[SECOND, "mean"], "means are the draw's own"
     parts = rows(run / "circuit" / "parts.csv")
     assert {(row["layer"], row["kind"], row["num"]) for row in parts} == {(str(n), "neurons", "64") for n in range(3)}
+
+
+def test_draws_tasks_and_methods_are_told_apart(run: Path) -> None:
+    overlaps = rows(run / "circuit" / "overlap.csv")
+    found = Counter((row["what"], row["task"], row["other_task"]) for row in overlaps)
+    pairs = len(METHODS) * (len(METHODS) - 1) // 2
+    assert found == {
+        ("draws", "ioi", "ioi"): len(METHODS), ("tasks", "ioi", "objects"): 2 * len(METHODS),
+        ("methods", "ioi", "ioi"): 2 * pairs, ("methods", "objects", "objects"): pairs,
+    }  # fmt: skip
 
 
 def test_inspect_and_the_page_show_them(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     main(["inspect", str(run)])
     shown = capsys.readouterr().out
-    for said in ("Circuits", "Areas, asked held-out samples", "Do the draws' circuits agree?", "CPR"):
+    for said in ("Circuits", "Areas, asked held-out samples of objects", "Do the draws' circuits agree?",
+                 "Do the tasks share a circuit?", "CPR"):  # fmt: skip
         assert said in shown
-    assert "Areas, asked held-out samples" in (run / "report.html").read_text()
+    assert "Areas, asked held-out samples of ioi" in (run / "report.html").read_text()
     assert {"figures/faithfulness.png", "figures/accuracy.svg"} <= set(written(run / "circuit"))
 
 
 def test_tensorboard_shows_areas_and_curves(run: Path) -> None:
     events = board(run)
     tags = {tag for tag in events.Tags()["scalars"] if tag.startswith("circuit_")}
-    assert len(tags) == 2 * len(METHODS) * 3 * 2
-    areas = {(row["asked"], row["ablation"], row["method"]): row for row in rows(run / "circuit" / "areas.csv")}
-    (found,) = events.Scalars("circuit_cpr/held_out/mean/lrp_signed")
-    assert found.value == pytest.approx(float(areas["held_out", "mean", "lrp_signed"]["cpr"]), rel=1e-5)
+    assert len(tags) == 3 * 2 * len(METHODS) * 3 * 2
+    areas = {(row["task"], row["asked"], row["ablation"], row["method"]): row
+             for row in rows(run / "circuit" / "areas.csv")}  # fmt: skip
+    (found,) = events.Scalars("circuit_cpr/objects/held_out/mean/lrp_signed")
+    assert found.value == pytest.approx(float(areas["objects", "held_out", "mean", "lrp_signed"]["cpr"]), rel=1e-5)
     assert {"circuit/faithfulness", "circuit/accuracy"} <= set(events.Tags()["images"])
 
 
@@ -73,6 +98,22 @@ def test_what_was_measured_is_read_again(run: Path, tmp_path: Path) -> None:
     again = log_dir(command("predict", CIRCUIT, tmp_path, f"--model.trials_dir={run / 'trials'}"))
     assert not (again / "trials").exists()
     assert rows(again / "circuit" / "table.csv") == rows(run / "circuit" / "table.csv")
+
+
+def test_a_run_killed_among_its_circuits_goes_on_after_them(run: Path, tmp_path: Path) -> None:
+    """Killed while a circuit is asked: the finished ones are not asked again, and the tables are those of one go."""
+    asks = "sparc3_lightning.evaluation.evaluator.Evaluator.evaluate"
+    assert ended(start(predict_and_die, ROOT / CIRCUIT, tmp_path, asks, 40, die, ())) == -signal.SIGKILL
+    killed = tmp_path / "tiny_circuit" / "version_0"
+    done = {path: path.stat().st_mtime_ns for path in (killed / "trials").glob("*.json")}
+    assert len(done) == 39
+    assert not (killed / "circuit").exists()
+    with mock.patch(asks, autospec=True, side_effect=Evaluator.evaluate) as asked:
+        assert log_dir(command("predict", CIRCUIT, tmp_path)) == killed
+    assert asked.call_count == len(list((run / "trials").glob("*.json"))) - len(done)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    for name in ("table", "areas", "parts", "overlap"):
+        assert rows(killed / "circuit" / f"{name}.csv") == rows(run / "circuit" / f"{name}.csv"), name
 
 
 @pytest.mark.parametrize("scope", ["global", "row"])
@@ -90,8 +131,8 @@ def test_weights_are_a_circuit_too(scope: str, tmp_path: Path) -> None:
         run = log_dir(command("predict", CIRCUIT, tmp_path, "--config", str(overlay), *options))
     parts = rows(run / "circuit" / "parts.csv")
     assert len({row["kind"] for row in parts}) == 7
-    total = sum(int(row["num"]) for row in parts if (row["task"], row["method"]) == (TASKS[0], "lrp_signed"))
-    kept = sum(int(row["num_kept"]) for row in parts if (row["task"], row["method"]) == (TASKS[0], "lrp_signed"))
+    total = sum(int(row["num"]) for row in parts if (row["draw"], row["method"]) == (FIRST, "lrp_signed"))
+    kept = sum(int(row["num_kept"]) for row in parts if (row["draw"], row["method"]) == (FIRST, "lrp_signed"))
     assert kept == pytest.approx(0.1 * total, rel=0.05 if scope == "row" else 1e-3)
     assert {row["method"] for row in parts} == {"lrp_signed", "lrp_signed, magnitude", "wanda", "magnitude", "random"}
     with pytest.raises(ValueError, match=r"`ablations` of weights can only be \['zero'\]"):
@@ -110,8 +151,14 @@ def test_what_is_no_task_is_refused(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--model.target=last_token_argmax"], r"got `target: last_token_argmax`\. Set `model\.target: next_token`"),
-        (["--data.behaviours.ioi_seed1.init_args.num_samples=8"], "must be draws of one task, which differ in `seed`"),
-        (["--data.evaluation_task.init_args.part=attribution"], "must hold no sample that scores are made of, got"),
+        (
+            ["--data.behaviours.ioi_seed1.init_args.num_samples=8"],
+            r"one set for each task of \['ioi_seed0', 'ioi_seed1', 'objects'\], by its name, got \['ioi', 'objects'\]",
+        ),
+        (
+            ["--data.evaluation_task.ioi.init_args.part=attribution"],
+            r"`data\.evaluation_task\.ioi` must hold no sample that scores are made of, got",
+        ),
         (["--model.modules=['*.0.mlp.up_proj']"], "a circuit of neurons needs scores of all of them, got none of"),
     ],
 )

@@ -21,7 +21,8 @@ from callbacks import (
     TensorBoardCallback,
 )
 from sparc3_lightning.cli import SparC3CLI, run
-from sparc3_lightning.data import IOI, OrdinaryWords, WordsThatMatter
+from sparc3_lightning.data import OrdinaryWords, WordsThatMatter
+from sparc3_lightning.data.tasks import held_out_sets, tasks_of
 from sparc3_lightning.evaluation.generation import Decoding
 from sparc3_lightning.pruning.weight_scores import relevance_keys
 from tests.runs import QUIET, ROOT, read
@@ -279,12 +280,16 @@ def test_circuit_is_asked_templates_that_nothing_was_scored_by(name: str) -> Non
     )
     circuit = next(one for one in cli.trainer.callbacks if isinstance(one, CircuitCallback))
     assert circuit.ablations == ["zero", "mean", "corrupted"]
-    draws, held_out = list(cli.datamodule.behaviours.values()), cli.datamodule.evaluation_task
-    assert isinstance(held_out, IOI)
-    assert held_out.part == "evaluation"
-    assert len(draws) > 1
-    assert {one.part for one in draws} == {"attribution"}
-    assert len({one.seed for one in draws}) == len(draws)
+    sets = cli.datamodule.behaviours
+    tasks, held_out = tasks_of(sets), held_out_sets(cli.datamodule.evaluation_task, sets)
+    assert list(tasks) == list(held_out)
+    for task, draws in tasks.items():
+        _, asked = held_out[task]
+        assert asked.part == "evaluation"
+        assert type(asked) is type(sets[draws[0]])
+        assert {sets[draw].part for draw in draws} == {"attribution"}
+        assert len({sets[draw].seed for draw in draws}) == len(draws)
+    assert len(tasks["ioi"]) > 1
 
 
 @pytest.mark.parametrize("name", FITS)

@@ -79,7 +79,7 @@ def test_what_is_counted_beside_attribution(place: Path) -> None:
 
 def test_circuits_pass_over_their_own_and_the_held_out_samples(place: Path) -> None:
     settings = read_run(["--config", str(ROOT / "configs/tiny/circuit.yaml")])[0]
-    # Nine orders at four shares, and the model whole and empty; twins once more; as many held-out samples as own ones.
+    # Nine orders at four shares, and the model whole and empty; twins once more; each task as many held out as its own.
     assert settings.passes[-1] == Pass("circuits", 0, (9 * 4 + 2) * (1 + 1 + 2) * 2)
 
 

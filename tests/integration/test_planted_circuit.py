@@ -1,4 +1,8 @@
-"""A planted circuit: the neurons that do a task are known, and are exactly what stays."""
+"""A planted circuit: the neurons, and the weights, that do a task are known, and are exactly what stays."""
+
+import copy
+import math
+from typing import Any
 
 import pytest
 import torch
@@ -7,10 +11,22 @@ from transformers import LlamaForCausalLM
 
 from sparc3_lightning import attribute
 from sparc3_lightning.evaluation.task import last_token_logits
-from sparc3_lightning.pruning.circuits import Importance, Order, keep_neurons
+from sparc3_lightning.models.families import get_family
+from sparc3_lightning.pruning.circuits import Contest, Importance, Order, keep_neurons
 from sparc3_lightning.pruning.replacement import Values, mean_outputs, means_of, replaced, twins, zeros
 from sparc3_lightning.scoring.score_set import ScoreSet
-from tests.integration.test_planted import BAD, BEHAVIOUR, GOOD, IS_OTHER, TRIGGER, planted
+from sparc3_lightning.trials.circuit import kept_weights, no_weights
+from sparc3_lightning.trials.trial import UNCHANGED, Intervention
+from tests.integration.test_planted import (
+    BAD,
+    BEHAVIOUR,
+    GOOD,
+    IS_OTHER,
+    IS_TRIGGER,
+    SAY_BAD,
+    TRIGGER,
+    planted,
+)
 from tests.tiny import LAYERS, NEURONS
 
 # Right after TRIGGER is BAD; its twin ends with a token to which no planted neuron has anything to say.
@@ -65,3 +81,58 @@ def test_it_does_the_task_alone_and_a_flipped_order_does_not(
 
     assert faithful("highest", NUM_PLANTED) > 0.9
     assert faithful("lowest", 1 - NUM_PLANTED) < 0.1
+
+
+# Of weights
+
+PLANTED = {
+    (f"model.layers.{layer}.mlp.{part}", *place)
+    for layer, index in BEHAVIOUR
+    for part, place in (
+        ("up_proj", (index, IS_TRIGGER)), ("gate_proj", (index, IS_TRIGGER)), ("down_proj", (SAY_BAD, index)),
+    )
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def quiet(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """The same with next to nothing handed on by attention, whose random weights read the trigger too."""
+    found = copy.deepcopy(model)
+    with torch.no_grad():
+        for block in found.model.layers:
+            block.self_attn.v_proj.weight.mul_(0.01)
+    return found
+
+
+@pytest.fixture(scope="module", params=["abs", "signed"])
+def weights(request: pytest.FixtureRequest, quiet: LlamaForCausalLM) -> ScoreSet:
+    options: dict[str, Any] = {"granularity": "weight", "modules": "all", "sign": request.param}
+    return attribute(quiet, CLEAN, target=f"contrast:{BAD}:{GOOD}", **options)
+
+
+@torch.no_grad()
+def difference_of_weights(model: LlamaForCausalLM, done: Intervention) -> float:
+    with done.apply(model):
+        logits = last_token_logits(model, CLEAN)
+    return float((logits[:, BAD] - logits[:, GOOD]).mean())
+
+
+def test_the_planted_weights_are_found_exactly_and_a_flipped_order_is_not(
+    quiet: LlamaForCausalLM, weights: ScoreSet
+) -> None:
+    layers = get_family("llama").block_linears(quiet)
+    share = len(PLANTED) / sum(math.prod(weights.shapes[name]) for name in layers)
+
+    def contest(order: Order) -> Contest:
+        return Contest(Importance("lrp", weights, order), list(layers), "global", [share, 1 - share])
+
+    def faithful(order: Order, share: float) -> float:
+        empty, full = (difference_of_weights(quiet, end) for end in (no_weights(layers), UNCHANGED))
+        return (difference_of_weights(quiet, kept_weights(contest(order), layers, share, "")) - empty) / (full - empty)
+
+    kept = {(name, *place) for name, stays in contest("highest").keep(share) for place in stays.nonzero().tolist()}
+    assert kept == PLANTED
+    assert faithful("highest", share) > 0.9
+    flipped = {(name, *place) for name, stays in contest("lowest").keep(share) for place in stays.nonzero().tolist()}
+    assert not flipped & PLANTED
+    assert faithful("lowest", 1 - share) < 0.1, "all but the planted ones"

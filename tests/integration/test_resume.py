@@ -8,7 +8,7 @@ import random
 import resource
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -145,7 +145,9 @@ def half(tensors: Any, path: Path) -> None:
     die()
 
 
-def predict_and_die(config: Path, save_dir: Path, target: str, call: int, instead: Callable[..., Any]) -> None:
+def predict_and_die(
+    config: Path, save_dir: Path, target: str, call: int, instead: Callable[..., Any], options: Sequence[str] = BRIEF
+) -> None:
     """Die in the `call`-th call of `target`."""
     original, calls = pkgutil.resolve_name(target), itertools.count(1)
 
@@ -153,7 +155,7 @@ def predict_and_die(config: Path, save_dir: Path, target: str, call: int, instea
         return (instead if next(calls) == call else original)(*args, **kwargs)
 
     with mock.patch(target, dying):
-        predict(config, save_dir)
+        command("predict", config, save_dir, *options)
 
 
 DEATHS = [

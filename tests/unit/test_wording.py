@@ -1,6 +1,8 @@
 """How figures are written."""
 
-from sparc3_lightning.wording import number, p_equals, p_value, percent
+import pytest
+
+from sparc3_lightning.wording import number, p_equals, p_value, percent, task_name
 
 
 def test_numbers() -> None:
@@ -15,3 +17,14 @@ def test_numbers() -> None:
     assert [percent(value) for value in (None, 0.0123, -0.5, 12.0)] == ["-", "+1.2%", "-50.0%", "+1,200%"]
     assert [p_equals(value) for value in (0.0001, 0.0312)] == ["p < 0.001", "p = 0.031"]
     assert [p_value(value) for value in (0.0001, 0.0312, 1.0)] == ["<0.001", "0.031", "1.000"]
+
+
+@pytest.mark.parametrize(
+    ("draws", "name"),
+    [
+        (["ioi_seed0", "ioi_seed1", "ioi_seed12"], "ioi"), (["ioi_seed3"], "ioi"), (["capitals"], "capitals"),
+        (["gpt2_a", "gpt2_b"], "gpt2"), (["seed0", "seed1"], "seed0"), (["first", "second"], "first"),
+    ],
+)  # fmt: skip
+def test_a_task_is_called_by_what_its_draws_names_begin_with(draws: list[str], name: str) -> None:
+    assert task_name(draws) == name

@@ -9,6 +9,8 @@ from tokenizers import normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sparc3_lightning.data import IOI, LoadContext, TaskFile
+from sparc3_lightning.data.samples import ReferenceSet
+from sparc3_lightning.data.tasks import held_out_sets, tasks_of
 from sparc3_lightning.data.words import joined_text
 from tests.runs import ROOT
 
@@ -184,3 +186,40 @@ def test_prompt_and_answer_are_joined_as_the_file_says(
     task = TaskFile(path=task_file(tmp_path / "task.jsonl", [row]), num_samples=1, separator=separator)
     (question,) = task.questions(context)
     assert joined_text(question.prompt, question.right, question.separator)[0] == text
+
+
+SETS: dict[str, ReferenceSet] = {
+    "ioi_seed0": IOI(num_samples=4), "own": TaskFile(path="own.jsonl"), "ioi_seed1": IOI(num_samples=4, seed=1),
+}  # fmt: skip
+
+
+def test_sets_that_differ_in_seed_alone_are_draws_of_one_task() -> None:
+    assert tasks_of(SETS) == {"ioi": ["ioi_seed0", "ioi_seed1"], "own": ["own"]}
+    larger: dict[str, ReferenceSet] = {"ioi_seed0": IOI(num_samples=4), "ioi_seed1": IOI(num_samples=8)}
+    assert tasks_of(larger) == {"ioi_seed0": ["ioi_seed0"], "ioi_seed1": ["ioi_seed1"]}, "two tasks, of two names"
+    assert tasks_of({}) == {}
+
+
+def test_each_task_has_its_held_out_set() -> None:
+    one, other = IOI(part="evaluation"), TaskFile(path="other.jsonl")
+    draws = {name: SETS[name] for name in ("ioi_seed0", "ioi_seed1")}
+    assert held_out_sets(None, SETS) == {}
+    assert held_out_sets(one, draws) == {"ioi": ("data.evaluation_task", one)}
+    assert held_out_sets({"own": other, "ioi": one}, SETS) == {
+        "own": ("data.evaluation_task.own", other), "ioi": ("data.evaluation_task.ioi", one),
+    }  # fmt: skip
+    assert held_out_sets({"ioi_seed1": one}, draws) == {"ioi": ("data.evaluation_task.ioi_seed1", one)}
+
+
+@pytest.mark.parametrize(
+    ("given", "got"),
+    [
+        (IOI(), "a single set"),
+        ({"ioi": IOI()}, r"\['ioi'\]"),
+        ({"ioi": IOI(), "owm": IOI()}, r"\['ioi', 'owm'\]"),
+        ({"ioi": IOI(), "own": IOI(), "ioi_seed0": IOI()}, r"\['ioi', 'own', 'ioi_seed0'\]"),
+    ],
+)
+def test_a_task_without_held_out_set_is_named(given: ReferenceSet | dict[str, ReferenceSet], got: str) -> None:
+    with pytest.raises(ValueError, match=rf"each task of \['ioi', 'own'\], .* got {got}\. .*evaluation_task\.own`"):
+        held_out_sets(given, SETS)

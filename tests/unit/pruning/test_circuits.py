@@ -1,6 +1,8 @@
 """What stays: the share that a method scores highest, neurons of all layers together, weights of all or of a row."""
 
 import itertools
+from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor
 
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.pruning.circuits import (
+    Contest,
     Importance,
     Order,
     Scope,
@@ -15,8 +18,8 @@ from sparc3_lightning.pruning.circuits import (
     keep_neurons,
     kth_highest,
     num_kept,
-    weight_masks,
 )
+from sparc3_lightning.scoring.lazy import LazyScores
 from sparc3_lightning.scoring.score_set import ScoreSet
 from tests.tiny import LAYERS, NEURONS, tiny_llama
 
@@ -68,11 +71,34 @@ VALUES = [
 
 def test_the_kth_highest_is_found_without_a_sort() -> None:
     values = torch.cat(VALUES)
-    ordered = values.sort(descending=True).values
-    for k in range(1, len(values) + 1):
-        threshold, equals = kth_highest(lambda: iter(VALUES), k)
+    ordered, passes = values.sort(descending=True).values, 0
+
+    def parts() -> Iterator[Tensor]:
+        nonlocal passes
+        passes += 1
+        return iter(VALUES)
+
+    found = kth_highest(parts, range(1, len(values) + 1))
+    assert passes == 2, "however many are asked for"
+    for k, (threshold, equals) in enumerate(found, start=1):
         assert threshold == ordered[k - 1].item()
         assert int((values > threshold).sum()) + equals == k
+    assert kth_highest(parts, [7]) == [found[6]], "alone as among others"
+
+
+def test_scores_are_read_once_for_the_thresholds_of_all_shares() -> None:
+    reads = Counter[str]()
+
+    def read(name: str) -> Tensor:
+        reads[name] += 1
+        return torch.randn(6, 5, generator=torch.Generator().manual_seed(len(name)))
+
+    scores = ScoreSet(LazyScores({"a": (6, 5), "bb": (6, 5)}, read))
+    contest = Contest(Importance("some", scores), ["a", "bb"], "global", [0.1, 0.5, 0.9])
+    assert not reads, "nothing is read before it is needed"
+    kept = {share: sum(int(stays.sum()) for _, stays in contest.keep(share)) for share in (0.5, 0.1, 0.9)}
+    assert kept == {0.1: 6, 0.5: 30, 0.9: 54}
+    assert reads == {"a": 2 + 3, "bb": 2 + 3}, "twice for all thresholds, and once for what stays of each share"
 
 
 @pytest.mark.parametrize(("scope", "share"), itertools.product(["global", "row"], [0.001, 0.1, 0.5, 1.0]))
@@ -83,7 +109,8 @@ def test_masks_leave_the_share(scope: Scope, share: float) -> None:
     # Few different values: ties are plenty.
     scores = {name: torch.randint(-3, 4, layer.weight.shape, generator=generator).float()  # type: ignore[arg-type]
               for name, layer in layers.items()}  # fmt: skip
-    masks = dict(weight_masks(Importance("some", ScoreSet(scores)), layers, share, scope))
+    contest = Contest(Importance("some", ScoreSet(scores)), list(layers), scope, [share, 0.3])
+    masks = dict(contest.masks(layers, share))
     assert list(masks) == list(layers)
     if scope == "row":
         for name, mask in masks.items():

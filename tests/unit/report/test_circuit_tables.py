@@ -15,16 +15,16 @@ from sparc3_lightning.trials.circuit import area_rows
 DRAWS = {"first": 0.0, "second": 0.2}
 
 
-def rows() -> list[dict[str, Any]]:
+def rows(task: str = "who") -> list[dict[str, Any]]:
     found = []
-    for task, more in DRAWS.items():
+    for draw, more in DRAWS.items():
         for asked, scale in ((IN_SAMPLE, 1.0), (HELD_OUT, 0.5)):
             for method, share, faithful in (
                 (WHOLE, 1.0, 1.0), (EMPTY, 0.0, 0.0),
                 ("lrp", 0.1, 0.6 * scale + more), ("lrp", 1.0, 1.0), ("random", 0.1, 0.1 * scale), ("random", 1.0, 1.0),
             ):  # fmt: skip
                 found.append({
-                    "task": task, "method": method, "ablation": "mean", "share": share, "asked": asked,
+                    "task": task, "draw": draw, "method": method, "ablation": "mean", "share": share, "asked": asked,
                     "accuracy": 0.5 + 0.5 * faithful, "logit_difference": 4 * faithful, "faithfulness": faithful,
                     "error": None,
                 })  # fmt: skip
@@ -32,15 +32,15 @@ def rows() -> list[dict[str, Any]]:
 
 
 PARTS = [
-    {"task": "first", "method": "lrp", "layer": layer, "kind": kind, "num_kept": num, "num": 10}
+    {"task": "who", "draw": "first", "method": "lrp", "layer": layer, "kind": kind, "num_kept": num, "num": 10}
     for layer in range(12)
     for kind, num in (("up", 1 if layer < 2 else 0), ("down", 5 if layer == 11 else 0))
 ]
 OVERLAPS = [
-    {"what": "tasks", "of": "lrp", "first": "first", "second": "second", "num_shared": 6, "jaccard": 0.5,
-     "expected": 1.5, "p_value": 0.0001},
-    {"what": "methods", "of": "first", "first": "lrp", "second": "random", "num_shared": 2, "jaccard": 0.1,
-     "expected": 1.5, "p_value": 0.4},
+    {"what": "draws", "task": "who", "other_task": "who", "of": "lrp", "first": "first", "second": "second",
+     "num_shared": 6, "jaccard": 0.5, "expected": 1.5, "p_value": 0.0001},
+    {"what": "methods", "task": "who", "other_task": "who", "of": "first", "first": "lrp", "second": "random",
+     "num_shared": 2, "jaccard": 0.1, "expected": 1.5, "p_value": 0.4},
 ]  # fmt: skip
 
 
@@ -59,9 +59,10 @@ def test_tables_say_what_the_rows_do(written: Path) -> None:
         "+0.00 (50% right).",
     ]
     own, held_out, by_layer, by_kind, draws = circuit_tables(data)
-    # From 0.7 (the mean of two draws) to 1 over 0.9 of the axis.
-    assert [list(row) for row in own.rows] == [["lrp", "0.77", "0.14"], ["random", "0.50", "0.41"]]
-    assert own.strong == {(0, 1), (0, 2)}
+    # From 0.7 (the mean of two draws) to 1 over 0.9 of the axis; accuracy from 0.85 to 1.
+    assert list(own.head) == ["", "CPR mean", "CMD mean", "accuracy mean"]
+    assert [list(row) for row in own.rows] == [["lrp", "0.77", "0.14", "0.83"], ["random", "0.50", "0.41", "0.70"]]
+    assert own.strong == {(0, 1), (0, 2), (0, 3)}
     assert held_out.rows[0][1] == f"{0.9 * (0.4 + 1) / 2:.2f}"
     assert list(by_layer.head) == ["", "0-1", "2-3", "4-5", "6-7", "8-9", "10-11"]
     assert list(by_layer.rows[0]) == ["lrp", "5.0%", "0.0%", "0.0%", "0.0%", "0.0%", "12.5%"]
@@ -106,3 +107,63 @@ def test_where_nothing_could_be_told_there_is_a_page_without_curves(tmp_path: Pa
     assert "Failed: 2 circuits, such as none at 0.0%: RuntimeError: no memory" in circuit_lines(data)
     assert curves_figure(broken, "faithfulness") is None
     assert "no memory" in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def between(task: str, other: str, draws: tuple[str, str], jaccard: float) -> dict[str, Any]:
+    what = "draws" if task == other else "tasks"
+    return {"what": what, "task": task, "other_task": other, "of": "lrp", "first": draws[0], "second": draws[1],
+            "num_shared": 4, "jaccard": jaccard, "expected": 1.5, "p_value": 0.1}  # fmt: skip
+
+
+def test_several_tasks_stand_side_by_side_and_no_figure_mixes_them(tmp_path: Path) -> None:
+    other = [{**row, "draw": "what0"} for row in rows("what") if row["draw"] == "second"]
+    found = [*rows(), *other]
+    parts = [*PARTS, *({**row, "task": "what", "draw": "what0", "num_kept": 1} for row in PARTS)]
+    overlaps = [*OVERLAPS, between("who", "what", ("first", "what0"), 0.2),
+                between("who", "what", ("second", "what0"), 0.4),
+                {**OVERLAPS[1], "task": "what", "other_task": "what", "of": "what0"}]  # fmt: skip
+    write_circuit(found, area_rows(found), parts, overlaps, tmp_path / "circuit")
+    data = read_experiment("circuit", tmp_path / "circuit")
+    lines = circuit_lines(data)
+    assert [line.partition(":")[0] for line in lines] == [
+        "Asked its own samples of who", "Asked held-out samples of who", "Asked its own samples of what",
+        "Asked held-out samples of what",
+    ]  # fmt: skip
+    shown = {table.title: table for table in circuit_tables(data)}
+    assert [shown[f"Areas, asked its own samples of {task}"].rows[0][1] for task in ("who", "what")] == ["0.77", "0.81"]
+    assert "One draw" in shown["Areas, asked its own samples of what"].note
+    layers = next(table for title, table in shown.items() if title.endswith("by layers"))
+    assert [list(row[:3]) for row in layers.rows] == [["who", "lrp", "5.0%"], ["what", "lrp", "10.0%"]]
+    assert [list(row) for row in shown["Do the draws' circuits agree?"].rows] == [["who", "lrp", "0.50", "6", "2"]]
+    assert [list(row) for row in shown["Do the tasks share a circuit?"].rows] == [
+        ["who, what", "lrp", "0.30", "4", "2"]
+    ]
+    details = [table.title for table in circuit_details(data)]
+    assert details[-2:] == ["What methods share, first", "What methods share, what0"]
+    assert len(details) == 4 + 2
+    figure = curves_figure(found, "accuracy")
+    assert figure is not None
+    assert [panel.get_ylabel().partition("\n")[0] for panel in figure.axes] == ["who", "who", "what", "what"]
+
+
+def test_tables_of_an_earlier_version_are_read(tmp_path: Path, written: Path) -> None:
+    """A draw's name stood under `task`, all draws were of one task, and accuracy had no area."""
+
+    def as_before(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        found = [{**row, "task": f"ioi_{row['draw']}"} for row in content]
+        return [{key: value for key, value in row.items() if key != "draw"} for row in found]
+
+    areas = [{key: value for key, value in row.items() if key != "task" and "accuracy" not in key}
+             for row in area_rows(rows())]  # fmt: skip
+    overlaps = [{key: value for key, value in row.items() if "task" not in key} for row in OVERLAPS]
+    overlaps[0]["what"] = "tasks"
+    write_circuit(as_before(rows()), areas, as_before(PARTS), overlaps, tmp_path / "old" / "circuit")
+    data = read_experiment("circuit", tmp_path / "old" / "circuit")
+    assert {(row["task"], row["draw"]) for row in data["table"]} == {("ioi", "ioi_first"), ("ioi", "ioi_second")}
+    now = read_experiment("circuit", written / "circuit")
+    assert circuit_lines(data) == circuit_lines(now)
+    first, *others = circuit_tables(data)
+    assert list(first.head) == ["", "CPR mean", "CMD mean"]
+    assert [table.rows for table in others[1:]] == [table.rows for table in circuit_tables(now)[2:]]
+    assert [table.rows for table in circuit_details(data)] == [table.rows for table in circuit_details(now)]
+    assert "Areas, asked held-out samples" in write_report(tmp_path / "old").read_text(encoding="utf-8")

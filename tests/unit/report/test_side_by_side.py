@@ -87,12 +87,20 @@ def test_a_sweep_s_leaders_and_a_compression_s_prices(tmp_path: Path, runs: list
 
 def test_circuits_areas_stand_side_by_side(tmp_path: Path) -> None:
     for name, cpr in (("one", 0.5), ("two", 0.75)):
-        areas = [{"method": "lrp", "ablation": "mean", "asked": "held_out", "num_draws": 2, "cpr": cpr, "cmd": 0.25}]
-        whole = {"task": "ioi", "method": "all", "ablation": "mean", "share": 1.0, "asked": "held_out",
-                 "accuracy": 1.0, "logit_difference": 4.0, "faithfulness": 1.0, "error": None}  # fmt: skip
+        areas = [{"task": "ioi", "method": "lrp", "ablation": "mean", "asked": "held_out", "num_draws": 2, "cpr": cpr,
+                  "cmd": 0.25, "accuracy_area": 0.9}]  # fmt: skip
+        whole = {"task": "ioi", "draw": "ioi_seed0", "method": "all", "ablation": "mean", "share": 1.0,
+                 "asked": "held_out", "accuracy": 1.0, "logit_difference": 4.0, "faithfulness": 1.0,
+                 "error": None}  # fmt: skip
         write_circuit([whole], areas, [], [], tmp_path / name / "circuit")
-    table = tables_of([tmp_path / "one", tmp_path / "two"])["Circuits: CPR / CMD"]
-    assert table["held-out samples, mean", "lrp"] == ["0.50 / 0.25", "0.75 / 0.25"]
+    tables = tables_of([tmp_path / "one", tmp_path / "two"])
+    assert tables["Circuits: CPR / CMD"]["held-out samples, mean", "lrp"] == ["0.50 / 0.25", "0.75 / 0.25"]
+    assert tables["Circuits: area under accuracy"]["held-out samples, mean", "lrp"] == ["0.90", "0.90"]
+    write_circuit([whole, {**whole, "task": "own", "draw": "own"}], [*areas, {**areas[0], "task": "own", "cpr": 0.1}],
+                  [], [], tmp_path / "two" / "circuit")  # fmt: skip
+    several = tables_of([tmp_path / "one", tmp_path / "two"])["Circuits: CPR / CMD"]
+    assert several["held-out samples of ioi, mean", "lrp"] == ["0.50 / 0.25", "0.75 / 0.25"]
+    assert several["held-out samples of own, mean", "lrp"] == ["-", "0.10 / 0.25"]
 
 
 def test_what_only_a_later_run_has_stands_with_its_like(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from sparc3_lightning.trials import EMPTY, HELD_OUT, IN_SAMPLE, WHOLE
 from sparc3_lightning.trials.circuit import (
     Bits,
     CircuitTrial,
+    Whose,
     area,
     area_rows,
     circuit_rows,
@@ -16,10 +17,10 @@ from sparc3_lightning.trials.circuit import (
 )
 
 
-def trial(task: str, method: str, share: float, difference: float, accuracy: float = 0.5) -> CircuitTrial:
+def trial(draw: str, method: str, share: float, difference: float, accuracy: float = 0.5) -> CircuitTrial:
     figures = {asked: {"logit_difference": difference * scale, "accuracy": accuracy}
                for asked, scale in ((IN_SAMPLE, 1.0), (HELD_OUT, 2.0))}  # fmt: skip
-    return CircuitTrial(task=task, method=method, ablation="zero", share=share, figures=figures)
+    return CircuitTrial(task=draw[0], draw=draw, method=method, ablation="zero", share=share, figures=figures)
 
 
 def test_faithfulness_is_0_for_the_empty_circuit_and_1_for_the_whole() -> None:
@@ -35,16 +36,17 @@ def test_an_area_is_that_of_trapezoids() -> None:
 
 def test_tables_have_every_circuit_and_the_areas_of_each_curve() -> None:
     trials = []
-    for task, middle in (("first", 3.0), ("second", 6.0)):
-        trials += [trial(task, WHOLE, 1.0, 5.0, 1.0), trial(task, EMPTY, 0.0, 1.0, 0.5)]
-        trials += [trial(task, "lrp", 0.5, middle, 0.75), trial(task, "lrp", 1.0, 5.0, 1.0)]
+    for draw, middle, accuracy in (("a0", 3.0, 0.75), ("a1", 6.0, 0.25), ("b0", 1.0, 0.5)):
+        trials += [trial(draw, WHOLE, 1.0, 5.0, 1.0), trial(draw, EMPTY, 0.0, 1.0, 0.5)]
+        trials += [trial(draw, "lrp", 0.5, middle, accuracy), trial(draw, "lrp", 1.0, 5.0, 1.0)]
     rows = circuit_rows(trials)
     assert len(rows) == 2 * len(trials)
-    first = next(r for r in rows if (r["task"], r["method"], r["share"], r["asked"]) == ("first", "lrp", 0.5, HELD_OUT))
-    assert first["faithfulness"] == 0.5
-    areas = {row["asked"]: row for row in area_rows(rows)}
-    assert set(areas) == {IN_SAMPLE, HELD_OUT}
-    row = areas[IN_SAMPLE]
+    first = next(r for r in rows if (r["draw"], r["method"], r["share"], r["asked"]) == ("a0", "lrp", 0.5, HELD_OUT))
+    assert (first["task"], first["faithfulness"]) == ("a", 0.5)
+    areas = {(row["task"], row["asked"]): row for row in area_rows(rows)}
+    assert set(areas) == {(task, asked) for task in "ab" for asked in (IN_SAMPLE, HELD_OUT)}
+    assert (areas["b", IN_SAMPLE]["num_draws"], areas["b", IN_SAMPLE]["cpr"]) == (1, 0.5 * 0.5)
+    row = areas["a", IN_SAMPLE]
     assert (row["method"], row["ablation"], row["num_draws"]) == ("lrp", "zero", 2)
     # Half the way from 0.5 to 1, and from 1.25 to 1; over half of the axis.
     assert row["cpr_least"] == pytest.approx(0.5 * 0.75)
@@ -52,6 +54,9 @@ def test_tables_have_every_circuit_and_the_areas_of_each_curve() -> None:
     assert row["cpr"] == pytest.approx(0.5 * (0.75 + 1.125) / 2)
     assert row["cmd_least"] == pytest.approx(0.5 * 0.125)
     assert row["cmd_largest"] == pytest.approx(0.5 * 0.25)
+    # Half the way from 0.75 to 1, and from 0.25 to 1: accuracy as it is.
+    assert row["accuracy_area"] == pytest.approx(0.5 * (0.875 + 0.625) / 2)
+    assert (row["accuracy_area_least"], row["accuracy_area_largest"]) == (0.5 * 0.625, 0.5 * 0.875)
 
 
 def test_a_model_that_does_not_need_the_neurons_has_no_faithfulness() -> None:
@@ -67,29 +72,31 @@ def test_circuits_are_told_by_layer_and_compared() -> None:
         return {f"block.{layer}.up": Bits.of(torch.tensor(one, dtype=torch.bool)) for layer, one in enumerate(bits)}
 
     circuits = {
-        ("first", "lrp"): kept([1, 1, 0, 0], [1, 0, 0, 0]),
-        ("second", "lrp"): kept([1, 0, 0, 0], [1, 0, 1, 0]),
-        ("first", "random"): kept([0, 0, 0, 1], [1, 0, 0, 1]),
+        Whose("a", "a0", "lrp"): kept([1, 1, 0, 0], [1, 0, 0, 0]),
+        Whose("a", "a1", "lrp"): kept([1, 0, 0, 0], [1, 0, 1, 0]),
+        Whose("b", "b0", "lrp"): kept([0, 0, 0, 0], [0, 1, 1, 1]),
+        Whose("a", "a0", "random"): kept([0, 0, 0, 1], [1, 0, 0, 1]),
     }
     parts = part_rows(circuits, lambda name: (int(name.split(".")[1]), "up"))
-    assert [(row["task"], row["method"], row["layer"], row["num_kept"], row["num"]) for row in parts[:3]] == [
-        ("first", "lrp", 0, 2, 4), ("first", "lrp", 1, 1, 4), ("second", "lrp", 0, 1, 4),
+    assert [tuple(row.values()) for row in parts[:3]] == [
+        ("a", "a0", "lrp", 0, "up", 2, 4), ("a", "a0", "lrp", 1, "up", 1, 4), ("a", "a1", "lrp", 0, "up", 1, 4),
     ]  # fmt: skip
-    draws, methods = overlap_rows(circuits)  # the second task has no random circuit
-    assert (draws["what"], draws["of"], draws["first"], draws["second"]) == ("tasks", "lrp", "first", "second")
-    assert (draws["num_shared"], draws["jaccard"], draws["expected"]) == (2, 0.5, 9 / 8)
-    assert (methods["what"], methods["of"], methods["second"], methods["num_shared"]) == (
-        "methods",
-        "first",
-        "random",
-        1,
-    )
+    assert list(parts[0]) == ["task", "draw", "method", "layer", "kind", "num_kept", "num"]
+    rows = overlap_rows(circuits)  # only the first draw has a random circuit
+    names = ("what", "task", "other_task", "of", "first", "second", "num_shared")
+    assert [tuple(row[name] for name in names) for row in rows] == [
+        ("draws", "a", "a", "lrp", "a0", "a1", 2), ("tasks", "a", "b", "lrp", "a0", "b0", 0),
+        ("methods", "a", "a", "a0", "lrp", "random", 1), ("tasks", "a", "b", "lrp", "a1", "b0", 1),
+    ]  # fmt: skip
+    assert (rows[0]["jaccard"], rows[0]["expected"]) == (0.5, 9 / 8)
 
 
 def test_a_failed_circuit_has_a_row_and_takes_its_curve_with_it() -> None:
     trials = [trial("task", WHOLE, 1.0, 5.0), trial("task", EMPTY, 0.0, 1.0)]
     trials += [trial("task", method, share, 3.0) for method in ("lrp", "random") for share in (0.1, 0.5)]
-    failed = CircuitTrial(task="task", method="lrp", ablation="zero", share=0.2, error="RuntimeError: no memory")
+    failed = CircuitTrial(
+        task="t", draw="task", method="lrp", ablation="zero", share=0.2, error="RuntimeError: no memory"
+    )
     rows = circuit_rows([*trials, failed])
     told = [row for row in rows if row["error"]]
     assert [(row["asked"], row["accuracy"], row["faithfulness"]) for row in told] == [
