@@ -26,6 +26,8 @@ _NOISE = (
 # What is said of a class in a list, which is no single one, beside what is wrong with it.
 _PROBLEM = "Problem with given class_path"
 _NO_SUCH_CLASS = ("Not a valid subclass of", "Subclass types expect", "a class path (str)", "a dict with")
+# What is said of one class where several by name were given, or the other way round, beside what is wrong with these.
+_OTHER_FORM = ("Expected a dot import path string", "Expected an instantiatable class")
 
 
 def short_message(message: str) -> str:
@@ -42,6 +44,8 @@ def short_message(message: str) -> str:
     kept: list[str] = []
     vague = _NO_SUCH_CLASS if _PROBLEM in message else ()
     lines = [line for line in message.splitlines() if not _begins(line, vague)]
+    problems = {_indent(line) for line in lines if _begins(line, (_PROBLEM,))}
+    lines = [line for line in lines if not (_begins(line, _OTHER_FORM) and _indent(line) in problems)]
     for number, line in enumerate(lines, start=1):
         if not _is_noise(line) and line not in kept:
             kept.append(line)
@@ -108,7 +112,11 @@ def _is_noise(line: str) -> bool:
 
 
 def _is_deeper(line: str, than: str) -> bool:
-    return len(line) - len(line.lstrip()) > len(than) - len(than.lstrip())
+    return _indent(line) > _indent(than)
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def _reason(lines: list[str]) -> list[str]:

@@ -6,14 +6,14 @@ from statistics import mean
 from typing import Any
 
 from sparc3_lightning.report.rows import Table
-from sparc3_lightning.trials import AREAS, ASKED, EMPTY, WHOLE
+from sparc3_lightning.trials import ASKED, EMPTY, HELD_OUT, IN_SAMPLE, WHOLE
 from sparc3_lightning.wording import MISSING, p_value, percent, task_name
 
 Row = Mapping[str, Any]
 Data = Mapping[str, Any]
 _RANGES = 6
 """Most ranges of layers that a table tells apart."""
-_AREA_NAMES = {"cpr": "CPR", "cmd": "CMD", "accuracy_area": "accuracy"}
+_SHORT = {IN_SAMPLE: "own", HELD_OUT: "held-out"}
 
 
 def as_now(data: Data) -> Data:
@@ -84,7 +84,8 @@ def circuit_tables(data: Data) -> list[Table]:
     """The areas, where what stays lies, and whether draws and tasks agree."""
     areas = data["areas"]
     of_areas = [area_table(ours, _asked(task, asked, areas)) for task, asked, ours in _questions(areas)]
-    return [*of_areas, *part_tables(data["parts"]), *agreement_tables(data["overlap"])]
+    tables = [*of_areas, *accuracy_tables(areas), *part_tables(data["parts"])]
+    return [*tables, *agreement_tables(data["overlap"])]
 
 
 def circuit_details(data: Data) -> list[Table]:
@@ -96,41 +97,62 @@ def circuit_details(data: Data) -> list[Table]:
 
 
 def area_table(areas: Sequence[Row], asked: str) -> Table:
-    """A line a method and its areas under each ablation, best first by the first CPR.
+    """CPR and CMD, a line a method and two columns an ablation, best first by the first CPR.
 
     Args:
         areas: Of one task and kind of question.
         asked: What that is, in words.
     """
-    ablations = _ablations(areas)
-    found = {(row["method"], row["ablation"]): row for row in areas}
-    first = {method: found.get((method, ablations[0]), {"cpr": float("-inf")})["cpr"] for method, _ in found}
-    methods = sorted(first, key=lambda method: -first[method])
-    known = [name for name in AREAS if any(name in row for row in areas)]  # runs of before had no area of accuracy
-    pairs = [(ablation, name) for ablation in ablations for name in known]
-    rows = [[method, *(_area(found.get((method, ablation)), name) for ablation, name in pairs)] for method in methods]
-    best = {
-        at: (min if name == "cmd" else max)(
-            (row[name], method) for (method, of), row in found.items() if of == ablation
-        )[1]
-        for at, (ablation, name) in enumerate(pairs, start=1)
-    }  # fmt: skip
-    draws = max(row["num_draws"] for row in areas)
-    of = f"Means of {draws} draws of samples; least and largest: areas.csv." if draws > 1 else "One draw of samples."
-    accuracy = "; accuracy: area under it, as it is, higher is better" if "accuracy_area" in known else ""
+    columns = {
+        f"{name.upper()} {ablation}": (name, [row for row in areas if row["ablation"] == ablation])
+        for ablation in _ablations(areas)
+        for name in ("cpr", "cmd")
+    }
     note = (
         "By what takes the place of the rest. CPR: area under faithfulness, higher is better; CMD: area between it and "
-        f"1, lower is better{accuracy}. {of}"
+        f"1, lower is better. {_draws(areas)}"
     )
-    return Table(
-        ["", *(f"{_AREA_NAMES[name]} {ablation}" for ablation, name in pairs)], rows, note,
-        f"Areas, asked {asked}",
-        strong=frozenset((methods.index(method), at) for at, method in best.items()),
-    )  # fmt: skip
+    return _ranked(columns, note, f"Areas, asked {asked}")
 
 
-def _area(row: Row | None, name: str) -> str:
-    return MISSING if row is None else f"{row[name]:.2f}"
+def accuracy_tables(areas: Sequence[Row]) -> list[Table]:
+    """The area under accuracy, a table a task: a line a method, a column an ablation and kind of question."""
+    tables = []
+    for task in dict.fromkeys(row["task"] for row in areas if "accuracy_area" in row):  # runs of before had none
+        ours = [row for row in areas if row["task"] == task]
+        columns = {
+            f"{ablation} {_SHORT[asked]}": ("accuracy_area", [row for row in found if row["ablation"] == ablation])
+            for ablation in _ablations(ours)
+            for _, asked, found in _questions(ours)
+        }
+        of_task = f" of {task}" if _has_tasks(areas) else ""
+        note = f"Asked own and held-out samples; accuracy as it is, higher is better. {_draws(ours)}"
+        tables.append(_ranked(columns, note, f"Area under accuracy{of_task}"))
+    return tables
+
+
+def _ranked(columns: Mapping[str, tuple[str, Sequence[Row]]], note: str, title: str) -> Table:
+    """A line a method, best first by the first column; the best of each column is to be seen first.
+
+    Args:
+        columns: By what they are called, the area and the rows, at most one of each method.
+        note: What must be known to read it.
+        title: What it shows.
+    """
+    columns = {head: column for head, column in columns.items() if column[1]}  # of a question that failed there is none
+    values = [{row["method"]: row[name] for row in rows} for name, rows in columns.values()]
+    methods = sorted(dict.fromkeys(method for column in values for method in column),
+                     key=lambda method: -values[0].get(method, float("-inf")))  # fmt: skip
+    rows = [[method, *(f"{one[method]:.2f}" if method in one else MISSING for one in values)] for method in methods]
+    best = [(min if name == "cmd" else max)(one, key=one.__getitem__)
+            for (name, _), one in zip(columns.values(), values, strict=True)]  # fmt: skip
+    strong = frozenset((methods.index(method), at) for at, method in enumerate(best, start=1))
+    return Table(["", *columns], rows, note, title, strong=strong)
+
+
+def _draws(areas: Sequence[Row]) -> str:
+    draws = max(row["num_draws"] for row in areas)
+    return f"Means of {draws} draws of samples; least and largest: areas.csv." if draws > 1 else "One draw of samples."
 
 
 def curve_table(rows: Sequence[Row], asked: str, ablation: str) -> Table:

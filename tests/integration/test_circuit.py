@@ -76,8 +76,8 @@ def test_inspect_and_the_page_show_them(run: Path, capsys: pytest.CaptureFixture
     capsys.readouterr()
     main(["inspect", str(run)])
     shown = capsys.readouterr().out
-    for said in ("Circuits", "Areas, asked held-out samples of objects", "Do the draws' circuits agree?",
-                 "Do the tasks share a circuit?", "CPR"):  # fmt: skip
+    for said in ("Circuits", "Areas, asked held-out samples of objects", "Area under accuracy of ioi", "CPR",
+                 "Do the draws' circuits agree?", "Do the tasks share a circuit?"):  # fmt: skip
         assert said in shown
     assert "Areas, asked held-out samples of ioi" in (run / "report.html").read_text()
     assert {"figures/faithfulness.png", "figures/accuracy.svg"} <= set(written(run / "circuit"))

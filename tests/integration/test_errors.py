@@ -50,6 +50,16 @@ def test_options_that_do_not_exist(words: list[str], said: list[str], type_in: T
     assert shown.files == []
 
 
+@pytest.mark.parametrize("place", ["", ".ioi"], ids=["one task", "several"])
+def test_a_mistake_in_one_of_two_forms_is_told_alone(place: str, type_in: Type, tmp_path: Path) -> None:
+    """`evaluation_task` is a set, or sets by name: nothing is said of the form that was not meant."""
+    task: object = {"class_path": "sparc3_lightning.data.IOI", "init_args": {"prt": "all"}}
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump({"data": {"evaluation_task": {"ioi": task} if place else task}}))
+    shown = type_in("predict", "--config", TINY, "--config", str(tmp_path / "more.yaml"))
+    refused(shown, 2, "data.evaluation_task", "'sparc3_lightning.data.IOI'", "Option 'prt'", "Did you mean `part`?")
+    assert "Expected" not in shown.err
+
+
 def test_config_that_is_no_yaml(type_in: Type, tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("model: [\n")
     refused(type_in("predict", "--config", str(tmp_path / "broken.yaml")), 2, "config", "line 2")

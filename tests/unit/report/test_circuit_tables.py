@@ -58,11 +58,14 @@ def test_tables_say_what_the_rows_do(written: Path) -> None:
         "Asked held-out samples: logit difference +4.00 (100% right) of the whole model; of the empty circuit, mean "
         "+0.00 (50% right).",
     ]
-    own, held_out, by_layer, by_kind, draws = circuit_tables(data)
-    # From 0.7 (the mean of two draws) to 1 over 0.9 of the axis; accuracy from 0.85 to 1.
-    assert list(own.head) == ["", "CPR mean", "CMD mean", "accuracy mean"]
-    assert [list(row) for row in own.rows] == [["lrp", "0.77", "0.14", "0.83"], ["random", "0.50", "0.41", "0.70"]]
-    assert own.strong == {(0, 1), (0, 2), (0, 3)}
+    own, held_out, accuracy, by_layer, by_kind, draws = circuit_tables(data)
+    # From 0.7 (the mean of two draws) to 1 over 0.9 of the axis.
+    assert [list(row) for row in own.rows] == [["lrp", "0.77", "0.14"], ["random", "0.50", "0.41"]]
+    assert own.strong == {(0, 1), (0, 2)}
+    # From 0.85 to 1, and from 0.7; of random circuits from 0.55 and 0.525.
+    assert (accuracy.title, list(accuracy.head)) == ("Area under accuracy", ["", "mean own", "mean held-out"])
+    assert [list(row) for row in accuracy.rows] == [["lrp", "0.83", "0.76"], ["random", "0.70", "0.69"]]
+    assert accuracy.strong == {(0, 1), (0, 2)}
     assert held_out.rows[0][1] == f"{0.9 * (0.4 + 1) / 2:.2f}"
     assert list(by_layer.head) == ["", "0-1", "2-3", "4-5", "6-7", "8-9", "10-11"]
     assert list(by_layer.rows[0]) == ["lrp", "5.0%", "0.0%", "0.0%", "0.0%", "0.0%", "12.5%"]
@@ -71,6 +74,16 @@ def test_tables_say_what_the_rows_do(written: Path) -> None:
     curve, _, methods = circuit_details(data)
     assert [list(row) for row in curve.rows] == [["lrp", "0.70 (85%)"], ["random", "0.10 (55%)"]]
     assert list(methods.rows[0][:3]) == ["lrp", "random", "0.10"]
+
+
+def test_a_question_without_areas_has_no_column(tmp_path: Path) -> None:
+    """One ablation's empty circuit has failed on held-out samples."""
+    more = [{**row, "ablation": "zero"} for row in rows()]
+    broken = [{**row, "faithfulness": None} if row["asked"] == HELD_OUT else row for row in more]
+    write_circuit([*rows(), *broken], area_rows([*rows(), *broken]), PARTS, OVERLAPS, tmp_path / "circuit")
+    shown = {one.title: one for one in circuit_tables(read_experiment("circuit", tmp_path / "circuit"))}
+    assert list(shown["Area under accuracy"].head) == ["", "mean own", "mean held-out", "zero own"]
+    assert list(shown["Areas, asked held-out samples"].head) == ["", "CPR mean", "CMD mean"]
 
 
 def test_the_page_shows_them_with_the_curves(written: Path) -> None:
@@ -132,6 +145,7 @@ def test_several_tasks_stand_side_by_side_and_no_figure_mixes_them(tmp_path: Pat
     shown = {table.title: table for table in circuit_tables(data)}
     assert [shown[f"Areas, asked its own samples of {task}"].rows[0][1] for task in ("who", "what")] == ["0.77", "0.81"]
     assert "One draw" in shown["Areas, asked its own samples of what"].note
+    assert [shown[f"Area under accuracy of {task}"].rows[0][1] for task in ("who", "what")] == ["0.83", "0.85"]
     layers = next(table for title, table in shown.items() if title.endswith("by layers"))
     assert [list(row[:3]) for row in layers.rows] == [["who", "lrp", "5.0%"], ["what", "lrp", "10.0%"]]
     assert [list(row) for row in shown["Do the draws' circuits agree?"].rows] == [["who", "lrp", "0.50", "6", "2"]]
@@ -162,8 +176,7 @@ def test_tables_of_an_earlier_version_are_read(tmp_path: Path, written: Path) ->
     assert {(row["task"], row["draw"]) for row in data["table"]} == {("ioi", "ioi_first"), ("ioi", "ioi_second")}
     now = read_experiment("circuit", written / "circuit")
     assert circuit_lines(data) == circuit_lines(now)
-    first, *others = circuit_tables(data)
-    assert list(first.head) == ["", "CPR mean", "CMD mean"]
-    assert [table.rows for table in others[1:]] == [table.rows for table in circuit_tables(now)[2:]]
+    known = [table for table in circuit_tables(now) if table.title != "Area under accuracy"]
+    assert circuit_tables(data) == known
     assert [table.rows for table in circuit_details(data)] == [table.rows for table in circuit_details(now)]
     assert "Areas, asked held-out samples" in write_report(tmp_path / "old").read_text(encoding="utf-8")
