@@ -1,6 +1,7 @@
 """How well a model does a task: is the right token more likely than the wrong one, and by how much?"""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.data.samples import ReferenceSamples, token_hash
 from sparc3_lightning.distributed.owners import is_sharded
-from sparc3_lightning.distributed.ranks import gather_objects, rank_and_world_size
+from sparc3_lightning.distributed.ranks import gather_objects, raise_together, rank_and_world_size
 from sparc3_lightning.evaluation.generation import last_logits
 from sparc3_lightning.lrp.targets import lowest_argmax
 from sparc3_lightning.metrics.measure import Column, Material, Measure, Role
@@ -45,12 +46,8 @@ class TaskMeasure(Measure):
             ValueError: A logit is not finite; names the sample.
         """
         difference, is_first = self._asked(material)
-        if not bool(difference.isfinite().all()):
-            place = int((~difference.isfinite()).nonzero()[0])
-            raise ValueError(
-                f"logits of the task's sample {self.samples.sample_ids[place]} must be finite, got "
-                f"{difference[place].item()}. Set another `model.dtype`."
-            )
+        # By all ranks: a circuit that cannot be asked ends alone.
+        raise_together(partial(self._check_finite, difference), ValueError, material.model.device)
         found = {
             "accuracy": ("share", (difference > 0).double()),
             "argmax_accuracy": ("share", is_first.double()),
@@ -62,6 +59,14 @@ class TaskMeasure(Measure):
                 role=self.role, digits=2, setting={"samples": self.samples.token_hash},
                 limits=None if unit == "logits" else (0.0, 1.0),
             )  # fmt: skip
+
+    def _check_finite(self, difference: Tensor) -> None:
+        if not bool(difference.isfinite().all()):
+            place = int((~difference.isfinite()).nonzero()[0])
+            raise ValueError(
+                f"logits of the task's sample {self.samples.sample_ids[place]} must be finite, got "
+                f"{difference[place].item()}. Set another `model.dtype`."
+            )
 
     def _asked(self, material: Material) -> tuple[Tensor, Tensor]:
         """Logit differences, and whether the right token is the model's own choice; ranks share the samples.

@@ -14,7 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from callbacks import BaselineCallback, CircuitCallback, RelevanceCallback, ScoreWriter
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.samples import LoadContext, ReferenceSamples
-from sparc3_lightning.distributed.ranks import rank_and_world_size
+from sparc3_lightning.distributed.ranks import is_raised_by_all, rank_and_world_size
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.task import TaskMeasure
 from sparc3_lightning.files import read_json, write_json
@@ -99,6 +99,21 @@ def test_replicas_share_the_samples(world_size: int, sharded: bool, tmp_path: Pa
     for one in found:
         for name, values in wanted["columns"].items():
             torch.testing.assert_close(one["columns"][name], values, rtol=1e-6, atol=1e-6)
+
+
+def ask_broken(home: str) -> None:
+    distributed.init_process_group("gloo")
+    model, asked = tiny_llama(), samples()
+    with torch.no_grad():
+        model.lm_head.weight[int(asked.following[-1][0])] = torch.nan  # the last sample's alone, on one rank
+    with pytest.raises(ValueError, match="must be finite") as refused:
+        Evaluator(measures=[TaskMeasure(asked)]).evaluate(model, None, None, None)  # type: ignore[arg-type] # no text
+    write_json(Path(home) / f"{rank_and_world_size()[0]}.json", {"by_all": is_raised_by_all(refused.value)})
+
+
+def test_a_circuit_that_cannot_be_asked_fails_on_every_rank_alike(tmp_path: Path) -> None:
+    run_distributed(ask_broken, 2, str(tmp_path))
+    assert [read_json(tmp_path / f"{rank}.json", "figures") for rank in range(2)] == [{"by_all": True}] * 2
 
 
 @pytest.fixture(scope="module")
