@@ -362,9 +362,9 @@ def _task_of(module: SparC3Module) -> dict[str, str]:
 
 def _place(module: SparC3Module, name: str) -> tuple[int, str]:
     """A module's layer, and its name in it."""
-    blocks = get_family(module.lm.config.model_type).blocks
-    layer, _, kind = name.removeprefix(f"{blocks}.").partition(".")
-    return int(layer), "neurons" if module.granularity == "neuron" else kind
+    place = get_family(module.lm.config.model_type).place_of(name)
+    assert place is not None, "circuits are of the blocks' layers"
+    return place[0], "neurons" if module.granularity == "neuron" else place[1]
 
 
 def _keep(one: CircuitTrial, evaluation: Evaluation) -> None:

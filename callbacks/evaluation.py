@@ -26,7 +26,7 @@ from sparc3_lightning.runs.run import Run
 from sparc3_lightning.trials.behaviours import RECIPES_FILE, write_rows
 from sparc3_lightning.trials.store import TRIALS_DIR, TrialStore
 from sparc3_lightning.trials.suppress import draw_controls
-from sparc3_lightning.trials.trial import UNCHANGED, Intervention, Trials, scaled_neurons
+from sparc3_lightning.trials.trial import UNCHANGED, Intervention, Trials, removed
 
 
 class EvaluationCallback(RunCallback):
@@ -35,7 +35,8 @@ class EvaluationCallback(RunCallback):
     List it after the pruning callback. In `test`, it writes the evaluation of the model tested.
 
     Args:
-        num_control_draws: How often as many random neurons of the same layers are removed instead; 0 leaves it out.
+        num_control_draws: How often as many random neurons (or weights) of the same layers are removed instead; 0
+            leaves it out.
         control_seed: Seed of the first draw; draw i uses seed + i.
     """
 
@@ -86,17 +87,17 @@ class EvaluationCallback(RunCallback):
         from_rank_zero(partial(_report, module))
 
     def _interventions(self, module: SparC3Module, one: Run) -> list[Intervention]:
-        """What is done to the model for a recipe: its neurons go, or as many others."""
+        """What is done to the model for a recipe: what it names goes, or as many others."""
         assert one.recipe is not None, "the pruning callback comes first"
         config = module.lm.config
         width = get_family(config.model_type).num_neurons(config)
         controls = draw_controls(one.recipe, width, self.num_control_draws, self.control_seed)
-        return [scaled_neurons(recipe) for recipe in (one.recipe, *controls)]
+        return [removed(recipe) for recipe in (one.recipe, *controls)]
 
     def _evaluate(
         self, module: SparC3Module, trials: Trials, one: Run, directory: Path, to_do: Sequence[Sequence[Intervention]]
     ) -> None:
-        """Measure the model without a recipe's neurons, and each control: the first of `to_do`; the rest is later's."""
+        """Measure the model without what goes, and each control: the first of `to_do`; the rest is later's."""
         (pruned, *controls), later = to_do
         named = "" if one.aim is None else f" {one.aim.name}"
         one.pruned = _measure(module, trials, pruned, f"pruned{named}", [*controls, *later])

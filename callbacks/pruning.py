@@ -26,6 +26,8 @@ from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import save_pruned_model
 from sparc3_lightning.pruning.screen import ScreenData, Screened
 from sparc3_lightning.pruning.select import SCOPES, Scope, check_num_neurons, scores_of, select_neurons
+from sparc3_lightning.pruning.select_weights import check_sparsity, scored_by, select_weights
+from sparc3_lightning.pruning.weight_recipe import AnyRecipe, WeightRecipe
 from sparc3_lightning.report.terminal import print_overlaps, print_predictions
 from sparc3_lightning.runs.results import PredictionsResult
 from sparc3_lightning.runs.run import Run
@@ -56,6 +58,9 @@ DIFFERENTIAL = Path("scores", "differential")
 class PruningCallback(RunCallback):
     """Selects after attribution; writes `pruned_neurons.json`, `scores/differential/` and, if asked, `pruned_model/`.
 
+    With `sparsity`, single weights go in the place of neurons: `pruned_weights.json` counts them by layer, and
+    `pruned_weights.safetensors` names each. It needs `model.granularity: weight`, and takes one behaviour.
+
     With a screen, each method that was scored before is held against what removal did: list the baseline callback, if
     any, before this one.
 
@@ -63,7 +68,7 @@ class PruningCallback(RunCallback):
     `recipes/NAME/`; what stands in the run's own directory is the first recipe's.
 
     Args:
-        num_neurons: How many neurons go, in each recipe.
+        num_neurons: How many neurons go, in each recipe; null for 100, or with `sparsity`.
         scope: Where scores compete: "global" or "layer".
         general_weight: Weight g >= 1 of general relevance; 1 is the paper.
         general_penalty: "raw" (the paper) or "abs".
@@ -76,11 +81,12 @@ class PruningCallback(RunCallback):
             (one for all, by the highest of their differentials: below 0 a neuron serves each of them).
         specific_to: Behaviours that a recipe of specific neurons is made for, besides: below 0 one serves no other
             behaviour as much.
+        sparsity: In the place of `num_neurons`, which share of all attributed weights goes, element by element.
     """
 
     def __init__(
         self,
-        num_neurons: int = 100,
+        num_neurons: int | None = None,
         scope: Scope = "global",
         general_weight: float = 1.0,
         general_penalty: Penalty = "raw",
@@ -88,11 +94,20 @@ class PruningCallback(RunCallback):
         save_model: bool = False,
         recipes: list[RecipeKind] | None = None,
         specific_to: list[str] | None = None,
+        sparsity: float | None = None,
     ) -> None:
         if scope not in SCOPES:
             raise ValueError(f"`scope` must be one of {SCOPES}, got {scope!r}. Set `PruningCallback.init_args.scope`.")
         check_general(general_weight, general_penalty)
-        self.num_neurons, self.scope = num_neurons, scope
+        if sparsity is not None:
+            check_sparsity(sparsity)
+            if num_neurons is not None:
+                raise ValueError(
+                    f"`sparsity` goes in the place of `num_neurons`, got both, {sparsity} and {num_neurons}. Set "
+                    "`PruningCallback.init_args.num_neurons: null`, or `sparsity`."
+                )
+        self.num_neurons = 100 if num_neurons is None and sparsity is None else num_neurons
+        self.sparsity, self.scope = sparsity, scope
         self.general_weight, self.general_penalty = general_weight, general_penalty
         self.screen, self.save_model = screen, save_model
         self.recipes, self.specific_to = ["each"] if recipes is None else recipes, specific_to or []
@@ -106,25 +121,45 @@ class PruningCallback(RunCallback):
         for behaviour, general in differentials.items():
             if trainer.is_global_zero:
                 data.warn_of_shared_samples([*general, behaviour])
-        total = get_family(config.model_type).total_neurons(config)
-        check_num_neurons(self.num_neurons, total)
+        if self.num_neurons is None:
+            self._check_weights(module)
+        else:
+            self._check_numbers(self.num_neurons, get_family(config.model_type).total_neurons(config))
         if self.screen is not None:
-            check_num_neurons(self.screen.num_candidates, total, "screen.num_candidates")
-            if self.screen.num_candidates < self.num_neurons:
-                raise ValueError(
-                    f"`screen.num_candidates` must be at least `num_neurons` = {self.num_neurons}, got "
-                    f"{self.screen.num_candidates}. Set `PruningCallback.init_args.screen.num_candidates`."
-                )
             for aim in run.aims:
                 self._foretell(trainer, module, self._screen_data(module, self.screen, aim), self.screen)
             self._warn_of_later_methods(trainer)
+
+    def _check_numbers(self, num_neurons: int, total: int) -> None:
+        check_num_neurons(num_neurons, total)
+        if self.screen is not None:
+            check_num_neurons(self.screen.num_candidates, total, "screen.num_candidates")
+            if self.screen.num_candidates < num_neurons:
+                raise ValueError(
+                    f"`screen.num_candidates` must be at least `num_neurons` = {num_neurons}, got "
+                    f"{self.screen.num_candidates}. Set `PruningCallback.init_args.screen.num_candidates`."
+                )
+
+    def _check_weights(self, module: SparC3Module) -> None:
+        """Single weights need scores of their own, and their recipes are not compared with each other."""
+        if module.granularity != "weight":
+            raise ValueError(
+                f"`sparsity` needs a score of every weight, got granularity {module.granularity!r}. Set "
+                "`model.granularity: weight` (and `model.modules: all` for all layers), or `num_neurons` in its place."
+            )
+        if len(module.run.aims) > 1:
+            raise ValueError(
+                f"`sparsity` takes one behaviour, got recipes {[aim.name for aim in module.run.aims]}. Leave one under "
+                "`data.behaviours`, or set `PruningCallback.init_args.num_neurons` in its place."
+            )
 
     def _foretell(self, trainer: Trainer, module: SparC3Module, data: ScreenData, screen: Screen) -> None:
         """Refuse prompts that could not be continued, and say what it takes where each candidate is a generation."""
         if isinstance(data.behaviour, ScoredResponses):
             passes = data.behaviour.check(module.lm)
             num = screen.num_candidates + 2  # once as it is, and once without all that are chosen
-            inform(trainer, describe_passes(passes, num, "each without one neuron", "screen"))
+            without = "one neuron" if self.sparsity is None else "the selected weights of one row"
+            inform(trainer, describe_passes(passes, num, f"each without {without}", "screen"))
 
     def _warn_of_later_methods(self, trainer: Trainer) -> None:
         if trainer.is_global_zero and self.is_before(trainer, BaselineCallback):
@@ -189,24 +224,29 @@ class PruningCallback(RunCallback):
         elif run.predictions is not None:
             print_predictions(cast("PredictionsResult", asdict(run.predictions)))
 
-    def _select(self, one: Run, found: Mapping[str, ScoreSet], home: Path) -> Recipe:
-        """Select a recipe's neurons; what only this recipe is selected from is saved too."""
+    def _select(self, one: Run, found: Mapping[str, ScoreSet], home: Path) -> AnyRecipe:
+        """Select a recipe's neurons or weights; what only this recipe is selected from is saved too."""
         contrast, aim = one.differential, one.aim
         assert contrast is not None
         if aim is not None and aim.kind != "each":
             contrast = one.differential = aimed_contrast(aim, found, one.score_sets, self.general_penalty)
             contrast.save(home / aim.name)
-        if self.screen is None:
-            return select_neurons(contrast, self.num_neurons, self.scope)
-        return select_neurons(contrast, self.screen.num_candidates, self.scope, "screen.num_candidates")
+        if self.sparsity is not None:
+            return select_weights(contrast, self.sparsity, self.scope)
+        if self.screen is not None:
+            return select_neurons(contrast, self.screen.num_candidates, self.scope, "screen.num_candidates")
+        assert self.num_neurons is not None
+        return select_neurons(contrast, self.num_neurons, self.scope)
 
     def _compared(self, module: SparC3Module, found: Mapping[str, ScoreSet]) -> list[Row]:
         """How far the behaviours agree, on rank 0."""
         run, samples = module.run, module.data.reference_samples
+        assert self.num_neurons is not None, "of weights one behaviour is taken"
         sizes, recipes = [self.num_neurons], dict[str, Recipe]()
         if self.screen is not None:
             sizes = sorted({self.num_neurons, self.screen.num_candidates})
-            recipes = {name: one.recipe for name, one in run.parts.items() if name in found and one.recipe is not None}
+            made = {name: one.recipe for name, one in run.parts.items() if name in found}
+            recipes = {name: recipe for name, recipe in made.items() if isinstance(recipe, Recipe)}
         # Of words the fingerprints are the texts' and their prompts'.
         texts = {name: {*map(fingerprint, one.texts)} or {*one.fingerprints} for name, one in samples.items()}
         shared = {(one, other): len(texts[one] & texts[other]) for one, other in combinations(found, 2)}
@@ -270,7 +310,7 @@ class PruningCallback(RunCallback):
         """Screen every recipe's candidates; of several recipes one that nothing is left of is left out.
 
         Raises:
-            ValueError: No recipe has a neuron that is worth its price.
+            ValueError: No recipe has anything left that is worth its price.
         """
         run = module.run
         for one, directory in run.by_recipe(module.log_dir):
@@ -287,34 +327,41 @@ class PruningCallback(RunCallback):
 
     def _screened(self, module: SparC3Module, screen: Screen, one: Run, directory: Path) -> list[Screened]:
         """Screen the candidates of a recipe on all ranks, and choose; rank 0 writes the table."""
-        candidates, data = one.recipe, self._screen_data(module, screen, one.aim or module.run.aims[0])
-        assert candidates is not None
+        selected, data = one.recipe, self._screen_data(module, screen, one.aim or module.run.aims[0])
+        assert selected is not None
         key = {**data.key(), **model_setting(module), "version": __version__, "max_tokens": screen.max_tokens}
+        if isinstance(selected, WeightRecipe):
+            key["weights"] = selected.sha256  # which of a row's weights go with it
+        candidates = selected.only(selected.units[: screen.num_candidates])
+        num_asked = self.num_neurons or len(candidates.units)
         kept = KeptFigures(Path(module.trials_dir or module.log_dir / TRIALS_DIR), key)
         with module.evaluator.precision(), kept:
             one.recipe, screened, joint = screened_recipe(
-                module.lm, candidates, self.num_neurons, data, screen, kept, module.progress
+                module.lm, candidates, num_asked, data, screen, kept, module.progress
             )
         from_rank_zero(partial(directory.mkdir, parents=True, exist_ok=True))
         from_rank_zero(partial(write_screen, directory, candidates, screened, one.recipe))
         one.predictions = from_rank_zero(partial(self._predicted, module, one, directory, candidates, screened, data))
         if module.trainer.is_global_zero:
             named = f"{_name_of(one)}, " if one.aim else ""
-            print(named + describe_screen(screened, joint, self.num_neurons, data.unit))
+            print(named + describe_screen(screened, joint, num_asked, data.unit))
         return screened
 
     def _predicted(
-        self, module: SparC3Module, one: Run, directory: Path, candidates: Recipe, screened: Sequence[Screened],
+        self, module: SparC3Module, one: Run, directory: Path, candidates: AnyRecipe, screened: Sequence[Screened],
         data: ScreenData,
     ) -> Predictions:  # fmt: skip
         """Hold every method of the run against what removal did, and write the table; rank 0 has the scores."""
-        run, scores = module.run, {module.run.main_key: candidates.scores}
+        run, scores = module.run, {module.run.main_key: candidates.unit_scores}
         for key, found in run.scores.items():
             if key not in scores and (found.sets or found.ranking is not None):
                 contrast = self._contrast_by(found, module, one.aim or run.aims[0])
-                scores[key] = scores_of(contrast, candidates.neurons)
+                scores[key] = _scored_by(contrast, candidates)
+        if isinstance(candidates, WeightRecipe):  # some methods score neurons alone
+            scores = {key: values for key, values in scores.items() if not all(map(math.isnan, values))}
+        num_best = self.num_neurons or max(1, len(one.recipe.units) if one.recipe is not None else 0)
         test = module.evaluator.paired_test
-        predictions = predict_effects(screened, scores, run.main_key, self.num_neurons, test, data.unit)
+        predictions = predict_effects(screened, scores, run.main_key, num_best, test, data.unit)
         write_predictions(directory, predictions)
         return predictions
 
@@ -325,6 +372,13 @@ class PruningCallback(RunCallback):
         options, named = (self.general_weight, self.general_penalty), module.data.differentials()
         contrasts = {name: found.contrast(named[name], name, *options) for name in aim.behaviours}
         return aimed_contrast(aim, contrasts, found.sets, self.general_penalty)
+
+
+def _scored_by(contrast: ScoreSet, candidates: AnyRecipe) -> list[float]:
+    """What a method's scores say of the candidates; NaN where it has none."""
+    if isinstance(candidates, WeightRecipe):
+        return scored_by(contrast, candidates).unit_scores
+    return scores_of(contrast, candidates.neurons)
 
 
 def _name_of(one: Run) -> str:

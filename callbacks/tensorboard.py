@@ -9,7 +9,7 @@ from callbacks.base import RunCallback
 from callbacks.score_writer import check_scores_are_whole
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.module import SparC3Module
-from sparc3_lightning.pruning.recipe import neurons_per_layer
+from sparc3_lightning.pruning.weight_recipe import selected_per_layer
 from sparc3_lightning.report.circuit_figures import MEASURES, curves_figure
 from sparc3_lightning.report.figures import comparison_figure, layer_figure
 from sparc3_lightning.report.read import read_screen
@@ -69,8 +69,9 @@ class TensorBoardCallback(RunCallback):
                 if (figure := curves_figure(run.circuit, measure)) is not None:
                     board.add_figure(f"circuit/{measure}", figure, 0, close=False)
         if run.recipe is not None:
-            counts = neurons_per_layer(run.recipe, run.base_model["num_layers"])
-            board.add_figure("neurons_per_layer", layer_figure(counts, str(run.base_model["id"])), 0, close=False)
+            counts, what = selected_per_layer(run.recipe, run.base_model["num_layers"]), run.recipe.what
+            figure = layer_figure(counts, str(run.base_model["id"]), what)
+            board.add_figure(f"{what}_per_layer", figure, 0, close=False)
         if run.results and run.baseline is not None and run.pruned is not None:
             self._show_outcome(run, logger, run.results, run.baseline, run.pruned)
             for picture in screen_pictures(run.results, read_screen(module.log_dir)):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sparc3_lightning.pruning.apply import apply_recipe
     from sparc3_lightning.pruning.recipe import Recipe
     from sparc3_lightning.pruning.select import select_neurons
+    from sparc3_lightning.pruning.select_weights import select_weights
+    from sparc3_lightning.pruning.weight_recipe import WeightRecipe, load_recipe
     from sparc3_lightning.scoring.combine import differential
     from sparc3_lightning.scoring.plain import attribute, score_baselines
     from sparc3_lightning.scoring.score_set import ScoreSet
@@ -22,24 +24,30 @@ if TYPE_CHECKING:
 __all__ = [
     "Recipe",
     "ScoreSet",
+    "WeightRecipe",
     "__version__",
     "apply_recipe",
     "attnlrp",
     "attribute",
     "differential",
+    "load_recipe",
     "score_baselines",
     "select_neurons",
+    "select_weights",
 ]
 
 _HOMES = {
     "Recipe": "pruning.recipe",
     "ScoreSet": "scoring.score_set",
+    "WeightRecipe": "pruning.weight_recipe",
     "apply_recipe": "pruning.apply",
     "attnlrp": "lrp.rules",
     "attribute": "scoring.plain",
     "differential": "scoring.combine",
+    "load_recipe": "pruning.weight_recipe",
     "score_baselines": "scoring.plain",
     "select_neurons": "pruning.select",
+    "select_weights": "pruning.select_weights",
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparc3_lightning.pruning.recipe import Recipe
+    from sparc3_lightning.pruning.weight_recipe import AnyRecipe
     from sparc3_lightning.scoring.score_set import ScoreSet
 
 # Where the library's errors say which config key to change: here it is an option.
@@ -130,8 +130,12 @@ def _select_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--behaviour", required=True, help="score directory of the behaviour's set", **directory)
     parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="the recipe to write")
-    parser.add_argument(
+    number = parser.add_mutually_exclusive_group()
+    number.add_argument(
         "--num_neurons", metavar="N", type=int, default=100, help="how many neurons go (default: %(default)s)"
+    )
+    number.add_argument(
+        "--sparsity", metavar="S", type=float, help="which share of single weights goes, in their place"
     )
     parser.add_argument("--scope", choices=SCOPES, default="global", help="where scores compete (default: %(default)s)")
     parser.add_argument(
@@ -151,23 +155,40 @@ def _select_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _select(options: argparse.Namespace) -> None:
-    """Take the differential of score directories and write the recipe: the neurons that serve the behaviour most."""
-    from sparc3_lightning.pruning.recipe import RECIPE_FILE
-    from sparc3_lightning.pruning.select import check_num_neurons, num_neurons_of, select_neurons
+    """Take the differential of score directories and write the recipe: what serves the behaviour most."""
+    from sparc3_lightning.pruning.recipe import RECIPE_FILE, WEIGHT_RECIPE_FILE
+    from sparc3_lightning.pruning.select import check_num_neurons, num_neurons_of
+    from sparc3_lightning.pruning.select_weights import check_sparsity
     from sparc3_lightning.scoring.combine import differential
 
-    output = options.output / RECIPE_FILE if options.output.is_dir() else options.output
+    by_neuron = options.sparsity is None
+    file = RECIPE_FILE if by_neuron else WEIGHT_RECIPE_FILE
+    output = options.output / file if options.output.is_dir() else options.output
     _refuse_existing(output, "--output")
     if options.scores_output is not None:
         _refuse_existing(options.scores_output, "--scores_output")
     general, behaviour = [_load_scores(path) for path in options.general], _load_scores(options.behaviour)
     contrast = differential(general, behaviour, options.general_weight, options.general_penalty)
-    check_num_neurons(options.num_neurons, num_neurons_of(contrast))
+    if by_neuron:
+        check_num_neurons(options.num_neurons, num_neurons_of(contrast))
+    else:
+        check_sparsity(options.sparsity)
     if options.scores_output is not None:
         # First: what was seen of the scores while they were written is enough to select by.
         print(f"differential scores: {contrast.save(options.scores_output)}")
-    recipe = select_neurons(contrast, options.num_neurons, options.scope)
-    print(f"recipe, {len(recipe.neurons)} neurons in {len(recipe.per_layer())} layers: {recipe.save(output)}")
+    _write_selection(contrast, options, output)
+
+
+def _write_selection(contrast: "ScoreSet", options: argparse.Namespace, output: Path) -> None:
+    from sparc3_lightning.pruning.select import select_neurons
+    from sparc3_lightning.pruning.select_weights import select_weights
+
+    if options.sparsity is None:
+        recipe = select_neurons(contrast, options.num_neurons, options.scope)
+        print(f"recipe, {recipe.num} neurons in {len(recipe.per_layer())} layers: {recipe.save(output)}")
+        return
+    weights = select_weights(contrast, options.sparsity, options.scope)
+    print(f"recipe, {weights.num:,} weights in {len(weights.weights)} layers: {weights.save(output)}")
 
 
 def _load_scores(path: Path) -> "ScoreSet":
@@ -198,26 +219,26 @@ def _apply_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _apply(options: argparse.Namespace) -> None:
-    """Write the recipe's base model without the recipe's neurons, as a Hugging Face directory.
+    """Write the recipe's base model without the recipe's neurons or weights, as a Hugging Face directory.
 
     Another base model is refused, and so is one that was pruned already. Shapes do not change.
     """
-    from sparc3_lightning.pruning.recipe import Recipe
+    from sparc3_lightning.pruning.weight_recipe import WeightRecipe, load_recipe
 
     _refuse_existing(options.output, "--output")
-    recipe = Recipe.load(options.recipe)
+    recipe = load_recipe(options.recipe)
     base = recipe.base_model.get("id")
     name = options.model or base
     if name is None:
         raise ValueError(f"{options.recipe} names no base model. Set `--model`.")
     revision = options.revision or (recipe.base_model.get("revision") if name == base else None)
     _save_pruned(recipe, name, revision, _tokenizer(recipe, name, revision, options.tokenizer), options)
-    layers = len(recipe.per_layer())
+    layers = len(recipe.weights if isinstance(recipe, WeightRecipe) else recipe.per_layer())
     done = "without" if not recipe.num_dampened else f"with {recipe.num_dampened} dampened of"
-    print(f"pruned model, {done} {len(recipe.neurons)} neurons in {layers} layers: {options.output}")
+    print(f"pruned model, {done} {recipe.num} {recipe.what} in {layers} layers: {options.output}")
 
 
-def _tokenizer(recipe: "Recipe", model: str, revision: str | None, wanted: str | None) -> tuple[str, str | None]:
+def _tokenizer(recipe: "AnyRecipe", model: str, revision: str | None, wanted: str | None) -> tuple[str, str | None]:
     """Name and revision of the tokenizer: the one asked for, the run's own, or the base model's."""
     if wanted is not None:
         return wanted, None
@@ -228,7 +249,7 @@ def _tokenizer(recipe: "Recipe", model: str, revision: str | None, wanted: str |
 
 
 def _save_pruned(
-    recipe: "Recipe", name: str, revision: str | None, tokenizer: tuple[str, str | None], options: argparse.Namespace
+    recipe: "AnyRecipe", name: str, revision: str | None, tokenizer: tuple[str, str | None], options: argparse.Namespace
 ) -> None:
     from sparc3_lightning.models.load import load_model, load_tokenizer, torch_dtype
     from sparc3_lightning.pruning.save import save_pruned_model

@@ -41,8 +41,8 @@ from sparc3_lightning.models.load import DtypeName, build_model, context_length,
 from sparc3_lightning.models.sharding import data_parallel_mesh, load_sharded_model, shard_built_model, shard_model
 from sparc3_lightning.optimizer import adamw
 from sparc3_lightning.progress import announce, inform, keep_lines_whole, trainer_progress
-from sparc3_lightning.pruning.apply import apply_recipe, check_all_go, check_recipe, zero_neurons_
-from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.pruning.apply import apply_recipe, check_all_go, check_recipe, zero_again_
+from sparc3_lightning.pruning.weight_recipe import AnyRecipe, load_recipe
 from sparc3_lightning.runs.resume import mark_unfinished
 from sparc3_lightning.runs.run import Run
 from sparc3_lightning.runs.signals import EXIT_CODE, StopSignals
@@ -82,7 +82,7 @@ class SparC3Module(LightningModule):
         variant: Rules: "attnlrp" or "cp_lrp"; or "gradient", none: a baseline.
         kernel: What computes relevance: "auto" (the fused kernel on a GPU, in half precision), "eager" or "triton".
         activation_checkpointing: Less memory in attribution for one more forward pass; scores do not depend on it.
-        recipe: Path of a recipe: in `fit` its neurons are held at zero, in `validate` and `test` they are zeroed.
+        recipe: Path of a recipe: in `fit` its neurons, or weights, are held at zero, in `validate` and `test` zeroed.
         evaluator: What `validate`, `test` and the evaluation callback measure, and how.
         trials_dir: Directory of what was measured, which runs may share: what one of them has measured with the same
             neurons (or weights) removed, model, prompts, text and evaluator is read by the others. Default: `trials` in
@@ -161,7 +161,7 @@ class SparC3Module(LightningModule):
         self.named_runs: list[Path] = []
         self.stop_signals: StopSignals | None = None
         self.is_resumable = False
-        self._unapplied: Recipe | None = None
+        self._unapplied: AnyRecipe | None = None
         self._is_pruned = False
         self._identity: dict[str, Any] | None = None
         self._responses: ResponseStore | None = None
@@ -242,7 +242,7 @@ class SparC3Module(LightningModule):
         announce(self.trainer, f"loading the model: {self.model_name or 'random weights'}")
         self.model = self._load(data_parallel_mesh(self.trainer.strategy, self.device_mesh))
         if self.recipe_path is not None:
-            self.run.recipe = self._unapplied = Recipe.load(self.recipe_path)
+            self.run.recipe = self._unapplied = load_recipe(self.recipe_path)
             check_recipe(self.model, self.run.recipe)
 
     def _apply_recipe(self) -> None:
@@ -288,9 +288,9 @@ class SparC3Module(LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Hold the recipe's neurons at zero."""
+        """Hold what the recipe removes at zero."""
         if self.run.recipe is not None:
-            zero_neurons_(self.lm, self.run.recipe)
+            zero_again_(self.lm, self.run.recipe)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW without decay on norms and biases, linear warm-up, cosine to zero."""
@@ -301,7 +301,7 @@ class SparC3Module(LightningModule):
     def save_trained(self) -> None:
         """Write the trained model as a Hugging Face directory, `model/` in the run's directory, and say where.
 
-        A recipe whose neurons were held at zero is written with it. Nothing is overwritten: a second model in one
+        A recipe that was held at zero is written with it. Nothing is overwritten: a second model in one
         directory is `model_1/`. Every rank must call. A trial run (`fast_dev_run`) writes nothing.
         """
         if getattr(self.trainer, "fast_dev_run", False):

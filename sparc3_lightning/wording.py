@@ -31,6 +31,18 @@ def relevance_unit(options: Mapping[str, Any]) -> str:
     return "nats" if options.get("explain") == "logprob" else "logits"
 
 
+def counted(num: int, what: str, kind: str = "") -> str:
+    """What was removed, with its number: "20 neurons", "31,852 random weights".
+
+    Args:
+        num: How many.
+        what: "neurons" or "weights".
+        kind: Which, in words.
+    """
+    number = f"{num:,}" if what == "weights" else str(num)  # weights are many
+    return " ".join(filter(None, (number, kind, what)))
+
+
 def measured_on(unit: str) -> str:
     """What a screen has measured a behaviour on, by the unit of its effects."""
     return "words" if unit == NATS else "prompts"

@@ -15,7 +15,7 @@ from sparc3_lightning.data.samples import Prompt, fingerprint
 from sparc3_lightning.distributed.ranks import check_same_on_every_rank, from_rank_zero
 from sparc3_lightning.files import read_json, write_json
 from sparc3_lightning.metrics.scorers import Scorer, attribute_scores, scorer_setting
-from sparc3_lightning.pruning.recipe import COMPRESSION_FILE, RECIPE_FILE
+from sparc3_lightning.pruning.recipe import COMPRESSION_FILE, RECIPE_FILE, WEIGHT_RECIPE_FILE
 
 FORMAT_VERSION = 1
 RESPONSES_FILE = "responses.json"
@@ -143,7 +143,7 @@ def named_base(model: str | None) -> str | None:
     Raises:
         ValueError: Its file cannot be read.
     """
-    for name in (RECIPE_FILE, COMPRESSION_FILE):
+    for name in (RECIPE_FILE, WEIGHT_RECIPE_FILE, COMPRESSION_FILE):
         if model is not None and (path := Path(model) / name).is_file():
             found = read_json(path).get("base_model", {}).get("weight_hash")
             return None if found is None else str(found)

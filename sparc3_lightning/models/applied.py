@@ -42,6 +42,41 @@ class Part:
             self.local.index_copy_(self.dim, self.indices, values)
 
 
+@dataclass(frozen=True)
+class Elements(Part):
+    """What this rank holds of single weights of a layer.
+
+    Attributes:
+        indices: Their rows, among those this rank holds, and
+        columns: Their columns.
+    """
+
+    columns: Tensor | None = None
+
+    def read(self) -> Tensor:
+        """A copy of their values."""
+        return self.local[self.indices, self.columns]
+
+    def write(self, values: Tensor) -> None:
+        """Set their values."""
+        self.local[self.indices, self.columns] = values
+
+
+def local_elements(weight: Tensor, indices: Tensor) -> Elements:
+    """Those of a layer's weights that this rank holds; all of them where nothing is sharded.
+
+    Args:
+        weight: The layer's, as (O, I).
+        indices: Which: row * I + column.
+    """
+    (local, rows), (_, columns) = own_part(weight, 0), own_part(weight, 1)
+    indices = indices.to(local.device)
+    row, column = indices // weight.shape[1], indices % weight.shape[1]
+    inside = (row >= rows.start) & (row < rows.stop) & (column >= columns.start) & (column < columns.stop)
+    is_sharded = isinstance(weight, DTensor)
+    return Elements(local, 0, row[inside] - rows.start, inside, is_sharded, columns=column[inside] - columns.start)
+
+
 def local_part(parameter: Tensor, dim: int, indices: Sequence[int]) -> Part:
     """The part of the parameter's rows or columns that this rank holds; all of it where nothing is sharded."""
     local, own = own_part(parameter, dim)

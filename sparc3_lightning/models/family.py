@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
@@ -165,6 +165,20 @@ class Family:
         """The layer whose neurons are the rows of module `name`; None where `name` is no neuron module."""
         match = re.fullmatch(rf"{re.escape(self.blocks)}\.(\d+)\.{re.escape(self.up)}", name)
         return int(match[1]) if match else None
+
+    def place_of(self, name: str) -> tuple[int, str] | None:
+        """The decoder block that module `name` lies in, and its name there; None where it lies in none, as lm_head."""
+        layer, _, kind = name.removeprefix(f"{self.blocks}.").partition(".")
+        return (int(layer), kind) if name.startswith(f"{self.blocks}.") else None
+
+    def in_order(self, names: Iterable[str]) -> list[str]:
+        """Names of linear layers in the table's order, block by block, and what lies in no block last."""
+
+        def place(name: str) -> tuple[float, int]:
+            layer, kind = self.place_of(name) or (float("inf"), "")
+            return layer, self.linears.index(kind) if kind in self.linears else len(self.linears)
+
+        return sorted(names, key=place)
 
     def norms(self, model: PreTrainedModel) -> list[nn.Module]:
         """All norms of the model.

@@ -249,13 +249,18 @@ def settings_of(
         num_recipes=_num_recipes(callbacks, data),
         # Of a set of prompts nothing is known to follow.
         screened_by=next((name for name, one in (data.behaviours or {}).items() if not _has_words(one)), None),
-        num_neurons=max((one.num_neurons for one in pruning), default=0),
+        num_neurons=max((_num_chosen(one) for one in pruning), default=0),
         compressed_by=tuple(key for one in callbacks if isinstance(one, CompressionCallback) for key in one.keys),
         trials=tuple(_trials(callbacks, data)),
         evaluated=_evaluated(module, data),
         accelerator=str(trainer["accelerator"]),
         warnings=warnings,
     )
+
+
+def _num_chosen(pruning: PruningCallback) -> int:
+    """How many a screen chooses at most: of single weights' rows all candidates."""
+    return pruning.num_neurons or (pruning.screen.num_candidates if pruning.screen is not None else 0)
 
 
 def _has_words(source: object) -> bool:

@@ -7,15 +7,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sparc3_lightning.distributed.owners import own_rows
-from sparc3_lightning.models.applied import Applied, Part, all_or_nothing, local_part
+from sparc3_lightning.models.applied import Applied, Part, all_or_nothing, local_elements, local_part
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.models.families.layers import is_linear, weight_of
 from sparc3_lightning.models.identity import checkpoint_hash, weight_hash
 from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.pruning.weight_recipe import AnyRecipe, WeightRecipe
 
 
-def _parts(model: PreTrainedModel, recipe: Recipe) -> Iterator[Part]:
-    """What its neurons consist of: rows of up and gate (and their biases), and columns of down."""
+def _parts(model: PreTrainedModel, recipe: AnyRecipe) -> Iterator[Part]:
+    """Its weights; of neurons rows of up and gate (and their biases), and columns of down."""
+    if isinstance(recipe, WeightRecipe):
+        for name, gone in recipe.weights.items():
+            yield local_elements(weight_of(_find(model, name, "recipe")), torch.from_numpy(gone).long())
+        return
     family = get_family(model.config.model_type)
     blocks = family.block_modules(model)
     for layer, indices in recipe.per_layer().items():
@@ -48,37 +53,43 @@ def _split(recipe: Recipe, factor: float | None) -> tuple[Recipe, dict[int, dict
 
 @torch.no_grad()
 def apply_recipe(
-    model: PreTrainedModel, recipe: Recipe, check_base: bool = True, factor: float | None = None
+    model: PreTrainedModel, recipe: AnyRecipe, check_base: bool = True, factor: float | None = None
 ) -> Applied:
-    """Zero the recipe's neurons, or dampen them: at once and for good, or until the end of a `with` block.
+    """Zero the recipe's neurons or weights, or dampen neurons: for good, or until the end of a `with` block.
 
     A neuron is zeroed where its factor is 0: its rows of up and gate, and column i of down. Otherwise its output is
-    multiplied: column i of down alone, exactly as if its activation were.
+    multiplied: column i of down alone, exactly as if its activation were. Single weights are zeroed.
 
     Args:
         model: The base model of the recipe; sharded (FSDP2) models too, then every rank must call.
         recipe: What goes.
-        check_base: Refuse a model whose weights are not those that were scored. A model in which all these neurons
-            are zero already passes: applying twice changes nothing. One that was dampened is refused.
+        check_base: Refuse a model whose weights are not those that were scored. A model in which all that goes is zero
+            already passes: applying twice changes nothing. One that was dampened is refused.
         factor: Every neuron's, in place of the recipe's own. Without `check_base`, or a hash in the recipe, factors
-            above 0 that are applied twice act twice.
+            above 0 that are applied twice act twice. Single weights have none.
 
     Returns:
         A context manager that restores; ignore it to prune for good.
 
     Raises:
-        ValueError: Another base model, neurons that the model does not have, a factor outside [0, 1), or no `Recipe`.
+        ValueError: Another base model, neurons or weights that the model does not have, a factor outside [0, 1) or of
+            single weights, or no recipe.
 
     Source: method.md, section 3; dampening: Suau et al., ICML 2024 (AurA), Sec. 3.
     """
     if factor is not None and not 0.0 <= factor < 1.0:
         raise ValueError(f"`factor` must be at least 0 and below 1, got {factor}.")
-    if not isinstance(recipe, Recipe):
-        raise ValueError(f"`recipe` must be a Recipe, got {recipe!r}. Read a file with `Recipe.load(path)`.")
+    if not isinstance(recipe, AnyRecipe):
+        raise ValueError(
+            f"`recipe` must be a Recipe, got {recipe!r}. Read a file with `Recipe.load(path)`, or any kind "
+            "of recipe with `load_recipe(path)`."
+        )
+    if isinstance(recipe, WeightRecipe) and factor:
+        raise ValueError(f"`factor` must be None or 0 for a recipe of single weights, which go, got {factor}.")
     if check_base:
         check_recipe(model, recipe)
     _check_range(model, recipe)
-    gone, dampened = _split(recipe, factor)
+    gone, dampened = (recipe, {}) if isinstance(recipe, WeightRecipe) else _split(recipe, factor)
     with all_or_nothing() as applied:
         for part in _parts(model, gone):
             applied.remove(part)
@@ -106,7 +117,7 @@ def apply_masks(model: PreTrainedModel, masks: Mapping[str, Tensor] | Iterable[t
     """
     with all_or_nothing() as applied:
         for name, mask in masks.items() if isinstance(masks, Mapping) else masks:
-            weight, _ = own_rows(weight_of(_find(model, name)))
+            weight, _ = own_rows(weight_of(_find(model, name, "masks")))
             if mask.shape != weight.shape or mask.dtype != torch.bool:
                 raise ValueError(
                     f"`masks` of {name} must be bool of shape {tuple(weight.shape)}, got {mask.dtype} of "
@@ -116,29 +127,29 @@ def apply_masks(model: PreTrainedModel, masks: Mapping[str, Tensor] | Iterable[t
     return applied
 
 
-def _find(model: PreTrainedModel, name: str) -> nn.Module:
+def _find(model: PreTrainedModel, name: str, argument: str) -> nn.Module:
     try:
         found = model.get_submodule(name)
     except AttributeError:
         found = None
     if not isinstance(found, nn.Module) or not is_linear(found):
-        raise ValueError(f"`masks` must name linear layers of the model, got {name!r}.")
+        raise ValueError(f"`{argument}` must name linear layers of the model, got {name!r}.")
     return found
 
 
 @torch.no_grad()
-def check_recipe(model: PreTrainedModel, recipe: Recipe) -> None:
+def check_recipe(model: PreTrainedModel, recipe: AnyRecipe) -> None:
     """Refuse what `apply_recipe` refuses, and change nothing. Of a sharded model every rank must call.
 
     Raises:
-        ValueError: Another base model, or neurons that the model does not have.
+        ValueError: Another base model, or neurons or weights that the model does not have.
     """
     _check_range(model, recipe)
     if not _all_zero(list(_parts(model, recipe))):
         check_base_model(model, recipe)
 
 
-def check_all_go(recipe: Recipe) -> None:
+def check_all_go(recipe: AnyRecipe) -> None:
     """Refuse a recipe that dampens, where its neurons are to be held at zero while the model is trained.
 
     Raises:
@@ -147,13 +158,13 @@ def check_all_go(recipe: Recipe) -> None:
     if recipe.num_dampened:
         raise ValueError(
             f"`recipe` must remove every neuron to train without them, got {recipe.num_dampened} of "
-            f"{len(recipe.neurons)} with a factor above 0. Set `model.recipe` to one without factors; or write the "
+            f"{recipe.num} with a factor above 0. Set `model.recipe` to one without factors; or write the "
             "dampened model (`sparc3 apply`) and train that, with `model.recipe: null`."
         )
 
 
-def zero_neurons_(model: PreTrainedModel, recipe: Recipe) -> None:
-    """Zero the recipe's neurons again, after an optimizer step of recovery tuning.
+def zero_again_(model: PreTrainedModel, recipe: AnyRecipe) -> None:
+    """Zero what the recipe removes once more, after an optimizer step of recovery tuning.
 
     Raises:
         ValueError: A recipe that dampens.
@@ -171,7 +182,10 @@ def _all_zero(parts: list[Part]) -> bool:
     return not nonzero.item()
 
 
-def _check_range(model: PreTrainedModel, recipe: Recipe) -> None:
+def _check_range(model: PreTrainedModel, recipe: AnyRecipe) -> None:
+    if isinstance(recipe, WeightRecipe):
+        _check_shapes(model, recipe)
+        return
     family = get_family(model.config.model_type)
     num_layers, num_neurons = family.num_layers(model.config), family.num_neurons(model.config)
     if not recipe.neurons:
@@ -184,8 +198,20 @@ def _check_range(model: PreTrainedModel, recipe: Recipe) -> None:
             )
 
 
-def check_base_model(model: PreTrainedModel, recipe: Recipe) -> None:
-    """Refuse a model whose weights are not those that were scored, even if it lacks the recipe's neurons already.
+def _check_shapes(model: PreTrainedModel, recipe: WeightRecipe) -> None:
+    if not recipe.weights:
+        raise ValueError("`recipe` must name at least one weight, got none.")
+    for name in recipe.weights:
+        found, expected = tuple(weight_of(_find(model, name, "recipe")).shape), recipe.shapes[name]
+        if found != expected:
+            raise ValueError(
+                f"`recipe` must name weights of the model's {name}, which is {found}, got those of {expected}: it was "
+                f"made for {recipe.base_model.get('id', 'another model')}."
+            )
+
+
+def check_base_model(model: PreTrainedModel, recipe: AnyRecipe) -> None:
+    """Refuse a model whose weights are not those that were scored, even if what the recipe removes is zero there.
 
     A recipe made by hand may hold no hash: then nothing is checked.
 
@@ -197,7 +223,7 @@ def check_base_model(model: PreTrainedModel, recipe: Recipe) -> None:
         return
     found = weight_hash(model)
     if expected not in (found, checkpoint_hash(model, found)):
-        pruned = " It lacks these neurons already." if _all_zero(list(_parts(model, recipe))) else ""
+        pruned = f" It lacks these {recipe.what} already." if _all_zero(list(_parts(model, recipe))) else ""
         raise ValueError(
             f"`recipe` belongs to {recipe.base_model.get('id')} (weight hash {expected[:12]}), got a model with weight "
             f"hash {found[:12]}: {model.name_or_path or 'unnamed'}.{pruned} Load the base model, or pass "

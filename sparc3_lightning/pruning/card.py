@@ -7,7 +7,8 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from sparc3_lightning.pruning.recipe import RECIPE_FILE, Recipe, describe_option
+from sparc3_lightning.pruning.recipe import RECIPE_FILE, WEIGHT_RECIPE_FILE, describe_option
+from sparc3_lightning.pruning.weight_recipe import AnyRecipe, WeightRecipe
 
 CARD_FILE = "README.md"
 
@@ -16,10 +17,16 @@ _HEAD = """---
 ---
 
 """
-_TEMPLATE = """# {{ name }}{{ title }}
+_NEURONS = """# {{ name }}{{ title }}
 
 This is `{{ base }}`{% if revision %} (revision `{{ revision }}`){% endif %} with {{ num_neurons }} feed-forward
-neurons {{ done }}, in {{ num_layers }} layers. `{{ recipe_file }}` lists them, with their scores and factors.
+neurons {{ done }}, in {{ num_layers }} layers. `{{ recipe_file }}` lists them, with their scores and factors."""
+_WEIGHTS = """# {{ name }} without {{ num_weights }} weights
+
+This is `{{ base }}`{% if revision %} (revision `{{ revision }}`){% endif %} with {{ num_weights }} single weights of
+{{ num_modules }} linear layers set to zero. `{{ recipe_file }}` counts them by layer; the safetensors file beside
+it names each: row * I + column of a weight (O, I)."""
+_STORED = """
 {%- if is_checked %} Every other weight is the base
 model's: before anything was changed, the hash of all weights was the one that `{{ recipe_file }}` holds.
 {%- else %} Whether every other weight is
@@ -28,6 +35,8 @@ the base model's was not checked: `{{ recipe_file }}` holds no hash of its weigh
 
 - Weights are stored as {{ dtype }}. The base model's may be of another type: `sparc3 apply` keeps that, or takes
   `--dtype`.
+"""
+_OF_NEURONS = """
 {%- if num_dampened < num_neurons %}
 - A removed neuron is zeroed: its rows in the layers that make it, biases included, and its column in the one that reads
   it.
@@ -36,9 +45,10 @@ the base model's was not checked: `{{ recipe_file }}` holds no hash of its weigh
 - A dampened neuron's column in the layer that reads it is multiplied by the neuron's factor, which `{{ recipe_file }}`
   holds; its other weights are the base model's.
 {%- endif %}
-- Shapes are unchanged: it loads like the base model, and it is neither smaller nor faster.
+"""
+_MADE = """- Shapes are unchanged: it loads like the base model, and it is neither smaller nor faster.
 
-## How the neurons were found
+## How the {{ what }} were found
 {% for name, value in options %}
 - {{ name }}: {{ value }}
 {%- endfor %}
@@ -49,7 +59,7 @@ the base model's was not checked: `{{ recipe_file }}` holds no hash of its weigh
 
 ## Limits
 
-The neurons carry the behaviour on the reference set named above. This makes it rarer at best; it does not
+The {{ what }} carry the behaviour on the reference set named above. This makes it rarer at best; it does not
 make the model safe, and it can change other behaviour. Measure both on your own text before you rely on it.
 
 ## Licence
@@ -85,26 +95,30 @@ def _is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
 
 
-def model_card(recipe: Recipe, dtype: str) -> ModelCard:
+def model_card(recipe: AnyRecipe, dtype: str) -> ModelCard:
     """The card of the recipe's base model with the recipe applied; made without a network.
 
     Args:
         recipe: What was removed. Where it holds the hash of the base model's weights, these have been compared.
         dtype: Type of the saved weights.
     """
-    number = len(recipe.neurons)
+    common = {"is_checked": recipe.base_model.get("weight_hash") is not None, "dtype": dtype, "what": recipe.what}
+    if isinstance(recipe, WeightRecipe):
+        counts = {"num_weights": f"{recipe.num:,}", "num_modules": len(recipe.weights)}
+        common |= {"recipe_file": WEIGHT_RECIPE_FILE, **counts}
+        return _card_of(recipe.base_model, _WEIGHTS + _STORED + _MADE, recipe.options, **common)
+    number = recipe.num
     return _card_of(
         recipe.base_model,
-        _TEMPLATE,
+        _NEURONS + _STORED + _OF_NEURONS + _MADE,
         recipe.options,
-        is_checked=recipe.base_model.get("weight_hash") is not None,
-        dtype=dtype,
         num_neurons=number,
         num_dampened=recipe.num_dampened,
         title=f", {number} neurons {recipe.done}" if recipe.num_dampened else f" without {number} neurons",
         done=recipe.done,
         num_layers=len(recipe.per_layer()),
         recipe_file=RECIPE_FILE,
+        **common,
     )
 
 

@@ -1,18 +1,22 @@
 """Recipe: the saved selection, small, re-applicable, and tied to its base model."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from sparc3_lightning.files import json_sha256, read_json, write_json
 from sparc3_lightning.version import package_versions
 
 FORMAT_VERSION, _KNOWN = 2, (1, 2)  # 1 knows no factors: all are 0
 RECIPE_FILE = "pruned_neurons.json"
+WEIGHT_RECIPE_FILE = "pruned_weights.json"
+NEURONS, WEIGHTS = "neurons", "weights"
 COMPRESSION_FILE = "compression.json"
 """What a saved compressed model says of itself, in a recipe\'s place."""
 
+Unit = tuple[Any, int]
+"""What a screen removes alone: a neuron, (layer, index), or the selected weights of a row, (name of the layer, row)."""
 Measured = dict[str, float | str | None]
 """What a screen has measured of a neuron, and in `unit` what its effects are counted in."""
 
@@ -40,6 +44,10 @@ class Recipe:
     measured: list[Measured] = field(default_factory=list)
     factors: list[float] = field(default_factory=list)
 
+    what: ClassVar[str] = NEURONS
+    units_are: ClassVar[str] = NEURONS
+    unit_names: ClassVar[tuple[str, str]] = ("layer", "index")
+
     def __post_init__(self) -> None:
         """Refuse factors that are none."""
         if self.factors and len(self.factors) != len(self.neurons):
@@ -48,6 +56,42 @@ class Recipe:
             )
         if bad := [factor for factor in self.factors if not 0.0 <= factor <= 1.0]:
             raise ValueError(f"`factors` must be between 0 and 1, got {bad[:8]}.")
+
+    @property
+    def num(self) -> int:
+        """How many neurons go, or are dampened."""
+        return len(self.neurons)
+
+    @property
+    def units(self) -> list[Unit]:
+        """What a screen removes alone."""
+        return [*self.neurons]
+
+    @property
+    def unit_scores(self) -> list[float]:
+        """Score of each of the units."""
+        return self.scores
+
+    @property
+    def first_block(self) -> int:
+        """The first decoder block that loses a neuron."""
+        return min((layer for layer, _ in self.neurons), default=0)
+
+    @staticmethod
+    def named(unit: Unit) -> str:
+        """A unit in a message."""
+        return f"neuron {unit[1]} of layer {unit[0]}"
+
+    def only(self, neurons: Sequence[Unit]) -> "Recipe":
+        """The same recipe of fewer neurons, in the order given."""
+        places = {neuron: place for place, neuron in enumerate(self.neurons)}
+
+        def kept(values: list[Any]) -> list[Any]:
+            return [values[places[neuron]] for neuron in neurons] if values else []
+
+        return replace(
+            self, neurons=[*neurons], scores=kept(self.scores), measured=kept(self.measured), factors=kept(self.factors)
+        )
 
     @property
     def num_dampened(self) -> int:
@@ -96,7 +140,7 @@ class Recipe:
             ],
             "versions": package_versions(),
         }
-        return {**content, "sha256": _sha256(content)}
+        return {**content, "sha256": content_sha256(content)}
 
     @classmethod
     def load(cls, path: str | Path) -> "Recipe":
@@ -108,6 +152,11 @@ class Recipe:
                 and entry.
         """
         path = Path(path)
+        if is_of_weights(path):
+            raise ValueError(
+                f"{path} must be a recipe of neurons, got one of single weights. Read either with "
+                "`load_recipe(path)` of sparc3_lightning."
+            )
         path = path / RECIPE_FILE if path.is_dir() else path
         content = read_json(path, "recipe")
         found = content.get("format_version") if isinstance(content, dict) else None
@@ -122,11 +171,7 @@ class Recipe:
                 f"{path} must list {content.get('num_neurons')} different neurons, got {len(neurons)} entries, "
                 f"{len(set(neurons))} different: it is truncated or was edited."
             )
-        if "sha256" in content and content["sha256"] != _sha256(content):
-            raise ValueError(
-                f"{path} must have the sha256 that it names: it was changed after it was saved. Where that was meant, "
-                "remove its `sha256`."
-            )
+        check_sha256(path, content)
         scores = [entry.get("score") for entry in content["neurons"]]
         measured = [
             {key: value for key, value in entry.items() if key not in ("layer", "index", "score", "factor")}
@@ -142,10 +187,36 @@ class Recipe:
         )
 
 
-def _sha256(content: dict[str, Any]) -> str:
+def is_of_weights(path: Path) -> bool:
+    """Whether a recipe's file, or the directory that holds it, is one of single weights.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not JSON; names it.
+    """
+    if path.is_dir():
+        return (path / WEIGHT_RECIPE_FILE).is_file() and not (path / RECIPE_FILE).is_file()
+    content = read_json(path, "recipe")
+    return isinstance(content, dict) and content.get("kind") == WEIGHTS
+
+
+def content_sha256(content: dict[str, Any]) -> str:
     """Of all that a recipe's file holds but its sha256."""
     rest = {key: value for key, value in content.items() if key != "sha256"}
     return json_sha256(rest)
+
+
+def check_sha256(path: Path, content: dict[str, Any]) -> None:
+    """Refuse a recipe's file that names another sha256 than its own.
+
+    Raises:
+        ValueError: It was changed.
+    """
+    if "sha256" in content and content["sha256"] != content_sha256(content):
+        raise ValueError(
+            f"{path} must have the sha256 that it names: it was changed after it was saved. Where that was meant, "
+            "remove its `sha256`."
+        )
 
 
 def _read_neuron(path: Path, position: int, entry: Any) -> tuple[int, int]:

@@ -12,7 +12,8 @@ from sparc3_lightning.files import write_json
 from sparc3_lightning.models.hf_directory import save_hf_directory
 from sparc3_lightning.pruning.apply import apply_masks, apply_recipe, check_base_model
 from sparc3_lightning.pruning.card import CARD_FILE, compressed_card, model_card
-from sparc3_lightning.pruning.recipe import COMPRESSION_FILE, Recipe
+from sparc3_lightning.pruning.recipe import COMPRESSION_FILE
+from sparc3_lightning.pruning.weight_recipe import AnyRecipe
 from sparc3_lightning.version import package_versions
 
 _COMPRESSION_FORMAT = 1
@@ -21,12 +22,12 @@ _COMPRESSION_FORMAT = 1
 def save_pruned_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    recipe: Recipe,
+    recipe: AnyRecipe,
     directory: str | Path,
     check_base: bool = True,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write the model without the recipe's neurons: weights, configs, tokenizer, recipe and model card.
+    """Write the model without the recipe's neurons or weights: weights, configs, tokenizer, recipe and model card.
 
     The model itself is as it was afterwards, bit for bit. Every rank must call; of a sharded model each writes files.
 
@@ -40,7 +41,7 @@ def save_pruned_model(
         dtype: Type of the written weights; default: the model's.
 
     Raises:
-        ValueError: Another base model, one that was pruned already, or neurons that the model does not have.
+        ValueError: Another base model, one that was pruned already, or neurons or weights that the model lacks.
         FileExistsError: The directory holds something already.
     """
     if check_base:

@@ -4,7 +4,6 @@ import heapq
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,10 +18,13 @@ from sparc3_lightning.distributed.ranks import gather_objects, raise_together, r
 from sparc3_lightning.loops import Counted, Progress, no_progress
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.passages import Passage, Passages
-from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.pruning.recipe import Recipe, Unit
+from sparc3_lightning.pruning.weight_recipe import AnyRecipe
 from sparc3_lightning.wording import NATS, measured_on
 
 Neuron = tuple[int, int]
+Remove = Callable[[list[Unit]], AnyRecipe]
+"""The recipe that removes some units together; `Recipe` itself where they are neurons."""
 
 
 class Responses(ABC):
@@ -95,10 +97,10 @@ def _passages_key(passages: Sequence[Passage]) -> list[Any]:
 
 @dataclass(frozen=True)
 class Screened:
-    """What removing one neuron alone does.
+    """What removing one unit alone does.
 
     Attributes:
-        neuron: Its layer and index.
+        unit: Which.
         effect: Fall of the behaviour words' mean log-probability (of the responses' mean score), of the half that
             proposes.
         confirmed: The same of the other half.
@@ -108,7 +110,7 @@ class Screened:
     Units: nats; of effects `ScreenData.unit`.
     """
 
-    neuron: Neuron
+    unit: Unit
     effect: float
     confirmed: float
     ordinary: float
@@ -123,8 +125,8 @@ class Screened:
         return effect - price_weight * max(0.0, self.price or 0.0) - max(0.0, self.ordinary)
 
 
-Keep = Callable[[str, Neuron, Callable[[], list[float]]], list[float]]
-"""`keep(what, neuron, measure)` gives what was measured of a neuron before, or measures it now."""
+Keep = Callable[[str, Unit, Callable[[], list[float]]], list[float]]
+"""`keep(what, unit, measure)` gives what was measured of a unit before, or measures it now."""
 
 
 class Meter:
@@ -179,63 +181,63 @@ class Meter:
 
 def screen(
     meter: Meter,
-    candidates: Sequence[Neuron],
-    num_neurons: int,
+    candidates: Sequence[Unit],
+    num_chosen: int,
     price_weight: float = 10.0,
-    keep: Keep = lambda what, neuron, measure: measure(),
+    keep: Keep = lambda what, unit, measure: measure(),
     progress: Progress = no_progress,
+    remove: Remove = Recipe,
 ) -> list[Screened]:
     """Remove each candidate alone, and measure. Every rank must call.
 
-    A price is asked only of candidates that it could leave among the best `num_neurons`: a price lowers a value, so
+    A price is asked only of candidates that it could leave among the best `num_chosen`: a price lowers a value, so
     what is chosen is the same as if all had been asked.
 
     Args:
         meter: Of the base model; every second word or prompt of the behaviour proposes, the others confirm. The layers
             of all candidates are among its layers.
-        candidates: Neurons as (layer, index).
-        num_neurons: How many are going to be chosen at most.
+        candidates: Neurons as (layer, index), or other units.
+        num_chosen: How many are going to be chosen at most.
         price_weight: What a nat of price must bring, in the unit of effects.
         keep: Finds what was measured before.
         progress: Wraps the loops.
+        remove: Makes a recipe of units.
 
     Returns:
         What each candidate does, in the order of `candidates`.
 
     Raises:
-        FloatingPointError: A figure that is not finite; names the neuron. On every rank.
+        FloatingPointError: A figure that is not finite; names the unit. On every rank.
         ValueError: Completions that cannot be made or scored. On every rank.
     """
     model = meter.model
 
-    def effects(neuron: Neuron) -> list[float]:
-        with _removed(model, [neuron]):
-            behaviour, ordinary = meter.falls(neuron[0])
+    def effects(recipe: AnyRecipe) -> list[float]:
+        behaviour, ordinary = meter.falls(recipe.first_block)
         return [_mean(behaviour[::2]), _mean(behaviour[1::2]), _mean(ordinary)]
 
-    found = _measured(model, sorted(candidates), effects, "effect", keep, progress)
-    screened = [Screened(neuron, *found[neuron]) for neuron in candidates]
+    def rise(recipe: AnyRecipe) -> list[float]:
+        return [meter.rise(recipe.first_block)]
+
+    found = _measured(model, sorted(candidates), effects, "effect", keep, progress, remove)
+    screened = [Screened(unit, *found[unit]) for unit in candidates]
     if not meter.data.price:
         return [replace(one, price=0.0) for one in screened]
 
-    def rise(neuron: Neuron) -> list[float]:
-        with _removed(model, [neuron]):
-            return [meter.rise(neuron[0])]
-
     def measure(some: Sequence[Screened]) -> list[Screened]:
-        prices = _measured(model, [one.neuron for one in some], rise, "price", keep, no_progress)
-        return [replace(one, price=prices[one.neuron][0]) for one in some]
+        prices = _measured(model, [one.unit for one in some], rise, "price", keep, no_progress, remove)
+        return [replace(one, price=prices[one.unit][0]) for one in some]
 
     at_once = 1 if is_sharded(model) else world_size()
-    return _priced(screened, measure, num_neurons, price_weight, at_once, progress)
+    return _priced(screened, measure, num_chosen, price_weight, at_once, progress)
 
 
-def choose(screened: Iterable[Screened], num_neurons: int, price_weight: float = 10.0) -> list[Screened]:
+def choose(screened: Iterable[Screened], num_chosen: int, price_weight: float = 10.0) -> list[Screened]:
     """The best by value, best first: only those whose value is above 0, and above 0 by the half that confirms too.
 
     Args:
         screened: What each candidate does; those without a price are not among the best.
-        num_neurons: How many at most.
+        num_chosen: How many at most.
         price_weight: What a nat of price must bring, in the unit of effects.
     """
     good = [
@@ -243,75 +245,74 @@ def choose(screened: Iterable[Screened], num_neurons: int, price_weight: float =
         for one in screened
         if one.price is not None and one.value(price_weight) > 0 and one.value(price_weight, confirm=True) > 0
     ]
-    return sorted(good, key=lambda one: (-one.value(price_weight), one.neuron))[:num_neurons]
+    return sorted(good, key=lambda one: (-one.value(price_weight), one.unit))[:num_chosen]
 
 
 def _priced(
     screened: Sequence[Screened],
     measure: Callable[[Sequence[Screened]], list[Screened]],
-    num_neurons: int,
+    num_chosen: int,
     price_weight: float,
     at_once: int,
     progress: Progress,
 ) -> list[Screened]:
     """Ask prices in the order of the highest value that is possible, until no other can be among the best."""
-    found = {one.neuron: one for one in screened}
+    found = {one.unit: one for one in screened}
     waiting = sorted(
         (one for one in screened if one.value(price_weight) > 0 and one.value(price_weight, confirm=True) > 0),
-        key=lambda one: (-one.value(price_weight), one.neuron),
+        key=lambda one: (-one.value(price_weight), one.unit),
     )
     best: list[float] = []
 
     def asked() -> Iterator[list[Screened]]:
         for start in range(0, len(waiting), at_once):
-            if len(best) == num_neurons and waiting[start].value(price_weight) < best[0]:
+            if len(best) == num_chosen and waiting[start].value(price_weight) < best[0]:
                 return
             yield waiting[start : start + at_once]
 
     turns = Counted(asked(), "candidates at most", len(waiting), len)
     for some in progress(turns, -(-len(waiting) // at_once), "screen (price)"):
         for one in measure(some):
-            found[one.neuron] = one
+            found[one.unit] = one
             if one.value(price_weight) > 0 and one.value(price_weight, confirm=True) > 0:
                 heapq.heappush(best, one.value(price_weight))
-                if len(best) > num_neurons:
+                if len(best) > num_chosen:
                     heapq.heappop(best)
-    return [found[one.neuron] for one in screened]
+    return [found[one.unit] for one in screened]
 
 
 def _measured(
     model: PreTrainedModel,
-    neurons: Sequence[Neuron],
-    measure: Callable[[Neuron], list[float]],
+    units: Sequence[Unit],
+    measure: Callable[[AnyRecipe], list[float]],
     what: str,
     keep: Keep,
     progress: Progress,
-) -> dict[Neuron, list[float]]:
-    """Figures of each neuron; a model that is not sharded lets every rank measure its share alone."""
+    remove: Remove,
+) -> dict[Unit, list[float]]:
+    """Figures of each unit; a model that is not sharded lets every rank measure its share alone."""
     sharded = is_sharded(model)
     first, step = (0, 1) if sharded else rank_and_world_size()
-    mine = neurons[first::step]
+    mine = units[first::step]
 
-    def finite(neuron: Neuron) -> list[float]:
-        values = measure(neuron)
+    def finite(unit: Unit) -> list[float]:
+        alone = remove([unit])
+        with apply_recipe(model, alone, check_base=False):
+            values = measure(alone)
         if not all(map(math.isfinite, values)):  # a NaN would pass for no cost
             raise FloatingPointError(
-                f"the {what} of removing neuron {neuron[1]} of layer {neuron[0]} is not finite: {values}. Check the "
-                "model's weights, or use another `model.dtype`. Nothing was saved of it."
+                f"the {what} of removing {alone.named(unit)} is not finite: {values}. Check the model's weights, or "
+                "use another `model.dtype`. Nothing was saved of it."
             )
         return values
 
-    def share() -> list[tuple[Neuron, list[float]]]:
+    def share() -> list[tuple[Unit, list[float]]]:
         items = progress(Counted(mine, "candidates", len(mine)), len(mine), f"screen ({what})")
-        return [(neuron, keep(what, neuron, partial(finite, neuron))) for neuron in items]
+        return [(unit, keep(what, unit, partial(finite, unit))) for unit in items]
 
     # What generation refuses is a ValueError: a rank that measures alone must not leave the others waiting.
     found = raise_together(share, (FloatingPointError, ValueError, OSError), next(model.parameters()).device)
     return dict(found if sharded else gather_objects(found))
-
-
-def _removed(model: PreTrainedModel, neurons: list[Neuron]) -> AbstractContextManager[object]:
-    return apply_recipe(model, Recipe(neurons), check_base=False)
 
 
 @dataclass(frozen=True)
@@ -319,7 +320,7 @@ class Joint:
     """What removing the first so many of the chosen together does.
 
     Attributes:
-        num_neurons: How many.
+        num: How many.
         effect: Fall of the behaviour words' mean log-probability, or of the responses' mean score.
         ordinary: Fall of the ordinary words'.
         price: Rise of the mean token loss of the price text.
@@ -327,44 +328,41 @@ class Joint:
     Units: nats; of the effect `ScreenData.unit`.
     """
 
-    num_neurons: int
+    num: int
     effect: float
     ordinary: float
     price: float
 
 
-def together(meter: Meter, chosen: Sequence[Neuron], max_price: float | None = None) -> Joint:
+def together(meter: Meter, chosen: Sequence[Unit], max_price: float | None = None, remove: Remove = Recipe) -> Joint:
     """Remove the chosen together: all of them, or in order until the price is too high. Every rank must call.
 
     Args:
         meter: Of the base model; the layers of the chosen are among its layers.
-        chosen: Neurons, best first.
+        chosen: Neurons or other units, best first.
         max_price: Highest relative rise of perplexity, exp(joint price) - 1; None for no limit.
+        remove: Makes a recipe of units.
 
     Returns:
         What the longest beginning within the price does; of none of them, zeros.
     """
 
-    if not chosen:
-        return Joint(0, 0.0, 0.0, 0.0)
-
-    def first(num_neurons: int) -> int:
-        return min(layer for layer, _ in chosen[:num_neurons])
-
-    def price_of(num_neurons: int) -> float:
-        with _removed(meter.model, [*chosen[:num_neurons]]):
-            return meter.rise(first(num_neurons))
+    def price_of(num: int) -> float:
+        recipe = remove([*chosen[:num]])
+        with apply_recipe(meter.model, recipe, check_base=False):
+            return meter.rise(recipe.first_block)
 
     last, price = 0, 0.0
-    for num_neurons in [len(chosen)] if max_price is None else range(1, len(chosen) + 1):
-        now = price_of(num_neurons)
+    for num in range(1, len(chosen) + 1) if max_price is not None else [len(chosen)] if chosen else []:
+        now = price_of(num)
         if max_price is not None and math.expm1(now) > max_price:
             break
-        last, price = num_neurons, now
+        last, price = num, now
     if not last:
         return Joint(0, 0.0, 0.0, 0.0)
-    with _removed(meter.model, [*chosen[:last]]):
-        behaviour, ordinary = meter.falls(first(last))
+    recipe = remove([*chosen[:last]])
+    with apply_recipe(meter.model, recipe, check_base=False):
+        behaviour, ordinary = meter.falls(recipe.first_block)
     return Joint(last, _mean(behaviour), _mean(ordinary), price)
 
 

@@ -186,17 +186,20 @@ def part_tables(parts: Sequence[Row]) -> list[Table]:
     """Where what stays lies: how much of each range of layers, and of each kind of layer."""
     if not parts:
         return []
-    num_layers = max(row["layer"] for row in parts) + 1
-    step = -(-num_layers // min(_RANGES, num_layers))
-    ranges = {
-        first: f"{first}-{min(first + step, num_layers) - 1}" if step > 1 else str(first)
-        for first in range(0, num_layers, step)
-    }
-    by_layer = _part_table(
-        parts, {row["layer"]: ranges[row["layer"] // step * step] for row in parts}, "layer", "layers"
-    )
+    ranges = layer_ranges(max(row["layer"] for row in parts) + 1)
+    by_layer = _part_table(parts, {row["layer"]: ranges[row["layer"]] for row in parts}, "layer", "layers")
     kinds = {row["kind"]: row["kind"] for row in parts}
     return [by_layer, *([_part_table(parts, kinds, "kind", "kinds of layer")] if len(kinds) > 1 else [])]
+
+
+def layer_ranges(num_layers: int) -> dict[int, str]:
+    """Name of the range that each layer lies in: few enough for a table."""
+    step = -(-num_layers // min(_RANGES, num_layers))
+    firsts = [layer // step * step for layer in range(num_layers)]
+    return {
+        layer: f"{first}-{min(first + step, num_layers) - 1}" if step > 1 else str(first)
+        for layer, first in enumerate(firsts)
+    }
 
 
 def _part_table(parts: Sequence[Row], names: Mapping[Any, str], key: str, what: str) -> Table:

@@ -15,9 +15,11 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from sparc3_lightning.files import write_bytes
+from sparc3_lightning.pruning.recipe import NEURONS
+from sparc3_lightning.pruning.weight_recipe import selected_per_layer
 from sparc3_lightning.report.read import FinishedRun, NeuronScores
 from sparc3_lightning.report.rows import FigureRow, figure_rows
-from sparc3_lightning.wording import relevance_unit, spoken
+from sparc3_lightning.wording import counted, relevance_unit, spoken
 
 if TYPE_CHECKING:  # `report` loads no torch
     from sparc3_lightning.runs.results import ChangeResult
@@ -110,29 +112,35 @@ def pictures(run: FinishedRun) -> Iterator[Picture]:
 
 
 def _of_scores(run: FinishedRun) -> Iterator[Picture]:
+    what = run.recipe.what
+    if run.neurons is not None:
+        yield from _of_neurons(run, run.neurons)
+    yield Picture(
+        f"{what}_per_layer",
+        layer_figure(selected_per_layer(run.recipe, run.results["base_model"]["num_layers"]), what=what),
+        f"In which layers the selected {what} are.",
+    )
+    seeds = run.results["validation"]["seed_variation"]
+    if seeds is not None:
+        yield Picture(
+            "seeds_agreement",
+            seeds_figure(seeds, what),
+            f"How many {what} two seeds of general samples agree on: those each alone would have selected, and those "
+            "with the highest general scores.",
+        )
+
+
+def _of_neurons(run: FinishedRun, neurons: NeuronScores) -> Iterator[Picture]:
     selection, options = run.results["selection"], run.recipe.options
     relevance = run.results["relevance"]
     signed = relevance.get("sign") == "signed"
     weight, penalty = options.get("general_weight", 1.0), options.get("general_penalty", "raw")
     yield Picture(
         "relevance",
-        relevance_figure(run.neurons, selection["behaviour"], weight, penalty, signed, relevance_unit(relevance)),
+        relevance_figure(neurons, selection["behaviour"], weight, penalty, signed, relevance_unit(relevance)),
         "Every neuron by its relevance to general text and to the behaviour. The further above the dashed line, the "
         "more specific to the behaviour.",
     )
-    yield Picture(
-        "neurons_per_layer",
-        layer_figure(selection["neurons_per_layer"]),
-        "In which layers the selected neurons are.",
-    )
-    seeds = run.results["validation"]["seed_variation"]
-    if seeds is not None:
-        yield Picture(
-            "seeds_agreement",
-            seeds_figure(seeds),
-            "How many neurons two seeds of general samples agree on: those each alone would have selected, and those "
-            "with the highest general scores.",
-        )
 
 
 def _of_behaviour(run: FinishedRun, row: FigureRow) -> Iterator[Picture]:
@@ -259,31 +267,33 @@ def label_log_axis(axis: Axis, low: float, high: float) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def layer_figure(neurons_per_layer: Sequence[int], title: str = "") -> Figure:
-    """How the selected neurons are spread over the layers.
+def layer_figure(per_layer: Sequence[int], title: str = "", what: str = NEURONS) -> Figure:
+    """How the selected neurons, or weights, are spread over the layers.
 
     Args:
-        neurons_per_layer: Number of selected neurons of each layer, first layer first.
+        per_layer: How many of each layer are selected, first layer first.
         title: Such as the model's id.
+        what: What they are.
     """
-    total, num_layers = sum(neurons_per_layer), len(neurons_per_layer)
+    total, num_layers = sum(per_layer), len(per_layer)
     even = total / num_layers
     figure = new_figure((min(5.2 + 0.1 * max(0, num_layers - 16), 12), 3.8))
     axes = figure.add_subplot()
-    bars = axes.bar(range(num_layers), neurons_per_layer, color="0.45", edgecolor="black", width=0.8)
-    axes.bar_label(bars, labels=[str(count or "") for count in neurons_per_layer], fontsize=8, padding=1)
+    bars = axes.bar(range(num_layers), per_layer, color="0.45", edgecolor="black", width=0.8)
+    turned = 90 if max(per_layer) >= 1000 else 0  # a bar is narrower than such a number
+    axes.bar_label(bars, labels=[str(count or "") for count in per_layer], fontsize=8, padding=1, rotation=turned)
     axes.axhline(even, color="black", linestyle="--", linewidth=1, label=f"spread evenly: {even:.3g} a layer")
     axes.set_xticks(range(0, num_layers, -(-num_layers // 16)))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(-0.7, num_layers - 0.3)
-    axes.set_ylim(0, max(max(neurons_per_layer), even) * 1.25)
-    named = f"{total} selected neurons by layer" + (f", {title}" if title else "")
-    plain_axes(axes, named, "layer (0 is next to the input)", "neurons selected (number)")
+    axes.set_ylim(0, max(max(per_layer), even) * 1.25)
+    named = f"{counted(total, what, 'selected')} by layer" + (f", {title}" if title else "")
+    plain_axes(axes, named, "layer (0 is next to the input)", f"{what} selected (number)")
     axes.legend(frameon=False, loc="upper right", fontsize=9)
     return figure
 
 
-def seeds_figure(seed_variation: Mapping[str, Any]) -> Figure:
+def seeds_figure(seed_variation: Mapping[str, Any], what: str = NEURONS) -> Figure:
     """How far two seeds of general samples agree, pair by pair; as the validation table has it."""
     top, selection = seed_variation["top_overlap"]["pairs"], seed_variation["selection_overlap"]["pairs"]
     pairs = list(selection)
@@ -292,7 +302,11 @@ def seeds_figure(seed_variation: Mapping[str, Any]) -> Figure:
     places, k = range(len(pairs)), seed_variation["k"]
     axes.hlines(places, 0, 1, color="0.85", linewidth=1, zorder=0)
     axes.plot(
-        [selection[pair] for pair in pairs], places, "o", color="black", label=f"the {k} neurons each would select"
+        [selection[pair] for pair in pairs],
+        places,
+        "o",
+        color="black",
+        label=f"the {counted(k, what)} each would select",
     )
     axes.plot(
         [top[pair] for pair in pairs], places, "s", color="black", markerfacecolor="white",
@@ -304,7 +318,7 @@ def seeds_figure(seed_variation: Mapping[str, Any]) -> Figure:
     axes.set_ylim(len(pairs) - 0.5, -0.5)
     axes.set_xlim(-0.02, 1.02)
     axes.xaxis.set_major_formatter("{x:.0%}")
-    plain_axes(axes, "Agreement of the general samples' seeds", "neurons in common (share of k)", "pair of seeds")
+    plain_axes(axes, "Agreement of the general samples' seeds", f"{what} in common (share of k)", "pair of seeds")
     figure.legend(frameon=False, fontsize=8, loc="outside lower left", ncols=2)
     return figure
 

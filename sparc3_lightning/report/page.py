@@ -19,10 +19,13 @@ from sparc3_lightning.report.rows import (
     checks,
     evidence_table,
     first_completions,
+    of_weights,
     outcome_table,
     prediction_table,
     removed,
+    selected,
     set_table,
+    what_went,
 )
 from sparc3_lightning.report.screen_figures import screen_pictures
 from sparc3_lightning.report.sections import (
@@ -34,6 +37,7 @@ from sparc3_lightning.report.sections import (
     read_experiment,
     section_of,
 )
+from sparc3_lightning.report.weight_tables import weight_tables
 from sparc3_lightning.wording import MISSING, relevance_unit, visible
 
 if TYPE_CHECKING:  # `report` loads no torch
@@ -164,7 +168,7 @@ def _of_run(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: int) -
     predictions = results.get("predictions")  # runs of before had none
     behaviours = results.get("behaviours")
     return {
-        "heading": f"{results['selection']['num_neurons']} neurons removed from",
+        "heading": f"{selected(results['selection'])} removed from",
         "model": results["base_model"].get("id"),
         "verdict": results["verdict"],
         "behaviours": None if behaviours is None else recipe_table(behaviours["recipes"]),
@@ -175,6 +179,8 @@ def _of_run(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: int) -
         "evidence": evidence_table(results),
         "figures": figures,
         "selection": [removed(results["selection"]), *checks(results), *agreement_lines(results)],
+        "what": what_went(results["selection"]),
+        "parts": weight_tables(results["selection"]["parts"]) if of_weights(results["selection"]) else [],
         "validation": set_table(results["validation"], relevance_unit(results["relevance"])),
         "predictions": None if predictions is None else prediction_table(predictions),
         "completions": first_completions(run.baseline, run.pruned, num_prompts),
@@ -196,10 +202,10 @@ def _words(results: "Results") -> dict[str, list[str]]:
 
 
 def _choices(results: "Results") -> list[tuple[str, str]]:
-    """Model, method and selection; what the figures show is left out."""
+    """Model, method and selection; what figures and tables show is left out."""
     sections = {"model": results["base_model"], "relevance": results["relevance"], "selection": results["selection"]}
     lines = [line for name, values in sections.items() for line in _flat(values, f"{name}: ")]
-    return [(name, text) for name, text in lines if not name.endswith("neurons per layer")]
+    return [(name, text) for name, text in lines if not name.endswith(("neurons per layer", "selection: parts"))]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from sparc3_lightning.files import read_json
 from sparc3_lightning.models.families import get_family
-from sparc3_lightning.pruning.recipe import COMPRESSION_FILE, RECIPE_FILE, Recipe
+from sparc3_lightning.pruning.recipe import COMPRESSION_FILE, RECIPE_FILE, WEIGHT_RECIPE_FILE, Recipe
+from sparc3_lightning.report.recipe_report import recipe_report
 from sparc3_lightning.report.sections import KINDS, experiment_at, experiments_in, read_experiment
 from sparc3_lightning.scoring.manifest import MANIFEST_FILE, read_manifest, tensor_files
 from sparc3_lightning.trials import RECIPES_DIR, SCREEN_FILE
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sparc3_lightning.evaluation.records import Evaluation
+    from sparc3_lightning.pruning.weight_recipe import AnyRecipe
     from sparc3_lightning.runs.results import Results
     from sparc3_lightning.runs.run import Run
     from sparc3_lightning.scoring.score_set import ScoreSet
@@ -163,7 +165,7 @@ class FinishedRun:
         pruned: Without the neurons.
         controls: Each draw of the control.
         recipe: What was selected.
-        neurons: Scores of every neuron.
+        neurons: Scores of every neuron; None where single weights were selected.
         provenance: What the run was made with; None where it was not kept.
         config: The config, as text; None where it was not kept.
         screened: The candidates of its screen; None without one.
@@ -173,8 +175,8 @@ class FinishedRun:
     baseline: Side
     pruned: Side
     controls: list[Side]
-    recipe: Recipe
-    neurons: NeuronScores
+    recipe: AnyRecipe
+    neurons: NeuronScores | None
     provenance: dict[str, Any] | None
     config: str | None
     screened: ScreenedNeurons | None = None
@@ -188,10 +190,12 @@ def finished_run(run: Run, run_dir: Path) -> FinishedRun:
     assert run.pruned is not None
     from sparc3_lightning.pruning.select import neuron_scores
 
-    # Not read again: of weights, neurons' scores are known since they were written.
-    found = [neuron_scores(run.score_sets[name]) for name in (*run.general, str(run.behaviour))]
-    sets = [{layer: scores.numpy() for layer, scores in of_set.items()} for of_set in found]
-    neurons = _neurons(run_dir / "scores", sets, run.recipe)
+    neurons = None
+    if isinstance(run.recipe, Recipe):
+        # Not read again: of weights, neurons' scores are known since they were written.
+        found = [neuron_scores(run.score_sets[name]) for name in (*run.general, str(run.behaviour))]
+        sets = [{layer: scores.numpy() for layer, scores in of_set.items()} for of_set in found]
+        neurons = _neurons(run_dir / "scores", sets, run.recipe)
     baseline, pruned, *controls = (Side.of(one.to_json()) for one in (run.baseline, run.pruned, *run.controls))
     return FinishedRun(
         run.results, baseline, pruned, controls, run.recipe, neurons, *made_with(run_dir), read_screen(run_dir)
@@ -206,10 +210,12 @@ def read_run(run_dir: Path) -> FinishedRun:
         ValueError: A file is no readable or belongs to another run; names it.
     """
 
+    from sparc3_lightning.pruning.weight_recipe import load_recipe
+
     def sides(name: str) -> list[Side]:
         return [Side.of(one) for one in _stored(run_dir, name)]
 
-    results, recipe = read_results(run_dir), Recipe.load(run_dir)
+    results, recipe = read_results(run_dir), load_recipe(run_dir)
     (baseline,), (pruned,) = [Side.of(one) for one in _stored(home_of(run_dir), "baseline")], sides("pruned")
     controls = sides("control") if results["num_control_draws"] else []
     for name, others in (("pruned", [pruned]), ("control", controls)):
@@ -219,8 +225,10 @@ def read_run(run_dir: Path) -> FinishedRun:
                 f"{run_dir / name}_eval.json holds other prompts than baseline_eval.json: they are not of one run."
             )
     scores, selection = home_of(run_dir) / "scores", results["selection"]
-    sets = [_stored_scores(scores / name) for name in (*selection["general"], selection["behaviour"])]
-    neurons = _neurons(scores, sets, recipe)
+    neurons = None
+    if isinstance(recipe, Recipe):
+        sets = [_stored_scores(scores / name) for name in (*selection["general"], selection["behaviour"])]
+        neurons = _neurons(scores, sets, recipe)
     return FinishedRun(results, baseline, pruned, controls, recipe, neurons, *made_with(run_dir), read_screen(run_dir))
 
 
@@ -329,6 +337,8 @@ def inspect_path(path: Path, top: int) -> dict[str, Any]:
     """
     if path.is_dir() and (path / MANIFEST_FILE).is_file():
         return score_report(path, top)
+    if path.suffix == ".safetensors" and (beside := path.with_suffix(".json")).is_file():
+        path = beside  # the indices of a recipe of weights
     if path.name == MANIFEST_FILE or path.suffix == ".safetensors":
         return score_report(path.parent, top)
     if path.name == RESULTS_FILE or (path / RESULTS_FILE).is_file() or experiments_in(path):
@@ -339,7 +349,7 @@ def inspect_path(path: Path, top: int) -> dict[str, Any]:
         return compressed_report(path / COMPRESSION_FILE if path.is_dir() else path)
     if path.suffix == ".json" and path.is_file() and _is_no_recipe(path):
         raise ValueError(f"{path} is no recipe. {_SHOWN}")
-    if path.is_file() or (path / RECIPE_FILE).is_file():
+    if path.is_file() or _has_recipe(path):
         return recipe_report(path, top)
     raise FileNotFoundError(_nothing_at(path))
 
@@ -352,15 +362,19 @@ def _nothing_at(path: Path) -> str:
     return f"{path} holds no {RESULTS_FILE}, {MANIFEST_FILE} or {RECIPE_FILE}. {_SHOWN}{hint}"
 
 
+def _has_recipe(path: Path) -> bool:
+    return any((path / name).is_file() for name in (RECIPE_FILE, WEIGHT_RECIPE_FILE))
+
+
 def _is_no_recipe(path: Path) -> bool:
-    """Whether a JSON file is something else altogether; a damaged recipe is for `Recipe.load` to name."""
+    """Whether a JSON file is something else altogether; a damaged recipe is for `load_recipe` to name."""
     content = read_json(path, "recipe")
     return not isinstance(content, dict) or not {"neurons", "format_version"} & content.keys()
 
 
 def run_report(run_dir: Path, top: int) -> dict[str, Any]:
     """Results of a finished run, the recipe beside them, and its further experiments; None or empty where none is."""
-    has_recipe, found = (run_dir / RECIPE_FILE).is_file(), experiments_in(run_dir)
+    has_recipe, found = _has_recipe(run_dir), experiments_in(run_dir)
     # Only where there is nothing else is it an error that they are missing.
     has_results = (run_dir / RESULTS_FILE).is_file() or not found
     return {
@@ -389,29 +403,6 @@ def compressed_report(path: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{path} must say how a model was compressed, but it has no `{missing[0]}`.")
     return {"kind": "compressed model", "path": str(path), **content}
-
-
-def recipe_report(path: Path, top: int) -> dict[str, Any]:
-    """Base model, options, neurons per layer, and the first `top` neurons of a recipe."""
-    recipe = Recipe.load(path)
-    scores: list[float | None] = list(recipe.scores) or [None] * len(recipe.neurons)
-    factors = recipe.factors or [0.0] * len(recipe.neurons)
-    measured = recipe.measured or [{} for _ in recipe.neurons]
-    return {
-        "kind": "recipe",
-        "path": str(path / RECIPE_FILE if path.is_dir() else path),
-        "base_model": recipe.base_model,
-        "options": recipe.options,
-        "num_neurons": len(recipe.neurons),
-        "num_dampened": recipe.num_dampened,
-        "layers": [{"layer": layer, "count": len(indices)} for layer, indices in recipe.per_layer().items()],
-        "top_neurons": [
-            {"layer": layer, "index": index, "score": score, "factor": factor, **found}
-            for (layer, index), score, factor, found in zip(
-                recipe.neurons[:top], scores, factors, measured, strict=False
-            )
-        ],
-    }
 
 
 def score_report(path: Path, top: int) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """What a run's results say, in words, rows and cells: the terminal, the page and `inspect` show the same."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from sparc3_lightning.pruning.recipe import NEURONS, WEIGHTS
 from sparc3_lightning.wording import (
     MISSING,
     NATS,
+    counted,
     joint_effect,
     measured_on,
     number,
@@ -109,14 +111,14 @@ def outcome_table(results: "Results", brief: bool = False) -> Table:
         head.append("better")
         notes.append("Better: share of the prompts or windows that improved.")
     if draws:
-        counted = f"{draws} draw{'s' * (draws > 1)}"
-        random = f"{results['selection']['num_neurons']} random neurons of the same layers"
+        drawn = f"{draws} draw{'s' * (draws > 1)}"
+        random = f"{selected(results['selection'], 'random')} of the same layers"
         exchange = "pruned against the draws, exchanged within each prompt or window."
         head += ["control", "its p"] if brief else ["control", "control's range", "p against control"]
         notes.append(
-            f"Control: mean of {counted} of {random}; its p: {exchange}"
+            f"Control: mean of {drawn} of {random}; its p: {exchange}"
             if brief
-            else f"Control: {random}, mean and range of {counted}; p: {exchange}"
+            else f"Control: {random}, mean and range of {drawn}; p: {exchange}"
         )
     cells = [_outcome_row(row, brief) + (_control_cells(row, brief) if draws else []) for row in rows]
     if brief:
@@ -179,8 +181,29 @@ def _interval_cell(change: "ChangeResult", name: Literal["interval", "interval_b
     return ", ".join(signed(interval[end], beside=change["before"]) for end in ("low", "high"))
 
 
+def of_weights(selection: Mapping[str, Any]) -> bool:
+    """Whether single weights were selected, not neurons."""
+    return "num_weights" in selection
+
+
+def selected(selection: Mapping[str, Any], kind: str = "") -> str:
+    """What was selected, with its number: "20 neurons"; or as many of another kind."""
+    what = what_went(selection)
+    return counted(selection[f"num_{what}"], what, kind)
+
+
+def what_went(selection: Mapping[str, Any]) -> str:
+    """Neurons or weights."""
+    return WEIGHTS if of_weights(selection) else NEURONS
+
+
 def removed(selection: dict[str, Any]) -> str:
-    """How many neurons went, and from where."""
+    """How many neurons or weights went, and from where."""
+    if of_weights(selection):
+        num, total, parts = selection["num_weights"], selection["num_weights_scored"], selection["parts"]
+        layers = f"{sum(part['num_removed'] > 0 for part in parts)} of {len(parts)} linear layers"
+        share = f"{100 * num / total:.2g} %"
+        return f"{selected(selection)} removed of {total:,} ({share}), in {layers}.{_screen(selection.get('screen'))}"
     layers = ", ".join(f"{layer}: {count}" for layer, count in enumerate(selection["neurons_per_layer"]) if count)
     total = selection["num_neurons_of_model"]
     share = f" of {total:,} ({selection['num_neurons'] / total:.2%})" if total else ""
@@ -217,7 +240,7 @@ def prediction_table(found: "PredictionsResult") -> Table:
         f"Half of the {things}: its effects against those of the other half, which no method can be expected to pass "
         "by much" + (f" (to about {found['ceiling']:.2f})." if found["ceiling"] is not None else "."),
         f"Only the first by {own[0]} were removed: so narrow a choice lowers its own correlation, and says nothing of "
-        f"neurons that others would have proposed. Effects are of the {things} that were attributed.",
+        f"what others would have proposed. Effects are of the {things} that were attributed.",
         *(f"{name}: {one['missing']}." for name, one in predictors(found) if one["missing"]),
     ]
     return Table(head, [*rows, [f"half of the {things}", *_prediction_cells(halves)]], " ".join(notes))
@@ -249,8 +272,9 @@ def checks(results: "Results") -> list[str]:
     else:
         lines = [f"CHECK FAILED: {problem}." for problem in validation["problems"]]
     seeds, length = validation["seed_variation"], validation["length_bias"]
+    what = what_went(results["selection"])
     if seeds is not None:
-        lines.append(_seeds(seeds))
+        lines.append(_seeds(seeds, what))
     if length["relevance_ratio"] is not None and length["token_ratio"] is not None:
         # Signed relevance cancels in a sum: its ratio says nothing.
         is_signed = results["relevance"].get("sign") == "signed"
@@ -262,17 +286,17 @@ def checks(results: "Results") -> list[str]:
     if (kept := length.get("matched_overlap")) is not None:  # files of earlier versions have none
         lines.append(
             f"The contrast with samples of equal length alone ({', '.join(length['matched_sets'])}) also proposes "
-            f"{kept:.0%} of these neurons."
+            f"{kept:.0%} of these {what}."
         )
     return lines
 
 
-def _seeds(seeds: dict[str, Any]) -> str:
+def _seeds(seeds: dict[str, Any], what: str) -> str:
     variation, same = seeds["coefficient_of_variation"], seeds["selection_overlap"]["mean"]
     # Signed scores have none: they average near 0, which no deviation can be a share of.
     varies = "" if variation is None else f"a score varies by {percent(variation, '')} between them; "
     return (
-        f"{seeds['num_seeds']} seeds of general samples: {varies}{same:.0%} of the neurons that one seed alone would "
+        f"{seeds['num_seeds']} seeds of general samples: {varies}{same:.0%} of the {what} that one seed alone would "
         f"select, another would too (by chance {seeds['overlap_by_chance']:.1%})."
     )
 

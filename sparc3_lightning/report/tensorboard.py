@@ -123,7 +123,7 @@ def board_hyperparameters(run: Run) -> dict[str, str | int | float]:
     if run.recipe is None:
         return {}
     wanted = (
-        "num_neurons", "scope", "general_weight", "general_penalty", "method", "variant", "target", "sign",
+        "num_neurons", "sparsity", "scope", "general_weight", "general_penalty", "method", "variant", "target", "sign",
         "granularity", "modules",
     )  # fmt: skip
     chosen = {key: run.recipe.options[key] for key in wanted if key in run.recipe.options}

@@ -19,9 +19,10 @@ from sparc3_lightning.pruning.recipe import describe_option
 from sparc3_lightning.report.behaviour_tables import overlap_table, recipe_table
 from sparc3_lightning.report.read import is_differential
 from sparc3_lightning.report.rows import Table as Rows
-from sparc3_lightning.report.rows import checks, outcome_table, prediction_table, removed, set_table
+from sparc3_lightning.report.rows import checks, outcome_table, prediction_table, removed, set_table, what_went
 from sparc3_lightning.report.sections import KINDS, PAGE_FILE, Section, read_experiment, section_of
-from sparc3_lightning.wording import NATS, relevance_unit
+from sparc3_lightning.report.weight_tables import weight_tables
+from sparc3_lightning.wording import NATS, counted, relevance_unit
 
 if TYPE_CHECKING:  # `inspect` loads no torch
     from sparc3_lightning.runs.results import PredictionsResult, Results
@@ -35,6 +36,7 @@ _FILES = {
     "experiment_results.json": "every figure, statistic and check",
     **{name: f"tables and figures of the {name}" for name in KINDS},
     "pruned_neurons.json": "the neurons removed (the recipe)",
+    "pruned_weights.json": "the weights removed (the recipe), with their indices in the file beside it",
     "recipes": "each recipe of several behaviours, with all that came of it",
     "behaviours.csv": "what each recipe does to every measure",
     "behaviours_overlap.csv": "how far the behaviours share neurons",
@@ -106,7 +108,8 @@ def _full_width(table: Table, console: Console) -> int:
 
 def _print_checks(results: "Results", console: Console) -> None:
     """What was removed, and whether the scores can be trusted."""
-    console.print(_list("Neurons and scores", [removed(results["selection"]), *checks(results)]))
+    title = f"{what_went(results['selection']).capitalize()} and scores"
+    console.print(_list(title, [removed(results["selection"]), *checks(results)]))
 
 
 def _print_verdict(verdict: "VerdictResult", console: Console) -> None:
@@ -139,7 +142,13 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
     """Print what `inspect_path` found."""
     # Names come from files: no markup, no emoji.
     console = console or Console(markup=False, emoji=False, highlight=False)
-    shown = {"run": _print_run, "recipe": _print_recipe, "scores": _print_scores, "compressed model": _print_compressed}
+    shown = {
+        "run": _print_run,
+        "recipe": _print_recipe,
+        "recipe of weights": _print_weight_recipe,
+        "scores": _print_scores,
+        "compressed model": _print_compressed,
+    }
     shown.get(report["kind"], _print_experiment)(report, console)
 
 
@@ -149,7 +158,7 @@ def _print_run(report: dict[str, Any], console: Console) -> None:
     else:
         _print_suppression(report, console)
     if report["recipe"] is not None:
-        _print_recipe(report["recipe"], console)
+        print_report(report["recipe"], console)
     for found in report["experiments"]:
         _print_experiment(found, console)
     console.print()
@@ -199,6 +208,26 @@ def _print_recipe(report: dict[str, Any], console: Console) -> None:
     order = f"highest value first; in {unit}, price in nats" if with_measured else "most negative score first"
     columns = ["factor"] * (report["num_dampened"] > 0) + ["effect", "price", "value"] * with_measured
     _print_neurons(console, report["top_neurons"], f"First neurons ({order})", columns)
+
+
+def _print_weight_recipe(report: dict[str, Any], console: Console) -> None:
+    num, total, options = report["num_weights"], report["num_weights_scored"], report["options"]
+    title = f"Recipe: {counted(num, 'weights')} of {total:,} ({100 * num / total:.2g} %)"
+    _section(console, title, [("file", report["path"]), *_base_model(report["base_model"])])
+    _section(console, "Options", [(name, describe_option(value)) for name, value in options.items()])
+    for table in weight_tables(report["parts"]):
+        print_rows(table, console)
+    if report["top_rows"]:
+        unit = options.get("screen", {}).get("unit", NATS)
+        names = ["module", "row", "score", "effect", "price", "value"]
+        rows = [
+            [row["module"], row["row"], *(_short(row.get(name)) for name in names[2:])] for row in report["top_rows"]
+        ]
+        _columns(console, f"First rows (highest value first; in {unit}, price in nats)", names, rows)
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
 
 
 def _print_scores(report: dict[str, Any], console: Console) -> None:

@@ -1,21 +1,25 @@
 """The validation table: can the scores be trusted, and what do their sums say."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any
 
 from torch import Tensor
 
 from sparc3_lightning.models.families import get_family
+from sparc3_lightning.pruning.circuits import Order
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.select import Scope, neuron_scores, rank_neurons
+from sparc3_lightning.pruning.select_weights import extreme_weights
+from sparc3_lightning.pruning.weight_recipe import AnyRecipe, Integers, WeightRecipe
 from sparc3_lightning.runs.run import Run
-from sparc3_lightning.scoring.combine import contrasts, differential, differential_strength, seed_variation
+from sparc3_lightning.scoring.combine import Penalty, contrasts, differential, differential_strength, seed_variation
 from sparc3_lightning.scoring.lazy import LazyScores, count_scores
 from sparc3_lightning.scoring.score_set import ScoreSet
 
-Neuron = tuple[int, int]
+Member = tuple[Any, int]
+"""Of a selection: a neuron, (layer, index), or a single weight, (name of the layer, index)."""
 
 _MEANING = {
     "coefficient_of_variation": (
@@ -67,7 +71,7 @@ def validation_table(run: Run) -> dict[str, Any]:
         "sets": sets,
         "differential": None if run.differential is None else dict(count_scores(run.differential.scores)),
         "seed_variation": _seed_variation(run, general, behaviour, run.recipe) if is_finite else None,
-        "length_bias": _length_bias([sets[name] for name in run.general], sets[run.behaviour])
+        "length_bias": _length_bias([sets[name] for name in run.general], sets[run.behaviour], run.recipe)
         | _length_matched(run, behaviour, run.recipe, is_finite),
         "differential_strength": {
             "value": _finite(differential_strength(general, behaviour)),
@@ -75,6 +79,10 @@ def validation_table(run: Run) -> dict[str, Any]:
             "meaning": _MEANING["differential_strength"],
         },
     }
+
+
+def _meaning(key: str, recipe: AnyRecipe) -> str:
+    return _MEANING[key].replace("neuron", recipe.what.removesuffix("s"))
 
 
 def _set_row(run: Run, name: str) -> dict[str, Any]:
@@ -110,25 +118,34 @@ def _problems(row: dict[str, Any]) -> list[str]:
 
 
 def _seed_variation(
-    run: Run, general: Sequence[ScoreSet], behaviour: ScoreSet, recipe: Recipe
+    run: Run, general: Sequence[ScoreSet], behaviour: ScoreSet, recipe: AnyRecipe
 ) -> dict[str, Any] | None:
     if len(general) < 2:
         return None
-    k, made = len(recipe.neurons), _contrasts(run, general, behaviour, recipe)
-    top = {name: _top_neurons(score_set, k) for name, score_set in zip(run.general, general, strict=True)}
-    own = {name: _own_selection(made, place, behaviour, recipe) for place, name in enumerate(run.general)}
+    k, made = recipe.num, _contrasts(run, general, behaviour, recipe)
+    top = {name: _top(score_set, recipe) for name, score_set in zip(run.general, general, strict=True)}
+    own = {name: _own_selection(made, general, place, behaviour, recipe) for place, name in enumerate(run.general)}
     return {
         "num_seeds": len(general),
         "coefficient_of_variation": _finite(seed_variation(general, made)),
         "k": k,
         "top_overlap": pairwise_overlap(top),
         "selection_overlap": pairwise_overlap(own),
-        "overlap_by_chance": k / sum(len(score) for score in neuron_scores(behaviour).values()),
-        "meaning": {key: _MEANING[key] for key in ("coefficient_of_variation", "top_overlap", "selection_overlap")},
+        "overlap_by_chance": k / _num_competing(behaviour, recipe),
+        "meaning": {
+            key: _meaning(key, recipe) for key in ("coefficient_of_variation", "top_overlap", "selection_overlap")
+        },
     }
 
 
-def pairwise_overlap(chosen: dict[str, set[Neuron]]) -> dict[str, Any]:
+def _num_competing(behaviour: ScoreSet, recipe: AnyRecipe) -> int:
+    """Neurons, or weights, that a selection is made of."""
+    if isinstance(recipe, WeightRecipe):
+        return recipe.num_scored
+    return sum(len(score) for score in neuron_scores(behaviour).values())
+
+
+def pairwise_overlap(chosen: dict[str, set[Member]]) -> dict[str, Any]:
     """Share of common members of every two sets of one size, and its mean.
 
     Returns:
@@ -141,32 +158,53 @@ def pairwise_overlap(chosen: dict[str, set[Neuron]]) -> dict[str, Any]:
     return {"mean": sum(pairs.values()) / len(pairs), "pairs": pairs}
 
 
-def _top_neurons(score_set: ScoreSet, k: int) -> set[Neuron]:
-    """The k neurons with the highest scores; ties go to the lower (layer, index)."""
-    return _first(rank_neurons(score_set, highest_first=True), k)
+def _top(score_set: ScoreSet, recipe: AnyRecipe) -> set[Member]:
+    """As many neurons, or weights, as the recipe's with the highest scores; ties go to the lower (layer, index)."""
+    if isinstance(recipe, WeightRecipe):
+        return _extreme_weights(score_set, recipe, "highest")
+    return _first(rank_neurons(score_set, highest_first=True), recipe.num)
 
 
-def _contrasts(run: Run, general: Sequence[ScoreSet], behaviour: ScoreSet, recipe: Recipe) -> LazyScores:
+def _extreme_weights(
+    scores: ScoreSet, recipe: WeightRecipe, order: Order = "lowest", share: float | None = None
+) -> set[Member]:
+    """As many weights as the recipe's, or a share, by other scores."""
+    share, scope = share or recipe.num / recipe.num_scored, recipe.options.get("scope", "global")
+    return _weights(extreme_weights(scores, share, scope, order))
+
+
+def _weights(found: Iterable[tuple[str, Integers]]) -> set[Member]:
+    return {(name, index) for name, indices in found for index in indices.tolist()}
+
+
+def _penalty(recipe: AnyRecipe) -> tuple[float, Penalty]:
+    return recipe.options.get("general_weight", 1.0), recipe.options.get("general_penalty", "raw")
+
+
+def _contrasts(run: Run, general: Sequence[ScoreSet], behaviour: ScoreSet, recipe: AnyRecipe) -> LazyScores:
     """The differential with how its general sets differ: of weights as the run has made it, which is not made again."""
     made = None if run.differential is None else run.differential.scores
     if isinstance(made, LazyScores) and all(summary.seeds is not None for summary in made.known.values()):
         return made
-    weight, penalty = recipe.options.get("general_weight", 1.0), recipe.options.get("general_penalty", "raw")
-    return contrasts(general, behaviour, weight, penalty)
+    return contrasts(general, behaviour, *_penalty(recipe))
 
 
-def _own_selection(made: LazyScores, place: int, behaviour: ScoreSet, recipe: Recipe) -> set[Neuron]:
+def _own_selection(
+    made: LazyScores, general: Sequence[ScoreSet], place: int, behaviour: ScoreSet, recipe: AnyRecipe
+) -> set[Member]:
     """What would have been selected with this general set alone, with the recipe's options."""
+    if isinstance(recipe, WeightRecipe):
+        return _extreme_weights(differential(general[place], behaviour, *_penalty(recipe)), recipe)
     rows = {}
     for name in _neuron_modules(behaviour):
         seeds = made.summary(name).seeds
         assert seeds is not None
         rows[name] = seeds.own_rows[place]
     scope: Scope = recipe.options.get("scope", "global")
-    return _first(rank_neurons(ScoreSet(rows, behaviour.manifest), scope), len(recipe.neurons))
+    return _first(rank_neurons(ScoreSet(rows, behaviour.manifest), scope), recipe.num)
 
 
-def _first(ranking: tuple[Tensor, Tensor, Tensor], k: int) -> set[Neuron]:
+def _first(ranking: tuple[Tensor, Tensor, Tensor], k: int) -> set[Member]:
     layers, indices, _ = ranking
     return set(zip(layers[:k].tolist(), indices[:k].tolist(), strict=True))
 
@@ -176,7 +214,7 @@ def _neuron_modules(score_set: ScoreSet) -> list[str]:
     return [name for name in score_set.scores if family.layer_of(name) is not None]
 
 
-def _length_bias(general: Sequence[dict[str, Any]], behaviour: dict[str, Any]) -> dict[str, Any]:
+def _length_bias(general: Sequence[dict[str, Any]], behaviour: dict[str, Any], recipe: AnyRecipe) -> dict[str, Any]:
     def mean(key: str) -> float | None:
         values = [row[key] for row in general]
         return None if None in values else sum(values) / len(values)
@@ -191,11 +229,11 @@ def _length_bias(general: Sequence[dict[str, Any]], behaviour: dict[str, Any]) -
         "general_tokens_per_sample": means["tokens"],
         "behaviour_tokens_per_sample": behaviour["tokens_per_sample"],
         "token_ratio": _ratio(behaviour["tokens_per_sample"], means["tokens"]),
-        "meaning": _MEANING["length_bias"] + signed,
+        "meaning": _meaning("length_bias", recipe) + signed,
     }
 
 
-def _length_matched(run: Run, behaviour: ScoreSet, recipe: Recipe, is_finite: bool) -> dict[str, Any]:
+def _length_matched(run: Run, behaviour: ScoreSet, recipe: AnyRecipe, is_finite: bool) -> dict[str, Any]:
     """How much of the selection stays where length cannot be what tells the sets apart."""
 
     def lengths_of(score_set: ScoreSet) -> Any:
@@ -204,12 +242,23 @@ def _length_matched(run: Run, behaviour: ScoreSet, recipe: Recipe, is_finite: bo
     matched = {name: one for name, one in run.score_sets.items() if lengths_of(one) == run.behaviour}
     overlap, others = None, {*run.general} - matched.keys()
     if matched and others and is_finite and all(map(math.isfinite, (one.total for one in matched.values()))):
-        scope, screen = recipe.options.get("scope", "global"), recipe.options.get("screen")
-        options = recipe.options.get("general_weight", 1.0), recipe.options.get("general_penalty", "raw")
-        k = screen["num_candidates"] if screen else len(recipe.neurons)
-        kept = _first(rank_neurons(differential([*matched.values()], behaviour, *options), scope), k)
-        overlap = len(kept & {*recipe.neurons}) / len(recipe.neurons)
+        contrast = differential([*matched.values()], behaviour, *_penalty(recipe))
+        chosen, candidates = _chosen(recipe), _candidates(contrast, recipe)
+        overlap = len(chosen & candidates) / len(chosen)
     return {"matched_sets": [*matched], "matched_overlap": overlap}
+
+
+def _chosen(recipe: AnyRecipe) -> set[Member]:
+    return {*recipe.neurons} if isinstance(recipe, Recipe) else _weights(recipe.weights.items())
+
+
+def _candidates(contrast: ScoreSet, recipe: AnyRecipe) -> set[Member]:
+    """What would have been selected by another contrast: with a screen, what it would have had as candidates."""
+    screen = recipe.options.get("screen")
+    if isinstance(recipe, WeightRecipe):
+        return _extreme_weights(contrast, recipe, share=recipe.options["sparsity"] if screen else None)
+    num = screen["num_candidates"] if screen else recipe.num
+    return _first(rank_neurons(contrast, recipe.options.get("scope", "global")), num)
 
 
 def _scope(score_set: ScoreSet) -> str:

@@ -18,7 +18,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from sparc3_lightning.files import acquire, load_yaml, read_json, release
-from sparc3_lightning.pruning.recipe import RECIPE_FILE
+from sparc3_lightning.pruning.recipe import RECIPE_FILE, WEIGHT_RECIPE_FILE
 from sparc3_lightning.runs.resume import FOLDER, is_unfinished
 from sparc3_lightning.version import package_versions
 from sparc3_lightning.wording import differences
@@ -102,7 +102,7 @@ def refuse_used(directory: Path, resumes: bool) -> None:
     Raises:
         FileExistsError: The directory holds what a run writes, or what another has written.
     """
-    written = ("scores", RECIPE_FILE, FOLDER, CONFIG_FILE, PROVENANCE_FILE)
+    written = ("scores", RECIPE_FILE, WEIGHT_RECIPE_FILE, FOLDER, CONFIG_FILE, PROVENANCE_FILE)
     used = [name for name in written if (directory / name).exists()]
     if used and not (resumes and (is_unfinished(directory) or used == [CONFIG_FILE, PROVENANCE_FILE])):
         raise FileExistsError(

@@ -9,7 +9,8 @@ from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.evaluation.second_looks import agreements, notable_words
 from sparc3_lightning.metrics.measure import Aggregate, Better, Role, Rows
-from sparc3_lightning.pruning.recipe import neurons_per_layer
+from sparc3_lightning.pruning.recipe import Recipe, neurons_per_layer
+from sparc3_lightning.pruning.weight_recipe import AnyRecipe, WeightRecipe
 from sparc3_lightning.runs.checks import validation_table
 from sparc3_lightning.runs.run import Run
 from sparc3_lightning.statistics.compare import Change, compare, compare_with_control
@@ -175,7 +176,8 @@ def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> 
             Findings(
                 columns=run.baseline.columns,
                 changes=changes,
-                num_neurons=len(run.recipe.neurons),
+                num_removed=run.recipe.num,
+                what=run.recipe.what,
                 against_control=against,
                 draws=[control.scalars() for control in run.controls],
                 num_empty=(before.num_empty if before else 0, after.num_empty if after else 0),
@@ -197,21 +199,42 @@ def _as_json(changes: Mapping[str, Change]) -> dict[str, ChangeResult]:
 
 def _selection(run: Run) -> dict[str, Any]:
     assert run.recipe is not None
-    recipe, base = run.recipe, run.base_model
-    kept = ("method", "scope", "general_weight", "general_penalty")
+    recipe = run.recipe
+    kept = ("sparsity", "method", "scope", "general_weight", "general_penalty")
+    lowest, highest, num_below_zero = _score_range(recipe)
+    number, where = _number_and_place(recipe, run.base_model)
     return {
-        "num_neurons": len(recipe.neurons),
-        "num_neurons_of_model": base.get("num_neurons"),
+        **number,
         **{key: recipe.options[key] for key in kept if key in recipe.options},
         "general": run.general,
         "behaviour": run.behaviour,
         **({} if run.aim is None else {"recipe": run.aim.name, "behaviours": list(run.aim.behaviours)}),
-        "neurons_per_layer": neurons_per_layer(recipe, base["num_layers"]),
-        "lowest_score": min(recipe.scores, default=None),
-        "highest_score": max(recipe.scores, default=None),
-        "num_below_zero": sum(score < 0 for score in recipe.scores),
+        **where,
+        "lowest_score": lowest,
+        "highest_score": highest,
+        "num_below_zero": num_below_zero,
         "screen": recipe.options.get("screen"),
     }
+
+
+def _number_and_place(recipe: AnyRecipe, base: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """How many neurons or weights went, of how many; and where they lie."""
+    if isinstance(recipe, WeightRecipe):
+        return {"num_weights": recipe.num, "num_weights_scored": recipe.num_scored}, {"parts": recipe.parts()}
+    number = {"num_neurons": recipe.num, "num_neurons_of_model": base.get("num_neurons")}
+    return number, {"neurons_per_layer": neurons_per_layer(recipe, base["num_layers"])}
+
+
+def _score_range(recipe: AnyRecipe) -> tuple[float | None, float | None, int]:
+    """Lowest and highest score of what went, and how many are below 0."""
+    if isinstance(recipe, Recipe):
+        below = sum(score < 0 for score in recipe.scores)
+        return min(recipe.scores, default=None), max(recipe.scores, default=None), below
+    found = list(recipe.scores.values())
+    below = sum(int((values < 0).sum()) for values in found)
+    if not found:
+        return None, None, below
+    return min(float(values.min()) for values in found), max(float(values.max()) for values in found), below
 
 
 def _reference_sets(run: Run) -> dict[str, Any]:

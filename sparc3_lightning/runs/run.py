@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.pruning.aims import Aim
-from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.pruning.weight_recipe import AnyRecipe
 from sparc3_lightning.scoring.combine import MethodScores
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.trials import RECIPES_DIR
@@ -40,7 +40,7 @@ class Run:
         predictions: Which method's scores predict what a screen has measured; None without one.
         baseline: Evaluation of the model as it was, before pruning.
         pruned: Evaluation with the recipe applied.
-        controls: Evaluations with as many random neurons of the same layers removed, one a draw.
+        controls: Evaluations with as many random neurons (or weights) of the same layers removed, one a draw.
         results: What `experiment_results.json` holds, once it is written, on rank 0.
         compression: Rows of the table of compressed models, the baseline first.
         circuit: Rows of the table of circuits, on rank 0.
@@ -59,7 +59,7 @@ class Run:
     general: list[str] = field(default_factory=list)
     behaviour: str | None = None
     differential: ScoreSet | None = None
-    recipe: Recipe | None = None
+    recipe: AnyRecipe | None = None
     aim: Aim | None = None
     predictions: Predictions | None = None
     baseline: Evaluation | None = None

@@ -26,11 +26,10 @@ from sparc3_lightning.files import json_sha256, write_text
 from sparc3_lightning.loops import Progress
 from sparc3_lightning.metrics.scorers import scorer_setting
 from sparc3_lightning.pruning.passages import Passage
-from sparc3_lightning.pruning.recipe import Measured, Recipe
+from sparc3_lightning.pruning.recipe import Measured, Unit
 from sparc3_lightning.pruning.screen import (
     Joint,
     Meter,
-    Neuron,
     Responses,
     ScreenData,
     Screened,
@@ -38,6 +37,7 @@ from sparc3_lightning.pruning.screen import (
     screen,
     together,
 )
+from sparc3_lightning.pruning.weight_recipe import AnyRecipe
 from sparc3_lightning.statistics.p_values import PairedTest
 from sparc3_lightning.statistics.prediction import Prediction, ceiling, prediction
 from sparc3_lightning.trials import SCREEN_FILE
@@ -56,7 +56,8 @@ class Screen:
     """Verify by removal: how candidates are measured before any is chosen.
 
     Args:
-        num_candidates: How many neurons are removed one at a time: the first by the differential.
+        num_candidates: How many neurons are removed one at a time: the first by the differential. Of single weights how
+            many rows are, of each all its selected weights: those with the lowest sums.
         price_weight: What a nat of loss on the price text must bring, in the unit that effects are counted in: nats of
             the words' log-probability or, without words, the evaluator's score of completions; null for 10 nats, or 1
             (one hundredth of the score for each per cent of perplexity).
@@ -200,19 +201,19 @@ def price_passages(
 
 
 class KeptFigures:
-    """What was measured of single neurons before, in lines of JSON, one file a rank; inside a `with` block.
+    """What was measured of single units before, in lines of JSON, one file a rank; inside a `with` block.
 
     Another run that screens by the same key waits meanwhile. Every rank must enter and leave.
 
     Args:
         directory: Where the files lie; several runs may share it.
-        key: All that the figures depend on but the neuron, as JSON values.
+        key: All that the figures depend on but the unit, as JSON values.
     """
 
     def __init__(self, directory: Path, key: dict[str, Any]) -> None:
         self._directory, self._name = directory, json_sha256({"format_version": FORMAT_VERSION, **key})
         self._path = directory / f"screen-{self._name}-{rank_and_world_size()[0]}.jsonl"
-        self._known: dict[tuple[str, Neuron], list[float]] = {}
+        self._known: dict[tuple[str, Unit], list[float]] = {}
         self._alone = ExitStack()  # rank 0's holds the lock
 
     def __enter__(self) -> Self:
@@ -223,61 +224,64 @@ class KeptFigures:
     def __exit__(self, *exception: object) -> None:
         self._alone.close()
 
-    def _read(self) -> dict[tuple[str, Neuron], list[float]]:
+    def _read(self) -> dict[tuple[str, Unit], list[float]]:
         self._alone.enter_context(locked(self._directory / f".screen-{self._name}.lock"))
-        known: dict[tuple[str, Neuron], list[float]] = {}
+        known: dict[tuple[str, Unit], list[float]] = {}
         for path in sorted(self._directory.glob(f"screen-{self._name}-*.jsonl")):
             for line in path.read_text("utf-8").splitlines():
                 with suppress(ValueError):  # a line that a killed run left half written
-                    what, (layer, index), figures = json.loads(line)
-                    known[what, (layer, index)] = figures
+                    what, (place, index), figures = json.loads(line)
+                    known[what, (place, index)] = figures
         return known
 
-    def keep(self, what: str, neuron: Neuron, measure: Callable[[], list[float]]) -> list[float]:
-        """Give what was measured of a neuron before, or measure it now and write it down."""
-        if (what, neuron) not in self._known:
-            self._known[what, neuron] = measure()
+    def keep(self, what: str, unit: Unit, measure: Callable[[], list[float]]) -> list[float]:
+        """Give what was measured of a unit before, or measure it now and write it down."""
+        if (what, unit) not in self._known:
+            self._known[what, unit] = measure()
             with self._path.open("a", encoding="utf-8") as file:
                 # The newline comes first: a line that a killed run left half written ends there.
-                file.write("\n" + json.dumps([what, neuron, self._known[what, neuron]]))
-        return self._known[what, neuron]
+                file.write("\n" + json.dumps([what, unit, self._known[what, unit]]))
+        return self._known[what, unit]
 
 
 def screened_recipe(
     model: PreTrainedModel,
-    candidates: Recipe,
-    num_neurons: int,
+    candidates: AnyRecipe,
+    num_chosen: int,
     data: ScreenData,
     options: Screen,
     figures: KeptFigures,
     progress: Progress,
-) -> tuple[Recipe, list[Screened], Joint]:
+) -> tuple[AnyRecipe, list[Screened], Joint]:
     """Screen the candidates, choose, and remove the chosen together. Every rank must call.
 
     Args:
         model: The base model.
-        candidates: The first neurons of a selection.
-        num_neurons: How many are chosen at most.
+        candidates: The first units of a selection.
+        num_chosen: How many are chosen at most.
         data: What they are measured on.
         options: How.
         figures: What was measured before; entered.
         progress: Wraps the loops.
 
     Returns:
-        The recipe, empty where no neuron is worth its price (see `check_chosen`); what every candidate does alone; and
-        what the recipe's neurons do together.
+        The recipe, empty where no candidate is worth its price (see `check_chosen`); what every candidate does alone;
+        and what the recipe's units do together.
     """
-    weight = options.weight(data.unit)
-    meter = Meter(model, data, sorted({layer for layer, _ in candidates.neurons}), options.max_tokens)
-    found = screen(meter, candidates.neurons, num_neurons, weight, figures.keep, progress)
-    chosen = choose(found, num_neurons, weight)
-    joint = together(meter, [one.neuron for one in chosen], options.max_price)
-    told = {"num_asked": num_neurons, **asdict(options), "price_weight": weight, "unit": data.unit}
-    recipe = _recipe(candidates, chosen[: joint.num_neurons], {**told, "joint": asdict(joint)})
+    weight, units = options.weight(data.unit), candidates.units
+    layers = sorted({candidates.only([unit]).first_block for unit in units})
+    meter = Meter(model, data, layers, options.max_tokens)
+    found = screen(meter, units, num_chosen, weight, figures.keep, progress, candidates.only)
+    chosen = choose(found, num_chosen, weight)
+    joint = together(meter, [one.unit for one in chosen], options.max_price, candidates.only)
+    told = {"num_asked": num_chosen, **asdict(options), "price_weight": weight, "unit": data.unit}
+    jointly = {"effect": joint.effect, "ordinary": joint.ordinary, "price": joint.price}
+    jointly = {f"num_{candidates.units_are}": joint.num, **jointly}
+    recipe = _recipe(candidates, chosen[: joint.num], {**told, "joint": jointly})
     return recipe, found, joint
 
 
-def check_chosen(recipe: Recipe, screened: Sequence[Screened]) -> None:
+def check_chosen(recipe: AnyRecipe, screened: Sequence[Screened]) -> None:
     """Refuse a screen that has chosen nothing, once its tables are written.
 
     Args:
@@ -287,14 +291,14 @@ def check_chosen(recipe: Recipe, screened: Sequence[Screened]) -> None:
     Raises:
         ValueError: No candidate is worth its price, or even the first one's is above `max_price`.
     """
-    if recipe.neurons:
+    if recipe.num:
         return
     told = recipe.options["screen"]
     unit, weight = told["unit"], told["price_weight"]
     if chosen := choose(screened, 1, weight):
         price = math.expm1(chosen[0].price or 0.0)
         raise ValueError(
-            f"`max_price` must be at least what the first neuron costs, {price:.2%} of perplexity, got "
+            f"`max_price` must be at least what the first candidate costs, {price:.2%} of perplexity, got "
             f"{told['max_price']:.2%}. Raise `{_KEYS}.max_price`; `{SCREEN_FILE}` has every candidate's price."
         )
     best = max(min(one.value(weight), one.value(weight, confirm=True)) for one in screened)
@@ -305,15 +309,11 @@ def check_chosen(recipe: Recipe, screened: Sequence[Screened]) -> None:
     )
 
 
-def _recipe(candidates: Recipe, chosen: Sequence[Screened], told: dict[str, Any]) -> Recipe:
-    scores = dict(zip(candidates.neurons, candidates.scores, strict=True))
-    return replace(
-        candidates,
-        neurons=[one.neuron for one in chosen],
-        scores=[scores[one.neuron] for one in chosen],
-        measured=[_figures(one, told["price_weight"], told["unit"]) for one in chosen],
-        options={**candidates.options, "num_neurons": len(chosen), "screen": told},
-    )
+def _recipe(candidates: AnyRecipe, chosen: Sequence[Screened], told: dict[str, Any]) -> AnyRecipe:
+    recipe = candidates.only([one.unit for one in chosen])
+    measured = [_figures(one, told["price_weight"], told["unit"]) for one in chosen]
+    options = {**candidates.options, f"num_{recipe.what}": recipe.num, "screen": told}
+    return replace(recipe, measured=measured, options=options)
 
 
 def _figures(one: Screened, price_weight: float, unit: str) -> Measured:
@@ -324,7 +324,7 @@ def _figures(one: Screened, price_weight: float, unit: str) -> Measured:
     }  # fmt: skip
 
 
-def write_screen(directory: Path, candidates: Recipe, screened: Sequence[Screened], recipe: Recipe) -> Path:
+def write_screen(directory: Path, candidates: AnyRecipe, screened: Sequence[Screened], recipe: AnyRecipe) -> Path:
     """Write the table of all candidates, best first by the differential, as `screen.csv`.
 
     Args:
@@ -334,12 +334,13 @@ def write_screen(directory: Path, candidates: Recipe, screened: Sequence[Screene
         recipe: What came of it.
     """
     weight, unit = (recipe.options["screen"][name] for name in ("price_weight", "unit"))
-    chosen = {neuron: place for place, neuron in enumerate(recipe.neurons, start=1)}
+    chosen = {unit: place for place, unit in enumerate(recipe.units, start=1)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["layer", "index", "score", "effect", "confirmed", "ordinary", "price", "value", "unit", "chosen"])
-    for one, score in zip(screened, candidates.scores, strict=True):
-        writer.writerow([*one.neuron, score, *_figures(one, weight, unit).values(), chosen.get(one.neuron, "")])
+    figures = ("score", "effect", "confirmed", "ordinary", "price", "value", "unit", "chosen")
+    writer.writerow([*candidates.unit_names, *figures])
+    for one, score in zip(screened, candidates.unit_scores, strict=True):
+        writer.writerow([*one.unit, score, *_figures(one, weight, unit).values(), chosen.get(one.unit, "")])
     return write_text(directory / SCREEN_FILE, text.getvalue())
 
 
@@ -366,7 +367,7 @@ def predict_effects(
     screened: Sequence[Screened],
     scores: Mapping[str, Sequence[float]],
     proposed_by: str,
-    num_neurons: int,
+    num_best: int,
     test: PairedTest | None = None,
     unit: str = NATS,
 ) -> Predictions:
@@ -376,7 +377,7 @@ def predict_effects(
         screened: What each candidate does; its effect here is the mean of both halves of the words or prompts.
         scores: By key of the method its score of each candidate, the lowest to go first; NaN where it has none.
         proposed_by: Key of the method that proposed the candidates.
-        num_neurons: How many count as the best.
+        num_best: How many count as the best.
         test: Settings of the statistics.
         unit: What the effects are counted in.
 
@@ -387,8 +388,8 @@ def predict_effects(
         np.array(values) for values in zip(*((one.effect, one.confirmed) for one in screened), strict=True)
     )
     effects = (first + second) / 2
-    found = {key: prediction(-np.array(values), effects, num_neurons, test) for key, values in scores.items()}
-    halves = prediction(first, second, num_neurons, test)
+    found = {key: prediction(-np.array(values), effects, num_best, test) for key, values in scores.items()}
+    halves = prediction(first, second, num_best, test)
     methods = {proposed_by: found.pop(proposed_by), **found}
     return Predictions(proposed_by, unit, methods, halves, ceiling(halves.correlation))
 
@@ -417,6 +418,6 @@ def describe_screen(screened: Sequence[Screened], joint: Joint, num_asked: int, 
     found = joint_effect(unit, joint.effect, joint.ordinary, joint.price)
     return (
         f"screen: of {len(screened)} candidates {lowering} lower {lowered(unit)} by both halves; "
-        f"{joint.num_neurons} of the {num_asked} asked for were chosen.\n"
+        f"{joint.num} of the {num_asked} asked for were chosen.\n"
         f"{found[0].upper()}{found[1:]}"
     )

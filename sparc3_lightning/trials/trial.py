@@ -18,6 +18,7 @@ from sparc3_lightning.metrics.measure import TextPrompt
 from sparc3_lightning.pruning.apply import apply_masks, apply_recipe
 from sparc3_lightning.pruning.lower_blocks import LowerBlocks
 from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.pruning.weight_recipe import AnyRecipe
 from sparc3_lightning.trials.store import FORMAT_VERSION, Measured, TrialStore
 from sparc3_lightning.version import __version__
 
@@ -54,7 +55,15 @@ def scaled_neurons(recipe: Recipe, factor: float | None = None) -> Intervention:
     else:
         key = {"kind": "neurons", "neurons": sorted(recipe.neurons), "factor": factor or 0.0}
     apply = partial(apply_recipe, recipe=recipe, check_base=False, factor=factor)
-    return Intervention(key, apply, first_block=min(recipe.per_layer(), default=0))
+    return Intervention(key, apply, recipe.first_block)
+
+
+def removed(recipe: AnyRecipe) -> Intervention:
+    """What a recipe removes is zeroed, and what it dampens is multiplied."""
+    if isinstance(recipe, Recipe):
+        return scaled_neurons(recipe)
+    key = {"kind": recipe.what, "indices": recipe.sha256}
+    return Intervention(key, partial(apply_recipe, recipe=recipe, check_base=False), recipe.first_block)
 
 
 def masked_weights(made_by: Mapping[str, Any], masks: Callable[[], Iterable[tuple[str, Tensor]]]) -> Intervention:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 from sparc3_lightning.metrics.measure import Column, Role
+from sparc3_lightning.pruning.recipe import NEURONS
 from sparc3_lightning.statistics.compare import Change, share_of
-from sparc3_lightning.wording import p_equals, percent, spoken
+from sparc3_lightning.wording import counted, p_equals, percent, spoken
 
 
 class VerdictResult(TypedDict):
@@ -42,22 +43,24 @@ class Findings:
     Attributes:
         columns: The measures by name; their roles say which of them decides and which stand beside it.
         changes: Baseline against pruned, by column.
-        num_neurons: Neurons removed.
+        num_removed: Neurons, or weights, removed.
         against_control: Control against pruned, by column; empty without a control.
         draws: Figures of each draw of the control, by column.
         num_empty: Completions without a token, of the baseline and of the pruned model.
         alpha: A p-value must be below it.
         overlap_allowed: Whether evaluation prompts may have been attributed.
+        what: "neurons" or "weights".
     """
 
     columns: Mapping[str, Column]
     changes: Mapping[str, Change]
-    num_neurons: int
+    num_removed: int
     against_control: Mapping[str, Change] = field(default_factory=dict)
     draws: Sequence[Mapping[str, float]] = ()
     num_empty: tuple[int, int] = (0, 0)
     alpha: float = 0.05
     overlap_allowed: bool = False
+    what: str = NEURONS
 
     def of_role(self, *roles: Role) -> list[tuple[Column, Change]]:
         """Columns of some roles that have a change, in the roles' order."""
@@ -123,7 +126,7 @@ def _kind(column: Column) -> str:
 
 
 def _headline(subject: _Subject | None, findings: Findings) -> str:
-    removed, price = f"Removing these {findings.num_neurons} neurons", _price(findings)
+    removed, price = f"Removing these {counted(findings.num_removed, findings.what)}", _price(findings)
     if subject is None:
         return f"{removed}: no behaviour was measured, so this run says nothing about one{price}."
     lower, lowered, raised = ("lower", "lowered", "RAISED")
@@ -135,10 +138,10 @@ def _headline(subject: _Subject | None, findings: Findings) -> str:
         return f"{removed} did NOT {lower} {subject.name} significantly{price}."
     did = f"{removed} {lowered} {subject.name} significantly"
     if subject.improved_against_control is None:
-        return f"{did}{price}; whether random neurons do the same was not tested."
+        return f"{did}{price}; whether random {findings.what} do the same was not tested."
     if not subject.improved_against_control:
-        return f"{did}, but NOT significantly more than random neurons{price}."
-    return f"{did}, and more than random neurons{price}."
+        return f"{did}, but NOT significantly more than random {findings.what}{price}."
+    return f"{did}, and more than random {findings.what}{price}."
 
 
 def _price(findings: Findings) -> str:
@@ -201,14 +204,15 @@ def _control_sentence(subject: _Subject, findings: Findings) -> list[str]:
     is_low = column.better == "lower"
     as_good = sum(draw <= control.after if is_low else draw >= control.after for draw in draws)
     good, beyond = ("low", "below") if is_low else ("high", "above")
-    counted = f"{len(draws)} draw{'s' * (len(draws) > 1)}"
+    drawn = f"{len(draws)} draw{'s' * (len(draws) > 1)}"
+    others = counted(findings.num_removed, findings.what, "random")
     alone = (
         "" if as_good else f"chance alone puts them {beyond} all draws with probability {1 / (len(draws) + 1):.2f}: "
     )
     return [
-        f"Against the control ({counted} of {findings.num_neurons} random neurons in the same layers, each "
+        f"Against the control ({drawn} of {others} in the same layers, each "
         f"{column.rows}'s score averaged over the draws) it {_movement(control, findings.alpha)}: "
-        f"{_figures(column, control)}; {as_good} of {len(draws)} draws came as {good} as the selected neurons "
+        f"{_figures(column, control)}; {as_good} of {len(draws)} draws came as {good} as the selected {findings.what} "
         f"({alone}the p-value is for the draws made)."
     ]
 
@@ -229,7 +233,10 @@ def _caveats(subject: _Subject, findings: Findings) -> Iterator[str]:
     if subject.improved:
         yield from _power_caveat(subject.column, subject.control, "control", findings)
     if subject.control is None:
-        yield "No control was run: any neurons might do the same. Set `EvaluationCallback.init_args.num_control_draws`."
+        yield (
+            f"No control was run: any {findings.what} might do the same. Set "
+            "`EvaluationCallback.init_args.num_control_draws`."
+        )
     yield from _price_caveats(findings)
     for column, change in findings.of_role("opinion"):
         if subject.improved and not findings.improved(column, change):

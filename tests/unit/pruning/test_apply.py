@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning import Recipe, apply_recipe
 from sparc3_lightning.models.identity import base_model
-from sparc3_lightning.pruning.apply import zero_neurons_
+from sparc3_lightning.pruning.apply import zero_again_
 from tests.tiny import LAYERS, NEURONS, PARTS, TINY, neuron_rows, rows_of, tiny_llama, tiny_samples
 
 NEURONS_GONE = [(1, 3), (0, 0), (1, 23), (1, 4)]
@@ -217,7 +217,7 @@ def test_zeroing_again_after_an_optimizer_step(family: str) -> None:
     optimizer.step()
     assert rows_of(family, PARTS[family].rows[0], up.weight)[3].any()
     others = expected(model)
-    zero_neurons_(model, recipe)
+    zero_again_(model, recipe)
     assert same_bits(weights(model), others)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -313,7 +313,7 @@ def test_a_dampened_neuron_is_not_held_at_zero() -> None:
     with pytest.raises(
         ValueError, match=r"must remove every neuron to train without them, got 3 of 4 .*`model\.recipe`"
     ):
-        zero_neurons_(model, recipe_of(model, factors=OWN))
+        zero_again_(model, recipe_of(model, factors=OWN))
     assert same_bits(weights(model), before)
 
 

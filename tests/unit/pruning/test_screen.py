@@ -89,16 +89,16 @@ def test_each_candidate_is_measured_alone(price: list[Passage]) -> None:
     model = tiny_llama(dtype=torch.float64)
     candidates = [(1, 4), (0, 7), (1, 2), (0, 0)]
     found = screen(Meter(model, ScreenData(WORDS, ORDINARY, price), [0, 1]), candidates, 4, price_weight=0.0)
-    assert [one.neuron for one in found] == candidates
+    assert [one.unit for one in found] == candidates
     for one in found:
-        words = effects(model, [one.neuron], WORDS)
+        words = effects(model, [one.unit], WORDS)
         assert one.effect == pytest.approx(words[[0, 2]].mean().item(), abs=1e-9)
         assert one.confirmed == pytest.approx(words[1].item(), abs=1e-9)
-        assert one.ordinary == pytest.approx(effects(model, [one.neuron], ORDINARY).mean().item(), abs=1e-9)
+        assert one.ordinary == pytest.approx(effects(model, [one.unit], ORDINARY).mean().item(), abs=1e-9)
         if not price:
             assert one.price == 0.0
         elif one.price is not None:
-            rise = effects(model, [one.neuron], TEXT).sum().item() / (11 + 7)
+            rise = effects(model, [one.unit], TEXT).sum().item() / (11 + 7)
             assert one.price == pytest.approx(rise, abs=1e-9)
     assert torch.equal(tiny_llama(dtype=torch.float64).lm_head.weight, model.lm_head.weight)
 
@@ -138,13 +138,13 @@ def test_the_value_counts_costs_only() -> None:
 def test_only_what_is_above_zero_by_both_halves_is_chosen_best_first() -> None:
     screened = [
         GOOD,
-        replace(GOOD, neuron=(0, 2), effect=0.4),
-        replace(GOOD, neuron=(0, 3), confirmed=0.05),
-        replace(GOOD, neuron=(0, 4), effect=0.1),
-        replace(GOOD, neuron=(0, 5), price=None),
+        replace(GOOD, unit=(0, 2), effect=0.4),
+        replace(GOOD, unit=(0, 3), confirmed=0.05),
+        replace(GOOD, unit=(0, 4), effect=0.1),
+        replace(GOOD, unit=(0, 5), price=None),
     ]
-    assert [one.neuron for one in choose(screened, 10)] == [(0, 2), (0, 1)]
-    assert [one.neuron for one in choose(screened, 1)] == [(0, 2)]
+    assert [one.unit for one in choose(screened, 10)] == [(0, 2), (0, 1)]
+    assert [one.unit for one in choose(screened, 1)] == [(0, 2)]
 
 
 def test_all_together_or_until_the_price_is_too_high() -> None:
@@ -152,16 +152,16 @@ def test_all_together_or_until_the_price_is_too_high() -> None:
     chosen = [(0, 3), (1, 5), (0, 11), (1, 20)]
     meter = Meter(model, DATA, [0, 1])
     joint = together(meter, chosen)
-    assert joint.num_neurons == 4
+    assert joint.num == 4
     assert joint.effect == pytest.approx(effects(model, chosen, WORDS).mean().item(), abs=1e-9)
     assert joint.ordinary == pytest.approx(effects(model, chosen, ORDINARY).mean().item(), abs=1e-9)
     prices = [effects(model, chosen[:num], TEXT).sum().item() / 18 for num in range(1, 5)]
     assert joint.price == pytest.approx(prices[-1], abs=1e-9)
     limit = torch.tensor(max(prices[:2])).expm1().item() + 1e-9
     expected = next((num for num, price in enumerate(prices) if torch.tensor(price).expm1() > limit), 4)
-    assert together(meter, chosen, max_price=limit).num_neurons == expected >= 2
+    assert together(meter, chosen, max_price=limit).num == expected >= 2
     lowest = torch.tensor(prices[0]).expm1().item() - 1e-6
-    assert together(meter, chosen, max_price=lowest).num_neurons == 0
+    assert together(meter, chosen, max_price=lowest).num == 0
 
 
 def test_too_few_words() -> None:

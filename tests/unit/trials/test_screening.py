@@ -163,7 +163,7 @@ def test_the_table_lists_every_candidate(tmp_path: Path) -> None:
     assert {tuple(map(int, line.split(",")[:2])) for line in chosen} == {*recipe.neurons}
     assert {line.split(",")[-2] for line in lines[1:]} == {"nats"}
     told = describe_screen(found, joint, 3, "nats")
-    assert f"{joint.num_neurons} of the 3 asked for were chosen" in told
+    assert f"{joint.num} of the 3 asked for were chosen" in told
     assert f"Together they lower the behaviour's words by {joint.effect:.3f} nats and ordinary words by" in told
 
 
@@ -208,7 +208,7 @@ def test_without_words_the_fall_of_the_evaluators_score_finds_a_planted_neuron(t
 
     assert by_hand().min() > 0, "it says w9 to every prompt"
     for one in found:
-        fall = by_hand() - by_hand(one.neuron)
+        fall = by_hand() - by_hand(one.unit)
         assert (one.effect, one.confirmed) == pytest.approx((fall[::2].mean().item(), fall[1::2].mean().item()))
         assert one.ordinary == 0
     assert min(found[1].effect, found[1].confirmed) >= 0.5
@@ -316,7 +316,7 @@ def test_no_candidate_worth_its_price(tmp_path: Path) -> None:
             return [0.5, -0.1, 0.0]
 
     recipe, found, joint = run_screen(Useless(tmp_path, {}))
-    assert (recipe.neurons, joint.num_neurons) == ([], 0)
+    assert (recipe.neurons, joint.num) == ([], 0)
     lines = write_screen(tmp_path, CANDIDATES, found, recipe).read_text().splitlines()
     assert len(lines) == 1 + 48, "by what else would one set the weight?"
     with pytest.raises(ValueError, match=r"none of the 48 candidates .*best value is -0\.1, .*num_candidates"):

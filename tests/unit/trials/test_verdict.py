@@ -74,7 +74,7 @@ def findings(baseline: Change | None = FELL, control: Change | None = FELL, **ch
         Findings(
             columns={column.name: column for column in COLUMNS},
             changes={name: change for name, change in found.items() if change is not None},
-            num_neurons=100,
+            num_removed=100,
             against_control=against,
             draws=() if control is None else DRAWS,
         ),
