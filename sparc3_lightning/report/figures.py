@@ -115,11 +115,12 @@ def _of_scores(run: FinishedRun) -> Iterator[Picture]:
     what = run.recipe.what
     if run.neurons is not None:
         yield from _of_neurons(run, run.neurons)
-    yield Picture(
-        f"{what}_per_layer",
-        layer_figure(selected_per_layer(run.recipe, run.results["base_model"]["num_layers"]), what=what),
-        f"In which layers the selected {what} are.",
+    counts = selected_per_layer(run.recipe, run.results["base_model"]["num_layers"])
+    others = run.recipe.num - sum(counts)
+    caption = f"In which layers the selected {what} are." + (
+        f" {others:,} more lie in none (lm_head)." if others else ""
     )
+    yield Picture(f"{what}_per_layer", layer_figure(counts, what=what), caption)
     seeds = run.results["validation"]["seed_variation"]
     if seeds is not None:
         yield Picture(

@@ -1,7 +1,8 @@
-"""A recipe, or masks, applied to shards is what is applied to the whole; and restored, bit for bit."""
+"""A recipe, of neurons or weights, or masks: applied to shards as to the whole, and restored, bit for bit."""
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
@@ -15,9 +16,10 @@ from sparc3_lightning.models.identity import base_model
 from sparc3_lightning.models.sharding import shard_model
 from sparc3_lightning.pruning.apply import apply_masks, apply_recipe
 from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.pruning.weight_recipe import WeightRecipe
 from sparc3_lightning.scoring.weights import lowest_per_row
 from tests.launch import run_distributed
-from tests.tiny import tiny_llama
+from tests.tiny import tiny_gpt2, tiny_llama
 
 WIDTHS = (24, 21, 9)  # over four ranks: 6 each; 6, 6, 6, 3; and 3, 3, 3, none
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -81,6 +83,33 @@ def mask_and_restore(widths: Sequence[int]) -> None:
         assert_same(whole_weights(model), dense)
 
 
+def some_weights(model: PreTrainedModel) -> WeightRecipe:
+    """Of every layer some, but of some ranks' rows none: the first and the last row, and one in the middle."""
+    layers = get_family(model.config.model_type).linear_modules(model)
+    shapes = {name: (weight_of(layer).shape[0], weight_of(layer).shape[1]) for name, layer in layers.items()}
+    gone = {
+        name: np.unique([0, columns - 1, rows // 2 * columns + 1, rows * columns - 1])
+        for name, (rows, columns) in shapes.items()
+    }
+    return WeightRecipe(gone, shapes, base_model=base_model(model))
+
+
+def apply_weights_and_restore(widths: Sequence[int]) -> None:
+    """GPT-2's layers are sharded by their inputs."""
+    for width in widths:
+        for build, options in ((tiny_llama, {"intermediate_size": width}), (tiny_gpt2, {"n_inner": width})):
+            whole, model = build(**options), build(**options)  # type: ignore[operator]
+            shard_model(model, init_device_mesh("cpu", (torch.distributed.get_world_size(),)))
+            dense, recipe = whole_weights(whole), some_weights(whole)
+            with apply_recipe(model, recipe):
+                apply_recipe(whole, recipe)
+                assert_same(whole_weights(model), whole_weights(whole))
+                apply_recipe(model, recipe)  # twice changes nothing, and is no other base model
+                assert_same(whole_weights(model), whole_weights(whole))
+            assert_same(whole_weights(model), dense)
+            assert not torch.equal(whole_weights(whole)["lm_head.weight"], dense["lm_head.weight"])
+
+
 def refuse_another_base() -> None:
     recipe = Recipe([(0, 0)], [-1.0], base_model(tiny_llama(seed=1)), {})
     model = sharded(24)
@@ -94,6 +123,7 @@ def all_of_it(widths: Sequence[int]) -> None:
     torch.distributed.init_process_group("gloo")
     apply_and_restore(widths)
     mask_and_restore(widths)
+    apply_weights_and_restore(widths)
     refuse_another_base()
 
 

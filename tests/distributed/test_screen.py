@@ -2,13 +2,14 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from callbacks import PruningCallback, RelevanceCallback
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.samples import LoadContext, ReferenceSamples, TextSet
-from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.pruning.weight_recipe import WeightRecipe, load_recipe
 from sparc3_lightning.trials.screening import SCREEN_FILE, Screen
 from tests.distributed.jobs import FixedSamples, SameWeights, make_module, make_trainer, predict
 from tests.launch import run_distributed
@@ -19,6 +20,8 @@ CASES = [
     ("words", "replicated", 2),
     ("words", "replicated", 4),
     ("words", "sharded", 2),
+    ("words, of single weights", "replicated", 2),
+    ("words, of single weights", "sharded", 2),
     ("prompts", "replicated", 2),
     ("prompts", "sharded", 2),
 ]
@@ -48,11 +51,14 @@ class PriceText(TextSet):
 
 def screen(model: str, measured_on: str, strategy: str, home: str) -> None:
     """Screen by words, or by completions of prompts that nothing is known to follow."""
-    source, target = (FixedWords, "next_token") if measured_on == "words" else (FixedPromptSamples, "last_token_argmax")
-    pruning = PruningCallback(4, screen=Screen(num_candidates=40, price_weight=0.1, num_price_tokens=60))
+    is_by_words, by_weight = measured_on.startswith("words"), measured_on.endswith("weights")
+    source, target = (FixedWords, "next_token") if is_by_words else (FixedPromptSamples, "last_token_argmax")
+    number: dict[str, Any] = {"sparsity": 0.05} if by_weight else {"num_neurons": 4}
+    pruning = PruningCallback(**number, screen=Screen(num_candidates=40, price_weight=0.1, num_price_tokens=60))
     data = SparC3DataModule({"ordinary": source(0)}, {"toxic": source(1)}, price={"text": PriceText()}, batch_size=2)
     trainer = make_trainer(strategy, RelevanceCallback(), pruning, SameWeights(), default_root_dir=home)
     options = {"modules": "neurons", "sign": "signed", "target": target, "explain": "logprob"}
+    options |= {"modules": "all", "granularity": "weight"} if by_weight else {}
     predict(trainer, make_module(model, **options), data)
 
 
@@ -66,7 +72,7 @@ def table(home: Path) -> dict[tuple[str, str], list[str]]:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("screen")
     save_tiny_model(directory / "model")
-    for measured_on in ("words", "prompts"):
+    for measured_on in ("words", "words, of single weights", "prompts"):
         screen(str(directory / "model"), measured_on, "replicated", str(directory / measured_on))
     return directory
 
@@ -75,15 +81,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_same_figures_and_recipe(measured_on: str, strategy: str, world_size: int, home: Path) -> None:
     own = home / f"{measured_on}-{strategy}-{world_size}"
     run_distributed(screen, world_size, str(home / "model"), measured_on, strategy, str(own))
-    (alone,), (found,) = (list(path.rglob("pruned_neurons.json")) for path in (home / measured_on, own))
-    assert Recipe.load(found).neurons == Recipe.load(alone).neurons
+    (alone,), (found,) = (list(path.rglob("pruned_*.json")) for path in (home / measured_on, own))
+    ours, theirs = load_recipe(found), load_recipe(alone)
+    assert ours.units == theirs.units
+    if isinstance(ours, WeightRecipe) and isinstance(theirs, WeightRecipe):
+        assert ours.sha256 == theirs.sha256
     wanted, rows = table(home / measured_on), table(own)
-    assert {figures[-2] for figures in rows.values()} == {"nats" if measured_on == "words" else "toxicity"}
+    assert {figures[-2] for figures in rows.values()} == {"toxicity" if measured_on == "prompts" else "nats"}
     assert rows.keys() == wanted.keys()
-    for neuron, figures in rows.items():
-        for mine, other in zip(figures[1:4], wanted[neuron][1:4], strict=True):
+    for unit, figures in rows.items():
+        for mine, other in zip(figures[1:4], wanted[unit][1:4], strict=True):
             assert float(mine) == pytest.approx(float(other), abs=1e-9)
-        assert figures[-1] == wanted[neuron][-1], "chosen at the same place"
+        assert figures[-1] == wanted[unit][-1], "chosen at the same place"
     files = list(own.rglob("screen-*.jsonl"))
     assert len(files) == world_size
     measured = [line for file in files for line in file.read_text().splitlines() if '"effect"' in line]

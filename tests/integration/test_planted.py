@@ -1,13 +1,27 @@
 """Planted behaviour: the neurons that carry it are known, and selection finds exactly them (method.md, trap 20)."""
 
 import warnings
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from sparc3_lightning import Recipe, ScoreSet, apply_recipe, attribute, differential, select_neurons
+from sparc3_lightning import (
+    Recipe,
+    ScoreSet,
+    WeightRecipe,
+    apply_recipe,
+    attribute,
+    differential,
+    select_neurons,
+    select_weights,
+)
+from sparc3_lightning.pruning.passages import Passage
+from sparc3_lightning.pruning.screen import ScreenData
+from sparc3_lightning.trials.screening import KeptFigures, Screen, screened_recipe, write_screen
 from tests.tiny import VOCAB, tiny_llama
 
 # After TRIGGER the model says BAD; after any other token it says GOOD.
@@ -105,3 +119,82 @@ def test_weight_granularity_selects_the_same(model: LlamaForCausalLM) -> None:
     general = attribute(model, samples(None, 0), granularity="weight", modules="all")
     behaviour = attribute(model, samples(TRIGGER, 3), granularity="weight", modules="all")
     assert set(select(differential([general], behaviour)).neurons) == BEHAVIOUR
+
+
+@pytest.fixture(scope="module")
+def contrast(model: LlamaForCausalLM) -> ScoreSet:
+    """Of single weights: of what neurons read and write, and of lm_head."""
+    modules = ["model.layers.*.mlp.*", "lm_head"]
+    general, behaviour = [
+        attribute(model, samples(last, seed), granularity="weight", modules=modules)
+        for last, seed in ((None, 0), (TRIGGER, 3))
+    ]
+    return differential([general], behaviour)
+
+
+def planted_weights() -> set[tuple[str, int, int]]:
+    """What each neuron of the behaviour reads, and where it writes; and what says BAD."""
+    found = {("lm_head", BAD, SAY_BAD)}
+    for layer, index in BEHAVIOUR:
+        mlp = f"model.layers.{layer}.mlp"
+        found |= {(f"{mlp}.up_proj", index, IS_TRIGGER), (f"{mlp}.gate_proj", index, IS_TRIGGER)}
+        found |= {(f"{mlp}.down_proj", SAY_BAD, index)}
+    return found
+
+
+def weights_of(recipe: WeightRecipe) -> set[tuple[str, int, int]]:
+    return {
+        (name, *divmod(index, recipe.shapes[name][1]))
+        for name, indices in recipe.weights.items()
+        for index in indices.tolist()
+    }
+
+
+def lowest(contrast: ScoreSet, num: int) -> WeightRecipe:
+    return select_weights(contrast, num / contrast.num_scores)
+
+
+def test_selection_finds_exactly_the_behaviours_weights(model: LlamaForCausalLM, contrast: ScoreSet) -> None:
+    recipe = lowest(contrast, 10)
+    assert weights_of(recipe) == planted_weights()
+    with apply_recipe(model, recipe):
+        assert BAD not in answers(model, TRIGGER)
+        assert answers(model, None) == {GOOD}
+    assert answers(model, TRIGGER) == {BAD}
+
+
+def test_a_screen_of_rows_keeps_what_works(model: LlamaForCausalLM, contrast: ScoreSet, tmp_path: Path) -> None:
+    """The row that says GOOD has the lowest score, made up; the one that says BAD is the one to remove."""
+    words = [Passage(torch.cat([ids, torch.tensor([BAD])]), len(ids)) for ids in samples(TRIGGER, 3)]
+    others = [Passage(torch.cat([ids, torch.tensor([GOOD])]), len(ids)) for ids in samples(None, 4)]
+    data = ScreenData(words, others, [Passage(ids) for ids in samples(None, 5)])
+    selected = lowest(contrast, 40)
+    head = sorted([*selected.weights["lm_head"].tolist(), GOOD * 16 + SAY_GOOD])
+    scores = [-9.0 if index // 16 == GOOD else -0.01 for index in head]
+    selected = replace(
+        selected, weights={**selected.weights, "lm_head": head}, scores={**selected.scores, "lm_head": scores}
+    )
+    candidates = selected.only(selected.units[:25])
+    assert candidates.units[0] == ("lm_head", GOOD)
+    with KeptFigures(tmp_path, {"weights": selected.sha256}) as figures:
+        recipe, found, joint = screened_recipe(
+            model, candidates, 25, data, Screen(price_weight=1.0), figures, lambda items, total, what: items
+        )
+    assert isinstance(recipe, WeightRecipe)
+    assert recipe.units[0] == ("lm_head", BAD)
+    assert ("lm_head", GOOD) not in recipe.units, "it costs ordinary words"
+    by_row = {one.unit: one for one in found}
+    assert by_row["lm_head", GOOD].ordinary > 0.5
+    assert all(min(by_row[row].effect, by_row[row].confirmed) > 0 for row in recipe.units)
+    assert weights_of(recipe) == {one for one in weights_of(selected) if one[:2] in {*recipe.units}}, "their union"
+    assert recipe.options["screen"]["joint"]["num_rows"] == joint.num == len(recipe.units)
+    assert recipe.options["num_weights"] == recipe.num < candidates.num
+    with apply_recipe(model, recipe):
+        assert BAD not in answers(model, TRIGGER)
+        assert answers(model, None) == {GOOD}
+    (kept,) = tmp_path.glob("screen-*.jsonl")
+    assert f'["effect", ["lm_head", {BAD}], ' in kept.read_text()
+    table = write_screen(tmp_path, candidates, found, recipe).read_text().splitlines()
+    assert table[0].startswith("module,row,score,effect,")
+    assert len(table) == 1 + len(candidates.units)
+    assert table[1].startswith(f"lm_head,{GOOD},-9.0,")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from sparc3_lightning.files import acquire, json_sha256, release
 from sparc3_lightning.metrics import JointScorer, LexicalScorer, Scorer
 from sparc3_lightning.metrics.perplexity import PerplexityResult
 from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.pruning.weight_recipe import WeightRecipe
 from sparc3_lightning.trials.store import TrialStore
 from sparc3_lightning.trials.trial import (
     UNCHANGED,
@@ -24,6 +26,7 @@ from sparc3_lightning.trials.trial import (
     Trials,
     check_one_is_done,
     masked_weights,
+    removed,
     run_trials,
     scaled_neurons,
 )
@@ -271,3 +274,21 @@ def test_a_name_follows_from_intervention_model_and_evaluator(tmp_path: Path) ->
     assert len(set(names)) == len(names)
     assert plain.name(one) == trials(tmp_path, dtype="float32", weight_hash="a").name(one)
     assert plain.name(one) == json_sha256(plain._key(one))
+
+
+def test_single_weights_are_a_trial_by_their_indices(tmp_path: Path) -> None:
+    down, shape = "model.layers.1.mlp.down_proj", (16, 24)
+    base = {"model_type": "llama", "num_layers": 2}
+
+    def of(columns: list[int], **options: str) -> WeightRecipe:
+        indices = np.sort([row * 24 + column for column in columns for row in range(16)])
+        return WeightRecipe({down: indices}, {down: shape}, base_model=base, options=dict(options))
+
+    one = removed(of([2, 7]))
+    assert one.key == {"kind": "weights", "indices": of([2, 7], scope="layer").sha256}
+    assert (one.first_block, removed(of([2])).key == one.key) == (1, False)
+    planned = [Trial(intervention=removed(of(columns))) for columns in ([2], [2, 7], [7, 2])]
+    evaluator = ZeroCounter()
+    assert run(planned, tmp_path, evaluator) == [1, 2, 2]
+    assert evaluator.asked == [1, 2], "the same weights are one trial"
+    assert removed(Recipe([(0, 1)])).key == scaled_neurons(Recipe([(0, 1)])).key
