@@ -157,8 +157,8 @@ def _of_behaviour(run: FinishedRun, row: FigureRow) -> Iterator[Picture]:
     yield Picture(
         f"{_file_name(row)}_changes",
         changes_figure(before, after, controls, row),
-        f"The {unit}s' changes, sorted. The band is what the control's draws (random neurons of the same layers) do: "
-        f"an effect of the selection lies {good.lower()} it.",
+        f"The {unit}s' changes, sorted. The band is what the control's draws (random {run.recipe.what} of the same "
+        f"layers) do: an effect of the selection lies {good.lower()} it.",
     )
 
 

@@ -52,9 +52,15 @@ TRAINERS = [name for name in YAMLS if name.startswith("trainer/")]
 SWEEPS = {name: str(Path(name).with_name("suppress.yaml")) for name in YAMLS if Path(name).name == "sweep.yaml"}
 # `value_vectors` needs words.
 SWEEPS["smollm2_135m/sweep.yaml"] = "smollm2_135m/words.yaml"
-VARIANTS = [name for name in YAMLS if name not in EXPERIMENTS + TRAINERS + FITS + [*SWEEPS] + COMPRESSIONS + CIRCUITS]
+# What lets single weights go in the place of neurons, and what it is laid over.
+OF_WEIGHTS = {"smollm2_135m/repetition_weights.yaml": "smollm2_135m/repetition.yaml"}
+VARIANTS = [
+    name
+    for name in YAMLS
+    if name not in EXPERIMENTS + TRAINERS + FITS + [*SWEEPS] + COMPRESSIONS + CIRCUITS + [*OF_WEIGHTS]
+]
 # What explains words and verifies by removal.
-WORDS = [name for name in YAMLS if Path(name).name == "words.yaml"]
+WORDS = [name for name in YAMLS if Path(name).name == "words.yaml"] + ["tiny/weights.yaml"]
 COMPOSED = [
     (base, name)
     for base, name in product(EXPERIMENTS, VARIANTS)
@@ -192,11 +198,33 @@ def test_words_are_explained_and_candidates_screened(name: str) -> None:
     (pruning,) = [one for one in cli.trainer.callbacks if isinstance(one, PruningCallback)]
     assert pruning.general_penalty == "abs", "a neuron's value is T minus |C|"
     assert pruning.screen is not None
-    assert pruning.screen.num_candidates > pruning.num_neurons
+    if name == "tiny/weights.yaml":
+        assert (pruning.num_neurons, pruning.sparsity) == (None, 0.001)
+        assert (cli.model.granularity, cli.model.modules_to_attribute) == ("weight", "all")
+    else:
+        assert pruning.screen.num_candidates > pruning.num_neurons
     assert isinstance(cli.datamodule.behaviours["toxic"], WordsThatMatter)
     assert isinstance(cli.datamodule.general["ordinary"], OrdinaryWords)
     assert cli.datamodule.general["ordinary"].length_like == "toxic"
     assert cli.datamodule.price, "text that chooses, and is not evaluated on"
+
+
+@pytest.mark.parametrize(("name", "base"), OF_WEIGHTS.items())
+def test_single_weights_go_and_nothing_else_changes(name: str, base: str, parse: Any) -> None:
+    before, after = flat(parse(base)), flat(parse(base, name))
+    changed = {key: value for key, value in after.items() if before.get(key) != value and key != "config"}
+    (pruning, ours), *others = [
+        (one, theirs) for one, theirs in zip(before["trainer.callbacks"], changed.pop("trainer.callbacks"), strict=True)
+        if one != theirs
+    ]  # fmt: skip
+    assert others == []
+    assert (pruning["init_args"]["num_neurons"], pruning["init_args"]["sparsity"]) == (20, None)
+    assert vars(ours["init_args"]) == {**vars(pruning["init_args"]), "num_neurons": None, "sparsity": 0.0003}
+    assert changed == {
+        "model.granularity": "weight", "model.modules": "all",
+        "trainer.logger.init_args.name": before["trainer.logger.init_args.name"] + "_weights",
+    }  # fmt: skip
+    build(base, name)
 
 
 def test_every_behaviour_is_contrasted_with_samples_of_its_own() -> None:
