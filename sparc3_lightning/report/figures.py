@@ -287,7 +287,7 @@ def layer_figure(per_layer: Sequence[int], title: str = "", what: str = NEURONS)
     axes.set_xticks(range(0, num_layers, -(-num_layers // 16)))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(-0.7, num_layers - 0.3)
-    axes.set_ylim(0, max(max(per_layer), even) * 1.25)
+    axes.set_ylim(0, max(*per_layer, 1) * 1.25)  # weights may all lie in lm_head
     named = f"{counted(total, what, 'selected')} by layer" + (f", {title}" if title else "")
     plain_axes(axes, named, "layer (0 is next to the input)", f"{what} selected (number)")
     axes.legend(frameon=False, loc="upper right", fontsize=9)
