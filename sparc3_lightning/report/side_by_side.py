@@ -26,8 +26,9 @@ if TYPE_CHECKING:  # it loads no torch
 Column = Mapping[tuple[str, ...], str]
 """What a table has of one run: cells by the names of their rows."""
 FORMATS = (".csv", ".json")
-_SELECTION = ("recipe", "num_neurons", "num_neurons_of_model", "num_weights", "num_weights_scored", "sparsity", "method",
-              "scope", "general_weight", "general_penalty", "general", "behaviour", "num_below_zero")  # fmt: skip
+_SELECTION = ("recipe", "num_neurons", "num_neurons_of_model", "num_weights", "num_weights_scored", "sparsity",
+              "method", "scope", "general_weight", "general_penalty", "general", "behaviour",
+              "num_below_zero")  # fmt: skip
 _RELEVANCE = ("variant", "sign", "target", "explain", "granularity", "modules")
 _SECRET = re.compile(r"(^|[._])(token|password|secret|api_?key|credentials?)$", re.IGNORECASE)
 _LONG, _KEPT = 40, 18  # signs of a value that is shown whole; of a longer one on either side
