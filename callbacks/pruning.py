@@ -333,18 +333,18 @@ class PruningCallback(RunCallback):
         if isinstance(selected, WeightRecipe):
             key["weights"] = selected.sha256  # which of a row's weights go with it
         candidates = selected.only(selected.units[: screen.num_candidates])
-        num_asked = self.num_neurons or len(candidates.units)
+        num_chosen = self.num_neurons or len(candidates.units)
         kept = KeptFigures(Path(module.trials_dir or module.log_dir / TRIALS_DIR), key)
         with module.evaluator.precision(), kept:
             one.recipe, screened, joint = screened_recipe(
-                module.lm, candidates, num_asked, data, screen, kept, module.progress
+                module.lm, candidates, num_chosen, data, screen, kept, module.progress
             )
         from_rank_zero(partial(directory.mkdir, parents=True, exist_ok=True))
         from_rank_zero(partial(write_screen, directory, candidates, screened, one.recipe))
         one.predictions = from_rank_zero(partial(self._predicted, module, one, directory, candidates, screened, data))
         if module.trainer.is_global_zero:
             named = f"{_name_of(one)}, " if one.aim else ""
-            print(named + describe_screen(screened, joint, num_asked, data.unit))
+            print(named + describe_screen(screened, joint, self.num_neurons, data.unit))
         return screened
 
     def _predicted(

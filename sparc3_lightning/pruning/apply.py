@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sparc3_lightning.distributed.owners import own_rows
+from sparc3_lightning.lrp.modules import tied_modules
 from sparc3_lightning.models.applied import Applied, Part, all_or_nothing, local_elements, local_part
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.models.families.layers import is_linear, weight_of
@@ -201,6 +202,10 @@ def _check_range(model: PreTrainedModel, recipe: AnyRecipe) -> None:
 def _check_shapes(model: PreTrainedModel, recipe: WeightRecipe) -> None:
     if not recipe.weights:
         raise ValueError("`recipe` must name at least one weight, got none.")
+    if tied := recipe.weights.keys() & {*tied_modules(model)}:
+        raise ValueError(
+            f"`recipe` must not name weights of {min(tied)}: here it is the input embedding, too, and was not scored."
+        )
     for name in recipe.weights:
         found, expected = tuple(weight_of(_find(model, name, "recipe")).shape), recipe.shapes[name]
         if found != expected:

@@ -50,7 +50,7 @@ class WeightRecipe:
     Shape: each of `weights` and `scores` (N,).
 
     Raises:
-        ValueError: No weights, or indices that are none of their layer's, or not in ascending order.
+        ValueError: Indices that are none of their layer's, or not in ascending order; or not a score for each.
     """
 
     weights: Mapping[str, Integers]
@@ -65,7 +65,6 @@ class WeightRecipe:
     units_are: ClassVar[str] = "rows"
     unit_names: ClassVar[tuple[str, str]] = ("module", "row")
     num_dampened: ClassVar[int] = 0
-    done: ClassVar[str] = "removed"
 
     def __post_init__(self) -> None:
         """Refuse what is no selection of weights, and keep the layers in one order."""
@@ -82,6 +81,8 @@ class WeightRecipe:
         if missing := [name for name, indices in self.weights.items() if len(indices) and name not in self.shapes]:
             raise ValueError(f"`shapes` must hold the shape of every layer in `weights`, got none of {missing[0]}.")
         scores = {name: np.asarray(self.scores[name], np.float32) for name in kept if name in self.scores}
+        if wrong := [name for name, values in scores.items() if len(values) != len(kept[name])]:
+            raise ValueError(f"`scores` must hold one for each weight, got others of {wrong[0]}.")
         object.__setattr__(self, "weights", kept)
         object.__setattr__(self, "scores", scores)
 

@@ -412,12 +412,13 @@ def write_predictions(directory: Path, found: Predictions) -> Path:
     return write_text(directory / METHODS_FILE, text.getvalue())
 
 
-def describe_screen(screened: Sequence[Screened], joint: Joint, num_asked: int, unit: str) -> str:
-    """What the screen found, in two lines."""
+def describe_screen(screened: Sequence[Screened], joint: Joint, num_asked: int | None, unit: str) -> str:
+    """What the screen found, in two lines; None was asked for where all that are worth their price are chosen."""
     lowering = sum(one.effect > 0 and one.confirmed > 0 for one in screened)
+    asked = "" if num_asked is None else f" of the {num_asked} asked for"
     found = joint_effect(unit, joint.effect, joint.ordinary, joint.price)
     return (
         f"screen: of {len(screened)} candidates {lowering} lower {lowered(unit)} by both halves; "
-        f"{joint.num} of the {num_asked} asked for were chosen.\n"
+        f"{joint.num}{asked} were chosen.\n"
         f"{found[0].upper()}{found[1:]}"
     )

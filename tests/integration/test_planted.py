@@ -21,7 +21,7 @@ from sparc3_lightning import (
 )
 from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.screen import ScreenData
-from sparc3_lightning.trials.screening import KeptFigures, Screen, screened_recipe, write_screen
+from sparc3_lightning.trials.screening import KeptFigures, Screen, describe_screen, screened_recipe, write_screen
 from tests.tiny import VOCAB, tiny_llama
 
 # After TRIGGER the model says BAD; after any other token it says GOOD.
@@ -189,6 +189,7 @@ def test_a_screen_of_rows_keeps_what_works(model: LlamaForCausalLM, contrast: Sc
     assert weights_of(recipe) == {one for one in weights_of(selected) if one[:2] in {*recipe.units}}, "their union"
     assert recipe.options["screen"]["joint"]["num_rows"] == joint.num == len(recipe.units)
     assert recipe.options["num_weights"] == recipe.num < candidates.num
+    assert f"by both halves; {joint.num} were chosen." in describe_screen(found, joint, None, data.unit)
     with apply_recipe(model, recipe):
         assert BAD not in answers(model, TRIGGER)
         assert answers(model, None) == {GOOD}

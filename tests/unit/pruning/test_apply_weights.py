@@ -126,6 +126,11 @@ def test_what_the_model_does_not_have_is_refused() -> None:
         apply_recipe(model, wider)
     with pytest.raises(ValueError, match="at least one weight, got none"):
         apply_recipe(model, WeightRecipe({}, {"lm_head": (48, 16)}))
+    head = WeightRecipe({"lm_head": np.array([0])}, {"lm_head": (48, 16)})
+    with apply_recipe(model, head):
+        assert model.lm_head.weight[0, 0] == 0
+    with pytest.raises(ValueError, match="must not name weights of lm_head: here it is the input embedding"):
+        apply_recipe(tiny_llama(tie_word_embeddings=True), head)
     with pytest.raises(ValueError, match=r"`factor` must be None or 0 for a recipe of single weights.*got 0\.5"):
         apply_recipe(model, random_recipe(model), factor=0.5)
 

@@ -52,7 +52,7 @@ def test_other_recipes_are_not_equal() -> None:
     assert recipe_of() != recipe_of(options={})
     assert recipe_of() != Recipe([(0, 1)])
     assert recipe_of().sha256 == recipe_of(options={}, scores={}, base_model={}).sha256
-    assert recipe_of().sha256 != recipe_of(weights={UP: np.array([1, 5, 9]), Q: np.array([3])}).sha256
+    assert recipe_of().sha256 != recipe_of(weights={UP: np.array([1, 5, 9]), Q: np.array([3])}, scores={}).sha256
 
 
 def test_indices_too_large_for_32_bits_are_whole() -> None:
@@ -64,7 +64,7 @@ def test_indices_too_large_for_32_bits_are_whole() -> None:
 def test_what_it_counts() -> None:
     recipe = recipe_of()
     assert (recipe.num, recipe.num_scored, recipe.first_block) == (5, 68, 0)
-    assert recipe_of(weights={UP: np.array([1])}).first_block == 1
+    assert recipe_of(weights={UP: np.array([1])}, scores={}).first_block == 1
     assert recipe_of(weights={"lm_head": np.array([1])}).first_block == 1, "the last block's pass comes by it"
     assert recipe_of(base_model={}).first_block == 0
     assert recipe.parts() == [
@@ -112,6 +112,11 @@ def test_what_names_no_weights_is_refused(indices: list[int]) -> None:
 def test_a_layer_without_a_shape_is_refused() -> None:
     with pytest.raises(ValueError, match="got none of lm_head2"):
         recipe_of(weights={"lm_head2": np.array([1])})
+
+
+def test_scores_are_one_for_each_weight() -> None:
+    with pytest.raises(ValueError, match=rf"`scores` must hold one for each weight, got others of {UP}"):
+        recipe_of(scores={UP: np.array([-1.0])})
 
 
 def test_each_kind_says_what_reads_the_other(tmp_path: Path) -> None:
