@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparc3_lightning.models.families import FAMILIES
-from sparc3_lightning.pruning.circuits import Importance, Order, keep_weights
+from sparc3_lightning.pruning.circuits import Contest, Importance, Order
 from sparc3_lightning.pruning.select import SCOPES, Scope
 from sparc3_lightning.pruning.weight_recipe import Integers, WeightRecipe
 from sparc3_lightning.scoring.lazy import summaries
@@ -83,7 +83,7 @@ def extreme_weights(
     """
     importance = Importance("", scores, order)
     for names in _competing(scores, scope):
-        for name, kept in keep_weights(importance, names, share, "global"):
+        for name, kept in Contest(importance, names, "global", [share]).keep(share):
             yield name, kept.flatten().nonzero()[:, 0].numpy()
 
 
