@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.pruning.weight_recipe import WeightRecipe
 from tests.runs import QUIET, ROOT, TINY, command, log_dir, read
 
 pytestmark = QUIET
@@ -49,6 +50,27 @@ def test_every_table_says_the_unit(config: Path, tmp_path: Path, capsys: pytest.
         assert "lower the mean toxicity of the behaviour" in shown
         assert "half of the prompts" in shown.lower()
         assert "of the words" not in shown.lower()
+
+
+def test_rows_of_single_weights_are_screened_alike(config: Path, tmp_path: Path) -> None:
+    content = read(config)
+    pruning = next(one for one in content["trainer"]["callbacks"] if one["class_path"] == "callbacks.PruningCallback")
+    pruning["init_args"] |= {"num_neurons": None, "sparsity": 0.01}
+    content["model"] |= {"granularity": "weight", "modules": "all"}
+    (tmp_path / "weights.yaml").write_text(yaml.safe_dump(content))
+    run = log_dir(command("predict", tmp_path / "weights.yaml", tmp_path, "--model.evaluator.init_args.num_draws=50"))
+    recipe = WeightRecipe.load(run)
+    with (run / "screen.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 30
+    assert {row["unit"] for row in rows} == {one["unit"] for one in recipe.measured} == {"toxicity"}
+    assert recipe.rows == [
+        (row["module"], int(row["row"])) for row in sorted(rows, key=lambda row: int(row["chosen"] or 99))
+        if row["chosen"]
+    ]  # fmt: skip
+    assert {(name, index // recipe.shapes[name][1]) for name, found in recipe.weights.items() for index in found} == {
+        *recipe.rows
+    }
 
 
 def test_no_scorer_is_said_before_attribution(config: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -176,6 +177,19 @@ def test_what_was_measured_is_found_again(run: Path, tmp_path: Path) -> None:
     assert WeightRecipe.load(again) == WeightRecipe.load(run)
     assert written(tmp_path / "trials") == before
     assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_a_run_that_failed_after_its_screen_goes_on_there(run: Path, tmp_path: Path) -> None:
+    failing = mock.patch("callbacks.evaluation.draw_controls", side_effect=RuntimeError("the power went"))
+    with failing, pytest.raises(RuntimeError, match="the power went"):
+        command("predict", WEIGHTS, tmp_path, *BRIEF)
+    first = tmp_path / "tiny_weights" / "version_0"
+    (figures,) = (first / "trials").glob("screen-*.jsonl")
+    measured = figures.read_bytes()
+    assert log_dir(command("predict", WEIGHTS, tmp_path, *BRIEF)) == first
+    assert figures.read_bytes() == measured
+    assert WeightRecipe.load(first) == WeightRecipe.load(run)
+    assert read(first / "pruned_eval.json")["columns"] == read(run / "pruned_eval.json")["columns"]
 
 
 def variant(tmp_path: Path, config: str = TINY, pruning: dict[str, object] | None = None, **model: object) -> Path:
