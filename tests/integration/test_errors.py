@@ -94,7 +94,12 @@ def test_key_that_comes_twice(name: str, type_in: Type, tmp_path: Path) -> None:
         ("12, length: 24, seed: 1", "6.0, length: 24, seed: 1", 2, ["num_samples", "'int'", "Got value: ", "6.0"]),
         ("name: tiny,", "name: 2024,", 2, ["trainer.logger", "name", "[str, None]", "Got value: ", "2024"]),
         ("num_draws: 2000", "num_draws: 2000.5", 2, ["num_draws", "'int'", "Got value: ", "2000.5"]),
-        ("num_neurons: 8", "num_neurons: 8.5", 2, ["trainer.callbacks", "num_neurons", "[int, None]", "Got value: ", "8.5"]),
+        (
+            "num_neurons: 8",
+            "num_neurons: 8.5",
+            2,
+            ["trainer.callbacks", "num_neurons", "[int, None]", "Got value: ", "8.5"],
+        ),
         (
             "num_neurons: 8",
             "num_neurons: 193",
