@@ -25,6 +25,7 @@ from sparc3_lightning.data import OrdinaryWords, WordsThatMatter
 from sparc3_lightning.data.tasks import held_out_sets, tasks_of
 from sparc3_lightning.evaluation.generation import Decoding
 from sparc3_lightning.pruning.weight_scores import relevance_keys
+from sparc3_lightning.trials.screening import Screen
 from tests.runs import QUIET, ROOT, read
 
 pytestmark = QUIET
@@ -52,12 +53,16 @@ TRAINERS = [name for name in YAMLS if name.startswith("trainer/")]
 SWEEPS = {name: str(Path(name).with_name("suppress.yaml")) for name in YAMLS if Path(name).name == "sweep.yaml"}
 # `value_vectors` needs words.
 SWEEPS["smollm2_135m/sweep.yaml"] = "smollm2_135m/words.yaml"
-# What lets single weights go in the place of neurons, and what it is laid over.
-OF_WEIGHTS = {"smollm2_135m/repetition_weights.yaml": "smollm2_135m/repetition.yaml"}
+# What is laid over repetition.yaml, and what that changes of its pruning callback: a list is replaced whole.
+REPETITION = "smollm2_135m/repetition.yaml"
+OF_REPETITION: dict[str, dict[str, Any]] = {
+    "smollm2_135m/repetition_weights.yaml": {"num_neurons": None, "sparsity": 0.0003},
+    "smollm2_135m/repetition_screened.yaml": {"screen": Screen(num_candidates=40, num_price_tokens=4000)},
+}
 VARIANTS = [
     name
     for name in YAMLS
-    if name not in EXPERIMENTS + TRAINERS + FITS + [*SWEEPS] + COMPRESSIONS + CIRCUITS + [*OF_WEIGHTS]
+    if name not in EXPERIMENTS + TRAINERS + FITS + [*SWEEPS] + COMPRESSIONS + CIRCUITS + [*OF_REPETITION]
 ]
 # What explains words and verifies by removal.
 WORDS = [name for name in YAMLS if Path(name).name == "words.yaml"] + ["tiny/weights.yaml"]
@@ -209,22 +214,22 @@ def test_words_are_explained_and_candidates_screened(name: str) -> None:
     assert cli.datamodule.price, "text that chooses, and is not evaluated on"
 
 
-@pytest.mark.parametrize(("name", "base"), OF_WEIGHTS.items())
-def test_single_weights_go_and_nothing_else_changes(name: str, base: str, parse: Any) -> None:
-    before, after = flat(parse(base)), flat(parse(base, name))
-    changed = {key: value for key, value in after.items() if before.get(key) != value and key != "config"}
-    (pruning, ours), *others = [
-        (one, theirs) for one, theirs in zip(before["trainer.callbacks"], changed.pop("trainer.callbacks"), strict=True)
-        if one != theirs
-    ]  # fmt: skip
-    assert others == []
-    assert (pruning["init_args"]["num_neurons"], pruning["init_args"]["sparsity"]) == (20, None)
-    assert vars(ours["init_args"]) == {**vars(pruning["init_args"]), "num_neurons": None, "sparsity": 0.0003}
-    assert changed == {
-        "model.granularity": "weight", "model.modules": "all",
-        "trainer.logger.init_args.name": before["trainer.logger.init_args.name"] + "_weights",
-    }  # fmt: skip
-    build(base, name)
+@pytest.mark.parametrize("name", OF_REPETITION)
+def test_repetition_is_pruned_otherwise_and_nothing_else_changes(name: str) -> None:
+    before, after = build(REPETITION), build(REPETITION, name)
+    for theirs, ours in zip(before.trainer.callbacks, after.trainer.callbacks, strict=True):
+        assert type(ours) is type(theirs)
+        if isinstance(theirs, PruningCallback):
+            assert vars(ours) == {**vars(theirs), **OF_REPETITION[name]}
+        elif isinstance(theirs, EvaluationCallback):
+            assert vars(ours) == vars(theirs)
+    assert after.trainer.logger.name == name.removesuffix(".yaml").replace("/", "_")
+    of_weights = after.model.granularity == "weight"
+    assert of_weights == (OF_REPETITION[name].get("sparsity") is not None)
+    assert (after.model.modules_to_attribute == "all") == of_weights
+    assert str(after.datamodule.behaviours) == str(before.datamodule.behaviours)
+    assert str(after.datamodule.general) == str(before.datamodule.general)
+    assert list(after.datamodule.price) == ["wikitext2"] * ("screen" in OF_REPETITION[name])
 
 
 def test_every_behaviour_is_contrasted_with_samples_of_its_own() -> None:
