@@ -21,7 +21,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 import callbacks
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.distributed.ranks import from_rank_zero
-from sparc3_lightning.files import load_yaml, write_json
+from sparc3_lightning.files import load_yaml, write_json, write_text
 from sparc3_lightning.messages import did_you_mean, old_keys, short_message
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import lines_for_bar
@@ -67,12 +67,13 @@ class SaveRunCallback(SaveConfigCallback):
     """Saves the run's config, seed included, and beside it what the run was made with; keeps other runs out."""
 
     _claim: Claim | None = None
+    _directory: Path | None = None
     _is_started = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write `provenance.json` and, before any work, Lightning's `config.yaml`."""
         # Every rank asks: Lightning broadcasts the directory. (`save_config` is called on rank 0 alone.)
-        directory = Path(trainer.log_dir or trainer.default_root_dir)
+        directory = self._directory = Path(trainer.log_dir or trainer.default_root_dir)
         resume = _resume_callback(trainer)
 
         def claim() -> None:
@@ -85,6 +86,11 @@ class SaveRunCallback(SaveConfigCallback):
         if trainer.is_global_zero and not self.already_saved:
             write_json(directory / PROVENANCE_FILE, provenance(trainer.world_size, directory))
         super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write Lightning's `config.yaml`, whole or not at all: a run that is killed here goes on by it."""
+        assert self._directory is not None
+        write_text(self._directory / self.config_filename, self.parser.dump(self.config, skip_none=False))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on there is something to lose."""
@@ -258,7 +264,7 @@ def run(
         datamodule_class=SparC3DataModule,
         parser_class=_Parser,
         save_config_callback=SaveRunCallback,
-        save_config_kwargs={"overwrite": True, "save_to_log_dir": True},
+        save_config_kwargs={"save_to_log_dir": False},  # by the callback's own hand
         trainer_defaults={"use_distributed_sampler": False},
         seed_everything_default=0,
         auto_configure_optimizers=False,

@@ -238,6 +238,8 @@ def _why_not(directory: Path, config: Mapping[str, Any]) -> str | None:
     if not path.is_file():
         return f"{directory} is unfinished, but has no {CONFIG_FILE}"
     theirs = load_yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(theirs, Mapping):
+        return f"{directory} is unfinished, but its {CONFIG_FILE} holds no config"
     changed = differences(attribution_config(theirs), attribution_config(config))
     return changed and f"{directory} is unfinished, but {changed}"
 

@@ -102,6 +102,9 @@ def test_a_run_at_work_is_left_alone(tmp_path: Path) -> None:
 def test_a_run_without_its_config(tmp_path: Path) -> None:
     (unfinished_run(tmp_path / "run" / "version_0") / "config.yaml").unlink()
     assert go_on_in_unfinished(trainer(tmp_path), CONFIG)[1].endswith("is unfinished, but has no config.yaml")
+    (tmp_path / "run" / "version_0" / "config.yaml").touch()
+    _, why_not = go_on_in_unfinished(trainer(tmp_path), CONFIG)
+    assert why_not.endswith("is unfinished, but its config.yaml holds no config")
 
 
 @pytest.mark.parametrize("version", ["best", 7])
