@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {value}")
     return value
 
 
@@ -216,10 +224,16 @@ def _apply_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="type of the saved weights (default: auto, the checkpoint's own; a run's pruned_model/ has the run's)",
     )
+    parser.add_argument(
+        "--factor",
+        metavar="F",
+        type=_share,
+        help="dampen: what every neuron's output is multiplied by, from 0 to 1; without it, the recipe's own factors",
+    )
 
 
 def _apply(options: argparse.Namespace) -> None:
-    """Write the recipe's base model without the recipe's neurons or weights, as a Hugging Face directory.
+    """Write the recipe's base model without the recipe's neurons or weights (or with neurons dampened), as a directory.
 
     Another base model is refused, and so is one that was pruned already. Shapes do not change.
     """
@@ -227,6 +241,8 @@ def _apply(options: argparse.Namespace) -> None:
 
     _refuse_existing(options.output, "--output")
     recipe = load_recipe(options.recipe)
+    if options.factor is not None:
+        recipe = _dampened(recipe, options.factor)
     base = recipe.base_model.get("id")
     name = options.model or base
     if name is None:
@@ -236,6 +252,15 @@ def _apply(options: argparse.Namespace) -> None:
     layers = len(recipe.weights if isinstance(recipe, WeightRecipe) else recipe.per_layer())
     done = "without" if not recipe.num_dampened else f"with {recipe.num_dampened} dampened of"
     print(f"pruned model, {done} {recipe.num} {recipe.what} in {layers} layers: {options.output}")
+
+
+def _dampened(recipe: "AnyRecipe", factor: float) -> "AnyRecipe":
+    """The recipe with one factor for all."""
+    from sparc3_lightning.pruning.recipe import Recipe
+
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"`--factor` is for recipes of neurons, got {factor} for one of single weights, which go.")
+    return replace(recipe, factors=[factor] * len(recipe.neurons))
 
 
 def _tokenizer(recipe: "AnyRecipe", model: str, revision: str | None, wanted: str | None) -> tuple[str, str | None]:

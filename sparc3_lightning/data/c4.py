@@ -1,4 +1,4 @@
-"""C4: the general reference set."""
+"""C4: the general reference set, and text to train on."""
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +13,7 @@ from sparc3_lightning.data.samples import (
     PromptSet,
     ReferenceSamples,
     ReferenceSet,
+    TextSet,
     check_at_least,
     fingerprint,
     lengths_of,
@@ -26,8 +27,8 @@ T = TypeVar("T")
 
 # Annotations stand as types here, not as text (`from __future__`): else the parser would take any value.
 @dataclass(eq=False)
-class C4(ReferenceSet):
-    """Crops of equal length from C4 documents that are longer than the crop.
+class C4(ReferenceSet, TextSet):
+    """Crops of equal length from C4 documents that are longer than the crop; as text, whole documents.
 
     Seeds draw disjoint documents: of the distinct documents in reading order, seed s owns every `num_seeds`-th,
     starting with the s-th, and shuffles its own. From the hub only as much is streamed as is needed.
@@ -151,6 +152,17 @@ class C4(ReferenceSet):
             return list(islice(filter(str.strip, texts), num))
 
         return from_rank_zero(drawn)
+
+    def load_rows(self) -> list[str]:
+        """Give `num_samples` documents of the seed's draw, whole, on rank 0 for all."""
+        rows = self.documents(self.num_samples)
+        if len(rows) < self.num_samples:
+            raise ValueError(
+                f"`num_samples` is {self.num_samples}, but {self.source.name} has only {len(rows)} distinct documents "
+                f"for seed {self.seed} of {self.num_seeds}, after {self.skip_rows} skipped rows. Lower "
+                "`init_args.num_samples`, or give a longer file."
+            )
+        return rows
 
     def may_share(self, prompts: PromptSet) -> bool:
         """The hub's documents are no prompts, and an evaluation need not stream them; a local file may hold any."""

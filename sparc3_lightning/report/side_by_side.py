@@ -1,4 +1,7 @@
-"""Runs side by side: what was measured, how neurons were chosen, and what differs in their configs. No torch."""
+"""Runs side by side: what was measured, how neurons were chosen, and what differs in their configs.
+
+No torch, unless one of them was left by `test`.
+"""
 
 import csv
 import io
@@ -11,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from sparc3_lightning.files import load_yaml, write_json, write_text
 from sparc3_lightning.report.behaviour_tables import recipe_table
+from sparc3_lightning.report.paired import change_cells, evaluation_files, paired_columns
 from sparc3_lightning.report.read import RESULTS_FILE, read_results
 from sparc3_lightning.report.rows import Table, figure_rows, in_brackets
 from sparc3_lightning.report.sections import Data, experiments_in, read_experiment
 from sparc3_lightning.report.trial_tables import by_amount, first_at_prices
 from sparc3_lightning.trials import ASKED
 from sparc3_lightning.trials.table import prices_of
-from sparc3_lightning.wording import MISSING, number, p_value, percent, signed
+from sparc3_lightning.wording import MISSING, number, p_value, percent
 
 if TYPE_CHECKING:  # it loads no torch
     from sparc3_lightning.report.rows import FigureRow
@@ -43,12 +47,14 @@ class ComparedRun:
         results: Of its suppression; None without one.
         experiments: What its further experiments have left, by kind.
         config: Its config's values by dotted key, as text; empty where it was not kept.
+        evaluations: Files of what it has measured of whole models.
     """
 
     name: str
     results: "Results | None"
     experiments: Mapping[str, Data]
     config: Mapping[str, str]
+    evaluations: Sequence[Path] = ()
 
 
 def read_runs(paths: Sequence[Path]) -> list[ComparedRun]:
@@ -64,14 +70,16 @@ def read_runs(paths: Sequence[Path]) -> list[ComparedRun]:
 
 
 def _read_run(path: Path, name: str) -> ComparedRun:
-    found, config = experiments_in(path), path / "config.yaml"
-    has_results = (path / RESULTS_FILE).is_file() or not found  # without either the error says what is missing
+    found, config, evaluations = experiments_in(path), path / "config.yaml", evaluation_files(path)
+    # Without any of them the error says what is missing.
+    has_results = (path / RESULTS_FILE).is_file() or not (found or evaluations)
     values = load_yaml(config.read_text(encoding="utf-8"), str(config)) if config.is_file() else {}
     return ComparedRun(
         name,
         read_results(path) if has_results else None,
         {kind: read_experiment(kind, directory) for kind, directory in found.items()},
         dict(flat_config(values)) if isinstance(values, Mapping) and values else {},
+        evaluations,
     )
 
 
@@ -93,6 +101,7 @@ def compare_runs(runs: Sequence[ComparedRun]) -> list[Table]:
     tables = [
         _table("Measured", ["measure", "figure"], names, [_measured(one) if one else {} for one in results]),
         _table("Recipes: change", ["recipe", "measure"], names, [_recipes(one) if one else {} for one in results]),
+        _tested(runs),
         _table("Selection", ["option"], names, [_selected(one) if one else {} for one in results]),
         _table(
             "Sweep: what leads at a price", ["up to", "figure"], names, [_leaders(_of(run, "sweep")) for run in runs]
@@ -124,22 +133,23 @@ def _table(title: str, names: Sequence[str], runs: Sequence[str], columns: Seque
     return Table([*names, *runs], rows, title=title, num_names=len(names))
 
 
+def _tested(runs: Sequence[ComparedRun]) -> Table | None:
+    """Models that `test` has measured, and those of other runs beside them, against the first of all."""
+    if not any(run.evaluations and not (run.results or run.experiments) for run in runs):
+        return None
+    columns, note = paired_columns([run.evaluations for run in runs])
+    table = _table("Tested", ["measure", "figure"], [run.name for run in runs], columns)
+    return table and replace(table, note=note)
+
+
 def _measured(results: "Results") -> Column:
     return {(row.label, name): cell for row in figure_rows(results) for name, cell in _figures(row).items()}
 
 
 def _figures(row: "FigureRow") -> dict[str, str]:
-    """What is told of a measure; the change as in all tables, a difference where there are no shares."""
+    """What is told of a measure."""
     change, control, against = row.change, row.column["control"], row.column["change_against_control"]
-    before, interval = change["before"], change["interval"]
-    relative = signed(change["after"] - before, beside=before) if before < 0 else percent(change["relative"])
-    cells = {
-        "baseline": number(before),
-        "pruned": number(change["after"]),
-        "change": relative,
-        f"{interval['confidence']:.0%} interval": ", ".join(signed(interval[end], before) for end in ("low", "high")),
-        "p": p_value(change["p_value"]),
-    }
+    cells = {"baseline": number(change["before"]), "pruned": number(change["after"]), **change_cells(change)}
     cells |= {} if control is None else {"control": number(control["mean"])}
     return cells | ({} if against is None else {"p against control": p_value(against["p_value"])})
 

@@ -1,6 +1,7 @@
 """The benchmarks' scripts run, and count what they say they count; their times are of no interest here."""
 
 import json
+import math
 import subprocess
 import sys
 from itertools import chain
@@ -9,10 +10,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
+from rich.console import Console
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM
 
 from sparc3_lightning.lrp.attribution import Attribution
+from sparc3_lightning.models.identity import base_model
+from sparc3_lightning.pruning.recipe import Recipe
 from tests.tiny import tiny_llama, tiny_samples
 from tests.tiny_files import save_tiny_model
 
@@ -124,6 +130,73 @@ def test_the_real_models_sets_share_no_row(fixtures: Path, monkeypatch: pytest.M
     assert sorted(chain.from_iterable(draws)) == sorted(rows["words.jsonl"]), "each row is of one draw"
     texts = [{*(tmp_path / f"{part}_text.txt").read_text().splitlines()} for part in ("sweep", "final")]
     assert not texts[0] & texts[1]
+
+
+def test_recovery_trains_on_rows_of_its_own(fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import losses
+    import real_model
+    import recovery
+
+    train = yaml.safe_load((ROOT / recovery.CONFIGS[-1]).read_text())["data"]["train_text"]["init_args"]
+    first, past = train["skip_rows"], train["skip_rows"] + train["num_samples"]
+    place = real_model.Place(Path())
+    assert first >= max(place.general[1], place.price[1], losses.FIRST_UNSEEN + losses.NUM_DOCUMENTS)
+    assert past <= len((fixtures / "c4_sample/c4.jsonl").read_text().splitlines())
+
+
+def test_recovery_tunes_measures_and_pairs(
+    fixtures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import recovery
+
+    model = fixtures / "realtext_lm"
+    neurons = [(layer, index) for layer in range(6) for index in range(20)]
+    recipe = Recipe(neurons, base_model=base_model(AutoModelForCausalLM.from_pretrained(model), str(model)))
+    place = recovery.Place(tmp_path)
+    (tmp_path / "final_text.txt").write_text(
+        "\n".join((fixtures / "wikitext2/heldout.txt").read_text().split("\n")[:3])
+    )
+    for name, value in {
+        "FIXTURES": fixtures, "SCORER": fixtures / "toxicity_scorer", "DIRECTORY": fixtures / "toxicity_scorer",
+        "NUM_PROMPTS": 4, "NUM_DOCUMENTS": 4, "NUM_COMPLETIONS": 1, "ROOT": tmp_path, "place_of": lambda _: place,
+        "write_inputs": lambda _: None, "recipes_of": lambda *_: {"unscreened": recipe},
+    }.items():  # fmt: skip
+        monkeypatch.setattr(recovery, name, value)
+    monkeypatch.chdir(ROOT)
+    rows = list(recovery.run(str(model), 2, False))
+    whole, removed, dampened, tuned = (
+        recovery.BASE, *(f"unscreened, {done}" for done in (recovery.REMOVED, recovery.DAMPENED)), recovery.TUNED,
+    )  # fmt: skip
+    recovered = f"unscreened, {recovery.RECOVERED}"
+    assert [row[:2] for row in rows] == [
+        (removed, whole), (dampened, whole), (tuned, whole),
+        (recovered, whole), (recovered, tuned), (recovered, removed),
+    ]  # fmt: skip
+    found = {row[:2]: row[2] for row in rows}
+    for column in ("perplexity/disjoint", "perplexity/c4"):
+        assert found[removed, whole][column]["relative"] > found[dampened, whole][column]["relative"] > 0
+        assert found[recovered, removed][column]["relative"] != 0
+        assert found[recovered, removed][column]["before"] == found[removed, whole][column]["after"]
+    held = Recipe.load(next(tmp_path.glob("logs/recovery/*/unscreened_2/version_0/model")))
+    assert held.neurons == neurons
+    capsys.readouterr()
+    assert list(recovery.run(str(model), 2, False)) == rows
+    assert "s a step" not in capsys.readouterr().out, "what is done is not done again"
+    recovery.show(rows, Console(width=190))
+    assert f"{recovered}, against {tuned}: perplexity/disjoint" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_what_came_back_is_told_against_the_tuned_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from recovery import came_back
+
+    removed, recovered = {"before": 10.0, "after": 16.0}, {"before": 9.0, "after": 11.0}
+    assert came_back(removed, recovered, is_perplexity=False) == pytest.approx(2 / 3)
+    logs = math.log(11 / 9) / math.log(16 / 10)
+    assert came_back(removed, recovered, is_perplexity=True) == pytest.approx(1 - logs)
+    assert came_back(removed, removed, is_perplexity=True) == 0
 
 
 def test_the_real_models_figure_shows_every_rule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

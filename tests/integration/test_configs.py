@@ -42,7 +42,7 @@ def is_experiment(name: str) -> bool:
 
 
 # What trains a model.
-FITS = ["tiny/fit.yaml"]
+FITS = ["tiny/fit.yaml", "smollm2_135m/recover.yaml"]
 # What compresses a model, by general samples alone.
 COMPRESSIONS = [name for name in YAMLS if Path(name).name == "compress.yaml"]
 # What asks how much of a model a task needs.
@@ -154,6 +154,7 @@ def test_every_yaml_is_tested() -> None:
         "realtext.yaml",
         "smollm2_behaviours_local.yaml",
         "smollm2_circuit_local.yaml",
+        "smollm2_recover_local.yaml",
         "smollm2_repetition_local.yaml",
         "smollm2_suppress_local.yaml",
         "smollm2_words_local.yaml",
@@ -328,10 +329,26 @@ def test_circuit_is_asked_templates_that_nothing_was_scored_by(name: str) -> Non
 @pytest.mark.parametrize("name", FITS)
 def test_fit_is_built(name: str) -> None:
     cli = build(name)
-    assert cli.model.model_config["model_type"] == "llama"
+    assert (cli.model.model_config is None) == (cli.model.model_name is not None)
     assert cli.config.trainer.logger.init_args.default_hp_metric is False
-    assert cli.datamodule.train_text.source.name.endswith("general.txt")
-    assert cli.datamodule.val_text.source.name.endswith("heldout.txt")
+    sources = [cli.datamodule.train_text.source.name, cli.datamodule.val_text.source.name]
+    of_file = {"tiny/fit.yaml": ["general.txt", "heldout.txt"]}
+    assert [Path(one).name for one in sources] == of_file.get(name, ["c4", "wikitext"])
+
+
+def test_recovery_trains_on_text_that_nothing_else_reads() -> None:
+    recover, local = build("smollm2_135m/recover.yaml"), read(ROOT / "tests/configs/smollm2_recover_local.yaml")
+    train = recover.datamodule.train_text
+    for name in (one for one in EXPERIMENTS if one.startswith("smollm2_135m/")):
+        used = build(name).datamodule
+        for source in [*used.reference_sets.values(), *used.price.values(), used.evaluation_text]:
+            assert (source.source.dataset, source.source.split) != (train.source.dataset, train.source.split), name
+    steps, data = recover.trainer.max_steps, recover.datamodule
+    assert steps * data.train_batch_size * data.block_length < 400 * train.num_samples, "C4's documents are longer"
+    assert recover.model.dtype_name == "float32"
+    assert recover.model.recipe_path is None, "the command names it"
+    for name, source in local["data"].items():
+        assert source["init_args"]["path"].startswith("../shared/fixtures/"), name
 
 
 @pytest.mark.parametrize(("base", "name"), COMPOSED)

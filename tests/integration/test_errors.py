@@ -40,7 +40,7 @@ def callbacks(path: Path, *names: str) -> str:
         (["--data.batch_size=many"], ["data.batch_size", "many"]),
         (["--data.evaluation_prompts.treshold=3"], ["data.evaluation_prompts", "RealToxicityPrompts", "'treshold'"]),
         (["--trainer.callbacks=callbacks.Nope"], ["trainer.callbacks", "callbacks.Nope"]),
-        (["--data.evaluation_text=sparc3_lightning.data.C4"], ["data.evaluation_text", "TextSet"]),
+        (["--data.evaluation_text=sparc3_lightning.data.OrdinaryWords"], ["data.evaluation_text", "TextSet"]),
     ],
     ids=lambda value: value[0],
 )

@@ -98,6 +98,15 @@ def test_apply_writes_the_pruned_model(files: Files, tmp_path: Path, capsys: pyt
     assert "Recipe: 5 neurons in 2 of 2 layers" in capsys.readouterr().out
 
 
+def test_apply_dampens_by_a_factor(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["apply", "--recipe", str(files.recipe), "--factor", "0.25", "--output", str(tmp_path / "dampened")])
+    expected = AutoModelForCausalLM.from_pretrained(files.model)
+    apply_recipe(expected, Recipe.load(files.recipe), factor=0.25)
+    assert same_weights(AutoModelForCausalLM.from_pretrained(tmp_path / "dampened"), expected)
+    assert Recipe.load(tmp_path / "dampened").factors == [0.25] * 5
+    assert "with 5 dampened of 5 neurons in 2 layers" in capsys.readouterr().out
+
+
 def test_apply_takes_the_base_model_from_the_recipe(files: Files, tmp_path: Path) -> None:
     assert Recipe.load(files.recipe).base_model["id"] == str(files.model)
     main(["apply", "--recipe", str(files.recipe), "--output", str(tmp_path / "pruned")])
@@ -180,6 +189,7 @@ def test_errors_name_options_and_not_config_keys(files: Files, tmp_path: Path) -
         ["select", "--general", "a"],
         ["select", "--general", "a", "--behaviour", "b", "--output", "c", "--scope", "row"],
         ["apply", "--recipe", "r", "--output", "o", "--dtype", "int8"],
+        ["apply", "--recipe", "r", "--output", "o", "--factor", "1.5"],
         ["apply", "--recipe", "r"],
         ["report"],
         ["report", "run", "--num_prompts", "0"],

@@ -7,10 +7,14 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from transformers import AutoTokenizer
 
+from sparc3_lightning.main import main
+from sparc3_lightning.models.identity import base_model
+from sparc3_lightning.models.load import build_model
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.scoring.score_set import ScoreSet
-from tests.runs import BRIEF, QUIET, ROOT, command, log_dir, read
+from tests.runs import BRIEF, QUIET, ROOT, TINY, command, log_dir, read
 from tests.shown import Type, refused
 
 pytestmark = QUIET
@@ -88,6 +92,38 @@ def test_the_sweep_runs_after_the_words(tmp_path: Path) -> None:
         if path.parent.parent.name in {"lrp", "gradient", "activation"}
     }
     assert tokens == {ScoreSet.load(run / "scores" / "toxic").manifest["data"]["token_hash"]}
+
+
+def test_recovery_from_a_recipe_to_a_comparison(tmp_path: Path) -> None:
+    """As docs/words.md has it: tune under a recipe, dampen, test each, compare."""
+    base, tiny = tmp_path / "base", read(ROOT / TINY)["model"]
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / tiny["tokenizer"])
+    tokenizer.save_pretrained(base)
+    dense = build_model(tiny["config"], len(tokenizer))
+    dense.save_pretrained(base)
+    recipe = Recipe([(0, 3), (2, 17)], base_model=base_model(dense, str(base))).save(tmp_path / "recipe.json")
+    general, heldout = ({"init_args": {"path": f"configs/tiny/{name}.txt"}} for name in ("general", "heldout"))
+    general["init_args"] |= {"num_samples": 90}
+    content = {
+        "trainer": {"accelerator": "cpu", "max_steps": 40, "val_check_interval": 20},
+        "data": {"block_length": 32, "train_batch_size": 8, "train_text": general, "val_text": heldout},
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
+    options = ["--config", str(tmp_path / "tiny.yaml"), f"--model.model={base}", f"--model.recipe={recipe}"]
+    recovered = log_dir(command("fit", f"{SMOLLM2}/recover.yaml", tmp_path, *options, "--model.lr=0.01")) / "model"
+    main(["apply", "--recipe", str(recipe), "--factor", "0.3", "--output", str(tmp_path / "dampened")])
+    as_saved = [*BRIEF, "--model.config=null", "--model.tokenizer=null"]
+    tested = [
+        log_dir(command("test", TINY, tmp_path / one.name, *as_saved, f"--model.model={one}"))
+        for one in (base, tmp_path / "dampened", recovered)
+    ]
+    main(["compare", *map(str, tested), "--output", str(tmp_path / "compared.json")])
+    (table,) = [one for one in read(tmp_path / "compared.json") if one["title"] == "Tested"]
+    rows = {tuple(row[:2]): row[2:] for row in table["rows"]}
+    before, _, after = rows["perplexity, sliding", "reference"][0], *rows["perplexity, sliding", "measured"][1:]
+    assert float(after) < 0.8 * float(before), "it has learnt the text's kind"
+    assert [cell.startswith("-") for cell in rows["perplexity, sliding", "change"]] == [True, False, True]
+    assert rows["perplexity, sliding", "p"][2] == "<0.001"
 
 
 @pytest.mark.parametrize("names", [["suppress.yaml"], ["words.yaml"], ["words.yaml", "sweep.yaml"]])

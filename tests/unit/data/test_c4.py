@@ -86,6 +86,17 @@ def test_seeds_draw_disjoint_documents(path: str, context: LoadContext, skip_row
     assert all(int(name.removeprefix("row-")) >= skip_rows for seed in names for name in seed)
 
 
+def test_as_text_it_gives_whole_documents_each_once(path: str, context: LoadContext) -> None:
+    """Also those that are too short for a sample."""
+    seeds = [C4(path, num_samples=10, length=64, seed=seed).load_rows() for seed in range(3)]
+    assert sorted(row for rows in seeds for row in rows) == [document(number) for number in range(30)]
+    assert seeds[0][:4] == C4(path, num_samples=4).load_rows()
+    skipping = C4(path, num_samples=3, num_seeds=1, skip_rows=27)
+    assert sorted(skipping.load_rows()) == [document(number) for number in (27, 28, 29)]
+    with pytest.raises(ValueError, match=r"`num_samples` is 4, but .* only 3 distinct documents .* 27 skipped rows"):
+        replace(skipping, num_samples=4).load_rows()
+
+
 def test_the_same_document_twice_belongs_to_one_seed(write_jsonl: WriteJsonl, context: LoadContext) -> None:
     path = write_jsonl({"text": document(number // 2)} for number in range(12))
     drawn = [texts(C4(path, num_samples=2, length=16, seed=seed), context) for seed in range(3)]
