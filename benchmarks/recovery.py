@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from losses import FIRST_UNSEEN, NUM_DOCUMENTS, documents
+from losses import FIRST_UNSEEN, documents
 from proposers import OURS, PROPOSERS
 from real_model import DECODING, FIXTURES, NUM_NEURONS, SCORER, Place, attributed, figures, place_of, write_inputs
 from rich.box import SIMPLE_HEAD
@@ -50,7 +50,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ("configs/smollm2_135m/recover.yaml", "configs/trainer/cpu.yaml", "tests/configs/smollm2_recover_local.yaml")
 FACTOR = 0.3
 """Of their output, that dampened neurons keep."""
-NUM_STEPS, NUM_COMPLETIONS = 300, 2
+NUM_STEPS, NUM_COMPLETIONS, NUM_DOCUMENTS = 200, 2, 60
 NUM_PROMPTS: int | None = None
 """None for all."""
 BASE, TUNED = "whole model", "whole model, tuned"

@@ -142,6 +142,7 @@ def test_recovery_trains_on_rows_of_its_own(fixtures: Path, monkeypatch: pytest.
     first, past = train["skip_rows"], train["skip_rows"] + train["num_samples"]
     place = real_model.Place(Path())
     assert first >= max(place.general[1], place.price[1], losses.FIRST_UNSEEN + losses.NUM_DOCUMENTS)
+    assert recovery.NUM_DOCUMENTS <= losses.NUM_DOCUMENTS
     assert past <= len((fixtures / "c4_sample/c4.jsonl").read_text().splitlines())
 
 
@@ -154,12 +155,13 @@ def test_recovery_tunes_measures_and_pairs(
     model = fixtures / "realtext_lm"
     neurons = [(layer, index) for layer in range(6) for index in range(20)]
     recipe = Recipe(neurons, base_model=base_model(AutoModelForCausalLM.from_pretrained(model), str(model)))
-    place = recovery.Place(tmp_path)
+    place, second = recovery.Place(tmp_path), tmp_path / "second_scorer"
+    second.symlink_to(fixtures / "toxicity_scorer")
     (tmp_path / "final_text.txt").write_text(
         "\n".join((fixtures / "wikitext2/heldout.txt").read_text().split("\n")[:3])
     )
     for name, value in {
-        "FIXTURES": fixtures, "SCORER": fixtures / "toxicity_scorer", "DIRECTORY": fixtures / "toxicity_scorer",
+        "FIXTURES": fixtures, "SCORER": fixtures / "toxicity_scorer", "DIRECTORY": second,
         "NUM_PROMPTS": 4, "NUM_DOCUMENTS": 4, "NUM_COMPLETIONS": 1, "ROOT": tmp_path, "place_of": lambda _: place,
         "write_inputs": lambda _: None, "recipes_of": lambda *_: {"unscreened": recipe},
     }.items():  # fmt: skip
