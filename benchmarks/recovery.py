@@ -140,10 +140,11 @@ def rows_of(recipes: Mapping[str, Recipe], model: str, tune: Callable[[str, Reci
     yield Row(BASE, model)
     for name, recipe in recipes.items():
         yield Row(f"{name}, {REMOVED}", model, scaled_neurons(recipe), [BASE])
-        yield Row(f"{name}, {DAMPENED}", model, scaled_neurons(recipe, FACTOR), [BASE])
     yield Row(TUNED, tune("whole", None), against=[BASE])
     for name, recipe in recipes.items():
         yield Row(f"{name}, {RECOVERED}", tune(name, recipe), against=[BASE, TUNED, f"{name}, {REMOVED}"])
+    for name, recipe in recipes.items():
+        yield Row(f"{name}, {DAMPENED}", model, scaled_neurons(recipe, FACTOR), [BASE])
 
 
 def run(model: str, steps: int, is_screened: bool) -> Iterator[tuple[str, str, Figures]]:

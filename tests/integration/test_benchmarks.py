@@ -173,8 +173,8 @@ def test_recovery_tunes_measures_and_pairs(
     )  # fmt: skip
     recovered = f"unscreened, {recovery.RECOVERED}"
     assert [row[:2] for row in rows] == [
-        (removed, whole), (dampened, whole), (tuned, whole),
-        (recovered, whole), (recovered, tuned), (recovered, removed),
+        (removed, whole), (tuned, whole),
+        (recovered, whole), (recovered, tuned), (recovered, removed), (dampened, whole),
     ]  # fmt: skip
     found = {row[:2]: row[2] for row in rows}
     for column in ("perplexity/disjoint", "perplexity/c4"):
