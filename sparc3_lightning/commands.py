@@ -233,7 +233,7 @@ def _apply_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _apply(options: argparse.Namespace) -> None:
-    """Write the recipe's base model without the recipe's neurons or weights (or with neurons dampened), as a directory.
+    """Write the recipe's base model without its neurons or weights, or with neurons dampened: a Hugging Face directory.
 
     Another base model is refused, and so is one that was pruned already. Shapes do not change.
     """
