@@ -13,7 +13,6 @@ MODEL is a Hugging Face directory of SmolLM2-135M-Instruct, or the fixtures' rea
 import argparse
 import contextlib
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from second_scorer import DIRECTORY, make_scorer
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sparc3_lightning.data import RealToxicityPrompts, WikiText2
@@ -39,6 +39,7 @@ from sparc3_lightning.files import file_sha256
 from sparc3_lightning.loops import Lines
 from sparc3_lightning.main import main as sparc3
 from sparc3_lightning.metrics import DetoxifyScorer, JointScorer
+from sparc3_lightning.metrics.measure import Column
 from sparc3_lightning.models.load import context_length
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.select import select_neurons
@@ -50,7 +51,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ("configs/smollm2_135m/recover.yaml", "configs/trainer/cpu.yaml", "tests/configs/smollm2_recover_local.yaml")
 FACTOR = 0.3
 """Of their output, that dampened neurons keep."""
-NUM_STEPS, NUM_COMPLETIONS, NUM_DOCUMENTS = 200, 2, 60
+NUM_STEPS, NUM_COMPLETIONS, NUM_DOCUMENTS, NUM_DRAWS = 200, 2, 60, 10_000
 NUM_PROMPTS: int | None = None
 """None for all."""
 BASE, TUNED = "whole model", "whole model, tuned"
@@ -83,6 +84,11 @@ class Measured:
 
     evaluation: Evaluation
     c4: Evaluation
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """All of it, by name."""
+        return {**self.evaluation.columns, C4_COLUMN: next(iter(self.c4.columns.values()))}
 
     def against(self, before: "Measured") -> Figures:
         """Each column before and after, with its change, interval and p, paired by prompt or window."""
@@ -160,20 +166,29 @@ def run(model: str, steps: int, is_screened: bool) -> Iterator[tuple[str, str, F
             loaded, trials = row.directory, trials_of(row.directory, home, place)
         found[row.name] = Measured(*(one.measure(row.done, Lines().watch).evaluation for one in trials))
         for name in row.against:
-            yield row.name, name, found[row.name].against(found[name])
+            pair = found[row.name].against(found[name])
+            if name == TUNED:
+                four = [found[one] for one in (BASE, row.name.replace(RECOVERED, REMOVED), TUNED, row.name)]
+                for column in shown_columns(pair)[:-1]:
+                    pair[column]["undone"] = undone(torch.stack([one.columns[column].by_row for one in four]))
+            yield row.name, name, pair
 
 
-def came_back(removed: Mapping[str, Any], recovered: Mapping[str, Any], is_perplexity: bool) -> float:
-    """The share of what removal did that tuning has undone; of perplexity, in nats.
+def undone(rows: Tensor) -> tuple[float, float, float]:
+    """The share of what removal did that tuning has undone, and its interval: a bootstrap over prompts or windows.
 
     Args:
-        removed: The whole model's figure before, that without the neurons after.
-        recovered: The same of both models tuned.
-        is_perplexity: Changes are ratios.
+        rows: A value a row by the whole model, without the neurons, and by both of these tuned. Of a perplexity the
+            losses: its share is one of nats.
+
+    Shape: rows (4, N).
     """
-    scale: Callable[[float], float] = math.log if is_perplexity else float
-    done, left = (scale(one["after"]) - scale(one["before"]) for one in (removed, recovered))
-    return 1 - left / done
+    whole, removed, tuned_whole, recovered = rows
+    done, left = removed - whole, recovered - tuned_whole
+    drawn = torch.randint(len(done), (NUM_DRAWS, len(done)), generator=torch.Generator().manual_seed(0))
+    shares, ends = 1 - left[drawn].sum(1) / done[drawn].sum(1), rows.new_tensor([0.025, 0.975])
+    low, high = shares.nanquantile(ends, interpolation="nearest").tolist()  # of few prompts a draw may hold no change
+    return float(1 - left.sum() / done.sum()), low, high
 
 
 def shown_columns(found: Figures) -> list[str]:
@@ -189,11 +204,9 @@ def show(rows: Sequence[tuple[str, str, Figures]], console: Console) -> None:
         cells = (f"{percent(found[one]['relative'])}{'*' * (found[one]['p'] < 0.01)}" for one in names)
         table.add_row(name, against, *cells)
     console.print(table)
-    by_pair = {(name, against): found for name, against, found in rows}
-    for name, against in by_pair:
+    for name, against, found in rows:
         if against == TUNED:
-            removed, left = by_pair[name.replace(RECOVERED, REMOVED), BASE], by_pair[name, TUNED]
-            shares = (f"{one} {came_back(removed[one], left[one], 'perplexity' in one):.0%}" for one in names[:-1])
+            shares = ("{} {:.0%} ({:.0%}, {:.0%})".format(one, *found[one]["undone"]) for one in names[:-1])
             console.print(f"Undone of what removal did, {name}, against {TUNED}: {', '.join(shares)}")
 
 

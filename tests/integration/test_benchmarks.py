@@ -1,7 +1,6 @@
 """The benchmarks' scripts run, and count what they say they count; their times are of no interest here."""
 
 import json
-import math
 import subprocess
 import sys
 from itertools import chain
@@ -19,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from sparc3_lightning.lrp.attribution import Attribution
 from sparc3_lightning.models.identity import base_model
 from sparc3_lightning.pruning.recipe import Recipe
+from tests.runs import QUIET
 from tests.tiny import tiny_llama, tiny_samples
 from tests.tiny_files import save_tiny_model
 
@@ -146,6 +146,7 @@ def test_recovery_trains_on_rows_of_its_own(fixtures: Path, monkeypatch: pytest.
     assert past <= len((fixtures / "c4_sample/c4.jsonl").read_text().splitlines())
 
 
+@QUIET
 def test_recovery_tunes_measures_and_pairs(
     fixtures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,15 +191,18 @@ def test_recovery_tunes_measures_and_pairs(
     assert f"{recovered}, against {tuned}: perplexity/disjoint" in capsys.readouterr().out.replace("\n", " ")
 
 
-def test_what_came_back_is_told_against_the_tuned_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_tuning_has_undone_is_told_against_the_tuned_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from recovery import came_back
+    from recovery import undone
 
-    removed, recovered = {"before": 10.0, "after": 16.0}, {"before": 9.0, "after": 11.0}
-    assert came_back(removed, recovered, is_perplexity=False) == pytest.approx(2 / 3)
-    logs = math.log(11 / 9) / math.log(16 / 10)
-    assert came_back(removed, recovered, is_perplexity=True) == pytest.approx(1 - logs)
-    assert came_back(removed, removed, is_perplexity=True) == 0
+    whole = torch.arange(40, dtype=torch.float64)
+    tuned = whole - 3
+    removed = whole + 6 + whole % 2
+    assert undone(torch.stack([whole, removed, tuned, tuned + (removed - whole) / 4])) == pytest.approx((0.75,) * 3)
+    share, low, high = undone(torch.stack([whole, removed, tuned, tuned + 3 * (whole % 2)]))
+    assert share == pytest.approx(1 - 1.5 / 6.5)
+    assert low < share - 0.02 < share + 0.02 < high
+    assert undone(torch.stack([whole, removed, whole, removed])) == pytest.approx((0, 0, 0))
 
 
 def test_the_real_models_figure_shows_every_rule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
