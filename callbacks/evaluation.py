@@ -35,8 +35,8 @@ class EvaluationCallback(RunCallback):
     List it after the pruning callback. In `test`, it writes the evaluation of the model tested.
 
     Args:
-        num_control_draws: How often as many random neurons (or weights) of the same layers are removed instead; 0
-            leaves it out.
+        num_control_draws: How often as many random neurons of the same layers (or, for the weights of each row, as many
+            of another random row) are removed instead; 0 leaves it out.
         control_seed: Seed of the first draw; draw i uses seed + i.
     """
 

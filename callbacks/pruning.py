@@ -26,7 +26,7 @@ from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import save_pruned_model
 from sparc3_lightning.pruning.screen import ScreenData, Screened
 from sparc3_lightning.pruning.select import SCOPES, Scope, check_num_neurons, scores_of, select_neurons
-from sparc3_lightning.pruning.select_weights import check_sparsity, scored_by, select_weights
+from sparc3_lightning.pruning.select_weights import check_sparsity, row_scores, select_weights
 from sparc3_lightning.pruning.weight_recipe import AnyRecipe, WeightRecipe
 from sparc3_lightning.report.terminal import print_overlaps, print_predictions
 from sparc3_lightning.runs.results import PredictionsResult
@@ -333,11 +333,10 @@ class PruningCallback(RunCallback):
         if isinstance(selected, WeightRecipe):
             key["weights"] = selected.sha256  # which of a row's weights go with it
         candidates = selected.only(selected.units[: screen.num_candidates])
-        num_chosen = self.num_neurons or len(candidates.units)
         kept = KeptFigures(Path(module.trials_dir or module.log_dir / TRIALS_DIR), key)
         with module.evaluator.precision(), kept:
             one.recipe, screened, joint = screened_recipe(
-                module.lm, candidates, num_chosen, data, screen, kept, module.progress
+                module.lm, candidates, self.num_neurons, data, screen, kept, module.progress
             )
         from_rank_zero(partial(directory.mkdir, parents=True, exist_ok=True))
         from_rank_zero(partial(write_screen, directory, candidates, screened, one.recipe))
@@ -377,7 +376,7 @@ class PruningCallback(RunCallback):
 def _scored_by(contrast: ScoreSet, candidates: AnyRecipe) -> list[float]:
     """What a method's scores say of the candidates; NaN where it has none."""
     if isinstance(candidates, WeightRecipe):
-        return scored_by(contrast, candidates).unit_scores
+        return row_scores(contrast, candidates)
     return scores_of(contrast, candidates.neurons)
 
 

@@ -70,7 +70,7 @@ class TensorBoardCallback(RunCallback):
                     board.add_figure(f"circuit/{measure}", figure, 0, close=False)
         if run.recipe is not None:
             counts, what = selected_per_layer(run.recipe, run.base_model["num_layers"]), run.recipe.what
-            figure = layer_figure(counts, str(run.base_model["id"]), what)
+            figure = layer_figure(counts, str(run.base_model["id"]), what, run.recipe.num - sum(counts))
             board.add_figure(f"{what}_per_layer", figure, 0, close=False)
         if run.results and run.baseline is not None and run.pruned is not None:
             self._show_outcome(run, logger, run.results, run.baseline, run.pruned)

@@ -25,6 +25,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 SCOPES = ("global", "layer")
 PENALTIES = ("raw", "abs")
 NUM_PROMPTS = 20
+NUM_NEURONS = 100  # no default of its option: argparse would take it and `--sparsity` together
 
 
 def run_file_command(command: str, args: list[str]) -> None:
@@ -139,9 +140,7 @@ def _select_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--behaviour", required=True, help="score directory of the behaviour's set", **directory)
     parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="the recipe to write")
     number = parser.add_mutually_exclusive_group()
-    number.add_argument(
-        "--num_neurons", metavar="N", type=int, default=100, help="how many neurons go (default: %(default)s)"
-    )
+    number.add_argument("--num_neurons", metavar="N", type=int, help=f"how many neurons go (default: {NUM_NEURONS})")
     number.add_argument(
         "--sparsity", metavar="S", type=float, help="which share of single weights goes, in their place"
     )
@@ -164,17 +163,13 @@ def _select_options(parser: argparse.ArgumentParser) -> None:
 
 def _select(options: argparse.Namespace) -> None:
     """Take the differential of score directories and write the recipe: what serves the behaviour most."""
-    from sparc3_lightning.pruning.recipe import RECIPE_FILE, WEIGHT_RECIPE_FILE
     from sparc3_lightning.pruning.select import check_num_neurons, num_neurons_of
     from sparc3_lightning.pruning.select_weights import check_sparsity
     from sparc3_lightning.scoring.combine import differential
 
-    by_neuron = options.sparsity is None
-    file = RECIPE_FILE if by_neuron else WEIGHT_RECIPE_FILE
-    output = options.output / file if options.output.is_dir() else options.output
-    _refuse_existing(output, "--output")
-    if options.scores_output is not None:
-        _refuse_existing(options.scores_output, "--scores_output")
+    by_neuron, output = options.sparsity is None, _recipe_output(options)
+    if options.num_neurons is None:
+        options.num_neurons = NUM_NEURONS
     general, behaviour = [_load_scores(path) for path in options.general], _load_scores(options.behaviour)
     contrast = differential(general, behaviour, options.general_weight, options.general_penalty)
     if by_neuron:
@@ -187,16 +182,34 @@ def _select(options: argparse.Namespace) -> None:
     _write_selection(contrast, options, output)
 
 
+def _recipe_output(options: argparse.Namespace) -> Path:
+    """The recipe's file; nothing that a selection writes is there yet."""
+    from sparc3_lightning.pruning.recipe import RECIPE_FILE, WEIGHT_RECIPE_FILE
+    from sparc3_lightning.pruning.weight_recipe import indices_file
+
+    output: Path = options.output
+    if output.is_dir():  # of two recipes in one directory neither would be its recipe
+        for file in (RECIPE_FILE, WEIGHT_RECIPE_FILE):
+            _refuse_existing(output / file, "--output")
+        output = output / (RECIPE_FILE if options.sparsity is None else WEIGHT_RECIPE_FILE)
+    _refuse_existing(output, "--output")
+    if options.sparsity is not None:
+        _refuse_existing(indices_file(output, "--output"), "--output")
+    if options.scores_output is not None:
+        _refuse_existing(options.scores_output, "--scores_output")
+    return output
+
+
 def _write_selection(contrast: "ScoreSet", options: argparse.Namespace, output: Path) -> None:
     from sparc3_lightning.pruning.select import select_neurons
     from sparc3_lightning.pruning.select_weights import select_weights
 
     if options.sparsity is None:
         recipe = select_neurons(contrast, options.num_neurons, options.scope)
-        print(f"recipe, {recipe.num} neurons in {len(recipe.per_layer())} layers: {recipe.save(output)}")
+        print(f"recipe, {recipe.num} neurons in {recipe.num_layers} layers: {recipe.save(output)}")
         return
     weights = select_weights(contrast, options.sparsity, options.scope)
-    print(f"recipe, {weights.num:,} weights in {len(weights.weights)} layers: {weights.save(output)}")
+    print(f"recipe, {weights.num:,} weights in {weights.num_layers} layers: {weights.save(output)}")
 
 
 def _load_scores(path: Path) -> "ScoreSet":
@@ -237,7 +250,7 @@ def _apply(options: argparse.Namespace) -> None:
 
     Another base model is refused, and so is one that was pruned already. Shapes do not change.
     """
-    from sparc3_lightning.pruning.weight_recipe import WeightRecipe, load_recipe
+    from sparc3_lightning.pruning.weight_recipe import load_recipe
 
     _refuse_existing(options.output, "--output")
     recipe = load_recipe(options.recipe)
@@ -249,9 +262,8 @@ def _apply(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.recipe} names no base model. Set `--model`.")
     revision = options.revision or (recipe.base_model.get("revision") if name == base else None)
     _save_pruned(recipe, name, revision, _tokenizer(recipe, name, revision, options.tokenizer), options)
-    layers = len(recipe.weights if isinstance(recipe, WeightRecipe) else recipe.per_layer())
     done = "without" if not recipe.num_dampened else f"with {recipe.num_dampened} dampened of"
-    print(f"pruned model, {done} {recipe.num} {recipe.what} in {layers} layers: {options.output}")
+    print(f"pruned model, {done} {recipe.num} {recipe.what} in {recipe.num_layers} layers: {options.output}")
 
 
 def _dampened(recipe: "AnyRecipe", factor: float) -> "AnyRecipe":

@@ -104,7 +104,7 @@ def model_card(recipe: AnyRecipe, dtype: str) -> ModelCard:
     """
     common = {"is_checked": recipe.base_model.get("weight_hash") is not None, "dtype": dtype, "what": recipe.what}
     if isinstance(recipe, WeightRecipe):
-        counts = {"num_weights": f"{recipe.num:,}", "num_modules": len(recipe.weights)}
+        counts = {"num_weights": f"{recipe.num:,}", "num_modules": recipe.num_layers}
         common |= {"recipe_file": WEIGHT_RECIPE_FILE, **counts}
         return _card_of(recipe.base_model, _WEIGHTS + _STORED + _MADE, recipe.options, **common)
     number = recipe.num
@@ -116,7 +116,7 @@ def model_card(recipe: AnyRecipe, dtype: str) -> ModelCard:
         num_dampened=recipe.num_dampened,
         title=f", {number} neurons {recipe.done}" if recipe.num_dampened else f" without {number} neurons",
         done=recipe.done,
-        num_layers=len(recipe.per_layer()),
+        num_layers=recipe.num_layers,
         recipe_file=RECIPE_FILE,
         **common,
     )

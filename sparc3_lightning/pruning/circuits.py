@@ -14,6 +14,7 @@ from torch import Tensor
 from sparc3_lightning.distributed.owners import own_rows
 from sparc3_lightning.models.families.layers import weight_of
 from sparc3_lightning.pruning.select import rank_neurons
+from sparc3_lightning.scoring.lazy import BLOCK
 from sparc3_lightning.scoring.score_set import ScoreSet
 
 Order = Literal["highest", "magnitude", "lowest"]
@@ -77,22 +78,21 @@ def kth_highest(parts: Callable[[], Iterator[Tensor]], ks: Sequence[int]) -> lis
     """The k-th highest of many float32 values that are seen a part at a time, and how many of its equals belong to k.
 
     Two passes, however many are asked for: over the upper 16 bits of each value, and over the lower ones of those whose
-    upper ones are some k's.
+    upper ones are some k's. A part may be a whole layer: its keys, each twice as long as a value, are made in blocks.
 
     Args:
         parts: Gives all values, part by part, from the start.
         ks: Each at least 1.
     """
     counts = torch.zeros(1 << 16, dtype=torch.int64)
-    for part in parts():
-        counts += torch.bincount(_keys(part) >> 16, minlength=1 << 16)
+    for keys in _keys_in_blocks(parts()):
+        counts += torch.bincount(keys >> 16, minlength=1 << 16)
     places = [_place(counts, k) for k in ks]
     wanted = sorted({upper for _, upper in places})
     row_of = torch.full((1 << 16,), -1)
     row_of[wanted] = torch.arange(len(wanted))
     lower = torch.zeros(len(wanted) << 16, dtype=torch.int64)
-    for part in parts():
-        keys = _keys(part)
+    for keys in _keys_in_blocks(parts()):
         rows = row_of[keys >> 16]
         near = rows >= 0
         lower += torch.bincount((rows[near] << 16) + (keys[near] & 0xFFFF), minlength=len(lower))
@@ -108,6 +108,11 @@ def _place(counts: Tensor, k: int) -> tuple[int, int]:
     from_top = counts.flip(0).cumsum(0)
     place = int((from_top < k).sum())
     return int(from_top[place - 1]) if place else 0, len(counts) - 1 - place
+
+
+def _keys_in_blocks(parts: Iterator[Tensor]) -> Iterator[Tensor]:
+    for part in parts:
+        yield from map(_keys, torch.split(part.flatten(), BLOCK))
 
 
 def _keys(values: Tensor) -> Tensor:

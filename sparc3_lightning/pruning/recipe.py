@@ -13,7 +13,7 @@ RECIPE_FILE = "pruned_neurons.json"
 WEIGHT_RECIPE_FILE = "pruned_weights.json"
 NEURONS, WEIGHTS = "neurons", "weights"
 COMPRESSION_FILE = "compression.json"
-"""What a saved compressed model says of itself, in a recipe\'s place."""
+"""What a saved compressed model says of itself, in a recipe's place."""
 
 Unit = tuple[Any, int]
 """What a screen removes alone: a neuron, (layer, index), or the selected weights of a row, (name of the layer, row)."""
@@ -63,6 +63,11 @@ class Recipe:
         return len(self.neurons)
 
     @property
+    def num_layers(self) -> int:
+        """Layers that lose a neuron, or dampen one."""
+        return len(self.per_layer())
+
+    @property
     def units(self) -> list[Unit]:
         """What a screen removes alone."""
         return [*self.neurons]
@@ -71,6 +76,12 @@ class Recipe:
     def unit_scores(self) -> list[float]:
         """Score of each of the units."""
         return self.scores
+
+    @property
+    def score_range(self) -> tuple[float | None, float | None, int]:
+        """Lowest and highest score of what goes, and how many are below 0."""
+        below = sum(score < 0 for score in self.scores)
+        return min(self.scores, default=None), max(self.scores, default=None), below
 
     @property
     def first_block(self) -> int:
@@ -192,10 +203,15 @@ def is_of_weights(path: Path) -> bool:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not JSON; names it.
+        ValueError: It is not JSON, or the directory holds a recipe of either kind; names it.
     """
     if path.is_dir():
-        return (path / WEIGHT_RECIPE_FILE).is_file() and not (path / RECIPE_FILE).is_file()
+        found = [file for file in (RECIPE_FILE, WEIGHT_RECIPE_FILE) if (path / file).is_file()]
+        if len(found) > 1:
+            raise ValueError(
+                f"{path} must hold one recipe, got {found[0]} and {found[1]}. Name the file that is meant."
+            )
+        return found == [WEIGHT_RECIPE_FILE]
     content = read_json(path, "recipe")
     return isinstance(content, dict) and content.get("kind") == WEIGHTS
 

@@ -128,7 +128,7 @@ def select_neurons(
     num_specific = sum(value < 0 for value, _, _ in chosen)
     if num_specific < num_neurons and scores.manifest.get("kind") != "ranking":
         warnings.warn(
-            f"only {num_specific} of the {num_neurons} selected neurons are more relevant to {_behaviours(scores)} "
+            f"only {num_specific} of the {num_neurons} selected neurons are more relevant to {behaviours_of(scores)} "
             f"than in general (differential below 0); choose a smaller `{option}`.",
             stacklevel=2,
         )
@@ -180,7 +180,7 @@ def check_num_neurons(num_neurons: int, total: int, option: str = "num_neurons")
         )
 
 
-def _behaviours(scores: ScoreSet) -> str:
+def behaviours_of(scores: ScoreSet) -> str:
     """What a differential is of, for messages: of several, each may be short of neurons."""
     told = scores.manifest.get("inputs", {})
     found = told.get("behaviour")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparc3_lightning.models.families import FAMILIES
 from sparc3_lightning.pruning.circuits import Contest, Importance, Order
-from sparc3_lightning.pruning.select import SCOPES, Scope
+from sparc3_lightning.pruning.select import SCOPES, Scope, behaviours_of
 from sparc3_lightning.pruning.weight_recipe import Integers, WeightRecipe
 from sparc3_lightning.scoring.lazy import summaries
 from sparc3_lightning.scoring.score_set import ScoreSet
@@ -49,8 +49,8 @@ def select_weights(scores: ScoreSet, sparsity: float, scope: Scope = "global") -
     num_specific = sum(int((values < 0).sum()) for values in recipe.scores.values())
     if num_specific < recipe.num and scores.manifest.get("kind") != "ranking":
         warnings.warn(
-            f"only {num_specific:,} of the {recipe.num:,} selected weights are more relevant to the behaviour than in "
-            "general (differential below 0); choose a smaller `sparsity`.",
+            f"only {num_specific:,} of the {recipe.num:,} selected weights are more relevant to "
+            f"{behaviours_of(scores)} than in general (differential below 0); choose a smaller `sparsity`.",
             stacklevel=2,
         )
     return recipe
@@ -97,6 +97,24 @@ def scored_by(scores: ScoreSet, recipe: WeightRecipe) -> WeightRecipe:
         return values.numpy()[indices]
 
     return replace(recipe, scores={name: of(name, indices) for name, indices in recipe.weights.items()})
+
+
+def row_scores(scores: ScoreSet, recipe: WeightRecipe) -> list[float]:
+    """A method's score of each row that the recipe's weights lie in, in the order of the recipe's units.
+
+    Of a differential their sum. A ranking has no zero, so that its sum would mostly tell how many they are: their mean.
+
+    Args:
+        scores: Of weights, the lowest to go first; NaN comes of those that it holds no score of.
+        recipe: Whose weights and rows.
+    """
+    recipe = recipe.only(recipe.units)
+    sums = scored_by(scores, recipe).unit_scores
+    if scores.manifest.get("kind") != "ranking":
+        return sums
+    ones = {name: np.ones(len(indices), np.float32) for name, indices in recipe.weights.items()}
+    counts = replace(recipe, scores=ones).unit_scores
+    return [total / count for total, count in zip(sums, counts, strict=True)]
 
 
 def _competing(scores: ScoreSet, scope: Scope) -> list[list[str]]:

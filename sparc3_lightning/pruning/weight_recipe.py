@@ -1,6 +1,7 @@
 """A recipe of single weights, whatever neurons they belong to: a JSON, and its indices as safetensors beside it."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,7 +51,8 @@ class WeightRecipe:
     Shape: each of `weights` and `scores` (N,).
 
     Raises:
-        ValueError: Indices that are none of their layer's, or not in ascending order; or not a score for each.
+        ValueError: Indices that are none of their layer's, or not in ascending order; not a score for each; rows that
+            are others than theirs.
     """
 
     weights: Mapping[str, Integers]
@@ -68,23 +70,30 @@ class WeightRecipe:
 
     def __post_init__(self) -> None:
         """Refuse what is no selection of weights, and keep the layers in one order."""
-        kept = {}
-        for name in [name for name in self.shapes if len(self.weights.get(name, ()))]:
-            indices, (rows, columns) = np.asarray(self.weights[name]), self.shapes[name]
-            is_ascending = indices.dtype.kind in "iu" and bool((np.diff(indices.astype(np.int64)) > 0).all())
-            if not is_ascending or indices[0] < 0 or indices[-1] >= rows * columns:
-                raise ValueError(
-                    f"`weights` of {name} must be ascending integers below {rows * columns}, of its {rows} x {columns} "
-                    f"weights, got {indices.min()} to {indices.max()}."
-                )
-            kept[name] = indices.astype(np.int32 if rows * columns <= _LARGEST else np.int64)
-        if missing := [name for name, indices in self.weights.items() if len(indices) and name not in self.shapes]:
-            raise ValueError(f"`shapes` must hold the shape of every layer in `weights`, got none of {missing[0]}.")
-        scores = {name: np.asarray(self.scores[name], np.float32) for name in kept if name in self.scores}
-        if wrong := [name for name, values in scores.items() if len(values) != len(kept[name])]:
-            raise ValueError(f"`scores` must hold one for each weight, got others of {wrong[0]}.")
-        object.__setattr__(self, "weights", kept)
+        for name, shape in self.shapes.items():
+            if len(shape) != 2 or not all(isinstance(size, int) and size > 0 for size in shape):
+                raise ValueError(f"`shapes` of {name} must be two numbers above 0, (O, I), got {list(shape)}.")
+        for name, indices in self.weights.items():
+            if len(indices) and name not in self.shapes:
+                raise ValueError(f"`shapes` must hold (O, I) of every layer in `weights`, got none for {name}.")
+        lost = [name for name in self.shapes if len(self.weights.get(name, ()))]
+        weights = {name: _checked_indices(name, self.weights[name], self.shapes[name]) for name in lost}
+        scores = {name: np.asarray(self.scores[name], np.float32) for name in lost if name in self.scores}
+        for name, values in scores.items():
+            if len(values) != (num := len(weights[name])):
+                raise ValueError(f"`scores` of {name} must be one for each of its {num} weights, got {len(values)}.")
+        object.__setattr__(self, "weights", weights)
         object.__setattr__(self, "scores", scores)
+        self._check_rows()
+
+    def _check_rows(self) -> None:
+        found = Counter(row for row, _ in self._row_sums()) if self.rows else Counter[Row]()
+        if found != (named := Counter(self.rows)):
+            name, row = next(iter((found - named) or (named - found)))
+            wrong = f"row {row} of {name}" + (" too often" if (name, row) in named else " not at all")
+            raise ValueError(f"`rows` must name every row that a weight lies in, each once, got {wrong}.")
+        if self.measured and len(self.measured) != len(self.rows):
+            raise ValueError(f"`measured` must be of each of {len(self.rows)} rows, got {len(self.measured)}.")
 
     def __eq__(self, other: object) -> bool:
         return self.to_json() == other.to_json() if isinstance(other, WeightRecipe) else NotImplemented
@@ -93,6 +102,11 @@ class WeightRecipe:
     def num(self) -> int:
         """How many weights go."""
         return sum(map(len, self.weights.values()))
+
+    @property
+    def num_layers(self) -> int:
+        """Linear layers that lose a weight."""
+        return len(self.weights)
 
     @property
     def num_scored(self) -> int:
@@ -109,6 +123,13 @@ class WeightRecipe:
         """Sum of the scores of each of the units' weights, in their order."""
         known = dict(self._row_sums())
         return [known[row] for row in self.units]
+
+    @property
+    def score_range(self) -> tuple[float | None, float | None, int]:
+        """Lowest and highest score of what goes, and how many are below 0."""
+        found = [*self.scores.values()]
+        lows, highs = ([float(end(values)) for values in found] for end in (np.min, np.max))
+        return min(lows, default=None), max(highs, default=None), sum(int((values < 0).sum()) for values in found)
 
     @property
     def first_block(self) -> int:
@@ -169,11 +190,7 @@ class WeightRecipe:
         """Write the indices, then the JSON, each all or nothing; a directory gets the usual file names."""
         path = Path(path)
         path = path / WEIGHT_RECIPE_FILE if path.is_dir() else path
-        if path.suffix != ".json":
-            raise ValueError(
-                f"a recipe of weights must be saved as FILE.json (beside it goes FILE.safetensors), got {path.name}."
-            )
-        write_bytes(path.with_suffix(".safetensors"), self._tensors())
+        write_bytes(indices_file(path), self._tensors())
         write_json(path, self.to_json())
         return path
 
@@ -222,7 +239,7 @@ class WeightRecipe:
         check_sha256(path, content)
         try:
             return cls._read(path, content)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is no recipe of weights: {type(error).__name__} ({error}).") from error
 
     @classmethod
@@ -234,15 +251,54 @@ class WeightRecipe:
             raise ValueError(f"{path} must count the weights of each layer in the file beside it: it was edited.")
         rows = content["rows"]
         measured = [{key: one[key] for key in one if key not in ("module", "row", "score")} for one in rows]
-        return cls(
-            weights=tensors,
-            shapes={one["name"]: (one["shape"][0], one["shape"][1]) for one in content["modules"]},
-            scores=scores,
-            base_model=content["base_model"],
-            options=content["options"],
-            rows=[(one["module"], one["row"]) for one in rows],
-            measured=measured if any(measured) else [],
+        fields = {
+            "weights": tensors,
+            "shapes": {one["name"]: tuple(one["shape"]) for one in content["modules"]},
+            "scores": scores,
+            "base_model": content["base_model"],
+            "options": content["options"],
+            "rows": [(one["module"], one["row"]) for one in rows],
+            "measured": measured if any(measured) else [],
+        }
+        try:
+            return cls(**fields)
+        except ValueError as error:
+            raise ValueError(f"{path} is no recipe of weights: {error}") from error
+
+
+def _checked_indices(name: str, given: Integers, shape: tuple[int, int]) -> Integers:
+    """In the narrowest type that a safetensors file of this layer's needs."""
+    indices, num = np.asarray(given), shape[0] * shape[1]
+    found = ""
+    if indices.dtype.kind not in "iu":
+        found = f"{indices.dtype}"
+    elif len(falls := np.flatnonzero(indices[1:] <= indices[:-1])):
+        found = f"{indices[falls[0]]} before {indices[falls[0] + 1]}"
+    elif indices[0] < 0 or indices[-1] >= num:
+        found = f"{indices[0]} to {indices[-1]}"
+    if found:
+        raise ValueError(
+            f"`weights` of {name} must be ascending integers below {num}, of its {shape[0]} x {shape[1]} weights, got "
+            f"{found}."
         )
+    return indices.astype(np.int32 if num <= _LARGEST else np.int64)
+
+
+def indices_file(path: Path, option: str = "path") -> Path:
+    """Where the indices of a recipe go: beside its JSON.
+
+    Args:
+        path: The JSON's.
+        option: What `path` was given as, for messages.
+
+    Raises:
+        ValueError: It is no FILE.json.
+    """
+    if path.suffix != ".json":
+        raise ValueError(
+            f"`{option}` of a recipe of weights must be FILE.json (beside it goes FILE.safetensors), got {path.name}."
+        )
+    return path.with_suffix(".safetensors")
 
 
 def _load_tensors(path: Path, expected: str) -> dict[str, NDArray[Any]]:

@@ -120,7 +120,7 @@ def _of_scores(run: FinishedRun) -> Iterator[Picture]:
     caption = f"In which layers the selected {what} are." + (
         f" {others:,} more lie in none (lm_head)." if others else ""
     )
-    yield Picture(f"{what}_per_layer", layer_figure(counts, what=what), caption)
+    yield Picture(f"{what}_per_layer", layer_figure(counts, what=what, outside=others), caption)
     seeds = run.results["validation"]["seed_variation"]
     if seeds is not None:
         yield Picture(
@@ -268,13 +268,14 @@ def label_log_axis(axis: Axis, low: float, high: float) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def layer_figure(per_layer: Sequence[int], title: str = "", what: str = NEURONS) -> Figure:
+def layer_figure(per_layer: Sequence[int], title: str = "", what: str = NEURONS, outside: int = 0) -> Figure:
     """How the selected neurons, or weights, are spread over the layers.
 
     Args:
         per_layer: How many of each layer are selected, first layer first.
         title: Such as the model's id.
         what: What they are.
+        outside: How many more are selected in no layer: in lm_head.
     """
     total, num_layers = sum(per_layer), len(per_layer)
     even = total / num_layers
@@ -288,8 +289,15 @@ def layer_figure(per_layer: Sequence[int], title: str = "", what: str = NEURONS)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(-0.7, num_layers - 0.3)
     axes.set_ylim(0, max(*per_layer, 1) * 1.25)  # weights may all lie in lm_head
-    named = f"{counted(total, what, 'selected')} by layer" + (f", {title}" if title else "")
-    plain_axes(axes, named, "layer (0 is next to the input)", f"{what} selected (number)")
+    number = counted(total, what, "selected")
+    if outside:
+        number = f"{total:,} of {counted(total + outside, what, 'selected')} ({outside:,} in lm_head)"
+    plain_axes(
+        axes,
+        f"{number} by layer" + (f", {title}" if title else ""),
+        "layer (0 is next to the input)",
+        f"{what} selected (number)",
+    )
     axes.legend(frameon=False, loc="upper right", fontsize=9)
     return figure
 

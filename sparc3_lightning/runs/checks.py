@@ -1,10 +1,11 @@
 """The validation table: can the scores be trusted, and what do their sums say."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from sparc3_lightning.models.families import get_family
@@ -18,8 +19,8 @@ from sparc3_lightning.scoring.combine import Penalty, contrasts, differential, d
 from sparc3_lightning.scoring.lazy import LazyScores, count_scores
 from sparc3_lightning.scoring.score_set import ScoreSet
 
-Member = tuple[Any, int]
-"""Of a selection: a neuron, (layer, index), or a single weight, (name of the layer, index)."""
+Members = Mapping[Any, Sequence[int] | Integers]
+"""A selection: by layer the indices of neurons, or by name of a linear layer those of single weights, each once."""
 
 _MEANING = {
     "coefficient_of_variation": (
@@ -145,20 +146,25 @@ def _num_competing(behaviour: ScoreSet, recipe: AnyRecipe) -> int:
     return sum(len(score) for score in neuron_scores(behaviour).values())
 
 
-def pairwise_overlap(chosen: dict[str, set[Member]]) -> dict[str, Any]:
+def pairwise_overlap(chosen: Mapping[str, Members]) -> dict[str, Any]:
     """Share of common members of every two sets of one size, and its mean.
 
     Returns:
         `pairs` by "first / second", and `mean`.
     """
     pairs = {
-        f"{first} / {second}": len(chosen[first] & chosen[second]) / len(chosen[first])
-        for first, second in combinations(chosen, 2)
+        f"{first} / {second}": _share_common(chosen[first], chosen[second]) for first, second in combinations(chosen, 2)
     }
     return {"mean": sum(pairs.values()) / len(pairs), "pairs": pairs}
 
 
-def _top(score_set: ScoreSet, recipe: AnyRecipe) -> set[Member]:
+def _share_common(first: Members, second: Members) -> float:
+    """Share of the first's members that the second has too; weights are too many for a set of them."""
+    common = [np.intersect1d(first[place], second[place], assume_unique=True) for place in first.keys() & second.keys()]
+    return sum(map(len, common)) / sum(map(len, first.values()))
+
+
+def _top(score_set: ScoreSet, recipe: AnyRecipe) -> Members:
     """As many neurons, or weights, as the recipe's with the highest scores; ties go to the lower (layer, index)."""
     if isinstance(recipe, WeightRecipe):
         return _extreme_weights(score_set, recipe, "highest")
@@ -167,14 +173,10 @@ def _top(score_set: ScoreSet, recipe: AnyRecipe) -> set[Member]:
 
 def _extreme_weights(
     scores: ScoreSet, recipe: WeightRecipe, order: Order = "lowest", share: float | None = None
-) -> set[Member]:
+) -> Members:
     """As many weights as the recipe's, or a share, by other scores."""
     share, scope = share or recipe.num / recipe.num_scored, recipe.options.get("scope", "global")
-    return _weights(extreme_weights(scores, share, scope, order))
-
-
-def _weights(found: Iterable[tuple[str, Integers]]) -> set[Member]:
-    return {(name, index) for name, indices in found for index in indices.tolist()}
+    return dict(extreme_weights(scores, share, scope, order))
 
 
 def _penalty(recipe: AnyRecipe) -> tuple[float, Penalty]:
@@ -191,7 +193,7 @@ def _contrasts(run: Run, general: Sequence[ScoreSet], behaviour: ScoreSet, recip
 
 def _own_selection(
     made: LazyScores, general: Sequence[ScoreSet], place: int, behaviour: ScoreSet, recipe: AnyRecipe
-) -> set[Member]:
+) -> Members:
     """What would have been selected with this general set alone, with the recipe's options."""
     if isinstance(recipe, WeightRecipe):
         return _extreme_weights(differential(general[place], behaviour, *_penalty(recipe)), recipe)
@@ -204,9 +206,9 @@ def _own_selection(
     return _first(rank_neurons(ScoreSet(rows, behaviour.manifest), scope), recipe.num)
 
 
-def _first(ranking: tuple[Tensor, Tensor, Tensor], k: int) -> set[Member]:
-    layers, indices, _ = ranking
-    return set(zip(layers[:k].tolist(), indices[:k].tolist(), strict=True))
+def _first(ranking: tuple[Tensor, Tensor, Tensor], k: int) -> Members:
+    layers, indices = ranking[0][:k].numpy(), ranking[1][:k].numpy()
+    return {layer: indices[layers == layer] for layer in np.unique(layers).tolist()}
 
 
 def _neuron_modules(score_set: ScoreSet) -> list[str]:
@@ -243,16 +245,12 @@ def _length_matched(run: Run, behaviour: ScoreSet, recipe: AnyRecipe, is_finite:
     overlap, others = None, {*run.general} - matched.keys()
     if matched and others and is_finite and all(map(math.isfinite, (one.total for one in matched.values()))):
         contrast = differential([*matched.values()], behaviour, *_penalty(recipe))
-        chosen, candidates = _chosen(recipe), _candidates(contrast, recipe)
-        overlap = len(chosen & candidates) / len(chosen)
+        chosen = recipe.per_layer() if isinstance(recipe, Recipe) else recipe.weights
+        overlap = _share_common(chosen, _candidates(contrast, recipe))
     return {"matched_sets": [*matched], "matched_overlap": overlap}
 
 
-def _chosen(recipe: AnyRecipe) -> set[Member]:
-    return {*recipe.neurons} if isinstance(recipe, Recipe) else _weights(recipe.weights.items())
-
-
-def _candidates(contrast: ScoreSet, recipe: AnyRecipe) -> set[Member]:
+def _candidates(contrast: ScoreSet, recipe: AnyRecipe) -> Members:
     """What would have been selected by another contrast: with a screen, what it would have had as candidates."""
     screen = recipe.options.get("screen")
     if isinstance(recipe, WeightRecipe):

@@ -9,7 +9,7 @@ from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.evaluation.second_looks import agreements, notable_words
 from sparc3_lightning.metrics.measure import Aggregate, Better, Role, Rows
-from sparc3_lightning.pruning.recipe import Recipe, neurons_per_layer
+from sparc3_lightning.pruning.recipe import neurons_per_layer
 from sparc3_lightning.pruning.weight_recipe import AnyRecipe, WeightRecipe
 from sparc3_lightning.runs.checks import validation_table
 from sparc3_lightning.runs.run import Run
@@ -201,7 +201,7 @@ def _selection(run: Run) -> dict[str, Any]:
     assert run.recipe is not None
     recipe = run.recipe
     kept = ("sparsity", "method", "scope", "general_weight", "general_penalty")
-    lowest, highest, num_below_zero = _score_range(recipe)
+    lowest, highest, num_below_zero = recipe.score_range
     number, where = _number_and_place(recipe, run.base_model)
     return {
         **number,
@@ -223,18 +223,6 @@ def _number_and_place(recipe: AnyRecipe, base: dict[str, Any]) -> tuple[dict[str
         return {"num_weights": recipe.num, "num_weights_scored": recipe.num_scored}, {"parts": recipe.parts()}
     number = {"num_neurons": recipe.num, "num_neurons_of_model": base.get("num_neurons")}
     return number, {"neurons_per_layer": neurons_per_layer(recipe, base["num_layers"])}
-
-
-def _score_range(recipe: AnyRecipe) -> tuple[float | None, float | None, int]:
-    """Lowest and highest score of what went, and how many are below 0."""
-    if isinstance(recipe, Recipe):
-        below = sum(score < 0 for score in recipe.scores)
-        return min(recipe.scores, default=None), max(recipe.scores, default=None), below
-    found = list(recipe.scores.values())
-    below = sum(int((values < 0).sum()) for values in found)
-    if not found:
-        return None, None, below
-    return min(float(values.min()) for values in found), max(float(values.max()) for values in found), below
 
 
 def _reference_sets(run: Run) -> dict[str, Any]:

@@ -247,7 +247,7 @@ class KeptFigures:
 def screened_recipe(
     model: PreTrainedModel,
     candidates: AnyRecipe,
-    num_chosen: int,
+    num_chosen: int | None,
     data: ScreenData,
     options: Screen,
     figures: KeptFigures,
@@ -258,7 +258,7 @@ def screened_recipe(
     Args:
         model: The base model.
         candidates: The first units of a selection.
-        num_chosen: How many are chosen at most.
+        num_chosen: How many are chosen at most; None for all that are worth their price.
         data: What they are measured on.
         options: How.
         figures: What was measured before; entered.
@@ -271,10 +271,12 @@ def screened_recipe(
     weight, units = options.weight(data.unit), candidates.units
     layers = sorted({candidates.only([unit]).first_block for unit in units})
     meter = Meter(model, data, layers, options.max_tokens)
-    found = screen(meter, units, num_chosen, weight, figures.keep, progress, candidates.only)
-    chosen = choose(found, num_chosen, weight)
+    at_most = len(units) if num_chosen is None else num_chosen
+    found = screen(meter, units, at_most, weight, figures.keep, progress, candidates.only)
+    chosen = choose(found, at_most, weight)
     joint = together(meter, [one.unit for one in chosen], options.max_price, candidates.only)
-    told = {"num_asked": num_chosen, **asdict(options), "price_weight": weight, "unit": data.unit}
+    asked = {} if num_chosen is None else {"num_asked": num_chosen}
+    told = {**asked, **asdict(options), "price_weight": weight, "unit": data.unit}
     jointly = {"effect": joint.effect, "ordinary": joint.ordinary, "price": joint.price}
     jointly = {f"num_{candidates.units_are}": joint.num, **jointly}
     recipe = _recipe(candidates, chosen[: joint.num], {**told, "joint": jointly})

@@ -66,6 +66,32 @@ def test_select_refuses_what_exists_before_it_reads_anything(taken: str, files: 
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(taken, "precious")]
 
 
+WEIGHTS = ["select", "--general", "nowhere", "--behaviour", "nowhere", "--sparsity", "0.1"]
+
+
+@pytest.mark.parametrize("taken", ["r.json", "r.safetensors", "diff"])
+def test_select_of_weights_never_writes_over_the_indices(taken: str, tmp_path: Path) -> None:
+    (tmp_path / taken).write_text("precious")
+    with pytest.raises(FileExistsError, match=rf"{taken} exists already"):
+        main([*WEIGHTS, "--output", str(tmp_path / "r.json"), "--scores_output", str(tmp_path / "diff")])
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(taken, "precious")]
+
+
+def test_the_output_of_a_recipe_of_weights_is_checked_first(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"`--output` of a recipe of weights must be FILE\.json .*, got r\.txt"):
+        main([*WEIGHTS, "--output", str(tmp_path / "r.txt")])
+
+
+@pytest.mark.parametrize("kind", [["--num_neurons", "3"], ["--sparsity", "0.1"]])
+def test_a_directory_gets_one_recipe(kind: list[str], tmp_path: Path) -> None:
+    for name in ("pruned_neurons.json", "pruned_weights.json"):
+        directory = tmp_path / name.removesuffix(".json")
+        directory.mkdir()
+        (directory / name).write_text("{}")
+        with pytest.raises(FileExistsError, match=rf"{name} exists already"):
+            main([*WEIGHTS[:-2], *kind, "--output", str(directory)])
+
+
 def test_select_into_a_directory_uses_the_usual_name(files: Files, tmp_path: Path) -> None:
     main([*files.select, "--output", str(tmp_path)])
     assert (tmp_path / "pruned_neurons.json").is_file()
@@ -188,6 +214,7 @@ def test_errors_name_options_and_not_config_keys(files: Files, tmp_path: Path) -
         ["inspect", "x", "--to", "3"],
         ["select", "--general", "a"],
         ["select", "--general", "a", "--behaviour", "b", "--output", "c", "--scope", "row"],
+        [*WEIGHTS, "--output", "c", "--num_neurons", "100"],
         ["apply", "--recipe", "r", "--output", "o", "--dtype", "int8"],
         ["apply", "--recipe", "r", "--output", "o", "--factor", "1.5"],
         ["apply", "--recipe", "r"],

@@ -64,6 +64,7 @@ def test_results_page_and_figures_speak_of_weights(run: Path) -> None:
     assert (selection["num_weights"], selection["num_weights_scored"]) == (recipe.num, 53_424)
     assert selection["sparsity"] == 0.001
     assert selection["parts"] == recipe.parts()
+    assert "num_asked" not in selection["screen"], "all that are worth their price were"
     assert sum(part["num_removed"] for part in selection["parts"]) == recipe.num
     scores = np.concatenate([*recipe.scores.values()])
     assert (selection["lowest_score"], selection["highest_score"]) == (scores.min(), scores.max())

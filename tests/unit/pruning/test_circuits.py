@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparc3_lightning.models.families import get_family
+from sparc3_lightning.pruning import circuits
 from sparc3_lightning.pruning.circuits import (
     Contest,
     Importance,
@@ -84,6 +85,22 @@ def test_the_kth_highest_is_found_without_a_sort() -> None:
         assert threshold == ordered[k - 1].item()
         assert int((values > threshold).sum()) + equals == k
     assert kth_highest(parts, [7]) == [found[6]], "alone as among others"
+
+
+def test_keys_of_a_layer_are_made_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers, sizes = [torch.cat(VALUES).reshape(-1, 1), torch.zeros(0, 4), torch.ones(3, 4)], list[int]()
+    whole = kth_highest(lambda: iter(layers), [1, 60, 371])
+
+    def keys(values: Tensor) -> Tensor:
+        sizes.append(len(values))
+        return made(values)
+
+    made = circuits._keys
+    monkeypatch.setattr(circuits, "_keys", keys)
+    monkeypatch.setattr(circuits, "BLOCK", 100)
+    assert kth_highest(lambda: iter(layers), [1, 60, 371]) == whole
+    assert max(sizes) == 100
+    assert sum(sizes) == 2 * (359 + 12)
 
 
 def test_scores_are_read_once_for_the_thresholds_of_all_shares() -> None:

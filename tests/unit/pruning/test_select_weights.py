@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparc3_lightning import ScoreSet, attribute, differential, select_weights
-from sparc3_lightning.pruning.select_weights import extreme_weights, scored_by
+from sparc3_lightning.pruning.select_weights import extreme_weights, row_scores, scored_by
 from sparc3_lightning.pruning.weight_recipe import WeightRecipe
 from sparc3_lightning.scoring.manifest import Manifest
 from tests.tiny import TINY, tiny_samples
@@ -94,6 +94,9 @@ def test_what_is_not_below_zero_is_told() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         select_weights(scores, 0.25)
+    named = score_set(scores.scores, inputs={"behaviour": {"name": "toxic"}})  # type: ignore[arg-type]
+    with pytest.warns(UserWarning, match="weights are more relevant to `toxic` than in general"):
+        select_weights(named, 0.5)
 
 
 def test_what_cannot_be_selected() -> None:
@@ -135,6 +138,24 @@ def test_another_methods_scores_of_the_same_weights() -> None:
         else:
             assert total == pytest.approx(other[row[0]][row[1], columns].double().sum().item())
     assert np.isnan(scored_by(score_set({Q: torch.zeros(5)}), recipe).unit_scores).all(), "scores of neurons alone"
+
+
+def test_a_ranking_is_held_against_rows_by_the_mean() -> None:
+    """It has no zero: a sum would follow how many weights a row loses, whatever they are."""
+    generator = torch.Generator().manual_seed(3)
+    counts = [1 + row % 40 for row in range(400)]
+    indices = [row * 40 + column for row, count in enumerate(counts) for column in range(count)]
+    recipe = WeightRecipe({HEAD: np.array(indices)}, {HEAD: (400, 40)})
+    made = {HEAD: torch.rand(400, 40, generator=generator)}
+    rows = [row for _, row in recipe.units]
+    found = row_scores(score_set(made, kind="ranking"), recipe)
+    assert found == pytest.approx([made[HEAD][row, : counts[row]].double().mean().item() for row in rows])
+    count_of = [counts[row] for row in rows]
+    assert abs(np.corrcoef(found, count_of)[0, 1]) < 0.15
+    summed = row_scores(score_set(made, kind="differential"), recipe)
+    assert summed == pytest.approx([made[HEAD][row, : counts[row]].double().sum().item() for row in rows])
+    assert np.corrcoef(summed, count_of)[0, 1] > 0.9
+    assert np.isnan(row_scores(score_set({Q: made[HEAD]}, kind="ranking"), recipe)).all()
 
 
 @pytest.mark.parametrize("family", sorted(TINY))

@@ -102,21 +102,55 @@ def test_fewer_rows_with_what_was_measured_of_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "indices", [[3, 1], [1, 1], [-1, 2], [2, 24], [0.0, 1.0]], ids=["order", "twice", "below", "above", "floats"]
+    ("indices", "got"),
+    [
+        ([3, 1], "3 before 1"),
+        ([1, 1], "1 before 1"),
+        ([-1, 2], "-1 to 2"),
+        ([2, 24], "2 to 24"),
+        ([0.0, 1.0], "float64"),
+    ],
+    ids=["order", "twice", "below", "above", "floats"],
 )
-def test_what_names_no_weights_is_refused(indices: list[int]) -> None:
-    with pytest.raises(ValueError, match=rf"`weights` of {UP} must be ascending integers below 24, of its 6 x 4"):
+def test_what_names_no_weights_is_refused(indices: list[int], got: str) -> None:
+    said = rf"`weights` of {UP} must be ascending integers below 24, of its 6 x 4 weights, got {got}\."
+    with pytest.raises(ValueError, match=said):
         recipe_of(weights={UP: np.array(indices)}, scores={})
 
 
 def test_a_layer_without_a_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match="got none of lm_head2"):
+    with pytest.raises(ValueError, match=r"must hold \(O, I\) of every layer in `weights`, got none for lm_head2"):
         recipe_of(weights={"lm_head2": np.array([1])})
+    with pytest.raises(ValueError, match=rf"`shapes` of {UP} must be two numbers above 0, \(O, I\), got \[6\]"):
+        recipe_of(shapes={Q: (4, 4), UP: (6,)})
 
 
 def test_scores_are_one_for_each_weight() -> None:
-    with pytest.raises(ValueError, match=rf"`scores` must hold one for each weight, got others of {UP}"):
+    with pytest.raises(ValueError, match=rf"`scores` of {UP} must be one for each of its 4 weights, got 1\."):
         recipe_of(scores={UP: np.array([-1.0])})
+
+
+def test_rows_are_those_of_the_weights() -> None:
+    rows = [(UP, 0), (UP, 1), (UP, 2), (UP, 5), (Q, 0)]
+    assert recipe_of(rows=rows).units == rows
+    for wrong, said in (
+        (rows[1:], rf"got row 0 of {UP} not at all"),
+        ([*rows, (Q, 3)], rf"got row 3 of {Q} too often"),
+        ([*rows, rows[0]], rf"got row 0 of {UP} too often"),
+    ):
+        with pytest.raises(ValueError, match=f"`rows` must name every row that a weight lies in, each once, {said}"):
+            recipe_of(rows=wrong)
+    with pytest.raises(ValueError, match="`measured` must be of each of 5 rows, got 2"):
+        recipe_of(rows=rows, measured=MEASURED)
+
+
+def test_a_directory_with_a_recipe_of_either_kind_is_refused(tmp_path: Path) -> None:
+    recipe_of().save(tmp_path)
+    Recipe([(0, 1)]).save(tmp_path)
+    for load in (load_recipe, Recipe.load):
+        with pytest.raises(ValueError, match=r"one recipe, got pruned_neurons\.json and pruned_weights\.json"):
+            load(tmp_path)
+    assert load_recipe(tmp_path / "pruned_weights.json") == recipe_of()
 
 
 def test_each_kind_says_what_reads_the_other(tmp_path: Path) -> None:
@@ -146,6 +180,18 @@ def rewritten(content: dict[str, Any], **changes: Any) -> dict[str, Any]:
     [
         (lambda content: {**content, "num_weights": 4}, "sha256 that it names: it was changed"),
         (lambda content: rewritten(content, format_version=2), "format_version 1, got 2"),
+        (
+            lambda content: rewritten(content, rows=[{"module": UP, "row": 4}]),
+            r"json is no .*got row \d of .* not at all",
+        ),
+        (
+            lambda content: rewritten(content, modules=[{**one, "shape": [4]} for one in content["modules"]]),
+            r"json is no recipe of weights: `shapes` of .* got \[4\]",
+        ),
+        (
+            lambda content: rewritten(content, modules=[{**one, "shape": [4, 4]} for one in content["modules"]]),
+            r"json is no recipe of weights: `weights` of .* below 16",
+        ),
         (lambda content: rewritten(content, kind="neurons"), "must be a recipe of weights, got none"),
         (lambda content: rewritten(content, tensors_sha256="0"), r"safetensors must have sha256 0: it is truncated"),
         (lambda content: rewritten(content, modules=content["modules"][:2]), "ok"),
@@ -177,7 +223,7 @@ def test_damaged_indices_are_refused_by_name(tmp_path: Path) -> None:
     tensors.unlink()
     with pytest.raises(FileNotFoundError, match=r"no indices of the weights at .*r\.safetensors"):
         WeightRecipe.load(path)
-    with pytest.raises(ValueError, match=r"saved as FILE\.json"):
+    with pytest.raises(ValueError, match=r"must be FILE\.json"):
         recipe_of().save(tmp_path / "r.txt")
 
 

@@ -238,6 +238,13 @@ def test_a_bar_for_every_layer(counts: list[int]) -> None:
     assert colour[0] == colour[1] == colour[2]
 
 
+def test_weights_outside_the_layers_are_told() -> None:
+    (axes,) = layer_figure([4, 0, 8], "tiny", "weights", 15).axes
+    assert axes.get_title(loc="left") == "12 of 27 selected weights (15 in lm_head) by layer, tiny"
+    (axes,) = layer_figure([4, 0, 8], what="weights").axes
+    assert axes.get_title(loc="left") == "12 selected weights by layer"
+
+
 def test_before_and_after_is_centred_on_the_baseline() -> None:
     figure = comparison_figure([panel("length", 50.0, 50.1), panel("toxicity/mean", 0.4, 0.2)])
     length, toxicity = figure.axes

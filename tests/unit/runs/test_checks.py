@@ -1,8 +1,10 @@
 """The validation table: what it counts, what it complains of, and figures worked out by hand."""
 
 import math
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -158,8 +160,19 @@ def test_weight_scores_are_selected_by_their_row_sums(penalty: str) -> None:
     for name in run.general:
         whole = differential([run.score_sets[name]], run.score_sets["toxic"], 2.0, penalty)  # type: ignore[arg-type]
         rows = torch.stack([whole.scores[module(layer)].double().sum(1) for layer in range(LAYERS)]).flatten()
-        own[name] = {(int(place) // NEURONS, int(place) % NEURONS) for place in rows.argsort(stable=True)[:2]}
+        places = rows.argsort(stable=True)[:2].tolist()
+        own[name] = {layer: [one % NEURONS for one in places if one // NEURONS == layer] for layer in range(LAYERS)}
     assert found == pairwise_overlap(own)
+
+
+def test_millions_of_weights_are_compared_without_a_copy_of_each() -> None:
+    first, second = np.arange(0, 2_000_000, 2, np.int32), np.arange(0, 2_000_000, 4, np.int32)
+    tracemalloc.start()
+    found = pairwise_overlap({"a": {"up": first, "q": np.array([1, 2])}, "b": {"up": second, "v": np.array([1])}})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found["mean"] == 500_000 / 1_000_002
+    assert peak < 40e6, "sets of pairs take 200 MB and more"
 
 
 def test_a_set_that_selection_did_not_use_is_listed() -> None:
