@@ -19,11 +19,12 @@ def spoken(figure: str) -> str:
 def task_name(draws: Sequence[str]) -> str:
     """What a task is called, by the names of its draws: what these begin with, `ioi` of `ioi_seed0` and `ioi_seed1`.
 
-    The first draw's name where they have nothing in common.
+    No word is cut, and no number. The first draw's name where they have nothing in common.
     """
     without_seed = [re.sub(r"[_.-]?seed[_.-]?\d+$", "", name) for name in draws]
-    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*without_seed, strict=False))
-    return "".join(letters[0] for letters in alike).rstrip("_.-") or draws[0]
+    parts = [re.findall(r"\d+|[_.-]+|[^\d_.-]+", name) for name in without_seed]
+    alike = takewhile(lambda ours: len(set(ours)) == 1, zip(*parts, strict=False))
+    return "".join(part for part, *_ in alike).rstrip("_.-") or draws[0]
 
 
 def relevance_unit(options: Mapping[str, Any]) -> str:

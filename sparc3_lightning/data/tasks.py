@@ -23,13 +23,16 @@ from sparc3_lightning.wording import task_name
 
 _LISTS = ("names", "places", "objects", "templates")
 _DRAWS_A_SAMPLE = 50
+_UNTOLD = ("corrupted_column", "separator")
+"""Options that make another task and are in no manifest."""
 
 
 def tasks_of(sets: Mapping[str, ReferenceSet]) -> dict[str, list[str]]:
     """Names of the sets by task, and a name for each: sets that differ in `seed` alone are draws of one task."""
     groups: dict[str, list[str]] = {}
     for name, one in sets.items():
-        groups.setdefault(json_sha256({**one.describe(), "seed": None}), []).append(name)
+        untold = {option: getattr(one, option, None) for option in _UNTOLD}
+        groups.setdefault(json_sha256({**one.describe(), **untold, "seed": None}), []).append(name)
     draws = list(groups.values())
     names = [task_name(of_task) for of_task in draws]
     is_unique = len(set(names)) == len(names)

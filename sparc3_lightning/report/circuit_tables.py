@@ -126,7 +126,8 @@ def accuracy_tables(areas: Sequence[Row]) -> list[Table]:
             for _, asked, found in _questions(ours)
         }
         of_task = f" of {task}" if _has_tasks(areas) else ""
-        note = f"Asked own and held-out samples; accuracy as it is, higher is better. {_draws(ours)}"
+        whose = " and ".join(_SHORT[asked] for _, asked, _ in _questions(ours))
+        note = f"Asked {whose} samples; accuracy as it is, higher is better. {_draws(ours)}"
         tables.append(_ranked(columns, note, f"Area under accuracy{of_task}"))
     return tables
 
@@ -151,8 +152,13 @@ def _ranked(columns: Mapping[str, tuple[str, Sequence[Row]]], note: str, title: 
 
 
 def _draws(areas: Sequence[Row]) -> str:
+    """Of how many draws the areas are means; a curve with a failed circuit counts for nothing."""
     draws = max(row["num_draws"] for row in areas)
-    return f"Means of {draws} draws of samples; least and largest: areas.csv." if draws > 1 else "One draw of samples."
+    if draws == 1:
+        return "One draw of samples."
+    fewer = dict.fromkeys(row["method"] for row in areas if row["num_draws"] < draws)
+    without = f" (of fewer where a circuit has failed: {', '.join(fewer)})" if fewer else ""
+    return f"Means of {draws} draws of samples{without}; least and largest: areas.csv."
 
 
 def curve_table(rows: Sequence[Row], asked: str, ablation: str) -> Table:
@@ -239,8 +245,9 @@ def agreement_tables(overlaps: Sequence[Row]) -> list[Table]:
 def _agreement(overlaps: Sequence[Row]) -> dict[tuple[str, str], list[str]]:
     """What is shared, by the task (or both of them) and the method."""
     found: dict[str, dict[str, list[Row]]] = {}
-    for row in overlaps:
-        tasks = dict.fromkeys((row["task"], row["other_task"]))
+    known = list(dict.fromkeys(row[name] for row in overlaps for name in ("task", "other_task")))
+    for row in overlaps:  # draws of two tasks may come in turns: a, b, a
+        tasks = sorted({row["task"], row["other_task"]}, key=known.index)
         found.setdefault(", ".join(tasks), {}).setdefault(row["of"], []).append(row)
     return {
         (tasks, method): [f"{mean(row['jaccard'] for row in ours):.2f}",

@@ -115,7 +115,8 @@ KINDS: dict[str, Kind] = {
         _circuit,
         {
             "faithfulness": "How much of the whole model's logit difference a circuit keeps, by the share that stays: "
-            "0 is the empty circuit, 1 the whole model; shown from -1 to 2. Bars: least and largest of the draws.",
+            "0 is the empty circuit, 1 the whole model; shown from -1 to 2, what lies outside is counted. A colour "
+            "a method, dashes by its sign. Bars: least and largest of the draws.",
             "accuracy": "How often the right token is above the wrong one. Dotted: empty circuit and whole model.",
         },
     ),

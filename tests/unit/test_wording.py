@@ -24,6 +24,8 @@ def test_numbers() -> None:
     [
         (["ioi_seed0", "ioi_seed1", "ioi_seed12"], "ioi"), (["ioi_seed3"], "ioi"), (["capitals"], "capitals"),
         (["gpt2_a", "gpt2_b"], "gpt2"), (["seed0", "seed1"], "seed0"), (["first", "second"], "first"),
+        (["tom", "tim"], "tom"), (["ioi_tom", "ioi_tim"], "ioi"), (["ioi10", "ioi11"], "ioi"), (["a-b", "a.b"], "a"),
+        (["task1a", "task1b"], "task1"),
     ],
 )  # fmt: skip
 def test_a_task_is_called_by_what_its_draws_names_begin_with(draws: list[str], name: str) -> None:

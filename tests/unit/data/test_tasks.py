@@ -200,6 +200,16 @@ def test_sets_that_differ_in_seed_alone_are_draws_of_one_task() -> None:
     assert tasks_of({}) == {}
 
 
+def test_sets_that_ask_in_another_way_are_another_task() -> None:
+    """Neither option is in a manifest."""
+    plain, other = TaskFile(path="own.jsonl"), TaskFile(path="own.jsonl", seed=1)
+    assert tasks_of({"a": plain, "b": other}) == {"a": ["a", "b"]}
+    assert tasks_of({"a": plain, "b": TaskFile(path="own.jsonl", separator="")}) == {"a": ["a"], "b": ["b"]}
+    twins = TaskFile(path="own.jsonl", seed=1, corrupted_column="twin")
+    assert tasks_of({"a": plain, "b": other, "c": twins}) == {"a": ["a", "b"], "c": ["c"]}
+    assert plain.describe() == twins.describe() | {"seed": 0}
+
+
 def test_each_task_has_its_held_out_set() -> None:
     one, other = IOI(part="evaluation"), TaskFile(path="other.jsonl")
     draws = {name: SETS[name] for name in ("ioi_seed0", "ioi_seed1")}

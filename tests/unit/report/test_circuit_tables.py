@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sparc3_lightning.report.circuit_figures import curves_figure, write_circuit
+from sparc3_lightning.report.circuit_figures import curves_figure, method_styles, write_circuit
 from sparc3_lightning.report.circuit_tables import circuit_details, circuit_lines, circuit_tables
 from sparc3_lightning.report.page import write_report
 from sparc3_lightning.report.sections import read_experiment
@@ -86,6 +86,28 @@ def test_a_question_without_areas_has_no_column(tmp_path: Path) -> None:
     assert list(shown["Areas, asked held-out samples"].head) == ["", "CPR mean", "CMD mean"]
 
 
+def test_notes_say_what_was_asked_and_of_how_many_draws(tmp_path: Path) -> None:
+    """Nothing is held out, and LRP has lost a curve of two."""
+    found = [row for row in rows() if row["asked"] == IN_SAMPLE]
+    found[2]["faithfulness"] = None
+    write_circuit(found, area_rows(found), PARTS, OVERLAPS, tmp_path / "circuit")
+    shown = {one.title: one.note for one in circuit_tables(read_experiment("circuit", tmp_path / "circuit"))}
+    of_draws = "Means of 2 draws of samples (of fewer where a circuit has failed: lrp); least and largest: areas.csv."
+    assert shown["Area under accuracy"] == f"Asked own samples; accuracy as it is, higher is better. {of_draws}"
+    assert shown["Areas, asked its own samples"].endswith(of_draws)
+
+
+def test_tasks_whose_draws_come_in_turns_are_one_pair(tmp_path: Path) -> None:
+    """Draws are listed as who0, what0, who1: the second pair of them names the other task first."""
+    overlaps = [between("who", "what", ("who0", "what0"), 0.2), between("who", "who", ("who0", "who1"), 0.5),
+                between("what", "who", ("what0", "who1"), 0.4)]  # fmt: skip
+    write_circuit(rows(), area_rows(rows()), PARTS, overlaps, tmp_path / "circuit")
+    shown = {one.title: one for one in circuit_tables(read_experiment("circuit", tmp_path / "circuit"))}
+    assert [list(row) for row in shown["Do the tasks share a circuit?"].rows] == [
+        ["who, what", "lrp", "0.30", "4", "2"]
+    ]
+
+
 def test_the_page_shows_them_with_the_curves(written: Path) -> None:
     page = write_report(written).read_text(encoding="utf-8")
     assert "Areas, asked held-out samples" in page
@@ -108,7 +130,22 @@ def test_one_far_circuit_does_not_flatten_the_others() -> None:
     far[2]["faithfulness"] = -50.0
     figure = curves_figure(far, "faithfulness")
     assert figure is not None
-    assert figure.axes[0].get_ylim()[0] == pytest.approx(-1.1)
+    own, held_out = figure.axes
+    assert own.get_ylim()[0] == pytest.approx(-1.1)
+    # The mean of -50 and 0.8; the other panel hides nothing.
+    assert [text.get_text() for text in own.texts] == ["outside: 1 point, -24.6"]
+    assert list(held_out.texts) == []
+
+
+def test_curves_are_told_apart_by_colour_and_by_shape_dashes_and_filling() -> None:
+    """Nine methods as a run has them, and what knows nothing of the task is grey."""
+    labels = ["lrp_signed", "lrp_signed, magnitude", "lrp", "gradient", "gradient_signed",
+              "gradient_signed, magnitude", "activation", "magnitude", "random"]  # fmt: skip
+    styles = method_styles(labels)
+    assert len({(one["marker"], one["linestyle"], one.get("markerfacecolor")) for one in styles.values()}) == 9
+    assert {name for name, one in styles.items() if one["color"].startswith("0.")} == {"magnitude", "random"}
+    assert {styles[name]["color"] for name in labels[:3]}.isdisjoint(styles[name]["color"] for name in labels[3:])
+    assert len({styles[name]["color"] for name in labels}) == 5
 
 
 def test_where_nothing_could_be_told_there_is_a_page_without_curves(tmp_path: Path) -> None:
