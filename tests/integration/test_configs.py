@@ -59,10 +59,17 @@ OF_REPETITION: dict[str, dict[str, Any]] = {
     "smollm2_135m/repetition_weights.yaml": {"num_neurons": None, "sparsity": 0.0003},
     "smollm2_135m/repetition_screened.yaml": {"screen": Screen(num_candidates=40, num_price_tokens=4000)},
 }
+# What is laid over circuit.yaml, and what that changes of its callbacks.
+OF_CIRCUIT: dict[str, dict[str, dict[str, Any]]] = {
+    "smollm2_135m/circuit_weights.yaml": {
+        "callbacks.BaselineCallback": {"methods": ["lrp", "gradient", "wanda", "magnitude"]},
+        "callbacks.CircuitCallback": {"ablations": ["zero"]},
+    },
+}
 VARIANTS = [
     name
     for name in YAMLS
-    if name not in EXPERIMENTS + TRAINERS + FITS + [*SWEEPS] + COMPRESSIONS + CIRCUITS + [*OF_REPETITION]
+    if name not in EXPERIMENTS + TRAINERS + FITS + [*SWEEPS] + COMPRESSIONS + CIRCUITS + [*OF_REPETITION, *OF_CIRCUIT]
 ]
 # What explains words and verifies by removal.
 WORDS = [name for name in YAMLS if Path(name).name == "words.yaml"] + ["tiny/weights.yaml"]
@@ -231,6 +238,25 @@ def test_repetition_is_pruned_otherwise_and_nothing_else_changes(name: str) -> N
     assert str(after.datamodule.behaviours) == str(before.datamodule.behaviours)
     assert str(after.datamodule.general) == str(before.datamodule.general)
     assert list(after.datamodule.price) == ["wikitext2"] * ("screen" in OF_REPETITION[name])
+
+
+@pytest.mark.parametrize("name", OF_CIRCUIT)
+def test_weights_are_circuits_and_nothing_else_changes(name: str, parse: Any) -> None:
+    base, of_callbacks = "smollm2_135m/circuit.yaml", OF_CIRCUIT[name]
+    before, after = flat(parse(base)), flat(parse(base, name))
+    changed = {key: value for key, value in after.items() if before.get(key) != value and key != "config"}
+    pairs = zip(before["trainer.callbacks"], changed.pop("trainer.callbacks"), strict=True)
+    others = {ours["class_path"]: (vars(theirs["init_args"]), vars(ours["init_args"]))
+              for theirs, ours in pairs if theirs != ours}  # fmt: skip
+    assert others.keys() == of_callbacks.keys()
+    for callback, (theirs, ours) in others.items():
+        assert all(theirs[option] != value for option, value in of_callbacks[callback].items())
+        assert ours == theirs | of_callbacks[callback]
+    assert changed == {
+        "model.granularity": "weight", "model.modules": "all",
+        "trainer.logger.init_args.name": before["trainer.logger.init_args.name"] + "_weights",
+    }  # fmt: skip
+    build(base, name)
 
 
 def test_every_behaviour_is_contrasted_with_samples_of_its_own() -> None:
