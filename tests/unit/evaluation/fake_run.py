@@ -5,14 +5,18 @@ from collections.abc import Sequence
 
 import torch
 
-from sparc3_lightning.evaluation import Decoding, Evaluation, PerplexityResult, ToxicityResult
+from sparc3_lightning.evaluation import Decoding, Evaluation, Evaluator, PerplexityResult, ToxicityResult
 from sparc3_lightning.evaluation.records import PromptResult, ScoredCompletion
 from sparc3_lightning.metrics import summarise, windows
+from sparc3_lightning.pruning.aims import Aim
 from sparc3_lightning.pruning.select import select_neurons
+from sparc3_lightning.pruning.select_weights import select_weights
+from sparc3_lightning.runs.results import experiment_results, with_behaviours
 from sparc3_lightning.runs.run import Run
 from sparc3_lightning.scoring.combine import differential
 from sparc3_lightning.scoring.manifest import make_manifest
 from sparc3_lightning.scoring.score_set import ScoreSet
+from sparc3_lightning.trials.behaviours import compare_behaviours
 
 LAYERS, NEURONS = 4, 20
 BASE = {
@@ -30,11 +34,12 @@ def module(layer: int) -> str:
 
 
 def make_set(name: str, rows: torch.Tensor, num_samples: int, num_tokens: int, sign: str = "abs") -> ScoreSet:
-    """Scores (L, F) of all layers."""
+    """Scores of all layers' neurons (L, F) or weights (L, F, I)."""
     scores = {module(layer): row for layer, row in enumerate(rows)}
     options = {
-        "variant": "attnlrp", "target": "last_token_argmax", "sign": sign, "granularity": "neuron",
-        "modules": "neurons",
+        "variant": "attnlrp", "target": "last_token_argmax", "sign": sign,
+        **({"granularity": "neuron", "modules": "neurons"} if rows.dim() == 2 else
+           {"granularity": "weight", "modules": "all"}),
     }  # fmt: skip
     manifest = make_manifest(
         base_model=BASE,
@@ -120,4 +125,35 @@ def make_run(
     controls = controls if controls is not None else [[[row[0] + shift] for row in before] for shift in (-0.01, 0.01)]
     run.controls = [make_evaluation(scores, perplexity=10.1) for scores in controls]
     run.seconds = {f"attribution: {name}": 2.0 for name in run.score_sets} | {"evaluation: baseline": 1.5}
+    return run
+
+
+def make_weight_run(inputs: int = 6) -> Run:
+    """The same run of single weights: a neuron's score is spread over the `inputs` weights of its row."""
+    run = make_run()
+    spread = torch.linspace(0.5, 1.5, inputs)
+    for name, found in run.score_sets.items():
+        rows = torch.stack([found.scores[module(layer)] for layer in range(LAYERS)])
+        run.score_sets[name] = make_set(name, rows[..., None] * spread, num_samples=10, num_tokens=1280)
+    run.differential = differential([run.score_sets[name] for name in run.general], run.score_sets["toxic"])
+    run.recipe = select_weights(run.differential, 0.01)
+    return run
+
+
+def make_behaviours_run() -> Run:
+    """The same run of two behaviours: neurons 3 of layer 1 and 7 of layer 2, and the first of these with another."""
+    run = make_run()
+    base = torch.stack([run.score_sets["toxic"].scores[module(layer)] for layer in range(LAYERS)])
+    base[2, 7], base[3, 5] = base[3, 5], base[2, 7] + 1
+    run.score_sets["insult"] = make_set("insult", base, num_samples=5, num_tokens=100)
+    general = [run.score_sets[name] for name in run.general]
+    found = {name: differential(general, run.score_sets[name]) for name in ("toxic", "insult")}
+    controls = run.controls
+    for name, of_behaviour in found.items():
+        part = run.part(Aim(name, "each", (name,), tuple(run.general)))
+        part.differential, part.recipe, part.controls = of_behaviour, select_neurons(of_behaviour, 2), controls
+        part.results = experiment_results(part, Evaluator(num_draws=200), {})
+    run.comparison = compare_behaviours(found, [2, 8])
+    run.adopt_first()
+    run.results = with_behaviours(run)
     return run

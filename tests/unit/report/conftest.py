@@ -26,7 +26,8 @@ def write_run(run: Run, directory: Path) -> Path:
     write_json(directory / "baseline_eval.json", run.baseline.to_json())
     write_json(directory / "pruned_eval.json", run.pruned.to_json())
     write_json(directory / "control_eval.json", [control.to_json() for control in run.controls])
-    write_json(directory / "experiment_results.json", experiment_results(run, Evaluator(num_draws=200), {}))
+    results = run.results or experiment_results(run, Evaluator(num_draws=200), {})
+    write_json(directory / "experiment_results.json", results)
     return directory
 
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ import pytest
 
 from sparc3_lightning.report.page import write_report
 from tests.launch import PATIENCE
-from tests.unit.evaluation.fake_run import make_evaluation, make_run
+from tests.unit.evaluation.fake_run import make_behaviours_run, make_evaluation, make_run, make_weight_run
 from tests.unit.report.conftest import write_run
-from tests.unit.report.trial_runs import write_compression_dir, write_sweep_dir
+from tests.unit.report.trial_runs import write_circuit_dir, write_compression_dir, write_sweep_dir
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -94,16 +94,22 @@ def served(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     thread.join()
 
 
+def chromium(profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    assert CHROMIUM is not None
+    quiet = [f"--disable-{what}" for what in ("gpu", "quic", "background-networking", "component-update", "sync")]
+    return subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--no-first-run", *quiet, f"--user-data-dir={profile}", *options],
+        capture_output=True, text=True, timeout=PATIENCE, check=True,
+    )  # fmt: skip
+
+
 def browse(address: str, profile: Path) -> tuple[dict[str, Any], list[str], set[str]]:
     """What the probe saw, what the console said, and every address that a page asked for, answered or not."""
-    assert CHROMIUM is not None
     log = profile / "net.json"
-    quiet = [f"--disable-{what}" for what in ("gpu", "quic", "background-networking", "component-update", "sync")]
-    done = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--no-first-run", *quiet, f"--user-data-dir={profile}",
-         f"--log-net-log={log}", "--enable-logging=stderr", "--virtual-time-budget=4000", "--window-size=1500,1800",
-         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--dump-dom", f"{address}/probe.html"],
-        capture_output=True, text=True, timeout=PATIENCE, check=True,
+    done = chromium(
+        profile, f"--log-net-log={log}", "--enable-logging=stderr", "--virtual-time-budget=4000",
+        "--window-size=1500,1800", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--dump-dom",
+        f"{address}/probe.html",
     )  # fmt: skip
     seen = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
     assert seen, done.stderr
@@ -151,6 +157,51 @@ def test_experiments_are_quiet_and_usable(name: str, tmp_path: Path, served: tup
         assert page["contrast"] >= 4.5
     assert (console, sorted(set(asked) - {"/favicon.ico"})) == ([], sorted([f"/{name}/report.html", "/probe.html"]))
     assert requests <= {f"{address}/{name}/report.html", f"{address}/favicon.ico"}
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "circuit": lambda directory: write_circuit_dir(directory / "circuit"),
+    "behaviours": lambda directory: write_run(make_behaviours_run(), directory),
+    "weights": lambda directory: write_run(make_weight_run(), directory),
+}
+
+
+@pytest.mark.parametrize(("name", "images", "tables"), [("circuit", 2, 24), ("behaviours", 9, 5), ("weights", 6, 4)])
+def test_each_kind_of_page_is_quiet_and_usable(
+    name: str, images: int, tables: int, tmp_path: Path, served: tuple[str, list[str]]
+) -> None:
+    address, asked = served
+    WRITERS[name](tmp_path / name)
+    write_report(tmp_path / name, 3)
+    (tmp_path / "probe.html").write_text(PROBE.replace("PAGE", f"{name}/report.html"))
+    found, console, requests = browse(address, tmp_path / "profile")
+    for page in found["seen"]:
+        assert page["overflow"] <= 0
+        assert page["images"] == [True] * images
+        assert page["tables"] == [True] * tables
+        assert page["contrast"] >= 4.5
+    assert (console, sorted(set(asked) - {"/favicon.ico"})) == ([], sorted([f"/{name}/report.html", "/probe.html"]))
+    assert requests <= {f"{address}/{name}/report.html", f"{address}/favicon.ico"}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_nothing_is_cut_on_paper(name: str, tmp_path: Path, served: tuple[str, list[str]]) -> None:
+    """As it is printed, on A4 between a browser's own margins: 717 pixels."""
+    address, _ = served
+    WRITERS[name](tmp_path / name)
+    page = write_report(tmp_path / name, 3).read_text(encoding="utf-8")
+    assert page.count("@media print") == 1
+    (tmp_path / "printed.html").write_text(page.replace("@media print", "@media all"), encoding="utf-8")
+    (tmp_path / "probe.html").write_text(PROBE.replace("PAGE", "printed.html").replace('width="400"', 'width="717"'))
+    found, _, _ = browse(address, tmp_path / "profile")
+    assert found["seen"][0]["overflow"] <= 0
+
+
+def test_the_page_prints(tmp_path: Path) -> None:
+    write_circuit_dir(tmp_path / "run" / "circuit")
+    page = write_report(tmp_path / "run", 3)
+    chromium(tmp_path / "profile", f"--print-to-pdf={tmp_path / 'page.pdf'}", page.as_uri())
+    assert len(re.findall(rb"/Type /Page\b", (tmp_path / "page.pdf").read_bytes())) > 1
 
 
 def test_the_probe_can_see_what_it_looks_for(tmp_path: Path, served: tuple[str, list[str]]) -> None:

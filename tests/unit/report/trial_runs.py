@@ -1,9 +1,13 @@
-"""What a sweep and a compression leave, without running one."""
+"""What a sweep, a compression and circuits leave, without running one."""
 
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 from sparc3_lightning.files import write_text
+from sparc3_lightning.report.circuit_figures import write_circuit
+from sparc3_lightning.trials import EMPTY, HELD_OUT, IN_SAMPLE, WHOLE
+from sparc3_lightning.trials.circuit import SHARES, area_rows
 from sparc3_lightning.trials.sweep_table import write_tables
 from sparc3_lightning.trials.table import write_table
 
@@ -66,3 +70,33 @@ def write_compression_dir(directory: Path) -> None:
     write_table(compression_rows(), directory)
     write_text(directory / "figures" / "perplexity_disjoint.svg", SVG)
     write_text(directory / "figures" / "against_wanda_disjoint.svg", WIDE)
+
+
+def write_circuit_dir(directory: Path) -> None:
+    """Tables and figures as wide as a run's: two tasks, three ablations, all shares, labels as long as they get."""
+    draws = {"ioi_seed0": "ioi", "ioi_seed1": "ioi", "objects": "objects"}
+    methods, shares = ("lrp_signed, magnitude", "gradient", "magnitude", "random"), SHARES
+    rows, overlaps = [], []
+    circuits = [(EMPTY, 0.0), (WHOLE, 1.0), *product(methods, shares)]
+    for draw, ablation, asked, (method, share) in product(
+        draws, ("zero", "mean", "corrupted"), (IN_SAMPLE, HELD_OUT), circuits
+    ):
+        kept = share ** (1 + len(method) / 10)
+        rows.append({
+            "task": draws[draw], "draw": draw, "method": method, "ablation": ablation, "share": share, "asked": asked,
+            "accuracy": 0.5 + 0.5 * kept, "argmax_accuracy": kept, "logit_difference": 4 * kept,
+            "faithfulness": kept, "error": None,
+        })  # fmt: skip
+    parts = [
+        {"task": draws[draw], "draw": draw, "method": method, "layer": layer, "kind": kind, "num_kept": 3, "num": 1536}
+        for draw, method, layer, kind in product(draws, methods, range(30), ("up_proj", "down_proj"))
+    ]
+    figures = {"num_shared": 61, "jaccard": 0.5, "expected": 18.4, "p_value": 0.0001}
+    for (one, task), (other, of_other) in combinations(draws.items(), 2):
+        what = "draws" if task == of_other else "tasks"
+        overlaps += [{"what": what, "task": task, "other_task": of_other, "of": method, "first": one, "second": other,
+                      **figures} for method in methods]  # fmt: skip
+    for draw, task in draws.items():
+        overlaps += [{"what": "methods", "task": task, "other_task": task, "of": draw, "first": one, "second": other,
+                      **figures} for one, other in combinations(methods, 2)]  # fmt: skip
+    write_circuit(rows, area_rows(rows), parts, overlaps, directory)
