@@ -43,8 +43,8 @@ from sparc3_lightning.metrics import DetoxifyScorer, JointScorer
 from sparc3_lightning.models.load import context_length
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.passages import Passage
-from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.pruning.screen import Meter, Neuron, ScreenData, Screened, choose, screen
+from sparc3_lightning.pruning.recipe import Neuron, Recipe
+from sparc3_lightning.pruning.screen import Meter, ScreenData, Screened, choose, screen
 from sparc3_lightning.pruning.select import scores_of, select_neurons, with_own_factors
 from sparc3_lightning.report.terminal import print_predictions
 from sparc3_lightning.scoring.score_set import ScoreSet
@@ -257,7 +257,7 @@ def proposed_by(name: str, run: Path) -> list[Neuron]:
 
 
 def _neurons(found: Sequence[Screened], price_weight: float) -> list[Neuron]:
-    return [one.unit for one in choose(found, max(CURVE), price_weight)]
+    return [one.candidate for one in choose(found, max(CURVE), price_weight)]
 
 
 @dataclass
@@ -329,7 +329,9 @@ def two_rounds(bench: Bench, run: Path, candidates: Sequence[Neuron]) -> list[Ne
 def predict(bench: Bench, run: Path, contrasts: dict[str, ScoreSet], proposers: Sequence[str], num: int) -> None:
     """Print how well each contrast orders what removing the first `num` candidates of some proposers did."""
     found = {
-        one.unit: one for name in proposers for one in bench.screened(proposed(contrasts[name], num), run, FINAL_WEIGHT)
+        one.candidate: one
+        for name in proposers
+        for one in bench.screened(proposed(contrasts[name], num), run, FINAL_WEIGHT)
     }  # each once
     scores = {name: scores_of(contrast, [*found]) for name, contrast in contrasts.items()}
     print_predictions(asdict(predict_effects([*found.values()], scores, OURS, NUM_NEURONS)))  # type: ignore[arg-type]
@@ -370,9 +372,9 @@ def final_cells(bench: Bench, run: Path, draw: int, num_controls: int) -> Iterat
         of_both = bench.chosen(proposed_by(BOTH, run), run, FINAL_WEIGHT)
         yield Cell(f"{BOTH}, draw {draw}", True, Recipe(of_both[: 2 * NUM_NEURONS]))
         dear = choose(bench.screened(candidates, run, WEIGHTS[0]), NUM_NEURONS, WEIGHTS[0])
-        more = [f"{one.unit} at {math.expm1(one.price or 0):.2%}" for one in dear if one.unit not in chosen]
+        more = [f"{one.candidate} at {math.expm1(one.price or 0):.2%}" for one in dear if one.candidate not in chosen]
         print(f"At weight {WEIGHTS[0]:g} the first {NUM_NEURONS} also hold, alone: {', '.join(more)} of perplexity")
-        of_dear = Recipe([one.unit for one in dear])
+        of_dear = Recipe([one.candidate for one in dear])
         yield Cell(f"{FINAL}, draw {draw}, price weight {WEIGHTS[0]:g}", True, of_dear)
         width = bench.lm.config.intermediate_size
         for number, control in enumerate(draw_controls(Recipe(chosen[:NUM_NEURONS]), width, num_controls, 0)):
@@ -383,7 +385,7 @@ def pooled(draws: Sequence[Sequence[Screened]]) -> list[Screened]:
     """Candidates of at least every second draw, by the words of all draws that measured them."""
     found: dict[Neuron, list[Screened]] = {}
     for one in chain.from_iterable(draws):
-        found.setdefault(one.unit, []).append(one)
+        found.setdefault(one.candidate, []).append(one)
     return [
         Screened(
             neuron, mean(one.effect for one in several), mean(one.confirmed for one in several),

@@ -332,33 +332,33 @@ class PruningCallback(RunCallback):
         key = {**data.key(), **model_setting(module), "version": __version__, "max_tokens": screen.max_tokens}
         if isinstance(selected, WeightRecipe):
             key["weights"] = selected.sha256  # which of a row's weights go with it
-        candidates = selected.only(selected.units[: screen.num_candidates])
+        proposed = selected.only(selected.candidates[: screen.num_candidates])
         kept = KeptFigures(Path(module.trials_dir or module.log_dir / TRIALS_DIR), key)
         with module.evaluator.precision(), kept:
             one.recipe, screened, joint = screened_recipe(
-                module.lm, candidates, self.num_neurons, data, screen, kept, module.progress
+                module.lm, proposed, self.num_neurons, data, screen, kept, module.progress
             )
         from_rank_zero(partial(directory.mkdir, parents=True, exist_ok=True))
-        from_rank_zero(partial(write_screen, directory, candidates, screened, one.recipe))
-        one.predictions = from_rank_zero(partial(self._predicted, module, one, directory, candidates, screened, data))
+        from_rank_zero(partial(write_screen, directory, proposed, screened, one.recipe))
+        one.predictions = from_rank_zero(partial(self._predicted, module, one, directory, proposed, screened, data))
         if module.trainer.is_global_zero:
             named = f"{_name_of(one)}, " if one.aim else ""
             print(named + describe_screen(screened, joint, self.num_neurons, data.unit))
         return screened
 
     def _predicted(
-        self, module: SparC3Module, one: Run, directory: Path, candidates: AnyRecipe, screened: Sequence[Screened],
+        self, module: SparC3Module, one: Run, directory: Path, proposed: AnyRecipe, screened: Sequence[Screened],
         data: ScreenData,
     ) -> Predictions:  # fmt: skip
         """Hold every method of the run against what removal did, and write the table; rank 0 has the scores."""
-        run, scores = module.run, {module.run.main_key: candidates.unit_scores}
+        run, scores = module.run, {module.run.main_key: proposed.candidate_scores}
         for key, found in run.scores.items():
             if key not in scores and (found.sets or found.ranking is not None):
                 contrast = self._contrast_by(found, module, one.aim or run.aims[0])
-                scores[key] = _scored_by(contrast, candidates)
-        if isinstance(candidates, WeightRecipe):  # some methods score neurons alone
+                scores[key] = _scored_by(contrast, proposed)
+        if isinstance(proposed, WeightRecipe):  # some methods score neurons alone
             scores = {key: values for key, values in scores.items() if not all(map(math.isnan, values))}
-        num_best = self.num_neurons or max(1, len(one.recipe.units) if one.recipe is not None else 0)
+        num_best = self.num_neurons or max(1, len(one.recipe.candidates) if one.recipe is not None else 0)
         test = module.evaluator.paired_test
         predictions = predict_effects(screened, scores, run.main_key, num_best, test, data.unit)
         write_predictions(directory, predictions)
@@ -373,11 +373,11 @@ class PruningCallback(RunCallback):
         return aimed_contrast(aim, contrasts, found.sets, self.general_penalty)
 
 
-def _scored_by(contrast: ScoreSet, candidates: AnyRecipe) -> list[float]:
+def _scored_by(contrast: ScoreSet, proposed: AnyRecipe) -> list[float]:
     """What a method's scores say of the candidates; NaN where it has none."""
-    if isinstance(candidates, WeightRecipe):
-        return row_scores(contrast, candidates)
-    return scores_of(contrast, candidates.neurons)
+    if isinstance(proposed, WeightRecipe):
+        return row_scores(contrast, proposed)
+    return scores_of(contrast, proposed.neurons)
 
 
 def _name_of(one: Run) -> str:

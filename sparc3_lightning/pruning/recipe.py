@@ -15,8 +15,12 @@ NEURONS, WEIGHTS = "neurons", "weights"
 COMPRESSION_FILE = "compression.json"
 """What a saved compressed model says of itself, in a recipe's place."""
 
-Unit = tuple[Any, int]
-"""What a screen removes alone: a neuron, (layer, index), or the selected weights of a row, (name of the layer, row)."""
+Neuron = tuple[int, int]
+"""Layer and index."""
+Row = tuple[str, int]
+"""A row of a linear layer: the layer's name, and which."""
+Candidate = Neuron | Row
+"""What a screen removes alone: a neuron, or the selected weights of a row."""
 Measured = dict[str, float | str | None]
 """What a screen has measured of a neuron, and in `unit` what its effects are counted in."""
 
@@ -45,8 +49,8 @@ class Recipe:
     factors: list[float] = field(default_factory=list)
 
     what: ClassVar[str] = NEURONS
-    units_are: ClassVar[str] = NEURONS
-    unit_names: ClassVar[tuple[str, str]] = ("layer", "index")
+    candidates_are: ClassVar[str] = NEURONS
+    candidate_names: ClassVar[tuple[str, str]] = ("layer", "index")
 
     def __post_init__(self) -> None:
         """Refuse factors that are none."""
@@ -68,13 +72,13 @@ class Recipe:
         return len(self.per_layer())
 
     @property
-    def units(self) -> list[Unit]:
+    def candidates(self) -> list[Candidate]:
         """What a screen removes alone."""
         return [*self.neurons]
 
     @property
-    def unit_scores(self) -> list[float]:
-        """Score of each of the units."""
+    def candidate_scores(self) -> list[float]:
+        """Score of each of the candidates."""
         return self.scores
 
     @property
@@ -89,19 +93,24 @@ class Recipe:
         return min((layer for layer, _ in self.neurons), default=0)
 
     @staticmethod
-    def named(unit: Unit) -> str:
-        """A unit in a message."""
-        return f"neuron {unit[1]} of layer {unit[0]}"
+    def named(candidate: Candidate) -> str:
+        """A candidate in a message."""
+        return f"neuron {candidate[1]} of layer {candidate[0]}"
 
-    def only(self, neurons: Sequence[Unit]) -> "Recipe":
+    def only(self, neurons: Sequence[Candidate]) -> "Recipe":
         """The same recipe of fewer neurons, in the order given."""
-        places = {neuron: place for place, neuron in enumerate(self.neurons)}
+        place_of: dict[Candidate, int] = {neuron: place for place, neuron in enumerate(self.neurons)}
+        places = [place_of[neuron] for neuron in neurons]
 
         def kept(values: list[Any]) -> list[Any]:
-            return [values[places[neuron]] for neuron in neurons] if values else []
+            return [values[place] for place in places] if values else []
 
         return replace(
-            self, neurons=[*neurons], scores=kept(self.scores), measured=kept(self.measured), factors=kept(self.factors)
+            self,
+            neurons=kept(self.neurons),
+            scores=kept(self.scores),
+            measured=kept(self.measured),
+            factors=kept(self.factors),
         )
 
     @property

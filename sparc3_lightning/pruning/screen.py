@@ -18,13 +18,12 @@ from sparc3_lightning.distributed.ranks import gather_objects, raise_together, r
 from sparc3_lightning.loops import Counted, Progress, no_progress
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.passages import Passage, Passages
-from sparc3_lightning.pruning.recipe import Recipe, Unit
+from sparc3_lightning.pruning.recipe import Candidate, Recipe
 from sparc3_lightning.pruning.weight_recipe import AnyRecipe
 from sparc3_lightning.wording import NATS, measured_on
 
-Neuron = tuple[int, int]
-Remove = Callable[[list[Unit]], AnyRecipe]
-"""The recipe that removes some units together; `Recipe` itself where they are neurons."""
+Remove = Callable[[list[Any]], AnyRecipe]
+"""The recipe that removes some candidates together; `Recipe` itself where they are neurons."""
 
 
 class Responses(ABC):
@@ -97,10 +96,10 @@ def _passages_key(passages: Sequence[Passage]) -> list[Any]:
 
 @dataclass(frozen=True)
 class Screened:
-    """What removing one unit alone does.
+    """What removing one candidate alone does.
 
     Attributes:
-        unit: Which.
+        candidate: Which.
         effect: Fall of the behaviour words' mean log-probability (of the responses' mean score), of the half that
             proposes.
         confirmed: The same of the other half.
@@ -110,7 +109,7 @@ class Screened:
     Units: nats; of effects `ScreenData.unit`.
     """
 
-    unit: Unit
+    candidate: Candidate
     effect: float
     confirmed: float
     ordinary: float
@@ -125,8 +124,8 @@ class Screened:
         return effect - price_weight * max(0.0, self.price or 0.0) - max(0.0, self.ordinary)
 
 
-Keep = Callable[[str, Unit, Callable[[], list[float]]], list[float]]
-"""`keep(what, unit, measure)` gives what was measured of a unit before, or measures it now."""
+Keep = Callable[[str, Candidate, Callable[[], list[float]]], list[float]]
+"""`keep(what, candidate, measure)` gives what was measured of a candidate before, or measures it now."""
 
 
 class Meter:
@@ -181,10 +180,10 @@ class Meter:
 
 def screen(
     meter: Meter,
-    candidates: Sequence[Unit],
+    candidates: Sequence[Candidate],
     num_chosen: int,
     price_weight: float = 10.0,
-    keep: Keep = lambda what, unit, measure: measure(),
+    keep: Keep = lambda what, candidate, measure: measure(),
     progress: Progress = no_progress,
     remove: Remove = Recipe,
 ) -> list[Screened]:
@@ -196,18 +195,18 @@ def screen(
     Args:
         meter: Of the base model; every second word or prompt of the behaviour proposes, the others confirm. The layers
             of all candidates are among its layers.
-        candidates: Neurons as (layer, index), or other units.
+        candidates: Neurons as (layer, index), or rows, (name of the layer, row).
         num_chosen: How many are going to be chosen at most.
         price_weight: What a nat of price must bring, in the unit of effects.
         keep: Finds what was measured before.
         progress: Wraps the loops.
-        remove: Makes a recipe of units.
+        remove: Makes a recipe of candidates.
 
     Returns:
         What each candidate does, in the order of `candidates`.
 
     Raises:
-        FloatingPointError: A figure that is not finite; names the unit. On every rank.
+        FloatingPointError: A figure that is not finite; names the candidate. On every rank.
         ValueError: Completions that cannot be made or scored. On every rank.
     """
     model = meter.model
@@ -220,13 +219,13 @@ def screen(
         return [meter.rise(recipe.first_block)]
 
     found = _measured(model, sorted(candidates), effects, "effect", keep, progress, remove)
-    screened = [Screened(unit, *found[unit]) for unit in candidates]
+    screened = [Screened(one, *found[one]) for one in candidates]
     if not meter.data.price:
         return [replace(one, price=0.0) for one in screened]
 
     def measure(some: Sequence[Screened]) -> list[Screened]:
-        prices = _measured(model, [one.unit for one in some], rise, "price", keep, no_progress, remove)
-        return [replace(one, price=prices[one.unit][0]) for one in some]
+        prices = _measured(model, [one.candidate for one in some], rise, "price", keep, no_progress, remove)
+        return [replace(one, price=prices[one.candidate][0]) for one in some]
 
     at_once = 1 if is_sharded(model) else world_size()
     return _priced(screened, measure, num_chosen, price_weight, at_once, progress)
@@ -245,7 +244,7 @@ def choose(screened: Iterable[Screened], num_chosen: int, price_weight: float = 
         for one in screened
         if one.price is not None and one.value(price_weight) > 0 and one.value(price_weight, confirm=True) > 0
     ]
-    return sorted(good, key=lambda one: (-one.value(price_weight), one.unit))[:num_chosen]
+    return sorted(good, key=lambda one: (-one.value(price_weight), one.candidate))[:num_chosen]
 
 
 def _priced(
@@ -257,10 +256,10 @@ def _priced(
     progress: Progress,
 ) -> list[Screened]:
     """Ask prices in the order of the highest value that is possible, until no other can be among the best."""
-    found = {one.unit: one for one in screened}
+    found = {one.candidate: one for one in screened}
     waiting = sorted(
         (one for one in screened if one.value(price_weight) > 0 and one.value(price_weight, confirm=True) > 0),
-        key=lambda one: (-one.value(price_weight), one.unit),
+        key=lambda one: (-one.value(price_weight), one.candidate),
     )
     best: list[float] = []
 
@@ -273,42 +272,42 @@ def _priced(
     turns = Counted(asked(), "candidates at most", len(waiting), len)
     for some in progress(turns, -(-len(waiting) // at_once), "screen (price)"):
         for one in measure(some):
-            found[one.unit] = one
+            found[one.candidate] = one
             if one.value(price_weight) > 0 and one.value(price_weight, confirm=True) > 0:
                 heapq.heappush(best, one.value(price_weight))
                 if len(best) > num_chosen:
                     heapq.heappop(best)
-    return [found[one.unit] for one in screened]
+    return [found[one.candidate] for one in screened]
 
 
 def _measured(
     model: PreTrainedModel,
-    units: Sequence[Unit],
+    candidates: Sequence[Candidate],
     measure: Callable[[AnyRecipe], list[float]],
     what: str,
     keep: Keep,
     progress: Progress,
     remove: Remove,
-) -> dict[Unit, list[float]]:
-    """Figures of each unit; a model that is not sharded lets every rank measure its share alone."""
+) -> dict[Candidate, list[float]]:
+    """Figures of each candidate; a model that is not sharded lets every rank measure its share alone."""
     sharded = is_sharded(model)
     first, step = (0, 1) if sharded else rank_and_world_size()
-    mine = units[first::step]
+    mine = candidates[first::step]
 
-    def finite(unit: Unit) -> list[float]:
-        alone = remove([unit])
+    def finite(candidate: Candidate) -> list[float]:
+        alone = remove([candidate])
         with apply_recipe(model, alone, check_base=False):
             values = measure(alone)
         if not all(map(math.isfinite, values)):  # a NaN would pass for no cost
             raise FloatingPointError(
-                f"the {what} of removing {alone.named(unit)} is not finite: {values}. Check the model's weights, or "
-                "use another `model.dtype`. Nothing was saved of it."
+                f"the {what} of removing {alone.named(candidate)} is not finite: {values}. Check the model's weights, "
+                "or use another `model.dtype`. Nothing was saved of it."
             )
         return values
 
-    def share() -> list[tuple[Unit, list[float]]]:
+    def share() -> list[tuple[Candidate, list[float]]]:
         items = progress(Counted(mine, "candidates", len(mine)), len(mine), f"screen ({what})")
-        return [(unit, keep(what, unit, partial(finite, unit))) for unit in items]
+        return [(one, keep(what, one, partial(finite, one))) for one in items]
 
     # What generation refuses is a ValueError: a rank that measures alone must not leave the others waiting.
     found = raise_together(share, (FloatingPointError, ValueError, OSError), next(model.parameters()).device)
@@ -334,14 +333,16 @@ class Joint:
     price: float
 
 
-def together(meter: Meter, chosen: Sequence[Unit], max_price: float | None = None, remove: Remove = Recipe) -> Joint:
+def together(
+    meter: Meter, chosen: Sequence[Candidate], max_price: float | None = None, remove: Remove = Recipe
+) -> Joint:
     """Remove the chosen together: all of them, or in order until the price is too high. Every rank must call.
 
     Args:
         meter: Of the base model; the layers of the chosen are among its layers.
-        chosen: Neurons or other units, best first.
+        chosen: Neurons or rows, best first.
         max_price: Highest relative rise of perplexity, exp(joint price) - 1; None for no limit.
-        remove: Makes a recipe of units.
+        remove: Makes a recipe of candidates.
 
     Returns:
         What the longest beginning within the price does; of none of them, zeros.

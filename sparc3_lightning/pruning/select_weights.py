@@ -100,7 +100,7 @@ def scored_by(scores: ScoreSet, recipe: WeightRecipe) -> WeightRecipe:
 
 
 def row_scores(scores: ScoreSet, recipe: WeightRecipe) -> list[float]:
-    """A method's score of each row that the recipe's weights lie in, in the order of the recipe's units.
+    """A method's score of each row that the recipe's weights lie in, in the order of its candidates.
 
     Of a differential their sum. A ranking has no zero, so that its sum would mostly tell how many they are: their mean.
 
@@ -108,12 +108,12 @@ def row_scores(scores: ScoreSet, recipe: WeightRecipe) -> list[float]:
         scores: Of weights, the lowest to go first; NaN comes of those that it holds no score of.
         recipe: Whose weights and rows.
     """
-    recipe = recipe.only(recipe.units)
-    sums = scored_by(scores, recipe).unit_scores
+    recipe = recipe.only(recipe.candidates)
+    sums = scored_by(scores, recipe).candidate_scores
     if scores.manifest.get("kind") != "ranking":
         return sums
     ones = {name: np.ones(len(indices), np.float32) for name, indices in recipe.weights.items()}
-    counts = replace(recipe, scores=ones).unit_scores
+    counts = replace(recipe, scores=ones).candidate_scores
     return [total / count for total, count in zip(sums, counts, strict=True)]
 
 

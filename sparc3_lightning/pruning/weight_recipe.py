@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,10 @@ from sparc3_lightning.models.families import FAMILIES
 from sparc3_lightning.pruning.recipe import (
     WEIGHT_RECIPE_FILE,
     WEIGHTS,
+    Candidate,
     Measured,
     Recipe,
-    Unit,
+    Row,
     check_sha256,
     content_sha256,
     is_of_weights,
@@ -29,8 +30,6 @@ from sparc3_lightning.version import package_versions
 
 FORMAT_VERSION = 1
 Integers = NDArray[np.integer[Any]]
-Row = tuple[str, int]
-"""A row of a linear layer: the layer's name, and which."""
 _SCORES = ".scores"
 _LARGEST = 2**31
 
@@ -64,8 +63,8 @@ class WeightRecipe:
     measured: list[Measured] = field(default_factory=list)
 
     what: ClassVar[str] = WEIGHTS
-    units_are: ClassVar[str] = "rows"
-    unit_names: ClassVar[tuple[str, str]] = ("module", "row")
+    candidates_are: ClassVar[str] = "rows"
+    candidate_names: ClassVar[tuple[str, str]] = ("module", "row")
     num_dampened: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
@@ -114,15 +113,15 @@ class WeightRecipe:
         return sum(rows * columns for rows, columns in self.shapes.values())
 
     @property
-    def units(self) -> list[Unit]:
+    def candidates(self) -> list[Candidate]:
         """What a screen removes alone: the rows that its weights lie in, that of the lowest sum of scores first."""
         return [*self.rows] or [row for row, _ in sorted(self._row_sums(), key=lambda item: item[1])]
 
     @property
-    def unit_scores(self) -> list[float]:
-        """Sum of the scores of each of the units' weights, in their order."""
-        known = dict(self._row_sums())
-        return [known[row] for row in self.units]
+    def candidate_scores(self) -> list[float]:
+        """Sum of the scores of each of the candidates' weights, in their order."""
+        known: dict[Candidate, float] = dict(self._row_sums())
+        return [known[row] for row in self.candidates]
 
     @property
     def score_range(self) -> tuple[float | None, float | None, int]:
@@ -150,9 +149,9 @@ class WeightRecipe:
         return digest.hexdigest()
 
     @staticmethod
-    def named(unit: Unit) -> str:
-        """A unit in a message."""
-        return f"the selected weights of row {unit[1]} of {unit[0]}"
+    def named(candidate: Candidate) -> str:
+        """A candidate in a message."""
+        return f"the selected weights of row {candidate[1]} of {candidate[0]}"
 
     def _row_sums(self) -> Iterator[tuple[Row, float]]:
         """The rows that weights lie in, in the model's order, each with the sum of its scores."""
@@ -161,9 +160,9 @@ class WeightRecipe:
             sums = np.bincount(place, weights=self.scores.get(name, np.zeros(len(indices))), minlength=len(rows))
             yield from (((name, row), score) for row, score in zip(rows.tolist(), sums.tolist(), strict=True))
 
-    def only(self, rows: Sequence[Unit]) -> "WeightRecipe":
+    def only(self, rows: Sequence[Candidate]) -> "WeightRecipe":
         """The same recipe of fewer rows, in the order given."""
-        wanted: dict[str, list[int]] = {}
+        rows, wanted = cast("Sequence[Row]", rows), dict[str, list[int]]()
         for name, row in rows:
             wanted.setdefault(name, []).append(row)
         stays = {name: np.isin(self.weights[name] // self.shapes[name][1], wanted[name]) for name in wanted}

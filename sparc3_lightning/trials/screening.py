@@ -26,7 +26,7 @@ from sparc3_lightning.files import json_sha256, write_text
 from sparc3_lightning.loops import Progress
 from sparc3_lightning.metrics.scorers import scorer_setting
 from sparc3_lightning.pruning.passages import Passage
-from sparc3_lightning.pruning.recipe import Measured, Unit
+from sparc3_lightning.pruning.recipe import Candidate, Measured
 from sparc3_lightning.pruning.screen import (
     Joint,
     Meter,
@@ -201,19 +201,19 @@ def price_passages(
 
 
 class KeptFigures:
-    """What was measured of single units before, in lines of JSON, one file a rank; inside a `with` block.
+    """What was measured of single candidates before, in lines of JSON, one file a rank; inside a `with` block.
 
     Another run that screens by the same key waits meanwhile. Every rank must enter and leave.
 
     Args:
         directory: Where the files lie; several runs may share it.
-        key: All that the figures depend on but the unit, as JSON values.
+        key: All that the figures depend on but the candidate, as JSON values.
     """
 
     def __init__(self, directory: Path, key: dict[str, Any]) -> None:
         self._directory, self._name = directory, json_sha256({"format_version": FORMAT_VERSION, **key})
         self._path = directory / f"screen-{self._name}-{rank_and_world_size()[0]}.jsonl"
-        self._known: dict[tuple[str, Unit], list[float]] = {}
+        self._known: dict[tuple[str, Candidate], list[float]] = {}
         self._alone = ExitStack()  # rank 0's holds the lock
 
     def __enter__(self) -> Self:
@@ -224,9 +224,9 @@ class KeptFigures:
     def __exit__(self, *exception: object) -> None:
         self._alone.close()
 
-    def _read(self) -> dict[tuple[str, Unit], list[float]]:
+    def _read(self) -> dict[tuple[str, Candidate], list[float]]:
         self._alone.enter_context(locked(self._directory / f".screen-{self._name}.lock"))
-        known: dict[tuple[str, Unit], list[float]] = {}
+        known: dict[tuple[str, Candidate], list[float]] = {}
         for path in sorted(self._directory.glob(f"screen-{self._name}-*.jsonl")):
             for line in path.read_text("utf-8").splitlines():
                 with suppress(ValueError):  # a line that a killed run left half written
@@ -234,19 +234,19 @@ class KeptFigures:
                     known[what, (place, index)] = figures
         return known
 
-    def keep(self, what: str, unit: Unit, measure: Callable[[], list[float]]) -> list[float]:
-        """Give what was measured of a unit before, or measure it now and write it down."""
-        if (what, unit) not in self._known:
-            self._known[what, unit] = measure()
+    def keep(self, what: str, candidate: Candidate, measure: Callable[[], list[float]]) -> list[float]:
+        """Give what was measured of a candidate before, or measure it now and write it down."""
+        if (what, candidate) not in self._known:
+            self._known[what, candidate] = measure()
             with self._path.open("a", encoding="utf-8") as file:
                 # The newline comes first: a line that a killed run left half written ends there.
-                file.write("\n" + json.dumps([what, unit, self._known[what, unit]]))
-        return self._known[what, unit]
+                file.write("\n" + json.dumps([what, candidate, self._known[what, candidate]]))
+        return self._known[what, candidate]
 
 
 def screened_recipe(
     model: PreTrainedModel,
-    candidates: AnyRecipe,
+    proposed: AnyRecipe,
     num_chosen: int | None,
     data: ScreenData,
     options: Screen,
@@ -257,7 +257,7 @@ def screened_recipe(
 
     Args:
         model: The base model.
-        candidates: The first units of a selection.
+        proposed: The first candidates of a selection.
         num_chosen: How many are chosen at most; None for all that are worth their price.
         data: What they are measured on.
         options: How.
@@ -266,20 +266,20 @@ def screened_recipe(
 
     Returns:
         The recipe, empty where no candidate is worth its price (see `check_chosen`); what every candidate does alone;
-        and what the recipe's units do together.
+        and what the recipe's candidates do together.
     """
-    weight, units = options.weight(data.unit), candidates.units
-    layers = sorted({candidates.only([unit]).first_block for unit in units})
+    weight, candidates = options.weight(data.unit), proposed.candidates
+    layers = sorted({proposed.only([one]).first_block for one in candidates})
     meter = Meter(model, data, layers, options.max_tokens)
-    at_most = len(units) if num_chosen is None else num_chosen
-    found = screen(meter, units, at_most, weight, figures.keep, progress, candidates.only)
+    at_most = len(candidates) if num_chosen is None else num_chosen
+    found = screen(meter, candidates, at_most, weight, figures.keep, progress, proposed.only)
     chosen = choose(found, at_most, weight)
-    joint = together(meter, [one.unit for one in chosen], options.max_price, candidates.only)
+    joint = together(meter, [one.candidate for one in chosen], options.max_price, proposed.only)
     asked = {} if num_chosen is None else {"num_asked": num_chosen}
     told = {**asked, **asdict(options), "price_weight": weight, "unit": data.unit}
     jointly = {"effect": joint.effect, "ordinary": joint.ordinary, "price": joint.price}
-    jointly = {f"num_{candidates.units_are}": joint.num, **jointly}
-    recipe = _recipe(candidates, chosen[: joint.num], {**told, "joint": jointly})
+    jointly = {f"num_{proposed.candidates_are}": joint.num, **jointly}
+    recipe = _recipe(proposed, chosen[: joint.num], {**told, "joint": jointly})
     return recipe, found, joint
 
 
@@ -311,10 +311,10 @@ def check_chosen(recipe: AnyRecipe, screened: Sequence[Screened]) -> None:
     )
 
 
-def _recipe(candidates: AnyRecipe, chosen: Sequence[Screened], told: dict[str, Any]) -> AnyRecipe:
-    recipe = candidates.only([one.unit for one in chosen])
+def _recipe(proposed: AnyRecipe, chosen: Sequence[Screened], told: dict[str, Any]) -> AnyRecipe:
+    recipe = proposed.only([one.candidate for one in chosen])
     measured = [_figures(one, told["price_weight"], told["unit"]) for one in chosen]
-    options = {**candidates.options, f"num_{recipe.what}": recipe.num, "screen": told}
+    options = {**proposed.options, f"num_{recipe.what}": recipe.num, "screen": told}
     return replace(recipe, measured=measured, options=options)
 
 
@@ -326,23 +326,23 @@ def _figures(one: Screened, price_weight: float, unit: str) -> Measured:
     }  # fmt: skip
 
 
-def write_screen(directory: Path, candidates: AnyRecipe, screened: Sequence[Screened], recipe: AnyRecipe) -> Path:
+def write_screen(directory: Path, proposed: AnyRecipe, screened: Sequence[Screened], recipe: AnyRecipe) -> Path:
     """Write the table of all candidates, best first by the differential, as `screen.csv`.
 
     Args:
         directory: Where.
-        candidates: As they were proposed.
+        proposed: Them.
         screened: What each does, in the same order.
         recipe: What came of it.
     """
     weight, unit = (recipe.options["screen"][name] for name in ("price_weight", "unit"))
-    chosen = {unit: place for place, unit in enumerate(recipe.units, start=1)}
+    chosen = {one: place for place, one in enumerate(recipe.candidates, start=1)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     figures = ("score", "effect", "confirmed", "ordinary", "price", "value", "unit", "chosen")
-    writer.writerow([*candidates.unit_names, *figures])
-    for one, score in zip(screened, candidates.unit_scores, strict=True):
-        writer.writerow([*one.unit, score, *_figures(one, weight, unit).values(), chosen.get(one.unit, "")])
+    writer.writerow([*proposed.candidate_names, *figures])
+    for one, score in zip(screened, proposed.candidate_scores, strict=True):
+        writer.writerow([*one.candidate, score, *_figures(one, weight, unit).values(), chosen.get(one.candidate, "")])
     return write_text(directory / SCREEN_FILE, text.getvalue())
 
 

@@ -174,20 +174,20 @@ def test_a_screen_of_rows_keeps_what_works(model: LlamaForCausalLM, contrast: Sc
     selected = replace(
         selected, weights={**selected.weights, "lm_head": head}, scores={**selected.scores, "lm_head": scores}
     )
-    candidates = selected.only(selected.units[:25])
-    assert candidates.units[0] == ("lm_head", GOOD)
+    candidates = selected.only(selected.candidates[:25])
+    assert candidates.candidates[0] == ("lm_head", GOOD)
     with KeptFigures(tmp_path, {"weights": selected.sha256}) as figures:
         recipe, found, joint = screened_recipe(
             model, candidates, 25, data, Screen(price_weight=1.0), figures, lambda items, total, what: items
         )
     assert isinstance(recipe, WeightRecipe)
-    assert recipe.units[0] == ("lm_head", BAD)
-    assert ("lm_head", GOOD) not in recipe.units, "it costs ordinary words"
-    by_row = {one.unit: one for one in found}
+    assert recipe.candidates[0] == ("lm_head", BAD)
+    assert ("lm_head", GOOD) not in recipe.candidates, "it costs ordinary words"
+    by_row = {one.candidate: one for one in found}
     assert by_row["lm_head", GOOD].ordinary > 0.5
-    assert all(min(by_row[row].effect, by_row[row].confirmed) > 0 for row in recipe.units)
-    assert weights_of(recipe) == {one for one in weights_of(selected) if one[:2] in {*recipe.units}}, "their union"
-    assert recipe.options["screen"]["joint"]["num_rows"] == joint.num == len(recipe.units)
+    assert all(min(by_row[row].effect, by_row[row].confirmed) > 0 for row in recipe.candidates)
+    assert weights_of(recipe) == {one for one in weights_of(selected) if one[:2] in {*recipe.candidates}}, "their union"
+    assert recipe.options["screen"]["joint"]["num_rows"] == joint.num == len(recipe.candidates)
     assert recipe.options["num_weights"] == recipe.num < candidates.num
     assert f"by both halves; {joint.num} were chosen." in describe_screen(found, joint, None, data.unit)
     with apply_recipe(model, recipe):
@@ -197,5 +197,5 @@ def test_a_screen_of_rows_keeps_what_works(model: LlamaForCausalLM, contrast: Sc
     assert f'["effect", ["lm_head", {BAD}], ' in kept.read_text()
     table = write_screen(tmp_path, candidates, found, recipe).read_text().splitlines()
     assert table[0].startswith("module,row,score,effect,")
-    assert len(table) == 1 + len(candidates.units)
+    assert len(table) == 1 + len(candidates.candidates)
     assert table[1].startswith(f"lm_head,{GOOD},-9.0,")

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.passages import Passage, Passages
-from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.pruning.screen import Meter, Neuron, ScreenData, Screened, choose, screen, together
+from sparc3_lightning.pruning.recipe import Neuron, Recipe
+from sparc3_lightning.pruning.screen import Meter, ScreenData, Screened, choose, screen, together
 from tests.tiny import LAYERS, NEURONS, TINY, tiny_llama, tiny_samples
 
 PASSAGES = [Passage(ids, start) for ids, start in zip(tiny_samples((7, 3, 12, 9, 2)), (3, 1, 11, 2, 1), strict=True)]
@@ -89,16 +89,16 @@ def test_each_candidate_is_measured_alone(price: list[Passage]) -> None:
     model = tiny_llama(dtype=torch.float64)
     candidates = [(1, 4), (0, 7), (1, 2), (0, 0)]
     found = screen(Meter(model, ScreenData(WORDS, ORDINARY, price), [0, 1]), candidates, 4, price_weight=0.0)
-    assert [one.unit for one in found] == candidates
+    assert [one.candidate for one in found] == candidates
     for one in found:
-        words = effects(model, [one.unit], WORDS)
+        words = effects(model, [one.candidate], WORDS)
         assert one.effect == pytest.approx(words[[0, 2]].mean().item(), abs=1e-9)
         assert one.confirmed == pytest.approx(words[1].item(), abs=1e-9)
-        assert one.ordinary == pytest.approx(effects(model, [one.unit], ORDINARY).mean().item(), abs=1e-9)
+        assert one.ordinary == pytest.approx(effects(model, [one.candidate], ORDINARY).mean().item(), abs=1e-9)
         if not price:
             assert one.price == 0.0
         elif one.price is not None:
-            rise = effects(model, [one.unit], TEXT).sum().item() / (11 + 7)
+            rise = effects(model, [one.candidate], TEXT).sum().item() / (11 + 7)
             assert one.price == pytest.approx(rise, abs=1e-9)
     assert torch.equal(tiny_llama(dtype=torch.float64).lm_head.weight, model.lm_head.weight)
 
@@ -138,13 +138,13 @@ def test_the_value_counts_costs_only() -> None:
 def test_only_what_is_above_zero_by_both_halves_is_chosen_best_first() -> None:
     screened = [
         GOOD,
-        replace(GOOD, unit=(0, 2), effect=0.4),
-        replace(GOOD, unit=(0, 3), confirmed=0.05),
-        replace(GOOD, unit=(0, 4), effect=0.1),
-        replace(GOOD, unit=(0, 5), price=None),
+        replace(GOOD, candidate=(0, 2), effect=0.4),
+        replace(GOOD, candidate=(0, 3), confirmed=0.05),
+        replace(GOOD, candidate=(0, 4), effect=0.1),
+        replace(GOOD, candidate=(0, 5), price=None),
     ]
-    assert [one.unit for one in choose(screened, 10)] == [(0, 2), (0, 1)]
-    assert [one.unit for one in choose(screened, 1)] == [(0, 2)]
+    assert [one.candidate for one in choose(screened, 10)] == [(0, 2), (0, 1)]
+    assert [one.candidate for one in choose(screened, 1)] == [(0, 2)]
 
 
 def test_all_together_or_until_the_price_is_too_high() -> None:

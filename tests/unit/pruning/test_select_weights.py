@@ -131,13 +131,13 @@ def test_the_recipe_says_where_it_comes_from() -> None:
 def test_another_methods_scores_of_the_same_weights() -> None:
     recipe, other = select_weights(score_set(random_scores()), 0.2), random_scores(5)
     found = scored_by(score_set({name: other[name] for name in (Q, V, UP)}), recipe)
-    for row, total in zip(found.units, found.unit_scores, strict=True):
+    for row, total in zip(found.candidates, found.candidate_scores, strict=True):
         columns = [index % 5 for name, index in chosen(recipe) if (name, index // 5) == row]
         if row[0] == HEAD:
             assert np.isnan(total)
         else:
             assert total == pytest.approx(other[row[0]][row[1], columns].double().sum().item())
-    assert np.isnan(scored_by(score_set({Q: torch.zeros(5)}), recipe).unit_scores).all(), "scores of neurons alone"
+    assert np.isnan(scored_by(score_set({Q: torch.zeros(5)}), recipe).candidate_scores).all(), "scores of neurons alone"
 
 
 def test_a_ranking_is_held_against_rows_by_the_mean() -> None:
@@ -147,7 +147,7 @@ def test_a_ranking_is_held_against_rows_by_the_mean() -> None:
     indices = [row * 40 + column for row, count in enumerate(counts) for column in range(count)]
     recipe = WeightRecipe({HEAD: np.array(indices)}, {HEAD: (400, 40)})
     made = {HEAD: torch.rand(400, 40, generator=generator)}
-    rows = [row for _, row in recipe.units]
+    rows = [row for _, row in recipe.candidates]
     found = row_scores(score_set(made, kind="ranking"), recipe)
     assert found == pytest.approx([made[HEAD][row, : counts[row]].double().mean().item() for row in rows])
     count_of = [counts[row] for row in rows]

@@ -77,18 +77,18 @@ def test_what_it_counts() -> None:
 def test_rows_are_units_the_lowest_sum_first() -> None:
     recipe = recipe_of()
     # UP's rows 0, 1, 2 and 5 hold one each; with 5 and 9 in row 1 and 2
-    assert recipe.units == [(UP, 5), (Q, 0), (UP, 2), (UP, 1), (UP, 0)]
-    assert recipe.unit_scores == [-8, -5, -4, -2, -1]
+    assert recipe.candidates == [(UP, 5), (Q, 0), (UP, 2), (UP, 1), (UP, 0)]
+    assert recipe.candidate_scores == [-8, -5, -4, -2, -1]
     summed = recipe_of(weights={UP: np.array([4, 5, 6, 23])}, scores={UP: np.array([-1, -1, -1, -2.5])})
-    assert list(zip(summed.units, summed.unit_scores, strict=True)) == [((UP, 1), -3), ((UP, 5), -2.5)]
+    assert list(zip(summed.candidates, summed.candidate_scores, strict=True)) == [((UP, 1), -3), ((UP, 5), -2.5)]
     tied = recipe_of(weights={UP: np.array([5, 9]), Q: np.array([15])}, scores={UP: -np.ones(2), Q: -np.ones(1)})
-    assert tied.units == [(Q, 3), (UP, 1), (UP, 2)]
+    assert tied.candidates == [(Q, 3), (UP, 1), (UP, 2)]
 
 
 def test_fewer_rows_with_what_was_measured_of_them(tmp_path: Path) -> None:
     recipe = recipe_of(rows=[(UP, 5), (Q, 0)], measured=MEASURED, weights={UP: np.array([22]), Q: np.array([3])},
                        scores={UP: np.array([-8]), Q: np.array([-5])})  # fmt: skip
-    assert recipe.units == [(UP, 5), (Q, 0)]
+    assert recipe.candidates == [(UP, 5), (Q, 0)]
     assert WeightRecipe.load(recipe.save(tmp_path)) == recipe
     rows = json.loads((tmp_path / "pruned_weights.json").read_text())["rows"]
     assert rows[0] == {"module": UP, "row": 5, "score": -8.0, **MEASURED[0]}
@@ -97,7 +97,7 @@ def test_fewer_rows_with_what_was_measured_of_them(tmp_path: Path) -> None:
     assert one.shapes == recipe.shapes
     assert recipe.only([]).num == 0
     backwards = recipe_of().only([(UP, 1), (UP, 5)])
-    assert backwards.units == [(UP, 1), (UP, 5)], "in the order given"
+    assert backwards.candidates == [(UP, 1), (UP, 5)], "in the order given"
     assert backwards.weights[UP].tolist() == [5, 22]
 
 
@@ -132,7 +132,7 @@ def test_scores_are_one_for_each_weight() -> None:
 
 def test_rows_are_those_of_the_weights() -> None:
     rows = [(UP, 0), (UP, 1), (UP, 2), (UP, 5), (Q, 0)]
-    assert recipe_of(rows=rows).units == rows
+    assert recipe_of(rows=rows).candidates == rows
     for wrong, said in (
         (rows[1:], rf"got row 0 of {UP} not at all"),
         ([*rows, (Q, 3)], rf"got row 3 of {Q} too often"),

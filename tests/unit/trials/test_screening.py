@@ -20,8 +20,8 @@ from sparc3_lightning.files import acquire, release
 from sparc3_lightning.metrics import LexicalScorer
 from sparc3_lightning.pruning.apply import apply_recipe
 from sparc3_lightning.pruning.passages import Passage
-from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.pruning.screen import Joint, Meter, Neuron, ScreenData, Screened, choose
+from sparc3_lightning.pruning.recipe import Neuron, Recipe
+from sparc3_lightning.pruning.screen import Joint, Meter, ScreenData, Screened, choose
 from sparc3_lightning.statistics.p_values import PairedTest
 from sparc3_lightning.trials.screening import (
     KeptFigures,
@@ -208,7 +208,7 @@ def test_without_words_the_fall_of_the_evaluators_score_finds_a_planted_neuron(t
 
     assert by_hand().min() > 0, "it says w9 to every prompt"
     for one in found:
-        fall = by_hand() - by_hand(one.unit)
+        fall = by_hand() - by_hand(one.candidate)
         assert (one.effect, one.confirmed) == pytest.approx((fall[::2].mean().item(), fall[1::2].mean().item()))
         assert one.ordinary == 0
     assert min(found[1].effect, found[1].confirmed) >= 0.5
