@@ -99,7 +99,7 @@ def test_it_selects_as_a_differential_does() -> None:
     assert recipe.scores == pytest.approx([-1.0])
     assert recipe.options["method"] == "value_vectors"
     assert recipe.options["behaviour"] == {"name": "toxic", "num_samples": 1, "target_ids": [31]}
-    with pytest.warns(UserWarning, match="more relevant to the behaviour than in general"):
+    with pytest.warns(UserWarning, match="more relevant to `toxic` than in general"):
         select_neurons(ranking, LAYERS * NEURONS)
 
 
