@@ -21,12 +21,13 @@ from sparc3_lightning.models.families import get_family
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import announce, inform
 from sparc3_lightning.pruning.aims import Aim, RecipeKind, aimed_contrast, aims_of
+from sparc3_lightning.pruning.masks import check_sparsity
 from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import save_pruned_model
 from sparc3_lightning.pruning.screen import ScreenData, Screened
 from sparc3_lightning.pruning.select import SCOPES, Scope, check_num_neurons, scores_of, select_neurons
-from sparc3_lightning.pruning.select_weights import check_sparsity, row_scores, select_weights
+from sparc3_lightning.pruning.select_weights import SPARSITY_KEY, row_scores, select_weights
 from sparc3_lightning.pruning.weight_recipe import AnyRecipe, WeightRecipe
 from sparc3_lightning.report.terminal import print_overlaps, print_predictions
 from sparc3_lightning.runs.results import PredictionsResult
@@ -100,7 +101,7 @@ class PruningCallback(RunCallback):
             raise ValueError(f"`scope` must be one of {SCOPES}, got {scope!r}. Set `PruningCallback.init_args.scope`.")
         check_general(general_weight, general_penalty)
         if sparsity is not None:
-            check_sparsity(sparsity)
+            check_sparsity(sparsity, "sparsity", SPARSITY_KEY)
             if num_neurons is not None:
                 raise ValueError(
                     f"`sparsity` goes in the place of `num_neurons`, got both, {sparsity} and {num_neurons}. Set "

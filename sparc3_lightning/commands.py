@@ -163,8 +163,8 @@ def _select_options(parser: argparse.ArgumentParser) -> None:
 
 def _select(options: argparse.Namespace) -> None:
     """Take the differential of score directories and write the recipe: what serves the behaviour most."""
+    from sparc3_lightning.pruning.masks import check_sparsity
     from sparc3_lightning.pruning.select import check_num_neurons, num_neurons_of
-    from sparc3_lightning.pruning.select_weights import check_sparsity
     from sparc3_lightning.scoring.combine import differential
 
     by_neuron, output = options.sparsity is None, _recipe_output(options)
@@ -175,7 +175,7 @@ def _select(options: argparse.Namespace) -> None:
     if by_neuron:
         check_num_neurons(options.num_neurons, num_neurons_of(contrast))
     else:
-        check_sparsity(options.sparsity)
+        check_sparsity(options.sparsity, "sparsity", "`--sparsity`")
     if options.scores_output is not None:
         # First: what was seen of the scores while they were written is enough to select by.
         print(f"differential scores: {contrast.save(options.scores_output)}")

@@ -9,6 +9,7 @@ from torch import Tensor
 from sparc3_lightning.scoring.weights import lowest, lowest_per_row
 
 _SPARSITIES = "`CompressionCallback.init_args.sparsities`"
+_ALL_SPARSITIES = f"{_SPARSITIES} (the model as it is, is always evaluated)"
 _PATTERN = "`CompressionCallback.init_args.pattern`"
 
 
@@ -64,17 +65,19 @@ def mask_of(scores: Tensor, amount: float | Pattern) -> Tensor:
     return lowest_per_group(scores, amount) if isinstance(amount, Pattern) else lowest_per_row(scores, amount)
 
 
-def check_sparsity(sparsity: float) -> None:
+def check_sparsity(sparsity: float, option: str = "sparsities", key: str = _ALL_SPARSITIES) -> None:
     """Refuse a sparsity outside (0, 1).
+
+    Args:
+        sparsity: Which share goes.
+        option: What the message calls it.
+        key: Where it is set.
 
     Raises:
         ValueError: It is.
     """
     if not 0.0 < sparsity < 1.0:
-        raise ValueError(
-            f"`sparsities` must lie above 0 and below 1, got {sparsity} (the model as it is, is always evaluated). "
-            f"Set {_SPARSITIES}."
-        )
+        raise ValueError(f"`{option}` must lie above 0 and below 1, got {sparsity}. Set {key}.")
 
 
 def num_removed(row_length: int, amount: float | Pattern, layer: str = "scores") -> int:

@@ -11,10 +11,13 @@ from torch import Tensor
 
 from sparc3_lightning.models.families import FAMILIES
 from sparc3_lightning.pruning.circuits import Contest, Importance, Order
+from sparc3_lightning.pruning.masks import check_sparsity
 from sparc3_lightning.pruning.select import SCOPES, Scope, behaviours_of
 from sparc3_lightning.pruning.weight_recipe import Integers, WeightRecipe
 from sparc3_lightning.scoring.lazy import summaries
 from sparc3_lightning.scoring.score_set import ScoreSet
+
+SPARSITY_KEY = "`PruningCallback.init_args.sparsity`"
 
 
 def select_weights(scores: ScoreSet, sparsity: float, scope: Scope = "global") -> WeightRecipe:
@@ -33,7 +36,7 @@ def select_weights(scores: ScoreSet, sparsity: float, scope: Scope = "global") -
 
     Source: SparC3 (arXiv 2506.13727), Sec. 3, element by element.
     """
-    check_sparsity(sparsity)
+    check_sparsity(sparsity, "sparsity", SPARSITY_KEY)
     if scope not in SCOPES:
         raise ValueError(f"`scope` must be one of {SCOPES}, got {scope!r}. Set `PruningCallback.init_args.scope`.")
     shapes = _shapes(scores)
@@ -54,18 +57,6 @@ def select_weights(scores: ScoreSet, sparsity: float, scope: Scope = "global") -
             stacklevel=2,
         )
     return recipe
-
-
-def check_sparsity(sparsity: float) -> None:
-    """Refuse a share that is none.
-
-    Raises:
-        ValueError: That.
-    """
-    if not 0.0 < sparsity < 1.0:
-        raise ValueError(
-            f"`sparsity` must be above 0 and below 1, got {sparsity}. Set `PruningCallback.init_args.sparsity`."
-        )
 
 
 def extreme_weights(

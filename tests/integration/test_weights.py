@@ -228,7 +228,7 @@ def select_own(run: Path, general: str) -> WeightRecipe:
     [
         ({"sparsity": 0.01, "num_neurons": 5}, {}, "goes in the place of `num_neurons`, got both, 0.01 and 5"),
         ({"sparsity": 0.01}, {}, r"got granularity 'neuron'.*Set `model\.granularity: weight`"),
-        ({"sparsity": 1.5}, {"granularity": "weight"}, r"`sparsity` must be above 0 and below 1, got 1\.5"),
+        ({"sparsity": 1.5}, {"granularity": "weight"}, r"`sparsity` must lie above 0 and below 1, got 1\.5"),
     ],
 )
 def test_what_cannot_be(pruning: dict[str, object], model: dict[str, object], said: str, tmp_path: Path) -> None:

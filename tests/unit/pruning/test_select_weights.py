@@ -102,7 +102,7 @@ def test_what_is_not_below_zero_is_told() -> None:
 def test_what_cannot_be_selected() -> None:
     scores = score_set(random_scores())
     for sparsity in (0.0, 1.0, -0.1):
-        with pytest.raises(ValueError, match=rf"`sparsity` must be above 0 and below 1, got {sparsity}.*init_args"):
+        with pytest.raises(ValueError, match=rf"`sparsity` must lie above 0 and below 1, got {sparsity}.*init_args"):
             select_weights(scores, sparsity)
     with pytest.raises(ValueError, match="`scope` must be one of"):
         select_weights(scores, 0.1, "row")  # type: ignore[arg-type]
