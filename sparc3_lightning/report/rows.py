@@ -237,8 +237,8 @@ def prediction_table(found: "PredictionsResult") -> Table:
         "Rank correlation: of a method's scores with the measured effects.",
         f"Best {own[1]['num_best']}: share of those with the largest effects that are among as many highest scored; by "
         f"chance {own[1]['recall_by_chance']:.0%}.",
-        f"Half of the {things}: its effects against those of the other half, which no method can be expected to pass "
-        "by much" + (f" (to about {found['ceiling']:.2f})." if found["ceiling"] is not None else "."),
+        f"Half of the {things}: its effects against those of the other half, which says how much an effect depends on "
+        f"which {things} were drawn. A method's scores and effects are of the same {things}, so that it can do better.",
         f"Only the first by {own[0]} were removed: so narrow a choice lowers its own correlation, and says nothing of "
         f"what others would have proposed. Effects are of the {things} that were attributed.",
         *(f"{name}: {one['missing']}." for name, one in predictors(found) if one["missing"]),

@@ -82,8 +82,6 @@ def prediction_figure(found: "PredictionsResult") -> Figure:
     for axes in (left, right):
         axes.axvline(0, color="0.6", linestyle=":", linewidth=1, zorder=0)
         axes.axhline(len(rows) - 1.5, color="0.8", linewidth=0.8, zorder=0)
-    if found["ceiling"] is not None:
-        left.axvline(found["ceiling"], color="black", linestyle="--", linewidth=1, label="most to hope for")
     for place, one in zip(places, rows.values(), strict=True):
         _mark(left, place, one["correlation"], one["correlation_interval"])
         _mark(right, place, one["recall"], one["recall_interval"])

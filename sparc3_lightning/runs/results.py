@@ -95,7 +95,6 @@ class PredictionsResult(TypedDict):
     unit: NotRequired[str]  # runs of before had words only
     methods: dict[str, PredictionResult]
     halves: PredictionResult
-    ceiling: float | None
 
 
 class BehavioursResult(TypedDict):

@@ -1,6 +1,5 @@
 """How far scores predict effects that were measured: do they agree in order, and on which are the best?"""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,26 +100,6 @@ def rank_correlation(first: Values, second: Values) -> float | None:
         Spearman, The proof and measurement of association between two things, 1904.
     """
     return None if _undefined(first, second) else float(_spearman(first, second, axis=-1))
-
-
-def ceiling(halves: float | None) -> float | None:
-    """About the highest correlation that effects of this precision allow, were the scores perfect.
-
-    Effects that are measured again come out a little different: no scores can agree with them better than they do with
-    themselves. From the correlation of two halves comes that of two wholes (Spearman and Brown), whose root is the
-    correlation of a whole with the truth. Meant for linear correlations, so of ranks an estimate.
-
-    Args:
-        halves: Correlation of the effects of two halves of the data.
-
-    Returns:
-        None where the halves do not agree.
-
-    Source:
-        Spearman, Correlation calculated from faulty data, 1910; Brown, Some experimental results in the correlation of
-        mental abilities, 1910.
-    """
-    return None if halves is None or halves <= 0 else math.sqrt(2 * halves / (1 + halves))
 
 
 def _undefined(scores: Values, effects: Values) -> str:

@@ -39,7 +39,7 @@ from sparc3_lightning.pruning.screen import (
 )
 from sparc3_lightning.pruning.weight_recipe import AnyRecipe
 from sparc3_lightning.statistics.p_values import PairedTest
-from sparc3_lightning.statistics.prediction import Prediction, ceiling, prediction
+from sparc3_lightning.statistics.prediction import Prediction, prediction
 from sparc3_lightning.trials import SCREEN_FILE
 from sparc3_lightning.trials.store import locked
 from sparc3_lightning.wording import NATS, joint_effect, lowered, measured_on
@@ -354,15 +354,14 @@ class Predictions:
         proposed_by: Key of the method that the candidates are the first of.
         methods: By key of the method, the one that proposed first.
         unit: What the effects are counted in.
-        halves: How far one half of the words, or prompts, predicts the other half's effects.
-        ceiling: About the highest correlation that effects of this precision allow; None where the halves disagree.
+        halves: How far one half of the words, or prompts, predicts the other half's effects. No bound for the methods:
+            their scores and the effects are of the same words.
     """
 
     proposed_by: str
     unit: str
     methods: dict[str, Prediction]
     halves: Prediction
-    ceiling: float | None
 
 
 def predict_effects(
@@ -393,7 +392,7 @@ def predict_effects(
     found = {key: prediction(-np.array(values), effects, num_best, test) for key, values in scores.items()}
     halves = prediction(first, second, num_best, test)
     methods = {proposed_by: found.pop(proposed_by), **found}
-    return Predictions(proposed_by, unit, methods, halves, ceiling(halves.correlation))
+    return Predictions(proposed_by, unit, methods, halves)
 
 
 def write_predictions(directory: Path, found: Predictions) -> Path:

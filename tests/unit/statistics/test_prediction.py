@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from sparc3_lightning.statistics.p_values import PairedTest
-from sparc3_lightning.statistics.prediction import ceiling, prediction, rank_correlation
+from sparc3_lightning.statistics.prediction import prediction, rank_correlation
 
 TEST = PairedTest(num_draws=999)
 EFFECTS = np.exp(np.random.default_rng(0).standard_normal(60))
@@ -98,16 +98,6 @@ def test_units_without_a_score_are_left_out() -> None:
 def test_what_cannot_be_held_against_effects(scores: np.ndarray, num_best: int, message: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(ValueError, match=message):
         prediction(scores, EFFECTS, num_best, TEST)
-
-
-def test_the_ceiling_is_how_perfect_scores_correlate_with_effects_measured_twice() -> None:
-    rng = np.random.default_rng(3)
-    truth = rng.standard_normal(100_000)
-    first, second = (truth + rng.standard_normal(100_000) for _ in range(2))
-    halves, whole = np.corrcoef(first, second)[0, 1], np.corrcoef(truth, first + second)[0, 1]
-    assert ceiling(halves) == pytest.approx(whole, abs=0.01)
-    assert ceiling(-0.1) is None
-    assert ceiling(None) is None
 
 
 def test_rank_correlation_of_two_scores() -> None:
