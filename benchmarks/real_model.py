@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from proposers import AUROC, BOTH, DOCUMENT, GRADIENT, OURS, PROPOSERS, PUBLISHED, words_by_auroc
+from real_model_inputs import FIXTURES, ROOT, Place, attributed, place_of, price_passages, write_inputs
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -36,9 +37,8 @@ from sparc3_lightning.data.tokens import encode
 from sparc3_lightning.evaluation import Decoding
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.records import Evaluation
-from sparc3_lightning.files import file_sha256, write_json
+from sparc3_lightning.files import file_sha256
 from sparc3_lightning.loops import Lines
-from sparc3_lightning.main import main as sparc3
 from sparc3_lightning.metrics import DetoxifyScorer, JointScorer
 from sparc3_lightning.models.load import context_length
 from sparc3_lightning.pruning.apply import apply_recipe
@@ -49,15 +49,12 @@ from sparc3_lightning.pruning.select import scores_of, select_neurons, with_own_
 from sparc3_lightning.report.terminal import print_predictions
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.statistics.compare import compare
-from sparc3_lightning.trials.screening import KeptFigures, Screen, predict_effects, price_passages
+from sparc3_lightning.trials.screening import KeptFigures, Screen, predict_effects
 from sparc3_lightning.trials.store import TrialStore
 from sparc3_lightning.trials.suppress import draw_controls
 from sparc3_lightning.trials.trial import UNCHANGED, Trials, scaled_neurons
 from sparc3_lightning.wording import percent
 
-ROOT = Path(__file__).resolve().parents[1]
-FIXTURES = ROOT.parent / "shared/fixtures"
-CONFIGS = ROOT / "tests/configs"
 SCORER = FIXTURES / "toxicity_scorer"
 SCREEN, FEW = Screen(num_candidates=150), 50
 """FEW candidates are taken of every proposer where proposers are compared with the screen."""
@@ -66,96 +63,10 @@ WEIGHTS = (10.0, 30.0, 100.0)
 MAX_PRICES = (0.005, 0.01, 0.02, 0.05)
 """Relative rise of perplexity at which a selection ends."""
 FINAL_WEIGHT = 30.0
-"""Chosen in the sweep: a lower price than at 10 and no smaller fall."""
+"""A deeper fall at 10 costs 2 % of perplexity: the aim allows 1 %."""
 NUM_NEURONS, CURVE, FINAL_CURVE = 20, (5, 10, 20, 40, 60, 100), (10, 20, 40)
-NUM_DRAWS, FINAL = 5, OURS
-SWEEP_PARAGRAPHS, FINAL_PARAGRAPHS = 150, 300
-"""Of the held-out text: about 20,000 tokens; the final table reads the next, about 38,000."""
+FINAL = OURS
 DECODING = Decoding(max_new_tokens=30, temperature=0.7, top_p=0.9, num_completions=4)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a model's inputs and figures lie, and which rows of C4 it may read.
-
-    Attributes:
-        home: The directory.
-        general: First row to attribute, and the one after the last.
-        price: The same of those to tell a price by.
-    """
-
-    home: Path
-    general: tuple[int, int] = (0, 640)
-    price: tuple[int, int] = (640, 1000)
-
-
-def place_of(model: str) -> Place:
-    """Of the model that was trained on the first 1,000 rows all others: its draws and its price share rows."""
-    if Path(model).name == "realtext_lm":
-        return Place(ROOT / "logs/realtext_words", (1000, 1480), (1000, 1480))
-    return Place(ROOT / "logs/real_model")
-
-
-def write_inputs(place: Place) -> None:
-    """Split the fixtures: words, attribution, price and evaluation share no row, nor one draw's words another's."""
-    prompts, documents = FIXTURES / "toxic_prompts", FIXTURES / "c4_sample/c4.jsonl"
-    evaluated = {json.loads(line)["id"] for line in _lines(prompts / "toxic_ge_0.9.jsonl")}
-    words = [line for line in _lines(prompts / "rtp_sample.jsonl") if json.loads(line)["id"] not in evaluated]
-    text = _lines(FIXTURES / "wikitext2/heldout.txt")
-    parts = {f"words_{draw}.jsonl": words[draw::NUM_DRAWS] for draw in range(NUM_DRAWS)} | {
-        "words.jsonl": words,
-        "general.jsonl": _lines(documents)[slice(*place.general)],
-        "price.jsonl": _lines(documents)[slice(*place.price)],
-        "sweep_text.txt": text[:SWEEP_PARAGRAPHS],
-        "final_text.txt": text[SWEEP_PARAGRAPHS:][:FINAL_PARAGRAPHS],
-    }
-    place.home.mkdir(parents=True, exist_ok=True)
-    for name in ("", "_methods", "_published", "_responses"):
-        config = (CONFIGS / f"real_model{name}.yaml").read_text(encoding="utf-8")
-        parts[f"real_model{name}.yaml"] = config.replace("logs/real_model", str(place.home)).splitlines()
-    for name, lines in parts.items():
-        (place.home / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines()
-
-
-def attributed(model: str, place: Place, draw: int, config: str) -> Path:
-    """Attribute one draw of the samples by a config, unless that was done before.
-
-    Returns:
-        The run's directory: `scores`, and `samples.json` with the words.
-    """
-    home = place.home / f"{config}_{draw}" / "version_0"
-    if (home / "samples.json").exists():
-        return home
-    sets = {
-        "words": ["general.ordinary", "behaviours.toxic"],
-        "methods": ["general.ordinary", "general.c4", "behaviours.toxic"],
-        "exchanged": ["general.ordinary", "behaviours.toxic"],
-        "published": ["general.c4"],
-        "responses": ["general.c4"],
-    }[config]
-    overlays = {"methods": ["methods"], "published": ["published"], "responses": ["published", "responses"]}
-    options = [f"--config={place.home / 'real_model.yaml'}"]
-    options += [f"--config={place.home / 'real_model'}_{name}.yaml" for name in overlays.get(config, [])]
-    if config == "exchanged":
-        options += [f"--data.{name}.init_args.scorer.init_args.checkpoint={DIRECTORY}" for name in sets]
-        options += ["--data.general.ordinary.init_args.threshold=0.25"]  # it gives few texts less than 0.1
-    if config != "exchanged" and "behaviours.toxic" in sets:
-        options += [f"--data.behaviours.toxic.init_args.path={place.home}/words_{draw}.jsonl"]
-    options += [f"--data.{name}.init_args.seed={draw}" for name in sets]
-    if "general.c4" in sets and place.general[1] - place.general[0] < 640:
-        options += ["--data.general.c4.init_args.num_seeds=1"]  # its draws overlap
-    options += [f"--model.model={model}", f"--trainer.logger.init_args.name={config}_{draw}"]
-    module = sparc3(["predict", *options, "--trainer.logger.init_args.version=0"]).model
-    samples = {
-        name: [[ids.tolist(), word.tolist()] for ids, word in zip(found.ids, found.following, strict=False)]
-        for name, found in module.data.reference_samples.items()
-    }
-    write_json(home / "samples.json", samples)
-    return home
 
 
 class Bench:
@@ -227,9 +138,8 @@ class Bench:
             [Passage(torch.tensor(ids + word), len(ids)) for ids, word in samples[name]]
             for name in ("toxic", "ordinary")
         )
-        rows = [json.loads(line)["text"] for line in _lines(self.home / "price.jsonl")]
-        encoded, length = partial(encode, self.tokenizer), context_length(self.lm)
-        data = ScreenData(toxic, ordinary, price_passages("c4", rows, encoded, SCREEN.num_price_tokens, length))
+        price = price_passages(self.home, partial(encode, self.tokenizer), SCREEN.num_price_tokens)
+        data = ScreenData(toxic, ordinary, price)
         key = {
             **data.key(),
             **self.identity,
@@ -434,7 +344,7 @@ def run(model: str, part: str, draws: int, num_controls: int) -> Iterator[tuple[
     if not DIRECTORY.exists():
         make_scorer()
     place = place_of(model)
-    write_inputs(place)
+    write_inputs(place, model)
     bench = Bench(model, place, part == "final")
     cells: Iterator[Cell]
     published = attributed(model, place, 0, "published") / "scores"

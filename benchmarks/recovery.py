@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from losses import FIRST_UNSEEN, documents
 from proposers import OURS, PROPOSERS
-from real_model import DECODING, FIXTURES, NUM_NEURONS, SCORER, Place, attributed, figures, place_of, write_inputs
+from real_model import DECODING, NUM_NEURONS, SCORER, figures
+from real_model_inputs import FIXTURES, Place, attributed, place_of, write_inputs
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -158,7 +159,7 @@ def run(model: str, steps: int, is_screened: bool) -> Iterator[tuple[str, str, F
     if not DIRECTORY.exists():
         make_scorer()
     place, home = place_of(model), ROOT / "logs/recovery" / file_sha256(Path(model) / "model.safetensors")[:8]
-    write_inputs(place)
+    write_inputs(place, model)
     recipes, tune = recipes_of(model, place, is_screened), partial(tuned, model, home, steps)
     found, loaded, trials = dict[str, Measured](), "", tuple[Trials, ...]()
     for row in rows_of(recipes, model, tune):

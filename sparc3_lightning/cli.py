@@ -34,6 +34,7 @@ from sparc3_lightning.runs.directory import (
     refuse_used,
     standing_directories,
 )
+from sparc3_lightning.runs.signals import ended_by_sigterm
 from sparc3_lightning.runs.slurm import check_tasks, slurm_environment
 
 
@@ -210,7 +211,8 @@ class SparC3CLI(LightningCLI):
         root = Path(getattr(self.trainer.logger, "root_dir", None) or self.trainer.default_root_dir)
         standing = standing_directories(root)
         try:
-            super()._run_subcommand(subcommand)
+            with nullcontext() if subcommand == "fit" else ended_by_sigterm():
+                super()._run_subcommand(subcommand)
         except BaseException:
             # Not in a hook of the callback: Lightning closes the loggers, which write, after the last of them.
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined] # Lightning sets it from elsewhere

@@ -4,7 +4,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -48,6 +49,8 @@ FORMAT_VERSION = 1
 METHODS_FILE = "screen_methods.csv"
 PRICE_WINDOW = 256
 """Most tokens of a window of price text."""
+PRICE_SEED = 0
+"""Of the draw of its rows."""
 _KEYS = "PruningCallback.init_args.screen"
 
 
@@ -171,7 +174,10 @@ def _company(model: PreTrainedModel) -> AbstractContextManager[object]:
 def price_passages(
     name: str, rows: Sequence[str], encode: Callable[[str], list[int]], num_tokens: int, max_length: int
 ) -> list[Passage]:
-    """Windows of a text, until so many tokens are scored.
+    """Windows from all over a text, until so many tokens are scored.
+
+    Rows are drawn, by the same seed in every run, and give their first window; what is left of them comes last. (The
+    first rows of an encyclopedia are one article.)
 
     Args:
         name: The text's, for messages.
@@ -185,19 +191,26 @@ def price_passages(
     """
     passages: list[Passage] = []
     missing = num_tokens
-    for row in filter(str.strip, rows):
-        ids = torch.tensor(encode(row), dtype=torch.int64)
-        for window in torch.split(ids, min(PRICE_WINDOW, max_length)):
-            window = window[: missing + 1]
-            if len(window) > 1:
-                passages.append(Passage(window))
-                missing -= len(window) - 1
-            if not missing:
-                return passages
+    for window in _windows([*filter(str.strip, rows)], encode, min(PRICE_WINDOW, max_length)):
+        window = window[: missing + 1]
+        if len(window) > 1:
+            passages.append(Passage(window))
+            missing -= len(window) - 1
+        if not missing:
+            return passages
     raise ValueError(
         f"`data.price.{name}` must hold at least {num_tokens} tokens to tell a price by, got {num_tokens - missing}. "
         f"Give more text, or set `{_KEYS}.num_price_tokens`."
     )
+
+
+def _windows(rows: Sequence[str], encode: Callable[[str], list[int]], width: int) -> Iterator[Tensor]:
+    later: list[Tensor] = []
+    for row in random.Random(PRICE_SEED).sample(rows, len(rows)):
+        first, *rest = torch.split(torch.tensor(encode(row), dtype=torch.int64), width)
+        later += rest
+        yield first
+    yield from later
 
 
 class KeptFigures:

@@ -113,10 +113,16 @@ def test_contrast_gathers_by_rule(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_real_models_sets_share_no_row(fixtures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import real_model
+    import real_model_inputs as inputs
 
-    monkeypatch.setattr(real_model, "FIXTURES", fixtures)
-    real_model.write_inputs(real_model.Place(tmp_path))
+    monkeypatch.setattr(inputs, "FIXTURES", fixtures)
+    place, model = inputs.Place(tmp_path), fixtures / "realtext_lm"
+    for _ in range(2):
+        inputs.write_inputs(place, str(model))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(SystemExit, match="on other weights"):
+        inputs.write_inputs(place, str(tmp_path / "other"))
     rows = {
         name: (tmp_path / name).read_text().splitlines() for name in ("words.jsonl", "general.jsonl", "price.jsonl")
     }
@@ -126,7 +132,7 @@ def test_the_real_models_sets_share_no_row(fixtures: Path, monkeypatch: pytest.M
     assert len(ids[0]) > 1500
     assert (len(rows["general.jsonl"]), len(rows["price.jsonl"])) == (640, 360)
     assert not {*rows["general.jsonl"]} & {*rows["price.jsonl"]}
-    draws = [(tmp_path / f"words_{draw}.jsonl").read_text().splitlines() for draw in range(real_model.NUM_DRAWS)]
+    draws = [(tmp_path / f"words_{draw}.jsonl").read_text().splitlines() for draw in range(inputs.NUM_DRAWS)]
     assert sorted(chain.from_iterable(draws)) == sorted(rows["words.jsonl"]), "each row is of one draw"
     texts = [{*(tmp_path / f"{part}_text.txt").read_text().splitlines()} for part in ("sweep", "final")]
     assert not texts[0] & texts[1]
@@ -135,12 +141,12 @@ def test_the_real_models_sets_share_no_row(fixtures: Path, monkeypatch: pytest.M
 def test_recovery_trains_on_rows_of_its_own(fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import losses
-    import real_model
     import recovery
+    from real_model_inputs import Place
 
     train = yaml.safe_load((ROOT / recovery.CONFIGS[-1]).read_text())["data"]["train_text"]["init_args"]
     first, past = train["skip_rows"], train["skip_rows"] + train["num_samples"]
-    place = real_model.Place(Path())
+    place = Place(Path())
     assert first >= max(place.general[1], place.price[1], losses.FIRST_UNSEEN + losses.NUM_DOCUMENTS)
     assert recovery.NUM_DOCUMENTS <= losses.NUM_DOCUMENTS
     assert past <= len((fixtures / "c4_sample/c4.jsonl").read_text().splitlines())
@@ -164,7 +170,7 @@ def test_recovery_tunes_measures_and_pairs(
     for name, value in {
         "FIXTURES": fixtures, "SCORER": fixtures / "toxicity_scorer", "DIRECTORY": second,
         "NUM_PROMPTS": 4, "NUM_DOCUMENTS": 4, "NUM_COMPLETIONS": 1, "ROOT": tmp_path, "place_of": lambda _: place,
-        "write_inputs": lambda _: None, "recipes_of": lambda *_: {"unscreened": recipe},
+        "write_inputs": lambda *_: None, "recipes_of": lambda *_: {"unscreened": recipe},
     }.items():  # fmt: skip
         monkeypatch.setattr(recovery, name, value)
     monkeypatch.chdir(ROOT)

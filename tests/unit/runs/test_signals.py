@@ -7,10 +7,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from lightning.pytorch import Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
 
-from sparc3_lightning.runs.signals import EXIT_CODE, SIGNALS, STOP_FILE, StopSignals, end_children
+from sparc3_lightning.runs.signals import EXIT_CODE, SIGNALS, STOP_FILE, StopSignals, end_children, ended_by_sigterm
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +88,19 @@ def test_children_are_ended() -> None:
     assert child.wait() == -signal.SIGKILL
     assert launcher.procs == []
     end_children(None)
+
+
+class Terminated(BoringModel):
+    """SIGTERM comes while it is tested."""
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_ends_a_test_though_lightning_would_only_note_it(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_progress_bar=False)
+    with ended_by_sigterm(), pytest.raises(SystemExit) as ended:
+        trainer.test(Terminated(), verbose=False)
+    assert ended.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
