@@ -178,7 +178,7 @@ class SparC3DataModule(LightningDataModule):
 
         Raises:
             OSError: A file is missing, or the hub cannot be reached or refuses; says which.
-            ValueError: A source's first row is broken.
+            ValueError: A source's first row is broken, or a set's own scorer is.
         """
         keys: dict[Source, str] = {}
         for key, one in self._read_by(names).items():
@@ -188,6 +188,10 @@ class SparC3DataModule(LightningDataModule):
         for source, key in keys.items():
             with said_of(key):
                 source.check()
+        for key, one in self._read_by(names).items():
+            if isinstance(one, WordSet):
+                with said_of(key):
+                    one.open_scorer()
 
     def needs_scorer(self, names: Iterable[str]) -> bool:
         """Tell whether the evaluator's scorer is asked: of evaluation prompts, or to choose prompts or words by.

@@ -178,6 +178,15 @@ class WordSet(ReferenceSet):
         """Tell whether a scorer chooses the words, as far as options and a local file's first row tell."""
         return False
 
+    def open_scorer(self) -> None:
+        """Let a scorer of its own read what it reads: a wrong path shows before hours of work.
+
+        Raises:
+            OSError, ValueError: It cannot be read.
+        """
+        if self.scorer is not None and self.chosen_by_score():
+            assert self.scorer.attributes
+
     def describe(self) -> dict[str, Any]:
         """Give source and options as JSON; the attribute where one is named."""
         return super().describe() | ({} if self.attribute is None else {"attribute": self.attribute})

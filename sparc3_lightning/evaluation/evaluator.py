@@ -390,12 +390,15 @@ class Evaluator:
 
 def _seconds_of(run: Callable[[], Any], device: torch.device) -> float:
     """Of a second run: the first one warms up."""
-    run()
-    started = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+
+    def until_done() -> float:
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    started = until_done()
+    return until_done() - started
 
 
 def _rows(

@@ -334,7 +334,11 @@ class Joint:
 
 
 def together(
-    meter: Meter, chosen: Sequence[Candidate], max_price: float | None = None, remove: Remove = Recipe
+    meter: Meter,
+    chosen: Sequence[Candidate],
+    max_price: float | None = None,
+    remove: Remove = Recipe,
+    progress: Progress = no_progress,
 ) -> Joint:
     """Remove the chosen together: all of them, or in order until the price is too high. Every rank must call.
 
@@ -343,6 +347,7 @@ def together(
         chosen: Neurons or rows, best first.
         max_price: Highest relative rise of perplexity, exp(joint price) - 1; None for no limit.
         remove: Makes a recipe of candidates.
+        progress: Wraps the loop.
 
     Returns:
         What the longest beginning within the price does; of none of them, zeros.
@@ -354,7 +359,11 @@ def together(
             return meter.rise(recipe.first_block)
 
     last, price = 0, 0.0
-    for num in range(1, len(chosen) + 1) if max_price is not None else [len(chosen)] if chosen else []:
+    nums: Iterable[int] = [len(chosen)] if chosen else []
+    if max_price is not None:
+        selections = Counted(range(1, len(chosen) + 1), "selections", len(chosen))
+        nums = progress(selections, len(chosen), "screen (joint price)")
+    for num in nums:
         now = price_of(num)
         if max_price is not None and math.expm1(now) > max_price:
             break

@@ -287,7 +287,7 @@ def screened_recipe(
     at_most = len(candidates) if num_chosen is None else num_chosen
     found = screen(meter, candidates, at_most, weight, figures.keep, progress, proposed.only)
     chosen = choose(found, at_most, weight)
-    joint = together(meter, [one.candidate for one in chosen], options.max_price, proposed.only)
+    joint = together(meter, [one.candidate for one in chosen], options.max_price, proposed.only, progress)
     asked = {} if num_chosen is None else {"num_asked": num_chosen}
     told = {**asked, **asdict(options), "price_weight": weight, "unit": data.unit}
     jointly = {"effect": joint.effect, "ordinary": joint.ordinary, "price": joint.price}

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -154,14 +155,23 @@ def test_what_cannot_be_is_said_in_one_line(
     assert re.search(message, f"{error.value} {capsys.readouterr().err}".replace("\n", " "))
 
 
-def test_a_missing_scorer_is_said_before_the_model_is_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (None, r"choosing prompts or words .* Set `Evaluator\.init_args\.scorer`"),
+        ({"class_path": "sparc3_lightning.metrics.DetoxifyScorer", "init_args": {"checkpoint": "gone"}}, "gone"),
+    ],
+)
+def test_a_missing_scorer_is_said_before_the_model_is_loaded(
+    own: dict[str, Any] | None, message: str, tmp_path: Path
+) -> None:
     content = read(ROOT / WORDS)
     content["trainer"]["callbacks"] = content["trainer"]["callbacks"][:3]  # nothing is evaluated
     del content["model"]["evaluator"]["init_args"]["scorer"]
-    content["data"]["general"]["ordinary"]["init_args"]["threshold"] = 0.1
+    content["data"]["general"]["ordinary"]["init_args"] |= {"threshold": 0.1, "scorer": own}
     (tmp_path / "words.yaml").write_text(yaml.safe_dump(content))
     loading = mock.patch("sparc3_lightning.module.SparC3Module.configure_model", side_effect=AssertionError)
-    with loading, pytest.raises(ValueError, match=r"choosing prompts or words .* Set `Evaluator\.init_args\.scorer`"):
+    with loading, pytest.raises((ValueError, OSError), match=message):
         command("predict", tmp_path / "words.yaml", tmp_path)
 
 

@@ -1,8 +1,9 @@
 """Log-probabilities from a later block on, and what removing each candidate alone does."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -159,7 +160,14 @@ def test_all_together_or_until_the_price_is_too_high() -> None:
     assert joint.price == pytest.approx(prices[-1], abs=1e-9)
     limit = torch.tensor(max(prices[:2])).expm1().item() + 1e-9
     expected = next((num for num, price in enumerate(prices) if torch.tensor(price).expm1() > limit), 4)
-    assert together(meter, chosen, max_price=limit).num == expected >= 2
+    told = []
+
+    def progress(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
+        told.append((total, description))
+        return items
+
+    assert together(meter, chosen, max_price=limit, progress=progress).num == expected >= 2
+    assert told == [(4, "screen (joint price)")]
     lowest = torch.tensor(prices[0]).expm1().item() - 1e-6
     assert together(meter, chosen, max_price=lowest).num == 0
 
