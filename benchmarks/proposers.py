@@ -63,6 +63,14 @@ PUBLISHED = {
     "published rule (paper's sign)": Proposer("lrp_signed", ("c4",), "raw"),
 }
 
+ONE_PART = {
+    "same, target the likeliest token": ("argmax", Proposer("lrp_signed")),
+    "same, logit explained": ("logit", Proposer("lrp_signed")),
+    "same, against ordinary words of any length": ("lengths", Proposer("lrp_signed", ("any_length",))),
+    "same, against C4 of the words' lengths": ("lengths", Proposer("lrp_signed", ("c4",))),
+}
+"""Ours with one part changed, and the run of `real_model_inputs.attributed` that has its scores."""
+
 
 def words_by_auroc(model: str, run: Path) -> ScoreSet:
     """AUROC's ranking, words against ordinary words of their length: longer samples have higher maxima for that alone.

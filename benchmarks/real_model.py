@@ -1,9 +1,9 @@
 """What works on a real language model? SmolLM2-135M-Instruct, prompts that people wrote, two scorers: docs/evidence.md.
 
-    python benchmarks/real_model.py MODEL [--part alone|screened|final] [--draws N] [--controls N] [--json FILE]
+    python benchmarks/real_model.py MODEL [--part alone|screened|one|final] [--draws N] [--controls N] [--json FILE]
 
 `alone` compares proposers without the screen, `screened` with it, on one half of the prompts, with two completions each
-and 20,000 tokens of text. `final` holds the screen's neurons of each draw, random ones and the published rule's against
+and 20,000 tokens of text; `one` changes one part of ours at a time, without the screen and with it. `final` holds the screen's neurons of each draw, random ones and the published rule's against
 the baseline on the other half, with four completions and other paragraphs. Attribution computes in float32, screen
 and evaluation in bfloat16. Hours on two cores; what is done is kept in logs/real_model, and a second call goes on.
 MODEL may be the fixtures' realtext_lm, too: minutes.
@@ -22,7 +22,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from proposers import AUROC, BOTH, DOCUMENT, GRADIENT, OURS, PROPOSERS, PUBLISHED, words_by_auroc
+from proposers import AUROC, BOTH, DOCUMENT, GRADIENT, ONE_PART, OURS, PROPOSERS, PUBLISHED, words_by_auroc
 from real_model_inputs import FIXTURES, ROOT, Place, attributed, place_of, price_passages, write_inputs
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -229,6 +229,16 @@ def screened_cells(bench: Bench, run: Path, contrasts: dict[str, ScoreSet]) -> I
     predict(bench, run, contrasts, list(contrasts), FEW)
 
 
+def one_part_cells(bench: Bench, model: str, place: Place) -> Iterator[Cell]:
+    """Ours with one part changed: target, what is explained, lengths."""
+    words = attributed(model, place, 0, "methods")
+    for name, (config, proposer) in ONE_PART.items():
+        contrast = proposer.contrast(attributed(model, place, 0, config) / "scores")
+        yield Cell(name, False, select_neurons(contrast, NUM_NEURONS, "global"))
+        chosen = bench.chosen(proposed(contrast, FEW), words, FINAL_WEIGHT)
+        yield Cell(f"{name}, of {FEW}", True, Recipe(chosen[:NUM_NEURONS]))
+
+
 def two_rounds(bench: Bench, run: Path, candidates: Sequence[Neuron]) -> list[Neuron]:
     """The first 20, and then those that are worth it in the model without these."""
     first = bench.chosen(candidates, run, FINAL_WEIGHT)[:NUM_NEURONS]
@@ -354,6 +364,8 @@ def run(model: str, part: str, draws: int, num_controls: int) -> Iterator[tuple[
         exchanged = attributed(model, place, 0, "exchanged")
         responses = attributed(model, place, 0, "responses") / "scores"
         cells = chain(chain.from_iterable(of_draws), last_cells(bench, runs, exchanged, published, responses))
+    elif part == "one":
+        cells = one_part_cells(bench, model, place)
     else:
         methods = attributed(model, place, 0, "methods")
         contrasts = {name: proposer.contrast(methods / "scores") for name, proposer in PROPOSERS.items()}
@@ -382,7 +394,7 @@ def main() -> None:
     """Run, print, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a Hugging Face directory of SmolLM2-135M-Instruct")
-    parser.add_argument("--part", choices=("alone", "screened", "final"), default="screened")
+    parser.add_argument("--part", choices=("alone", "screened", "one", "final"), default="screened")
     parser.add_argument("--draws", type=int, default=5, help="draws of the attribution samples, of `final`")
     parser.add_argument("--controls", type=int, default=5, help="random draws, of `final`")
     parser.add_argument("--json", type=Path, help="also write the figures here")

@@ -67,7 +67,7 @@ def write_inputs(place: Place, model: str) -> None:
     }
     place.home.mkdir(parents=True, exist_ok=True)
     write_json(known, weights)
-    for name in ("", "_methods", "_published", "_responses"):
+    for name in ("", "_methods", "_lengths", "_published", "_responses"):
         config = (CONFIGS / f"real_model{name}.yaml").read_text(encoding="utf-8")
         parts[f"real_model{name}.yaml"] = config.replace("logs/real_model", str(place.home)).splitlines()
     for name, lines in parts.items():
@@ -90,13 +90,20 @@ def attributed(model: str, place: Place, draw: int, config: str) -> Path:
     sets = {
         "words": ["general.ordinary", "behaviours.toxic"],
         "methods": ["general.ordinary", "general.c4", "behaviours.toxic"],
+        "lengths": ["general.ordinary", "general.any_length", "general.c4", "behaviours.toxic"],
+        "argmax": ["general.ordinary", "behaviours.toxic"],
+        "logit": ["general.ordinary", "behaviours.toxic"],
         "exchanged": ["general.ordinary", "behaviours.toxic"],
         "published": ["general.c4"],
         "responses": ["general.c4"],
     }[config]
-    overlays = {"methods": ["methods"], "published": ["published"], "responses": ["published", "responses"]}
+    overlays = {
+        "methods": ["methods"], "lengths": ["lengths"], "published": ["published"],
+        "responses": ["published", "responses"],
+    }  # fmt: skip
     options = [f"--config={place.home / 'real_model.yaml'}"]
     options += [f"--config={place.home / 'real_model'}_{name}.yaml" for name in overlays.get(config, [])]
+    options += {"argmax": ["--model.target=last_token_argmax"], "logit": ["--model.explain=logit"]}.get(config, [])
     if config == "exchanged":
         options += [f"--data.{name}.init_args.scorer.init_args.checkpoint={DIRECTORY}" for name in sets]
         options += ["--data.general.ordinary.init_args.threshold=0.25"]  # it gives few texts less than 0.1

@@ -155,6 +155,7 @@ def test_every_yaml_is_tested() -> None:
         "contrast.yaml",
         "fit.yaml",
         "real_model.yaml",
+        "real_model_lengths.yaml",
         "real_model_methods.yaml",
         "real_model_published.yaml",
         "real_model_responses.yaml",
