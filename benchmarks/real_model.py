@@ -3,9 +3,10 @@
     python benchmarks/real_model.py MODEL [--part alone|screened|one|final] [--draws N] [--controls N] [--json FILE]
 
 `alone` compares proposers without the screen, `screened` with it, on one half of the prompts, with two completions each
-and 20,000 tokens of text; `one` changes one part of ours at a time, without the screen and with it. `final` holds the screen's neurons of each draw, random ones and the published rule's against
-the baseline on the other half, with four completions and other paragraphs. Attribution computes in float32, screen
-and evaluation in bfloat16. Hours on two cores; what is done is kept in logs/real_model, and a second call goes on.
+and 20,000 tokens of text; `one` changes one part of ours at a time, without the screen and with it. `final` holds the
+screen's neurons of each draw, random ones and the published rule's against the baseline on the other half, with four
+completions and other paragraphs. Attribution computes in float32, screen and evaluation in bfloat16. Hours on two
+cores; what is done is kept in logs/real_model, and a second call goes on.
 MODEL may be the fixtures' realtext_lm, too: minutes.
 """
 
