@@ -62,6 +62,8 @@ class EvaluationCallback(RunCallback):
                 "`data.evaluation_text`, or leave the evaluation callback out."
             )
         passes = module.evaluator.check(module.lm, module.tokenizer, rows, prompts)
+        for measure in module.evaluator.measures:
+            module.data.warn_of_attributed(type(measure).__name__, measure.fingerprints(module.lm, module.tokenizer))
         num, recipes = self.num_control_draws, max(1, len(module.run.aims))
         pruned = "pruned" if recipes == 1 else f"{recipes} times pruned"
         controls = f"{recipes * num} control{'s' * (recipes * num > 1)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -268,6 +268,23 @@ class SparC3DataModule(LightningDataModule):
                 warnings.warn(
                     f"{len(texts & others)} texts of `{self.key_of(first)}` are also in `{self.key_of(second)}`. Give "
                     "each set a `seed` of its own and all the same `num_seeds`.",
+                    stacklevel=2,
+                )
+
+    def warn_of_attributed(self, measure: str, fingerprints: Collection[str]) -> None:
+        """Warn where a measure reads texts that are attributed, unless the config allows it.
+
+        Args:
+            measure: Its class.
+            fingerprints: Of the texts that it reads.
+        """
+        if self.allow_overlap or not fingerprints:
+            return
+        for name, samples in self.reference_samples.items():
+            if shared := {*fingerprints} & {*samples.fingerprints}:
+                warnings.warn(
+                    f"{len(shared)} texts of `{measure}` are also in `{self.key_of(name)}`: what it shows may hold for "
+                    "the samples attributed alone. Give it texts of its own.",
                     stacklevel=2,
                 )
 

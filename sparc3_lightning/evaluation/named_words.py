@@ -1,6 +1,6 @@
 """How likely a model finds words that a file names, such as a behaviour's: no completion is needed."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,10 @@ class NamedWords(Measure):
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Read the words."""
         self._words(model, tokenizer)
+
+    def fingerprints(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Collection[str]:
+        """Of prefixes, and of prefixes with their words."""
+        return self._words(model, tokenizer).fingerprints
 
     def _words(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> ReferenceSamples:
         context = LoadContext(tokenizer, context_length(model), vocab_size=model.config.vocab_size)

@@ -4,7 +4,7 @@ import inspect
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -204,6 +204,10 @@ class Measure(ABC):
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Refuse before hours of work what `columns` would refuse; every rank is asked. By default its `setting`."""
         self.setting()
+
+    def fingerprints(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Collection[str]:
+        """Of texts that it reads by itself (`data.samples.fingerprint`), by default none: they should not be attributed."""
+        return ()
 
     def setting(self) -> dict[str, Any]:
         """What its values depend on, as JSON: its class and arguments, read from attributes of their names.

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -153,6 +154,22 @@ def test_what_cannot_be_is_said_in_one_line(
     with pytest.raises((ValueError, SystemExit)) as error:
         command("predict", WORDS, tmp_path, *options)
     assert re.search(message, f"{error.value} {capsys.readouterr().err}".replace("\n", " "))
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_measure_of_attributed_words_is_told(allowed: bool, tmp_path: Path) -> None:
+    content = read(ROOT / WORDS)
+    named = {"path": "configs/tiny/words.jsonl", "num_words": 3, "name": "insults"}
+    measure = {"class_path": "sparc3_lightning.evaluation.named_words.NamedWords", "init_args": named}
+    content["model"]["evaluator"]["init_args"]["measures"] = [measure]
+    content["data"]["allow_overlap"] = allowed
+    (tmp_path / "words.yaml").write_text(yaml.safe_dump(content))
+    reached = mock.patch("callbacks.RelevanceCallback.after_batch", side_effect=InterruptedError)
+    with warnings.catch_warnings(record=True) as caught, reached, pytest.raises(InterruptedError):
+        command("predict", tmp_path / "words.yaml", tmp_path, *BRIEF)
+    told = [str(one.message) for one in caught if "texts of `NamedWords` are also in" in str(one.message)]
+    assert len(told) == (not allowed)
+    assert all("`data.behaviours.toxic`" in one for one in told)
 
 
 @pytest.mark.parametrize(
