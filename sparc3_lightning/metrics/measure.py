@@ -206,7 +206,7 @@ class Measure(ABC):
         self.setting()
 
     def fingerprints(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Collection[str]:
-        """Of texts that it reads by itself (`data.samples.fingerprint`), by default none: they should not be attributed."""
+        """Of texts that it reads by itself (`data.samples.fingerprint`): a run that attributes one warns."""
         return ()
 
     def setting(self) -> dict[str, Any]:
