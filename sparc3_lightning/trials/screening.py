@@ -4,8 +4,7 @@ import csv
 import io
 import json
 import math
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from sparc3_lightning.evaluation.passes import Passes
 from sparc3_lightning.evaluation.sampling import SCREEN_SEED
 from sparc3_lightning.files import json_sha256, write_text
 from sparc3_lightning.loops import Progress
+from sparc3_lightning.metrics.perplexity import join_rows
 from sparc3_lightning.metrics.scorers import scorer_setting
 from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.recipe import Candidate, Measured
@@ -49,8 +49,6 @@ FORMAT_VERSION = 1
 METHODS_FILE = "screen_methods.csv"
 PRICE_WINDOW = 256
 """Most tokens of a window of price text."""
-PRICE_SEED = 0
-"""Of the draw of its rows."""
 _KEYS = "PruningCallback.init_args.screen"
 
 
@@ -174,25 +172,28 @@ def _company(model: PreTrainedModel) -> AbstractContextManager[object]:
 def price_passages(
     name: str, rows: Sequence[str], encode: Callable[[str], list[int]], num_tokens: int, max_length: int
 ) -> list[Passage]:
-    """Windows from all over a text, until so many tokens are scored.
+    """Windows at even distances of a text, read as perplexity reads it, until so many tokens are scored.
 
-    Rows are drawn, by the same seed in every run, and give their first window; what is left of them comes last. (The
-    first rows of an encyclopedia are one article.)
+    The beginning of an encyclopedia would be one article, and a row by itself lacks what precedes it.
 
     Args:
         name: The text's, for messages.
-        rows: Its rows; each is read alone.
-        encode: Tokenises a row.
+        rows: Its rows.
+        encode: Tokenises a text.
         num_tokens: How many.
         max_length: The model's context, in tokens.
 
     Raises:
         ValueError: There are fewer.
     """
+    width = min(PRICE_WINDOW, max_length)
+    windows = torch.tensor(encode(join_rows(rows, "disjoint")), dtype=torch.int64).split(width)
+    num = min(len(windows), math.ceil(num_tokens / (width - 1)))
     passages: list[Passage] = []
     missing = num_tokens
-    for window in _windows([*filter(str.strip, rows)], encode, min(PRICE_WINDOW, max_length)):
-        window = window[: missing + 1]
+    # The last window may be short: then the others make up for it.
+    for place in dict.fromkeys([*(len(windows) * number // num for number in range(num)), *range(len(windows))]):
+        window = windows[place][: missing + 1]
         if len(window) > 1:
             passages.append(Passage(window))
             missing -= len(window) - 1
@@ -202,15 +203,6 @@ def price_passages(
         f"`data.price.{name}` must hold at least {num_tokens} tokens to tell a price by, got {num_tokens - missing}. "
         f"Give more text, or set `{_KEYS}.num_price_tokens`."
     )
-
-
-def _windows(rows: Sequence[str], encode: Callable[[str], list[int]], width: int) -> Iterator[Tensor]:
-    later: list[Tensor] = []
-    for row in random.Random(PRICE_SEED).sample(rows, len(rows)):
-        first, *rest = torch.split(torch.tensor(encode(row), dtype=torch.int64), width)
-        later += rest
-        yield first
-    yield from later
 
 
 class KeptFigures:

@@ -65,6 +65,14 @@ def test_as_many_price_tokens_as_asked(num_tokens: int) -> None:
     assert max(len(one.ids) for one in passages) <= 256
 
 
+def test_the_price_is_told_by_windows_from_all_over_the_text() -> None:
+    rows = [f"{row:04}" * 250 for row in range(20)]
+    text = "\n\n".join(rows)
+    passages = price_passages("text", rows, lambda joined: [*joined.encode()], 4 * 255, 1000)
+    windows = ["".join(map(chr, one.ids.tolist())) for one in passages]
+    assert [text.index(window) for window in windows] == [256 * place for place in (0, 19, 39, 59)]
+
+
 def test_windows_fit_into_a_short_context() -> None:
     passages = price_passages("text", ["a" * 300], lambda row: [*row.encode()], 200, 32)
     assert max(len(one.ids) for one in passages) == 32
@@ -72,7 +80,7 @@ def test_windows_fit_into_a_short_context() -> None:
 
 
 def test_too_little_price_text_says_what_to_set() -> None:
-    with pytest.raises(ValueError, match=r"`data.price.text` must hold at least 9 tokens .* got 3"):
+    with pytest.raises(ValueError, match=r"`data.price.text` must hold at least 9 tokens .* got 5"):
         price_passages("text", ["abcd", ""], lambda row: [*row.encode()], 9, 1000)
 
 
