@@ -66,7 +66,7 @@ def test_as_many_price_tokens_as_asked(num_tokens: int) -> None:
 
 
 def test_the_price_is_told_by_windows_from_all_over_the_text() -> None:
-    rows = [f"{row:04}" * 250 for row in range(20)]
+    rows = ["".join(f"{200 * row + place:05}" for place in range(200)) for row in range(20)]
     text = "\n\n".join(rows)
     passages = price_passages("text", rows, lambda joined: [*joined.encode()], 4 * 255, 1000)
     windows = ["".join(map(chr, one.ids.tolist())) for one in passages]
