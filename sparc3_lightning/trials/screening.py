@@ -187,7 +187,7 @@ def price_passages(
         ValueError: There are fewer.
     """
     width = min(PRICE_WINDOW, max_length)
-    windows = torch.tensor(encode(join_rows(rows, "disjoint")), dtype=torch.int64).split(width)
+    windows = torch.split(torch.tensor(encode(join_rows(rows, "disjoint")), dtype=torch.int64), width)
     num = min(len(windows), math.ceil(num_tokens / (width - 1)))
     passages: list[Passage] = []
     missing = num_tokens
