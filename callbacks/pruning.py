@@ -17,13 +17,13 @@ from sparc3_lightning.data.samples import fingerprint
 from sparc3_lightning.data.tokens import check_vocabulary, encode
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.passes import describe_passes
+from sparc3_lightning.lrp.attribution import Granularity
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import announce, inform
 from sparc3_lightning.pruning.aims import Aim, RecipeKind, aimed_contrast, aims_of
 from sparc3_lightning.pruning.masks import check_sparsity
 from sparc3_lightning.pruning.passages import Passage
-from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.save import save_pruned_model
 from sparc3_lightning.pruning.screen import ScreenData, Screened
 from sparc3_lightning.pruning.select import SCOPES, Scope, check_num_neurons, scores_of, select_neurons
@@ -60,7 +60,7 @@ class PruningCallback(RunCallback):
     """Selects after attribution; writes `pruned_neurons.json`, `scores/differential/` and, if asked, `pruned_model/`.
 
     With `sparsity`, single weights go in the place of neurons: `pruned_weights.json` counts them by layer, and
-    `pruned_weights.safetensors` names each. It needs `model.granularity: weight`, and takes one behaviour.
+    `pruned_weights.safetensors` names each. It needs `model.granularity: weight`.
 
     With a screen, each method that was scored before is held against what removal did: list the baseline callback, if
     any, before this one.
@@ -80,8 +80,8 @@ class PruningCallback(RunCallback):
         recipes: Which recipes are made of several behaviours: "each" (one for each; the default), "all" (one for all,
             by the mean of their differentials: what serves one much may outweigh what serves each a little), "shared"
             (one for all, by the highest of their differentials: below 0 a neuron serves each of them).
-        specific_to: Behaviours that a recipe of specific neurons is made for, besides: below 0 one serves no other
-            behaviour as much.
+        specific_to: Behaviours that a recipe of specific neurons, or weights, is made for, besides: below 0 one serves
+            no other behaviour as much.
         sparsity: In the place of `num_neurons`, which share of all attributed weights goes, element by element.
     """
 
@@ -123,7 +123,7 @@ class PruningCallback(RunCallback):
             if trainer.is_global_zero:
                 data.warn_of_shared_samples([*general, behaviour])
         if self.num_neurons is None:
-            self._check_weights(module)
+            _check_weights(module)
         else:
             self._check_numbers(self.num_neurons, get_family(config.model_type).total_neurons(config))
         if self.screen is not None:
@@ -140,19 +140,6 @@ class PruningCallback(RunCallback):
                     f"`screen.num_candidates` must be at least `num_neurons` = {num_neurons}, got "
                     f"{self.screen.num_candidates}. Set `PruningCallback.init_args.screen.num_candidates`."
                 )
-
-    def _check_weights(self, module: SparC3Module) -> None:
-        """Single weights need scores of their own, and their recipes are not compared with each other."""
-        if module.granularity != "weight":
-            raise ValueError(
-                f"`sparsity` needs a score of every weight, got granularity {module.granularity!r}. Set "
-                "`model.granularity: weight` (and `model.modules: all` for all layers), or `num_neurons` in its place."
-            )
-        if len(module.run.aims) > 1:
-            raise ValueError(
-                f"`sparsity` takes one behaviour, got recipes {[aim.name for aim in module.run.aims]}. Leave one under "
-                "`data.behaviours`, or set `PruningCallback.init_args.num_neurons` in its place."
-            )
 
     def _foretell(self, trainer: Trainer, module: SparC3Module, data: ScreenData, screen: Screen) -> None:
         """Refuse prompts that could not be continued, and say what it takes where each candidate is a generation."""
@@ -230,8 +217,8 @@ class PruningCallback(RunCallback):
         contrast, aim = one.differential, one.aim
         assert contrast is not None
         if aim is not None and aim.kind != "each":
-            contrast = one.differential = aimed_contrast(aim, found, one.score_sets, self.general_penalty)
-            contrast.save(home / aim.name)
+            contrast = self._aimed(aim, found, one.score_sets)
+            contrast = one.differential = contrast.reopened(contrast.save(home / aim.name))
         if self.sparsity is not None:
             return select_weights(contrast, self.sparsity, self.scope)
         if self.screen is not None:
@@ -242,16 +229,15 @@ class PruningCallback(RunCallback):
     def _compared(self, module: SparC3Module, found: Mapping[str, ScoreSet]) -> list[Row]:
         """How far the behaviours agree, on rank 0."""
         run, samples = module.run, module.data.reference_samples
-        assert self.num_neurons is not None, "of weights one behaviour is taken"
-        sizes, recipes = [self.num_neurons], dict[str, Recipe]()
+        sizes, recipes = set[int](), dict[str, AnyRecipe]()
+        if self.num_neurons is not None:  # a screen's candidates are as many, but of weights rows
+            sizes = {self.num_neurons, self.num_neurons if self.screen is None else self.screen.num_candidates}
         if self.screen is not None:
-            sizes = sorted({self.num_neurons, self.screen.num_candidates})
-            made = {name: one.recipe for name, one in run.parts.items() if name in found}
-            recipes = {name: recipe for name, recipe in made.items() if isinstance(recipe, Recipe)}
+            recipes = {name: one.recipe for name, one in run.parts.items() if name in found and one.recipe is not None}
         # Of words the fingerprints are the texts' and their prompts'.
         texts = {name: {*map(fingerprint, one.texts)} or {*one.fingerprints} for name, one in samples.items()}
         shared = {(one, other): len(texts[one] & texts[other]) for one, other in combinations(found, 2)}
-        rows = compare_behaviours(found, sizes, self.scope, recipes, shared)
+        rows = compare_behaviours(found, sorted(sizes), self.scope, recipes, shared, self.sparsity)
         write_rows(rows, module.log_dir / OVERLAP_FILE)
         return rows
 
@@ -365,13 +351,26 @@ class PruningCallback(RunCallback):
         write_predictions(directory, predictions)
         return predictions
 
+    def _aimed(self, aim: Aim, contrasts: Mapping[str, ScoreSet], sets: Mapping[str, ScoreSet]) -> ScoreSet:
+        selected: Granularity = "weight" if self.num_neurons is None else "neuron"
+        return aimed_contrast(aim, contrasts, sets, self.general_penalty, selected)
+
     def _contrast_by(self, found: MethodScores, module: SparC3Module, aim: Aim) -> ScoreSet:
         """What another method would have selected a recipe from."""
         if found.ranking is not None:
             return found.ranking
         options, named = (self.general_weight, self.general_penalty), module.data.differentials()
         contrasts = {name: found.contrast(named[name], name, *options) for name in aim.behaviours}
-        return aimed_contrast(aim, contrasts, found.sets, self.general_penalty)
+        return self._aimed(aim, contrasts, found.sets)
+
+
+def _check_weights(module: SparC3Module) -> None:
+    """Single weights need scores of their own."""
+    if module.granularity != "weight":
+        raise ValueError(
+            f"`sparsity` needs a score of every weight, got granularity {module.granularity!r}. Set "
+            "`model.granularity: weight` (and `model.modules: all` for all layers), or `num_neurons` in its place."
+        )
 
 
 def _scored_by(contrast: ScoreSet, proposed: AnyRecipe) -> list[float]:

@@ -1,14 +1,18 @@
 """What recipes of several behaviours are for, and the contrast that each is selected from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import chain
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from sparc3_lightning.lrp.attribution import Granularity
 from sparc3_lightning.pruning.select import neuron_modules
 from sparc3_lightning.scoring.combine import PENALTIES, Penalty, described_set
+from sparc3_lightning.scoring.lazy import LazyScores
 from sparc3_lightning.scoring.manifest import Manifest
 from sparc3_lightning.scoring.score_set import ScoreSet
 
@@ -25,9 +29,9 @@ class Aim:
     Attributes:
         name: The recipe's.
         kind: `each` (one behaviour), `all`, `shared` or `specific`.
-        behaviours: What its neurons are to serve.
+        behaviours: What its neurons, or weights, are to serve.
         general: Names of the sets that these are contrasted with.
-        others: Behaviours that its neurons are not to serve; only of `specific`.
+        others: Behaviours that they are not to serve; only of `specific`.
     """
 
     name: str
@@ -79,7 +83,11 @@ def aims_of(
 
 
 def aimed_contrast(
-    aim: Aim, differentials: Mapping[str, ScoreSet], sets: Mapping[str, ScoreSet], penalty: Penalty = "raw"
+    aim: Aim,
+    differentials: Mapping[str, ScoreSet],
+    sets: Mapping[str, ScoreSet],
+    penalty: Penalty = "raw",
+    granularity: Granularity = "neuron",
 ) -> ScoreSet:
     """What a recipe is selected from, lowest first, all in the unit of scores.
 
@@ -87,33 +95,44 @@ def aimed_contrast(
     what serves one behaviour much outweighs what serves each a little; `shared` the highest of them: below 0 a neuron
     serves each behaviour more than it serves in general; `specific` the highest of the behaviour's own differential and
     of `P(another's score) - own` over the others: below 0 a neuron serves no other behaviour as much. Ranks would
-    always find neurons that are shared, or specific; a sign can say that there are none.
+    always find neurons that are shared, or specific; a sign can say that there are none. Of single weights the same,
+    each for itself.
 
     Args:
         aim: What the recipe is for.
         differentials: By behaviour.
         sets: Scores of each behaviour's samples; only `specific` reads them.
         penalty: P: "raw" (identity) or "abs".
+        granularity: What is selected: of weights' scores a "neuron" is the sum of its row.
 
-    Shape: of several behaviours (F,) a neuron module, of weights too: sums of a neuron's row.
+    Returns:
+        The contrast; where the differentials are lazy, so is this: one module of one behaviour after the other.
+
+    Shape: of several behaviours (F,) a neuron module; with granularity "weight" as the scores.
     Units: logits or nats per sample, as the scores.
     """
     own = [differentials[name] for name in aim.behaviours]
     if aim.kind == "each":
         return own[0]
-    contrast: dict[str, Tensor] = {}
-    for module in neuron_modules(own[0]).values():
-        rows = torch.stack([_rows(one, module) for one in own])
+    is_neuron = granularity == "neuron"
+
+    def of(scores: ScoreSet, name: str) -> Tensor:
+        return (scores.summary(name).rows if is_neuron else scores.scores[name]).double()
+
+    def contrast(name: str) -> Tensor:
+        parts: Iterable[Tensor] = (of(one, name) for one in own)
+        if aim.kind == "all":
+            return reduce(torch.add, parts) / len(own)
         if aim.kind == "specific":
-            score = _rows(sets[aim.behaviours[0]], module)
-            others = torch.stack([PENALTIES[penalty](_rows(sets[name], module)) for name in aim.others])
-            rows = torch.cat([rows, others - score])
-        contrast[module] = rows.mean(0) if aim.kind == "all" else rows.amax(0)
-    return ScoreSet(contrast, _manifest(aim, own, sets))
+            score = of(sets[aim.behaviours[0]], name)
+            parts = chain(parts, (PENALTIES[penalty](of(sets[other], name)) - score for other in aim.others))
+        return reduce(torch.maximum, parts)
 
-
-def _rows(scores: ScoreSet, module: str) -> Tensor:
-    return scores.summary(module).rows.double()
+    shapes = own[0].shapes
+    if is_neuron:
+        shapes = {name: shapes[name][:1] for name in neuron_modules(own[0]).values()}
+    scores = LazyScores(shapes, contrast)
+    return ScoreSet(scores if isinstance(own[0].scores, LazyScores) else dict(scores), _manifest(aim, own, sets))
 
 
 def _manifest(aim: Aim, own: Sequence[ScoreSet], sets: Mapping[str, ScoreSet]) -> Manifest:

@@ -4,9 +4,11 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sparc3_lightning.models.families import FAMILIES, Family
@@ -99,6 +101,12 @@ def rank_neurons(
         rank = torch.cat(ranks)
         order = order[torch.sort(rank[order], stable=True).indices]
     return layer[order], index[order], score[order]
+
+
+def first_of(ranking: tuple[Tensor, Tensor, Tensor], k: int) -> dict[int, NDArray[np.integer[Any]]]:
+    """The first k neurons of a ranking, by layer."""
+    layers, indices = ranking[0][:k].numpy(), ranking[1][:k].numpy()
+    return {layer: indices[layers == layer] for layer in np.unique(layers).tolist()}
 
 
 def select_neurons(

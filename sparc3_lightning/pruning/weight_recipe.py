@@ -102,6 +102,10 @@ class WeightRecipe:
         """How many weights go."""
         return sum(map(len, self.weights.values()))
 
+    def per_layer(self) -> Mapping[str, Integers]:
+        """Weight indices of each linear layer that loses any, ascending."""
+        return self.weights
+
     @property
     def num_layers(self) -> int:
         """Linear layers that lose a weight."""

@@ -1,9 +1,9 @@
-"""Several behaviours of one run, as tables: what each recipe does, and how far their neurons agree."""
+"""Several behaviours of one run, as tables: what each recipe does, and how far their neurons or weights agree."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparc3_lightning.report.rows import Table, kind_of
+from sparc3_lightning.report.rows import Table, kind_of, of_weights, what_went
 from sparc3_lightning.wording import MISSING, p_value, percent, signed, spoken
 
 Row = Mapping[str, Any]
@@ -13,7 +13,7 @@ _BY_RECIPE = "recipe"
 
 def recipe_table(recipes: Sequence[Row]) -> Table:
     """What every recipe does: a row each, a column a measure; of the attribute that decides only what decides."""
-    decides = {kind_of(row["column"]) for row in recipes if row["role"] == "behaviour"}
+    what, decides = what_went(recipes[0]), {kind_of(row["column"]) for row in recipes if row["role"] == "behaviour"}
     shown = dict.fromkeys(
         row["column"]
         for row in recipes
@@ -24,16 +24,16 @@ def recipe_table(recipes: Sequence[Row]) -> Table:
     for row in recipes:
         found.setdefault(row["recipe"], {})[row["column"]] = row
     cells = [
-        [name, f"{next(iter(rows.values()))['num_neurons']}", *(_change(rows.get(column)) for column in shown)]
+        [name, f"{next(iter(rows.values()))[f'num_{what}']:,}", *(_change(rows.get(column)) for column in shown)]
         for name, rows in found.items()
     ]
     has_control = any(row["p_against_control"] is not None for row in recipes)
-    beside = " and against random neurons of the same layers" if has_control else ""
+    beside = f" and against random {what} of the same layers" if has_control else ""
     note = (
         "Change against the baseline, of a figure below 0 the difference. *: significant against it, corrected over "
         f"the recipes (Holm){beside}, at {ALPHA:g}. Each recipe's directory has its intervals and its page."
     )
-    return Table(["recipe", "neurons", *map(spoken, shown)], cells, note, "Behaviours side by side")
+    return Table(["recipe", what, *map(spoken, shown)], cells, note, "Behaviours side by side")
 
 
 def _change(row: Row | None) -> str:
@@ -47,13 +47,14 @@ def _change(row: Row | None) -> str:
 
 
 def overlap_table(overlaps: Sequence[Row]) -> Table:
-    """How far every two behaviours agree: a row a pair and number of neurons."""
-    head = ["behaviours", "neurons", "shared", "by chance", "enrichment", "Jaccard", "p (Holm)", "correlation",
+    """How far every two behaviours agree: a row a pair and number of neurons, or weights."""
+    what = what_went(overlaps[0])
+    head = ["behaviours", what, "shared", "by chance", "enrichment", "Jaccard", "p (Holm)", "correlation",
             "shared texts"]  # fmt: skip
     rows = [
         [
             f"{row['first']}, {row['second']}",
-            "recipes" if row["what"] == _BY_RECIPE else f"first {row['num_neurons']:,}",
+            "recipes" if row["what"] == _BY_RECIPE else f"first {row[f'num_{what}']:,}",
             f"{row['num_shared']:,}",
             f"{row['expected']:.2g}",
             f"{row['enrichment']:.3g} x",
@@ -64,10 +65,11 @@ def overlap_table(overlaps: Sequence[Row]) -> Table:
         ]
         for row in overlaps
     ]
+    over = "the sums of all rows of weights" if of_weights(overlaps[0]) else "all neurons"
     note = (
-        "Shared: of the first neurons by both differentials, or of both recipes. By chance, and p: as random neurons "
+        f"Shared: of the first {what} by both differentials, or of both recipes. By chance, and p: as random {what} "
         "would share (hypergeometric, corrected over the pairs). Correlation: Spearman's, of the differentials over "
-        "all neurons. Behaviours that are contrasted with the same general samples agree for that alone, and for every "
+        f"{over}. Behaviours that are contrasted with the same general samples agree for that alone, and for every "
         "text that both were attributed on."
     )
-    return Table(head, rows, note, "Do the behaviours share neurons?")
+    return Table(head, rows, note, f"Do the behaviours share {what}?")

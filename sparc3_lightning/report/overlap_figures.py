@@ -1,4 +1,4 @@
-"""Figures of selections that share neurons: of a sweep's methods, or of several behaviours."""
+"""Figures of selections that share neurons, or weights: of a sweep's methods, or of several behaviours."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from sparc3_lightning.pruning.recipe import NEURONS
 from sparc3_lightning.report.figures import Picture, new_figure, plain_axes
+from sparc3_lightning.report.rows import what_went
 
 if TYPE_CHECKING:  # `report` loads no torch
     from sparc3_lightning.runs.results import Results
@@ -16,20 +18,27 @@ Row = Mapping[str, Any]
 
 def behaviour_pictures(results: "Results") -> Iterator[Picture]:
     """The pictures of a run of several behaviours; none of any other."""
-    found = results.get("behaviours")
-    sizes = dict.fromkeys(row["num_neurons"] for row in found["overlaps"] if row["num_neurons"]) if found else ()
-    for k in sizes:
-        assert found is not None
-        rows = [{**row, "p_value": row["p_holm"]} for row in found["overlaps"] if row["num_neurons"] == k]
+    by_size: dict[int, list[Row]] = {}
+    for row in results["behaviours"]["overlaps"] if "behaviours" in results else []:
+        if k := row[f"num_{what_went(row)}"]:
+            by_size.setdefault(k, []).append({**row, "p_value": row["p_holm"]})
+    for k, rows in by_size.items():
+        first = f"{k} {what_went(rows[0])}"
         yield Picture(
             f"behaviours_overlap_{k}",
-            overlap_figure(rows, k),
-            f"How far the behaviours agree on their first {k} neurons: those that both have, of those that either has.",
+            overlap_figure(rows, k, what_went(rows[0])),
+            f"How far the behaviours agree on their first {first}: those that both have, of those that either has.",
         )
 
 
-def overlap_figure(rows: Sequence[Row], num_neurons: int) -> Figure:
-    """How far every two selections agree: shared neurons of those in either, with a star where chance is below 1 %."""
+def overlap_figure(rows: Sequence[Row], num: int, what: str = NEURONS) -> Figure:
+    """How far every two selections agree: shared neurons of those in either, with a star where chance is below 1 %.
+
+    Args:
+        rows: Of every two selections.
+        num: How many each holds.
+        what: Neurons or weights.
+    """
     names = list(dict.fromkeys(name for row in rows for name in (row["first"], row["second"])))
     values, words = np.eye(len(names)), np.full((len(names), len(names)), "", dtype=object)
     for row in rows:
@@ -44,5 +53,5 @@ def overlap_figure(rows: Sequence[Row], num_neurons: int) -> Figure:
         axes.text(j, i, word, ha="center", va="center", fontsize=7, color="white" if values[i, j] > 0.55 else "black")
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
     axes.set_yticks(range(len(names)), names)
-    plain_axes(axes, f"Shared neurons at {num_neurons} (Jaccard; *: p < 0.01)", "", "")
+    plain_axes(axes, f"Shared {what} at {num} (Jaccard; *: p < 0.01)", "", "")
     return figure

@@ -39,7 +39,7 @@ _FILES = {
     "pruned_weights.json": "the weights removed (the recipe), with their indices in the file beside it",
     "recipes": "each recipe of several behaviours, with all that came of it",
     "behaviours.csv": "what each recipe does to every measure",
-    "behaviours_overlap.csv": "how far the behaviours share neurons",
+    "behaviours_overlap.csv": "how far the behaviours agree",
     "screen.csv": "what removing each candidate alone does",
     "screen_methods.csv": "which method's scores predict it",
     "scores": "scores of every reference set",
@@ -80,7 +80,7 @@ def print_predictions(found: "PredictionsResult", console: Console | None = None
 
 
 def print_overlaps(overlaps: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
-    """Print how far several behaviours agree on their neurons."""
+    """Print how far several behaviours agree on their neurons, or weights."""
     print_rows(overlap_table(overlaps), console or rich.get_console())
 
 

@@ -5,22 +5,16 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.pruning.circuits import Order
-from sparc3_lightning.pruning.recipe import Recipe
-from sparc3_lightning.pruning.select import Scope, neuron_scores, rank_neurons
+from sparc3_lightning.pruning.select import Scope, first_of, num_neurons_of, rank_neurons
 from sparc3_lightning.pruning.select_weights import extreme_weights
-from sparc3_lightning.pruning.weight_recipe import AnyRecipe, Integers, WeightRecipe
+from sparc3_lightning.pruning.weight_recipe import AnyRecipe, WeightRecipe
 from sparc3_lightning.runs.run import Run
 from sparc3_lightning.scoring.combine import Penalty, contrasts, differential, differential_strength, seed_variation
 from sparc3_lightning.scoring.lazy import LazyScores, count_scores
 from sparc3_lightning.scoring.score_set import ScoreSet
-
-Members = Mapping[Any, Sequence[int] | Integers]
-"""A selection: by layer the indices of neurons, or by name of a linear layer those of single weights, each once."""
+from sparc3_lightning.statistics.p_values import Members, num_common, num_members
 
 _MEANING = {
     "coefficient_of_variation": (
@@ -143,7 +137,7 @@ def _num_competing(behaviour: ScoreSet, recipe: AnyRecipe) -> int:
     """Neurons, or weights, that a selection is made of."""
     if isinstance(recipe, WeightRecipe):
         return recipe.num_scored
-    return sum(len(score) for score in neuron_scores(behaviour).values())
+    return num_neurons_of(behaviour)
 
 
 def pairwise_overlap(chosen: Mapping[str, Members]) -> dict[str, Any]:
@@ -159,16 +153,15 @@ def pairwise_overlap(chosen: Mapping[str, Members]) -> dict[str, Any]:
 
 
 def _share_common(first: Members, second: Members) -> float:
-    """Share of the first's members that the second has too; weights are too many for a set of them."""
-    common = [np.intersect1d(first[place], second[place], assume_unique=True) for place in first.keys() & second.keys()]
-    return sum(map(len, common)) / sum(map(len, first.values()))
+    """Share of the first's members that the second has too."""
+    return num_common(first, second) / num_members(first)
 
 
 def _top(score_set: ScoreSet, recipe: AnyRecipe) -> Members:
     """As many neurons, or weights, as the recipe's with the highest scores; ties go to the lower (layer, index)."""
     if isinstance(recipe, WeightRecipe):
         return _extreme_weights(score_set, recipe, "highest")
-    return _first(rank_neurons(score_set, highest_first=True), recipe.num)
+    return first_of(rank_neurons(score_set, highest_first=True), recipe.num)
 
 
 def _extreme_weights(
@@ -203,12 +196,7 @@ def _own_selection(
         assert seeds is not None
         rows[name] = seeds.own_rows[place]
     scope: Scope = recipe.options.get("scope", "global")
-    return _first(rank_neurons(ScoreSet(rows, behaviour.manifest), scope), recipe.num)
-
-
-def _first(ranking: tuple[Tensor, Tensor, Tensor], k: int) -> Members:
-    layers, indices = ranking[0][:k].numpy(), ranking[1][:k].numpy()
-    return {layer: indices[layers == layer] for layer in np.unique(layers).tolist()}
+    return first_of(rank_neurons(ScoreSet(rows, behaviour.manifest), scope), recipe.num)
 
 
 def _neuron_modules(score_set: ScoreSet) -> list[str]:
@@ -245,8 +233,7 @@ def _length_matched(run: Run, behaviour: ScoreSet, recipe: AnyRecipe, is_finite:
     overlap, others = None, {*run.general} - matched.keys()
     if matched and others and is_finite and all(map(math.isfinite, (one.total for one in matched.values()))):
         contrast = differential([*matched.values()], behaviour, *_penalty(recipe))
-        chosen = recipe.per_layer() if isinstance(recipe, Recipe) else recipe.weights
-        overlap = _share_common(chosen, _candidates(contrast, recipe))
+        overlap = _share_common(recipe.per_layer(), _candidates(contrast, recipe))
     return {"matched_sets": [*matched], "matched_overlap": overlap}
 
 
@@ -256,7 +243,7 @@ def _candidates(contrast: ScoreSet, recipe: AnyRecipe) -> Members:
     if isinstance(recipe, WeightRecipe):
         return _extreme_weights(contrast, recipe, share=recipe.options["sparsity"] if screen else None)
     num = screen["num_candidates"] if screen else recipe.num
-    return _first(rank_neurons(contrast, recipe.options.get("scope", "global")), num)
+    return first_of(rank_neurons(contrast, recipe.options.get("scope", "global")), num)
 
 
 def _scope(score_set: ScoreSet) -> str:

@@ -48,7 +48,7 @@ class Run:
         aims: What its recipes are for.
         parts: Where the run has several behaviours, by name of each recipe a run of that recipe alone: scores, baseline
             and times are the run's. What the run itself has of one recipe is the first's.
-        comparison: Rows of how far the behaviours' neurons agree, where there are several behaviours.
+        comparison: Rows of how far the behaviours' neurons (or weights) agree, where there are several behaviours.
         num_done: By number of the reference set, batches that were attributed before the run was interrupted.
     """
 

@@ -65,9 +65,7 @@ def save_together(
             stack.close()
 
         from_rank_zero(complete)
-    if not isinstance(part.scores, LazyScores):
-        return score_set
-    return ScoreSet.open(directory, check_files=False, known=part.scores.known)
+    return part.reopened(directory)
 
 
 def share_summaries(sets: Sequence[ScoreSet]) -> None:

@@ -167,6 +167,12 @@ class ScoreSet:
             files.append(write_file(directory, number, num, scores))
         return files
 
+    def reopened(self, directory: Path) -> "ScoreSet":
+        """The set to go on with once it is written: a lazy one reads what it made from there, any other is itself."""
+        if not isinstance(self.scores, LazyScores):
+            return self
+        return ScoreSet.open(directory, check_files=False, known=self.scores.known)
+
     @property
     def _sign(self) -> str | None:
         # A differential of abs scores is negative where it matters.

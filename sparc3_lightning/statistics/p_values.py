@@ -20,6 +20,9 @@ from torch import Tensor
 
 from sparc3_lightning.statistics.intervals import Interval, block_rows
 
+Members = Mapping[Any, Sequence[int] | NDArray[np.integer[Any]]]
+"""A selection: by layer the indices of neurons, or by name of a linear layer those of single weights, each once."""
+
 # Changes that scipy's signed-rank test counts exactly though some tie.
 _FEW = 13
 
@@ -250,9 +253,9 @@ class Overlap:
     """How far two selections agree.
 
     Attributes:
-        num_shared: Neurons in both.
-        jaccard: Shared neurons, of those in either.
-        expected: Shared neurons of two random selections of these sizes.
+        num_shared: Neurons, or weights, in both.
+        jaccard: Those shared, of those in either.
+        expected: Those that two random selections of these sizes share.
         p_value: Chance that random selections share at least as many; hypergeometric.
     """
 
@@ -262,10 +265,20 @@ class Overlap:
     p_value: float
 
 
-def overlap(first: Sequence[tuple[int, int]], second: Sequence[tuple[int, int]], num_neurons: int) -> Overlap:
-    """How far two selections, of a model of `num_neurons`, agree."""
-    ours, theirs = set(first), set(second)
-    return overlap_of(len(ours), len(theirs), len(ours & theirs), num_neurons)
+def num_members(selection: Members) -> int:
+    """How many a selection holds."""
+    return sum(map(len, selection.values()))
+
+
+def num_common(first: Members, second: Members) -> int:
+    """How many two selections share; weights are too many for a set of them."""
+    places = first.keys() & second.keys()
+    return sum(len(np.intersect1d(first[place], second[place], assume_unique=True)) for place in places)
+
+
+def overlap(first: Members, second: Members, total: int) -> Overlap:
+    """How far two selections, of so many in all, agree."""
+    return overlap_of(num_members(first), num_members(second), num_common(first, second), total)
 
 
 def overlap_of(num_first: int, num_second: int, num_shared: int, total: int) -> Overlap:
@@ -275,9 +288,7 @@ def overlap_of(num_first: int, num_second: int, num_shared: int, total: int) -> 
     return Overlap(num_shared, jaccard, num_first * num_second / total, p_value)
 
 
-def pairwise_overlaps(
-    selections: Mapping[str, Sequence[tuple[int, int]]], num_neurons: int
-) -> dict[tuple[str, str], Overlap]:
-    """How far every two selections, of a model of `num_neurons`, agree; by their names."""
+def pairwise_overlaps(selections: Mapping[str, Members], total: int) -> dict[tuple[str, str], Overlap]:
+    """How far every two selections, of so many in all, agree; by their names."""
     pairs = combinations(selections, 2)
-    return {(one, other): overlap(selections[one], selections[other], num_neurons) for one, other in pairs}
+    return {(one, other): overlap(selections[one], selections[other], total) for one, other in pairs}

@@ -144,7 +144,7 @@ def overlap_rows(planned: Sequence[PlannedCell], candidates: Candidates, num_neu
             of_seeds |= {name: replace(candidates, general=[name]).select(cell) for name in candidates.general}
     rows = []
     for (what, scope, k), recipes in groups.items():
-        found = pairwise_overlaps({key: recipe.neurons for key, recipe in recipes.items()}, num_neurons)
+        found = pairwise_overlaps({key: recipe.per_layer() for key, recipe in recipes.items()}, num_neurons)
         for (first, second), shared in found.items():
             rows.append({"what": what, "scope": scope, "num_neurons": k, "first": first, "second": second,
                          **vars(shared)})  # fmt: skip

@@ -2,14 +2,16 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from callbacks import EvaluationCallback, PruningCallback, RelevanceCallback, ScoreWriter
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.samples import TextSet
-from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.pruning.weight_recipe import load_recipe
 from sparc3_lightning.scoring.score_set import ScoreSet
+from sparc3_lightning.statistics.p_values import num_common
 from sparc3_lightning.trials.screening import Screen
 from tests.distributed.jobs import Case, FixedPrompts, FixedText, SameWeights, make_module, make_trainer, predict
 from tests.distributed.test_screen import FixedWords, PriceText
@@ -18,15 +20,17 @@ from tests.runs import read, written
 from tests.tiny_files import save_tiny_model
 
 RECIPES = ["all", "insult", "shared", "specific_to_threat", "threat"]
-CASES = [("neuron", "replicated", 2), ("neuron", "sharded", 2), ("weight", "sharded", 2)]
+SINGLE = "single weights"
+CASES = [("neuron", "replicated", 2), ("neuron", "sharded", 2), ("weight", "sharded", 2), (SINGLE, "sharded", 2)]
 
 
 def several(model: str, granularity: str, strategy: str, home: str) -> None:
-    """A recipe of every kind; of neurons each is screened, and what it does is measured."""
-    is_screened = granularity == "neuron"
+    """A recipe of every kind; of neurons, or of single weights, each is screened, and what it does is measured."""
+    number: dict[str, Any] = {"sparsity": 0.05} if granularity == SINGLE else {"num_neurons": 4}
+    is_screened, granularity = granularity != "weight", granularity.replace(SINGLE, "weight")
     screen = Screen(num_candidates=30, price_weight=0.1, num_price_tokens=60) if is_screened else None
     pruning = PruningCallback(
-        4, general_penalty="abs", screen=screen, recipes=["each", "shared", "all"], specific_to=["threat"]
+        **number, general_penalty="abs", screen=screen, recipes=["each", "shared", "all"], specific_to=["threat"]
     )
     texts: dict[str, TextSet] = {"text": PriceText()}
     behaviours = {"insult": FixedWords(1), "threat": FixedWords(2)}
@@ -44,7 +48,7 @@ def several(model: str, granularity: str, strategy: str, home: str) -> None:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("behaviours")
     save_tiny_model(directory / "model")
-    for granularity in ("neuron", "weight"):
+    for granularity in ("neuron", "weight", SINGLE):
         run_distributed(several, 1, str(directory / "model"), granularity, "replicated", str(directory / granularity))
     return directory
 
@@ -67,8 +71,9 @@ def test_the_same_recipes_and_files(granularity: str, strategy: str, world_size:
     assert files(found) == files(wanted)
     assert sorted(path.name for path in (found / "recipes").iterdir()) == RECIPES
     for name in RECIPES:
-        recipe, recipe_wanted = (Recipe.load(directory / "recipes" / name) for directory in (found, wanted))
-        assert recipe.neurons == recipe_wanted.neurons
+        recipe, recipe_wanted = (load_recipe(directory / "recipes" / name) for directory in (found, wanted))
+        assert recipe.candidates == recipe_wanted.candidates
+        assert num_common(recipe.per_layer(), recipe_wanted.per_layer()) == recipe.num == recipe_wanted.num
         scores, scores_wanted = (ScoreSet.load(path / "scores" / "differential" / name) for path in (found, wanted))
         for module, score in scores_wanted.scores.items():
             assert (scores.scores[module] - score).abs().max() <= 1e-6 * score.abs().max()

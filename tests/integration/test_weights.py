@@ -193,10 +193,10 @@ def test_a_run_that_failed_after_its_screen_goes_on_there(run: Path, tmp_path: P
     assert read(first / "pruned_eval.json")["columns"] == read(run / "pruned_eval.json")["columns"]
 
 
-def variant(tmp_path: Path, config: str = TINY, pruning: dict[str, object] | None = None, **model: object) -> Path:
-    content = read(ROOT / config)
+def variant(tmp_path: Path, pruning: dict[str, object], **model: object) -> Path:
+    content = read(ROOT / TINY)
     callbacks = {one["class_path"]: one for one in content["trainer"]["callbacks"]}
-    callbacks["callbacks.PruningCallback"]["init_args"] = pruning or {}
+    callbacks["callbacks.PruningCallback"]["init_args"] = pruning
     content["model"] |= model
     (tmp_path / "variant.yaml").write_text(yaml.safe_dump(content))
     return tmp_path / "variant.yaml"
@@ -234,11 +234,4 @@ def select_own(run: Path, general: str) -> WeightRecipe:
 def test_what_cannot_be(pruning: dict[str, object], model: dict[str, object], said: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=said):
         command("predict", variant(tmp_path, pruning=pruning, **model), tmp_path)
-    assert not [name for name in written(tmp_path) if "manifest.json" in name], "before attribution"
-
-
-def test_several_behaviours_are_refused(tmp_path: Path) -> None:
-    config = variant(tmp_path, "configs/tiny/behaviours.yaml", {"sparsity": 0.01}, granularity="weight")
-    with pytest.raises(ValueError, match=r"`sparsity` takes one behaviour, got recipes \["):
-        command("predict", config, tmp_path)
     assert not [name for name in written(tmp_path) if "manifest.json" in name], "before attribution"

@@ -5,7 +5,9 @@ import torch
 
 from sparc3_lightning.pruning.aims import Aim, aimed_contrast, aims_of
 from sparc3_lightning.pruning.select import select_neurons
+from sparc3_lightning.pruning.select_weights import select_weights
 from sparc3_lightning.scoring.combine import differential
+from sparc3_lightning.scoring.lazy import LazyScores
 from sparc3_lightning.scoring.score_set import ScoreSet
 from tests.unit.evaluation.fake_run import make_set, module
 
@@ -74,6 +76,52 @@ def test_a_neuron_of_weights_is_its_row(sets: dict[str, ScoreSet]) -> None:
     }
     aim = Aim("shared", "shared", ("insult", "threat"), ())
     assert aimed_contrast(aim, weights, {}).scores[module(0)].tolist() == [-2.0, 2.0]
+
+
+WEIGHTS = {
+    "ordinary": [[1.0, 1.0], [1.0, 1.0]], "insult": [[4.0, 0.0], [-2.0, 3.0]], "threat": [[1.0, 3.0], [-3.0, 4.0]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "scores"),
+    [
+        # The differentials are -3, 1, 3, -2 and 0, -2, 4, -3.
+        ("all", [[-1.5, -0.5], [3.5, -2.5]]),
+        ("shared", [[0.0, 1.0], [4.0, -2.0]]),
+        # The highest of insult's own and of |threat| - insult, which is -3, 3, 5, 1.
+        ("specific", [[-3.0, 3.0], [5.0, 1.0]]),
+    ],
+)
+@pytest.mark.parametrize("is_lazy", [False, True])
+def test_single_weights_are_each_for_themselves(kind: str, scores: list[list[float]], is_lazy: bool) -> None:
+    """Of lazy scores one module of one set is made at a time, and only when the contrast is asked for it."""
+    made: list[str] = []
+    names = [module(0), "lm_head"]
+
+    def of(name: str) -> ScoreSet:
+        found = make_set(name, torch.tensor([WEIGHTS[name]]), num_samples=4, num_tokens=40, sign="signed")
+
+        def get(layer: str) -> torch.Tensor:
+            made.append(f"{name} {layer}")
+            return torch.tensor(WEIGHTS[name]) * (2 if layer == "lm_head" else 1)
+
+        lazy = LazyScores(dict.fromkeys(names, (2, 2)), get)
+        return ScoreSet(lazy if is_lazy else dict(lazy), found.manifest)
+
+    sets = {name: of(name) for name in WEIGHTS}
+    behaviours = ["insult", "threat"]
+    contrasts = {name: differential(sets["ordinary"], sets[name], general_penalty="abs") for name in behaviours}
+    is_specific = kind == "specific"
+    aim = Aim("one", kind, ("insult",) if is_specific else ("insult", "threat"), (), ("threat",) * is_specific)
+    made.clear()
+    found = aimed_contrast(aim, contrasts, sets, "abs", granularity="weight")
+    assert isinstance(found.scores, LazyScores) == is_lazy
+    assert made == []
+    assert found.scores[module(0)].tolist() == scores
+    assert not [one for one in made if "lm_head" in one]
+    assert found.scores["lm_head"].tolist() == [[2 * score for score in row] for row in scores], "no neuron's, either"
+    assert select_weights(found, 0.25).options["recipe"] == kind
 
 
 def test_recipes_in_the_order_asked() -> None:

@@ -11,7 +11,7 @@ from sparc3_lightning.statistics.p_values import Overlap, holm, overlap
 def shared_by(shared: int, population: int, first: int, second: int) -> Overlap:
     """Two selections with so many neurons in common."""
     ours, theirs = range(first), range(first - shared, first - shared + second)
-    return overlap([(0, n) for n in ours], [(0, n) for n in theirs], population)
+    return overlap({0: ours}, {0: theirs}, population)
 
 
 @pytest.mark.parametrize(("population", "first", "second"), [(8, 3, 4), (8, 5, 6), (7, 7, 2), (6, 2, 2)])
@@ -30,7 +30,7 @@ def test_its_chance_in_a_large_model() -> None:
 
 
 def test_overlap() -> None:
-    found = overlap([(0, 1), (0, 2), (1, 5)], [(1, 5), (0, 1), (1, 9), (1, 8)], 48)
+    found = overlap({0: [1, 2], 1: [5]}, {1: [5, 9, 8], 0: [1]}, 48)
     assert (found.num_shared, found.jaccard, found.expected) == (2, 2 / 5, 3 * 4 / 48)
     assert found.p_value == pytest.approx(sum(comb(3, n) * comb(45, 4 - n) for n in (2, 3)) / comb(48, 4))
 

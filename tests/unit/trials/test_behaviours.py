@@ -11,6 +11,7 @@ import torch
 
 from sparc3_lightning.pruning.aims import Aim
 from sparc3_lightning.pruning.recipe import Recipe
+from sparc3_lightning.pruning.select_weights import select_weights
 from sparc3_lightning.report.behaviour_tables import overlap_table, recipe_table
 from sparc3_lightning.report.overlap_figures import behaviour_pictures
 from sparc3_lightning.scoring.combine import differential
@@ -63,6 +64,66 @@ def test_recipes_are_compared_where_a_screen_chose_them(differentials: dict[str,
     assert (row["what"], row["num_neurons"], row["first"], row["second"]) == ("recipe", None, "a", "c")
     assert (row["num_shared"], row["jaccard"], row["expected"]) == (1, 1 / 4, 2 * 3 / 8)
     assert row["correlation"] == pytest.approx(-1.0)
+
+
+def weights_of(*scores: list[float]) -> ScoreSet:
+    """Differential scores of single weights: of one neuron's row of two layers' up_proj, and of two rows of lm_head."""
+    made = make_set("made", torch.tensor([scores[0], scores[1]])[:, None], 4, 40, sign="signed")
+    return ScoreSet({**made.scores, "lm_head": torch.tensor([scores[2], scores[3]])}, made.manifest)
+
+
+@pytest.fixture(scope="module")
+def of_weights() -> dict[str, ScoreSet]:
+    """Twelve weights: a and b share one of their three lowest, a and c two; no row's sum decides."""
+    return {
+        "a": weights_of([-5.0, 1.0, 1.0], [9.0, -4.0, 1.0], [0.0, -3.0, 8.0], [1.0, 1.0, 1.0]),
+        "b": weights_of([-5.0, 1.0, 1.0], [9.0, 4.0, -4.5], [0.0, 3.0, 8.0], [1.0, 1.0, -4.0]),
+        "c": weights_of([-5.0, 1.0, 1.0], [9.0, -4.0, 1.0], [0.0, 3.0, 8.0], [1.0, 1.0, -4.0]),
+    }
+
+
+def test_first_weights_are_compared_pair_by_pair(of_weights: dict[str, ScoreSet]) -> None:
+    rows = compare_behaviours(of_weights, [], sparsity=3 / 12, shared_texts={("b", "c"): 2})
+    assert [(row["what"], row["num_weights"], row["first"], row["second"]) for row in rows] == [
+        ("differential", 3, *pair) for pair in combinations("abc", 2)
+    ]
+    assert [row["num_shared"] for row in rows] == [1, 2, 2]
+    assert [row["jaccard"] for row in rows] == [1 / 5, 2 / 4, 2 / 4]
+    assert [row["expected"] for row in rows] == [3 * 3 / 12] * 3
+    at_least_two = (comb(3, 2) * 9 + 1) / comb(12, 3)
+    assert rows[1]["p_value"] == pytest.approx(at_least_two)
+    assert rows[1]["enrichment"] == pytest.approx(2 / 0.75)
+    assert rows[1]["p_holm"] == pytest.approx(3 * at_least_two)
+    # Sums of rows, in any one order: -3, 6, 5, 3 against -3, 8.5, 11, -2 and -3, 6, 11, -2.
+    assert rows[0]["correlation"] == pytest.approx(1 - 6 * (0 + 1 + 1 + 0) / (4 * 15))
+    assert [row["num_shared_texts"] for row in rows] == [0, 0, 2]
+    assert not {"num_neurons"} & rows[0].keys()
+
+
+def test_recipes_of_weights_are_compared_and_every_layer_gives_its_share(of_weights: dict[str, ScoreSet]) -> None:
+    recipes = {name: select_weights(of_weights[name], 0.25) for name in "ab"}
+    row = compare_behaviours(of_weights, [], "layer", recipes, sparsity=1 / 3)[-1]
+    assert (row["what"], row["num_weights"], row["num_shared"], row["expected"]) == ("recipe", None, 1, 0.75)
+    by_layer = compare_behaviours(of_weights, [], "layer", sparsity=1 / 3)
+    # One of each block and two of lm_head: a's [0, 1], b's [0, 5], c's [0, 5] there.
+    assert [(row["num_weights"], row["num_shared"]) for row in by_layer] == [(4, 2), (4, 3), (4, 3)]
+
+
+def test_tables_and_figures_speak_of_weights(of_weights: dict[str, ScoreSet]) -> None:
+    rows = compare_behaviours(of_weights, [], recipes={}, sparsity=0.25)
+    table = overlap_table(rows)
+    assert (table.title, table.head[1]) == ("Do the behaviours share weights?", "weights")
+    assert table.rows[1][:6] == ["a, c", "first 3", "2", "0.75", "2.67 x", "0.50"]
+    results = {name: {**found(0.01, against=0.01), "selection": {"num_weights": 40_253}} for name in "ab"}
+    side_by_side = recipe_table(recipe_rows(results, AIMS))
+    assert side_by_side.head[:2] == ["recipe", "weights"]
+    assert [row[:2] for row in side_by_side.rows] == [["a", "40,253"], ["b", "40,253"]]
+    (picture,) = behaviour_pictures({"behaviours": {"overlaps": rows, "recipes": []}})  # type: ignore[typeddict-item]
+    assert picture.name == "behaviours_overlap_3"
+    assert "Shared weights at 3" in picture.figure.axes[0].get_title(loc="left") + picture.figure.axes[0].get_title()
+    for told in (table.note, side_by_side.note, picture.caption):
+        assert "weights" in told
+        assert "neurons" not in told
 
 
 def found(
