@@ -230,7 +230,7 @@ class PruningCallback(RunCallback):
         """How far the behaviours agree, on rank 0."""
         run, samples = module.run, module.data.reference_samples
         sizes, recipes = set[int](), dict[str, AnyRecipe]()
-        if self.num_neurons is not None:  # a screen's candidates are as many, but of weights rows
+        if self.num_neurons is not None:  # of weights a screen's candidates are rows
             sizes = {self.num_neurons, self.num_neurons if self.screen is None else self.screen.num_candidates}
         if self.screen is not None:
             recipes = {name: one.recipe for name, one in run.parts.items() if name in found and one.recipe is not None}
