@@ -26,7 +26,14 @@ from sparc3_lightning.pruning.masks import check_sparsity
 from sparc3_lightning.pruning.passages import Passage
 from sparc3_lightning.pruning.save import save_pruned_model
 from sparc3_lightning.pruning.screen import ScreenData, Screened
-from sparc3_lightning.pruning.select import SCOPES, Scope, check_num_neurons, scores_of, select_neurons
+from sparc3_lightning.pruning.select import (
+    SCOPES,
+    Scope,
+    check_num_neurons,
+    scores_of,
+    select_candidates,
+    select_neurons,
+)
 from sparc3_lightning.pruning.select_weights import SPARSITY_KEY, row_scores, select_weights
 from sparc3_lightning.pruning.weight_recipe import AnyRecipe, WeightRecipe
 from sparc3_lightning.report.terminal import print_overlaps, print_predictions
@@ -221,9 +228,9 @@ class PruningCallback(RunCallback):
             contrast = one.differential = contrast.reopened(contrast.save(home / aim.name))
         if self.sparsity is not None:
             return select_weights(contrast, self.sparsity, self.scope)
-        if self.screen is not None:
-            return select_neurons(contrast, self.screen.num_candidates, self.scope, "screen.num_candidates")
         assert self.num_neurons is not None
+        if self.screen is not None:
+            return select_candidates(contrast, self.screen.num_candidates, self.num_neurons, self.scope)
         return select_neurons(contrast, self.num_neurons, self.scope)
 
     def _compared(self, module: SparC3Module, found: Mapping[str, ScoreSet]) -> list[Row]:

@@ -63,11 +63,18 @@ def joint_effect(unit: str, effect: float, ordinary: float, price: float) -> str
         ordinary: Fall of ordinary words, in nats; not measured beside completions.
         price: Rise of the price text's mean token loss, in nats.
     """
-    beside = f" nats and ordinary words by {ordinary:.3f}" if unit == NATS else ""
+    moves, beside = _falls(effect), ""
+    if unit == NATS:
+        and_too = " and" if _falls(ordinary) == moves else f", {_falls(ordinary)}"
+        beside = f" nats{and_too} ordinary words by {abs(ordinary):.3f}"
     return (
-        f"together they lower {lowered(unit)} by {effect:.3f}{beside}, and raise the price text's perplexity by "
-        f"{math.expm1(price):.2%}."
+        f"together they {moves} {lowered(unit)} by {abs(effect):.3f}{beside}, and {'lower' if price < 0 else 'raise'} "
+        f"the price text's perplexity by {abs(math.expm1(price)):.2%}."
     )
+
+
+def _falls(by: float) -> str:
+    return "raise" if by < 0 else "lower"
 
 
 def visible(text: str) -> str:

@@ -109,16 +109,13 @@ def first_of(ranking: tuple[Tensor, Tensor, Tensor], k: int) -> dict[int, NDArra
     return {layer: indices[layers == layer] for layer in np.unique(layers).tolist()}
 
 
-def select_neurons(
-    scores: ScoreSet, num_neurons: int = 100, scope: Scope = "global", option: str = "num_neurons"
-) -> Recipe:
+def select_neurons(scores: ScoreSet, num_neurons: int = 100, scope: Scope = "global") -> Recipe:
     """The `num_neurons` neurons with the most negative differential score.
 
     Args:
         scores: Differential scores, per neuron or per weight (then a neuron's score is its row sum); or a ranking.
         num_neurons: How many go.
         scope: Where scores compete: "global" over all layers, or "layer" (as many from each layer as k allows).
-        option: What messages call `num_neurons`.
 
     Returns:
         The recipe, most negative neuron first; ties go to the lower (layer, index).
@@ -128,18 +125,46 @@ def select_neurons(
 
     Source: SparC3 (arXiv 2506.13727), Sec. 3; method.md, section 2.
     """
+    recipe = _first_neurons(scores, num_neurons, scope, "num_neurons")
+    _warn_of_general(recipe, scores, num_neurons, "selected neurons")
+    return recipe
+
+
+def select_candidates(scores: ScoreSet, num_candidates: int, num_neurons: int, scope: Scope = "global") -> Recipe:
+    """The neurons that a screen is to remove one at a time, to choose among; otherwise as `select_neurons`.
+
+    A candidate that is not below 0 does no harm: what removing it does decides. So a warning comes only where fewer
+    are below 0 than may be chosen.
+
+    Args:
+        scores: Differential scores.
+        num_candidates: How many are removed alone.
+        num_neurons: How many of them may be chosen.
+        scope: Where scores compete.
+    """
+    recipe = _first_neurons(scores, num_candidates, scope, "screen.num_candidates")
+    _warn_of_general(recipe, scores, num_neurons, "candidates of the screen")
+    return recipe
+
+
+def _warn_of_general(recipe: Recipe, scores: ScoreSet, num_neurons: int, what: str) -> None:
+    """Say that fewer neurons than may go are specific to the behaviour; a ranking has no zero."""
+    num_specific = sum(value < 0 for value in recipe.scores)
+    if num_specific < num_neurons and scores.manifest.get("kind") != "ranking":
+        warnings.warn(
+            f"only {num_specific} of the {recipe.num} {what} are more relevant to {behaviours_of(scores)} than in "
+            "general (differential below 0); choose a smaller `num_neurons`.",
+            stacklevel=3,
+        )
+
+
+def _first_neurons(scores: ScoreSet, num_neurons: int, scope: Scope, option: str) -> Recipe:
+    """The neurons with the most negative scores, as a recipe; `option` is what messages call their number."""
     if scope not in SCOPES:
         raise ValueError(f"`scope` must be one of {SCOPES}, got {scope!r}. Set `PruningCallback.init_args.scope`.")
     layer, index, score = rank_neurons(scores, scope)
     check_num_neurons(num_neurons, len(score), option)
     chosen = sorted(zip(score[:num_neurons].tolist(), layer.tolist(), index.tolist(), strict=False))
-    num_specific = sum(value < 0 for value, _, _ in chosen)
-    if num_specific < num_neurons and scores.manifest.get("kind") != "ranking":
-        warnings.warn(
-            f"only {num_specific} of the {num_neurons} selected neurons are more relevant to {behaviours_of(scores)} "
-            f"than in general (differential below 0); choose a smaller `{option}`.",
-            stacklevel=2,
-        )
     return Recipe(
         neurons=[(number, position) for _, number, position in chosen],
         scores=[value for value, _, _ in chosen],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparc3_lightning.wording import number, p_equals, p_value, percent, task_name
+from sparc3_lightning.wording import NATS, joint_effect, number, p_equals, p_value, percent, task_name
 
 
 def test_numbers() -> None:
@@ -17,6 +17,23 @@ def test_numbers() -> None:
     assert [percent(value) for value in (None, 0.0123, -0.5, 12.0)] == ["-", "+1.2%", "-50.0%", "+1,200%"]
     assert [p_equals(value) for value in (0.0001, 0.0312)] == ["p < 0.001", "p = 0.031"]
     assert [p_value(value) for value in (0.0001, 0.0312, 1.0)] == ["<0.001", "0.031", "1.000"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "figures", "told"),
+    [
+        (NATS, (0.5, 0.02, 0.01), "lower the behaviour's words by 0.500 nats and ordinary words by 0.020, and raise the "
+         "price text's perplexity by 1.01%."),
+        (NATS, (0.5, -0.02, -0.003), "lower the behaviour's words by 0.500 nats, raise ordinary words by 0.020, and "
+         "lower the price text's perplexity by 0.30%."),
+        (NATS, (-0.5, 0.0, 0.0), "raise the behaviour's words by 0.500 nats, lower ordinary words by 0.000, and raise "
+         "the price text's perplexity by 0.00%."),
+        ("toxicity", (0.25, 0.0, -0.003), "lower the mean toxicity of the behaviour's completions by 0.250, and lower "
+         "the price text's perplexity by 0.30%."),
+    ],
+)  # fmt: skip
+def test_what_moves_the_other_way_is_said_to(unit: str, figures: tuple[float, float, float], told: str) -> None:
+    assert joint_effect(unit, *figures) == f"together they {told}"
 
 
 @pytest.mark.parametrize(

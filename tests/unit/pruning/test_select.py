@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparc3_lightning import ScoreSet, attribute, select_neurons
-from sparc3_lightning.pruning.select import neuron_scores, num_neurons_of, rank_neurons
+from sparc3_lightning.pruning.select import neuron_scores, num_neurons_of, rank_neurons, select_candidates
 from sparc3_lightning.scoring.manifest import Manifest
 from tests.tiny import LAYERS, NEURONS, TINY, tiny_samples
 
@@ -114,6 +114,19 @@ def test_warning_where_neurons_matter_less_to_the_behaviour() -> None:
         select_neurons(scores([-1.0, 1.0], inputs={"behaviour": rude}), 2)
     with pytest.warns(UserWarning, match=r"are more relevant to `rude` and `curt` \(shared\) than in general"):
         select_neurons(scores([-1.0, 1.0], inputs={"behaviour": [rude, curt], "recipe": "shared"}), 2)
+
+
+def test_candidates_of_a_screen_need_only_as_many_specific_ones_as_may_be_chosen() -> None:
+    """What removing the others does decides: that they are general is no harm."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        candidates = select_candidates(SOME, 6, num_neurons=5)
+    with pytest.warns(UserWarning, match="are more relevant to"):
+        assert candidates == select_neurons(SOME, 6)
+    with pytest.warns(UserWarning, match="only 5 of the 8 candidates of the screen are .* a smaller `num_neurons`"):
+        select_candidates(SOME, 8, num_neurons=6)
+    with pytest.raises(ValueError, match=r"`screen\.num_candidates` must be between 1 and 8, got 9\. Set `Pruning"):
+        select_candidates(SOME, 9, num_neurons=6)
 
 
 def test_recipe_says_where_it_comes_from() -> None:
