@@ -323,7 +323,7 @@ def _compare(options: argparse.Namespace) -> None:
     """Show runs side by side: what was measured, how neurons were chosen, and what differs in their configs."""
     from rich.console import Console
 
-    from sparc3_lightning.report.side_by_side import check_output, compare_runs, read_runs, write_comparison
+    from sparc3_lightning.report.side_by_side import check_output, compare_runs, fitted, read_runs, write_comparison
     from sparc3_lightning.report.terminal import print_rows
 
     if options.output is not None:
@@ -331,7 +331,7 @@ def _compare(options: argparse.Namespace) -> None:
         _refuse_existing(options.output, "--output")
     tables = compare_runs(read_runs(options.runs))
     console = Console(markup=False, emoji=False, highlight=False)
-    for table in tables:
+    for table in [*tables[:-1], fitted(tables[-1], console.width)]:
         print_rows(table, console)
     if options.output is not None:
         print(f"tables: {write_comparison(tables, options.output)}")

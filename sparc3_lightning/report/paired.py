@@ -1,9 +1,9 @@
 """What `test` has measured of models, each paired with the first: the same prompts, noise and text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sparc3_lightning.files import read_json
 from sparc3_lightning.report.rows import HIDDEN
@@ -22,11 +22,15 @@ def evaluation_files(run_dir: Path) -> list[Path]:
     return [path for name in ("baseline", "pruned") if (path := run_dir / f"{name}_eval.json").is_file()]
 
 
-def paired_columns(runs: Sequence[Sequence[Path]]) -> tuple[list[Cells], str]:
+def paired_columns(
+    runs: Sequence[Sequence[Path]], statistics: Sequence[Mapping[str, Any]] = ()
+) -> tuple[list[Cells], str]:
     """Every run's own model against the first evaluation that any of them has left.
 
     Args:
         runs: The evaluations' files of each; see `evaluation_files`.
+        statistics: Settings of each run's `PairedTest`: what it has told of a pair itself is then told again, to the
+            last digit.
 
     Returns:
         A column a run, and what must be known to read them.
@@ -36,9 +40,9 @@ def paired_columns(runs: Sequence[Sequence[Path]]) -> tuple[list[Cells], str]:
     """
     place, first = next((place, files[0]) for place, files in enumerate(runs) if files)
     reference, columns, notes = _read(first), list[Cells](), list[str]()
-    for files in runs:
+    for files, settings in zip(runs, statistics or [{}] * len(runs), strict=True):
         own = files[-1] if files and files[-1] != first else None
-        cells, why_not = ({}, "") if own is None else _against(reference, _read(own))
+        cells, why_not = ({}, "") if own is None else _against(reference, _read(own), settings)
         columns.append(cells)
         notes += [f"{own}: {why_not}"] if why_not else []
     columns[place] = {(spoken(name), "reference"): cell for name, cell in _figures(reference).items()} | columns[place]
@@ -72,15 +76,16 @@ def _figures(evaluation: "Evaluation") -> dict[str, str]:
     return {name: number(column.figure) for name, column in shown.items()}
 
 
-def _against(reference: "Evaluation", own: "Evaluation") -> tuple[Cells, str]:
+def _against(reference: "Evaluation", own: "Evaluation", settings: Mapping[str, Any]) -> tuple[Cells, str]:
     """A model's figures, with their changes; or, where it was measured otherwise, without, and why."""
     from sparc3_lightning.statistics.compare import Change, compare
+    from sparc3_lightning.statistics.p_values import PairedTest
 
     figures, changes, why_not = _figures(own), dict[str, Change](), ""
     both = [name for name in figures if name in reference.columns]
     try:
         before, after = ({name: one.columns[name] for name in both} for one in (reference, own))
-        changes = compare(before, after)
+        changes = compare(before, after, PairedTest(**settings))
     except ValueError as error:
         why_not = str(error)
     cells: Cells = {}

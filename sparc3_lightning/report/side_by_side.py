@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from sparc3_lightning.files import load_yaml, write_json, write_text
@@ -35,7 +36,11 @@ _SELECTION = ("recipe", "num_neurons", "num_neurons_of_model", "num_weights", "n
               "num_below_zero")  # fmt: skip
 _RELEVANCE = ("variant", "sign", "target", "explain", "granularity", "modules")
 _SECRET = re.compile(r"(^|[._])(token|password|secret|api_?key|credentials?)$", re.IGNORECASE)
-_LONG, _KEPT = 40, 18  # signs of a value that is shown whole; of a longer one on either side
+_LONG = 40  # signs of a value that is shown whole
+_LEAST = 16  # as few as a column of them gets
+_GAP = 2  # between columns
+_STATISTICS = {"num_draws": "num_draws", "statistics_seed": "seed", "confidence": "confidence"}
+"""Options of the evaluator that say how a run's paired tests are made, and what these call them."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +142,15 @@ def _tested(runs: Sequence[ComparedRun]) -> Table | None:
     """Models that `test` has measured, and those of other runs beside them, against the first of all."""
     if not any(run.evaluations and not (run.results or run.experiments) for run in runs):
         return None
-    columns, note = paired_columns([run.evaluations for run in runs])
+    columns, note = paired_columns([run.evaluations for run in runs], [_statistics(run) for run in runs])
     table = _table("Tested", ["measure", "figure"], [run.name for run in runs], columns)
     return table and replace(table, note=note)
+
+
+def _statistics(run: ComparedRun) -> dict[str, Any]:
+    """Settings of the run's paired tests, as far as its config is kept."""
+    keys = {f"model.evaluator.init_args.{option}": name for option, name in _STATISTICS.items()}
+    return {name: json.loads(run.config[key]) for key, name in keys.items() if key in run.config}
 
 
 def _measured(results: "Results") -> Column:
@@ -176,8 +187,7 @@ def _selected(results: "Results") -> Column:
 
 
 def _cell(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return _shortened([text])[0]
+    return _shortened([", ".join(map(str, value)) if isinstance(value, list) else str(value)])[0]
 
 
 def _leaders(sweep: Data) -> Column:
@@ -262,7 +272,7 @@ def config_table(runs: Sequence[ComparedRun]) -> Table:
         if len({config.get(key) for config in known}) > 1
         and all(f"{above}.class_path" in config for config in known for above in _classes_above(key))
     ]
-    rows = [[key, *_shortened([config.get(key, MISSING) for config in configs])] for key in differing]
+    rows = [[key, *(config.get(key, MISSING) for config in configs)] for key in differing]
     without = [run.name for run in runs if not run.config]
     note = "" if rows else "No key differs."
     note = f"No config.yaml: {', '.join(without)}." if without else note
@@ -275,9 +285,39 @@ def _classes_above(key: str) -> list[str]:
     return [".init_args.".join(parts[:place]) for place in range(1, len(parts))]
 
 
-def _shortened(values: Sequence[str]) -> list[str]:
+def fitted(configs: Table, width: int) -> Table:
+    """The table of `config_table` as a terminal has room for it: keys broken at their dots, long values shortened.
+
+    Args:
+        configs: The table.
+        width: Of the terminal, in signs.
+    """
+    columns = zip(configs.head[1:], zip(*(row[1:] for row in configs.rows), strict=True), strict=False)
+    wanted = [max(*map(len, head.split("/")), min(_LONG, *map(len, cells))) for head, cells in columns]
+    free, longest = width - _GAP * len(configs.head), max((len(row[0]) for row in configs.rows), default=0)
+    of_keys = min(longest, max(width // 3, free - sum(wanted)))
+    room = _LONG if sum(wanted) <= free - of_keys else max(_LEAST, (free - of_keys) // len(wanted))
+    rows = [
+        ["\n".join(_lines(row[0], of_keys)), *("\n".join(wrap(value, room)) for value in _shortened(row[1:], room))]
+        for row in configs.rows
+    ]
+    return replace(configs, rows=rows)
+
+
+def _lines(key: str, width: int) -> list[str]:
+    """A key on as many lines as it takes, each the beginning of another part."""
+    lines = [""]
+    for part in re.findall(r"[^.]+\.?", key):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return lines
+
+
+def _shortened(values: Sequence[str], room: int = _LONG) -> list[str]:
     """Long values by their two ends; whole where that would hide what differs."""
-    short = [value if len(value) <= _LONG else f"{value[:_KEPT]}...{value[-_KEPT:]}" for value in values]
+    kept = (room - 3) // 2
+    short = [value if len(value) <= room else f"{value[:kept]}...{value[-kept:]}" for value in values]
     return short if len(set(short)) == len(set(values)) else list(values)
 
 

@@ -22,8 +22,8 @@ def test_numbers() -> None:
 @pytest.mark.parametrize(
     ("unit", "figures", "told"),
     [
-        (NATS, (0.5, 0.02, 0.01), "lower the behaviour's words by 0.500 nats and ordinary words by 0.020, and raise the "
-         "price text's perplexity by 1.01%."),
+        (NATS, (0.5, 0.02, 0.01), "lower the behaviour's words by 0.500 nats and ordinary words by 0.020, and raise "
+         "the price text's perplexity by 1.01%."),
         (NATS, (0.5, -0.02, -0.003), "lower the behaviour's words by 0.500 nats, raise ordinary words by 0.020, and "
          "lower the price text's perplexity by 0.30%."),
         (NATS, (-0.5, 0.0, 0.0), "raise the behaviour's words by 0.500 nats, lower ordinary words by 0.000, and raise "

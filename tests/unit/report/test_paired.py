@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sparc3_lightning.evaluation import Evaluation
 from sparc3_lightning.files import write_json
@@ -57,6 +58,23 @@ def test_a_run_that_pruned_is_its_baseline_s_other_side(tmp_path: Path) -> None:
     assert cells["toxicity, mean", "reference"] == ["0.490", "-"]
     assert cells["toxicity, mean", "change"] == ["-50.0%", "-50.0%"]
     assert [path.name for path in evaluation_files(found)] == ["baseline_eval.json", "pruned_eval.json"]
+
+
+def test_a_pair_that_a_run_has_told_of_is_told_alike(tmp_path: Path) -> None:
+    """By the run's own number of draws, which its config names."""
+    runs = [write_run(make_run(), tmp_path / name) for name in ("one", "two")]
+    tuned = left_by_test(tmp_path / "tuned", make_evaluation(HALVED))
+
+    def intervals() -> list[str]:
+        tables = {table.title: cells_of(table) for table in compare_runs(read_runs([*runs, tuned]))}
+        return [tables[title]["toxicity, mean", "95% interval"][0] for title in ("Measured", "Tested")]
+
+    assert len(set(intervals())) == 2, "of 200 draws, and of as many as there are by default"
+    statistics = {"num_draws": 200, "statistics_seed": 0, "confidence": 0.95}
+    for run in runs:
+        config = {"model": {"evaluator": {"class_path": "Evaluator", "init_args": statistics}}}
+        (run / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert len(set(intervals())) == 1
 
 
 def test_what_cannot_be_paired_is_shown_without_a_change(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from sparc3_lightning.report.side_by_side import (
     ComparedRun,
     compare_runs,
     config_table,
+    fitted,
     flat_config,
     read_runs,
     short_paths,
@@ -161,11 +162,41 @@ def test_of_a_class_that_one_run_lacks_only_the_name_is_shown() -> None:
     assert compared(config(4, sweep), config(4, sweep)) == {}
 
 
-def test_long_values_are_shown_by_their_ends_unless_that_hides_what_differs() -> None:
+def as_fitted(width: int, *configs: dict[str, Any]) -> str:
+    made = [ComparedRun(f"logs/{place}", None, {}, dict(flat_config(one))) for place, one in enumerate(configs)]
+    file = io.StringIO()
+    print_rows(fitted(config_table(made), width), Console(file=file, width=width, markup=False))
+    return file.getvalue()
+
+
+def test_a_terminal_shows_long_values_by_their_ends_and_a_file_all_of_them() -> None:
     long = "a" * 30 + "b" * 30
-    assert compared({"x": long}, {"x": "short"}) == {("x",): ["a" * 18 + "..." + "b" * 18, "short"]}
-    other = "a" * 30 + "-" + "b" * 30
-    assert compared({"x": long}, {"x": other}) == {("x",): [long, other]}
+    assert compared({"x": long}, {"x": "short"}) == {("x",): [long, "short"]}
+    assert as_fitted(200, {"x": long}, {"x": "short"}).splitlines()[-2].split() == [
+        "x", "a" * 18 + "..." + "b" * 18, "short"
+    ]  # fmt: skip
+
+
+def test_what_differs_is_shown_whole_where_the_ends_would_hide_it() -> None:
+    long, other = "a" * 30 + "b" * 30, "a" * 30 + "-" + "b" * 30
+    shown = as_fitted(60, {"x": long}, {"x": other})
+    assert "..." not in shown
+    assert (shown.count("a"), shown.count("b"), shown.count(" x ")) == (60, 60, 1)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_what_differs_fits_a_terminal_and_no_key_is_cut(width: int) -> None:
+    configs = [
+        {"model": {"evaluator": {"init_args": {"scorer": {"init_args": {"words": [name * 8] * 30}}}}, "tokenizer": name},
+         "data": {"evaluation_prompts": {"init_args": {"path": f"/{name * 40}/prompts.jsonl", "part": name}}}}
+        for name in ("one", "two")
+    ]  # fmt: skip
+    lines = as_fitted(width, *configs).splitlines()
+    assert max(map(len, lines)) <= width
+    assert any("..." in line for line in lines)
+    keys = "".join(line.split()[0] for line in lines if line.strip())
+    for key in ("model.evaluator.init_args.scorer.init_args.words", "data.evaluation_prompts.init_args.path"):
+        assert key in keys
 
 
 def test_columns_are_called_by_what_tells_them_apart(tmp_path: Path) -> None:
