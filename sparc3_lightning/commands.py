@@ -250,6 +250,7 @@ def _apply(options: argparse.Namespace) -> None:
 
     Another base model is refused, and so is one that was pruned already. Shapes do not change.
     """
+    from sparc3_lightning.models.identity import UNNAMED
     from sparc3_lightning.pruning.weight_recipe import load_recipe
 
     _refuse_existing(options.output, "--output")
@@ -260,6 +261,12 @@ def _apply(options: argparse.Namespace) -> None:
     name = options.model or base
     if name is None:
         raise ValueError(f"{options.recipe} names no base model. Set `--model`.")
+    if name.startswith(f"{UNNAMED} "):
+        raise ValueError(
+            f"{options.recipe} was made for a model that a config has built (`model.config`): its weights lie in no "
+            "directory. Set `--model` to a Hugging Face directory that holds them; or run again with "
+            "`save_model: true` of the pruning callback, which writes the pruned model."
+        )
     revision = options.revision or (recipe.base_model.get("revision") if name == base else None)
     _save_pruned(recipe, name, revision, _tokenizer(recipe, name, revision, options.tokenizer), options)
     done = "without" if not recipe.num_dampened else f"with {recipe.num_dampened} dampened of"

@@ -134,9 +134,10 @@ class SparC3Module(LightningModule):
     ) -> None:
         super().__init__()
         if (model is None) == (config is None):
+            to_null = "" if model is None else ", such as `--model.config null` where a config file sets it"
             raise ValueError(
                 f"exactly one of `model` and `config` must be given, got {model!r} and {config!r}. Set `model.model` "
-                "(or `model.config`), and the other to null."
+                f"(or `model.config`), and the other to null{to_null}."
             )
         if model is None and tokenizer is None:
             raise ValueError("`tokenizer` must be set where the model comes from a `config`. Set `model.tokenizer`.")

@@ -16,6 +16,9 @@ from sparc3_lightning.models.checkpoint import CONFIG, Checkpoint
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.models.hub import commit_of, identity_of, local_directory
 
+UNNAMED = "unnamed"
+"""How the id of a model begins that came from no directory: built from a config, its weights lie nowhere."""
+
 
 def weight_hash(model: PreTrainedModel) -> str:
     """Sha256 over names, shapes and values of all parameters. Every rank must call.
@@ -125,7 +128,7 @@ def base_model(
     family = get_family(model.config.model_type)
     return {
         **identity,
-        "id": name or f"unnamed {model.config.model_type}",
+        "id": name or f"{UNNAMED} {model.config.model_type}",
         "model_type": model.config.model_type,
         "num_layers": family.num_layers(model.config),
         "num_neurons": family.total_neurons(model.config),

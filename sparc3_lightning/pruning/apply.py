@@ -52,6 +52,10 @@ def _split(recipe: Recipe, factor: float | None) -> tuple[Recipe, dict[int, dict
     return Recipe(gone), dampened
 
 
+UNCHECKED = ", or pass `check_base=False`"
+"""What a message adds where Python calls: there is no such option."""
+
+
 @torch.no_grad()
 def apply_recipe(
     model: PreTrainedModel, recipe: AnyRecipe, check_base: bool = True, factor: float | None = None
@@ -88,7 +92,7 @@ def apply_recipe(
     if isinstance(recipe, WeightRecipe) and factor:
         raise ValueError(f"`factor` must be None or 0 for a recipe of single weights, which go, got {factor}.")
     if check_base:
-        check_recipe(model, recipe)
+        check_recipe(model, recipe, UNCHECKED)
     _check_range(model, recipe)
     gone, dampened = (recipe, {}) if isinstance(recipe, WeightRecipe) else _split(recipe, factor)
     with all_or_nothing() as applied:
@@ -139,15 +143,20 @@ def _find(model: PreTrainedModel, name: str, argument: str) -> nn.Module:
 
 
 @torch.no_grad()
-def check_recipe(model: PreTrainedModel, recipe: AnyRecipe) -> None:
+def check_recipe(model: PreTrainedModel, recipe: AnyRecipe, otherwise: str = "") -> None:
     """Refuse what `apply_recipe` refuses, and change nothing. Of a sharded model every rank must call.
+
+    Args:
+        model: The base model of the recipe.
+        recipe: What is to go.
+        otherwise: See `check_base_model`.
 
     Raises:
         ValueError: Another base model, or neurons or weights that the model does not have.
     """
     _check_range(model, recipe)
     if not _all_zero(list(_parts(model, recipe))):
-        check_base_model(model, recipe)
+        check_base_model(model, recipe, otherwise)
 
 
 def check_all_go(recipe: AnyRecipe) -> None:
@@ -215,10 +224,15 @@ def _check_shapes(model: PreTrainedModel, recipe: WeightRecipe) -> None:
             )
 
 
-def check_base_model(model: PreTrainedModel, recipe: AnyRecipe) -> None:
+def check_base_model(model: PreTrainedModel, recipe: AnyRecipe, otherwise: str = "") -> None:
     """Refuse a model whose weights are not those that were scored, even if what the recipe removes is zero there.
 
     A recipe made by hand may hold no hash: then nothing is checked.
+
+    Args:
+        model: The base model of the recipe.
+        recipe: What is to go.
+        otherwise: What the caller can do but load the base model, for the message; on a command line nothing.
 
     Raises:
         ValueError: Another model, or the base model after it was pruned or tuned.
@@ -231,6 +245,6 @@ def check_base_model(model: PreTrainedModel, recipe: AnyRecipe) -> None:
         pruned = f" It lacks these {recipe.what} already." if _all_zero(list(_parts(model, recipe))) else ""
         raise ValueError(
             f"`recipe` belongs to {recipe.base_model.get('id')} (weight hash {expected[:12]}), got a model with weight "
-            f"hash {found[:12]}: {model.name_or_path or 'unnamed'}.{pruned} Load the base model, or pass "
-            "`check_base=False`."
+            f"hash {found[:12]}: {model.name_or_path or 'unnamed'}.{pruned} Load the base model "
+            f"(`model.model`){otherwise}."
         )

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparc3_lightning.files import write_json
 from sparc3_lightning.models.hf_directory import save_hf_directory
-from sparc3_lightning.pruning.apply import apply_masks, apply_recipe, check_base_model
+from sparc3_lightning.pruning.apply import UNCHECKED, apply_masks, apply_recipe, check_base_model
 from sparc3_lightning.pruning.card import CARD_FILE, compressed_card, model_card
 from sparc3_lightning.pruning.recipe import COMPRESSION_FILE
 from sparc3_lightning.pruning.weight_recipe import AnyRecipe
@@ -45,7 +45,7 @@ def save_pruned_model(
         FileExistsError: The directory holds something already.
     """
     if check_base:
-        check_base_model(model, recipe)
+        check_base_model(model, recipe, UNCHECKED)
 
     card = model_card(recipe, str(dtype or model.dtype).removeprefix("torch."))
 

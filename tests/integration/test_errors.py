@@ -140,7 +140,7 @@ def test_config_of_an_earlier_version_says_what_to_write_instead(type_in: Type, 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--model.model=x"], ["exactly one of `model` and `config`", "'x'", "`model.model`"]),
+        (["--model.model=x"], ["exactly one of `model` and `config`", "'x'", "`--model.config null`"]),
         (["--model.tokenizer=null"], ["`tokenizer`", "`model.tokenizer`"]),
         (["--model.evaluator.init_args.toxicity_protocol=document"], ["`decoding`", "toxicity_protocol"]),
         (["--data.evaluation_prompts.threshold=3"], ["`threshold` must be between 0 and 1, got 3.0"]),

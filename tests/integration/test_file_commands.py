@@ -180,8 +180,20 @@ def test_apply_as_typed_refuses_another_base_model(files: Files, tmp_path: Path)
     assert result.returncode == 1
     message = next(line for line in result.stderr.splitlines() if line.startswith("sparc3: error"))
     assert "weight hash" in message
-    assert "check_base" not in message
+    assert message.endswith("Load the base model (`--model`).")
     assert [file.name for file in tmp_path.iterdir()] == ["other"]
+
+
+def test_apply_says_that_a_model_built_from_a_config_lies_nowhere(files: Files, tmp_path: Path) -> None:
+    made = json.loads(files.recipe.read_text())
+    made["base_model"]["id"] = "unnamed llama"
+    del made["sha256"]
+    (tmp_path / "recipe.json").write_text(json.dumps(made))
+    command = ["apply", "--recipe", str(tmp_path / "recipe.json"), "--output", str(tmp_path / "pruned")]
+    with pytest.raises(ValueError, match=r"a config has built .* Set `--model` to a Hugging Face directory"):
+        main(command)
+    main([*command, "--model", str(files.model)])
+    assert (tmp_path / "pruned" / "model.safetensors").is_file()
 
 
 def test_apply_refuses_an_existing_directory_before_it_loads_anything(files: Files, tmp_path: Path) -> None:

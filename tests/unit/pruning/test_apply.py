@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from sparc3_lightning import Recipe, apply_recipe
 from sparc3_lightning.models.identity import base_model
-from sparc3_lightning.pruning.apply import zero_again_
+from sparc3_lightning.pruning.apply import check_recipe, zero_again_
 from tests.tiny import LAYERS, NEURONS, PARTS, TINY, neuron_rows, rows_of, tiny_llama, tiny_samples
 
 NEURONS_GONE = [(1, 3), (0, 0), (1, 23), (1, 4)]
@@ -173,8 +173,11 @@ def test_nested_in_itself() -> None:
 def test_another_base_model_is_refused() -> None:
     recipe, other = recipe_of(tiny_llama()), tiny_llama(seed=1)
     before = weights(other)
-    with pytest.raises(ValueError, match=r"`recipe` belongs to unnamed llama \(weight hash .*got .* weight hash"):
+    with pytest.raises(ValueError, match=r"belongs to unnamed llama \(weight hash .*got .* weight hash") as error:
         apply_recipe(other, recipe)
+    assert str(error.value).endswith("Load the base model (`model.model`), or pass `check_base=False`.")
+    with pytest.raises(ValueError, match=r"Load the base model \(`model\.model`\)\.$"):
+        check_recipe(other, recipe)
     assert same_bits(weights(other), before)
     apply_recipe(other, recipe, check_base=False)
     assert not same_bits(weights(other), before)

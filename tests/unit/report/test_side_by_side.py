@@ -187,7 +187,7 @@ def test_what_differs_is_shown_whole_where_the_ends_would_hide_it() -> None:
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_what_differs_fits_a_terminal_and_no_key_is_cut(width: int) -> None:
     configs = [
-        {"model": {"evaluator": {"init_args": {"scorer": {"init_args": {"words": [name * 8] * 30}}}}, "tokenizer": name},
+        {"model": {"evaluator": {"init_args": {"scorer": {"init_args": {"words": [name * 8] * 30}}}}},
          "data": {"evaluation_prompts": {"init_args": {"path": f"/{name * 40}/prompts.jsonl", "part": name}}}}
         for name in ("one", "two")
     ]  # fmt: skip
