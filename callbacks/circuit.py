@@ -18,7 +18,6 @@ from sparc3_lightning.data.samples import ReferenceSamples, token_hash
 from sparc3_lightning.data.tasks import tasks_of
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.evaluator import Evaluator
-from sparc3_lightning.evaluation.records import Evaluation
 from sparc3_lightning.evaluation.task import TaskMeasure, batches_of, last_token_logits
 from sparc3_lightning.files import write_json
 from sparc3_lightning.metrics.measure import Measure
@@ -41,7 +40,7 @@ from sparc3_lightning.trials.circuit import (
     Whose,
     area_rows,
     circuit_rows,
-    figures_of,
+    end_rows,
     kept_neurons,
     kept_weights,
     no_weights,
@@ -184,7 +183,7 @@ class CircuitCallback(RunCallback):
                     for one in of_ablation:
                         one.name = None if one.intervention is None else trials.name(one.intervention)
                     what = f"circuits of {draw}, {ablation}"
-                    planned += run_trials(of_ablation, trials, _keep, module.progress, what)
+                    planned += run_trials(of_ablation, trials, CircuitTrial.keep, module.progress, what)
         check_one_is_done(planned, "circuits")
 
         def write() -> None:
@@ -192,7 +191,8 @@ class CircuitCallback(RunCallback):
             run.circuit = rows
             parts, overlaps = part_rows(circuits, partial(_place, module)), overlap_rows(circuits)
             directory = module.log_dir / "circuit"
-            write_json(directory / "circuit.json", self._about(module))
+            ends = end_rows(planned, module.evaluator.paired_test)
+            write_json(directory / "circuit.json", {**self._about(module), "ends": ends})
             write_circuit(rows, area_rows(rows), parts, overlaps, directory)
             write_page(module)
 
@@ -365,7 +365,3 @@ def _place(module: SparC3Module, name: str) -> tuple[int, str]:
     place = get_family(module.lm.config.model_type).place_of(name)
     assert place is not None, "circuits are of the blocks' layers"
     return place[0], "neurons" if module.granularity == "neuron" else place[1]
-
-
-def _keep(one: CircuitTrial, evaluation: Evaluation) -> None:
-    one.figures = figures_of(evaluation)

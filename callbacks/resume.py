@@ -92,7 +92,7 @@ class ResumeCallback(RunCallback):
             num_samples = sum(map(len, state.explained))
         if trainer.is_global_zero:
             goes_on = f"{following} goes on after {num_samples} samples"
-            then = goes_on if following else "selection and evaluation follow"
+            then = goes_on if following else "what is made of them follows"
             print(f"resumed: {module.log_dir} has the scores of {', '.join(finished) or 'no set'}; {then}", flush=True)
 
     def after_batch(self, trainer: Trainer, module: SparC3Module, progress: SetProgress) -> None:

@@ -82,26 +82,48 @@ def _ablations(rows: Sequence[Row]) -> list[str]:
 
 def circuit_tables(data: Data) -> list[Table]:
     """The areas, where what stays lies, and whether draws and tasks agree."""
-    areas = data["areas"]
-    of_areas = [area_table(ours, _asked(task, asked, areas)) for task, asked, ours in _questions(areas)]
+    areas, ends = data["areas"], data["ends"]
+    of_areas = [area_table(ours, _asked(task, asked, areas), _caution(ends, task, asked))
+                for task, asked, ours in _questions(areas)]  # fmt: skip
     tables = [*of_areas, *accuracy_tables(areas), *part_tables(data["parts"])]
     return [*tables, *agreement_tables(data["overlap"])]
 
 
 def circuit_details(data: Data) -> list[Table]:
     """Every curve, and how far methods agree."""
-    table = data["table"]
-    curves = [curve_table(ours, _asked(task, asked, table), ablation)
+    table, ends = data["table"], data["ends"]
+    curves = [curve_table(ours, _asked(task, asked, table), ablation, _caution(ends, task, asked, ablation))
               for task, asked, ours in _questions(table) for ablation in _ablations(table)]  # fmt: skip
     return [*curves, *method_tables(data["overlap"])]
 
 
-def area_table(areas: Sequence[Row], asked: str) -> Table:
+def _caution(ends: Sequence[Row], task: str, asked: str, ablation: str | None = None) -> str:
+    """Where faithfulness is none: the whole model does not do the task clearly better than the empty circuit.
+
+    Args:
+        ends: See `trials.circuit.end_rows`; one draw of which this holds is enough.
+        task: Whose table it is.
+        asked: And of what.
+        ablation: Under which; None for all.
+    """
+    found = [row for row in ends if (row["task"], row["asked"]) == (task, asked) and row["low"] <= 0
+             and ablation in (None, row["ablation"])]  # fmt: skip
+    if not found:
+        return ""
+    return (
+        f" Faithfulness, and with it CPR and CMD, means nothing under {' and '.join(_ablations(found))}: the whole "
+        "model's logit difference is not clearly above the empty circuit's there "
+        f"({found[0]['confidence']:.0%} interval over samples)."
+    )
+
+
+def area_table(areas: Sequence[Row], asked: str, caution: str = "") -> Table:
     """CPR and CMD, a line a method and two columns an ablation, best first by the first CPR.
 
     Args:
         areas: Of one task and kind of question.
         asked: What that is, in words.
+        caution: Added to the note.
     """
     columns = {
         f"{name.upper()} {ablation}": (name, [row for row in areas if row["ablation"] == ablation])
@@ -110,7 +132,7 @@ def area_table(areas: Sequence[Row], asked: str) -> Table:
     }
     note = (
         "By what takes the place of the rest. CPR: area under faithfulness, higher is better; CMD: area between it and "
-        f"1, lower is better. {_draws(areas)}"
+        f"1, lower is better. {_draws(areas)}{caution}"
     )
     return _ranked(columns, note, f"Areas, asked {asked}")
 
@@ -161,13 +183,14 @@ def _draws(areas: Sequence[Row]) -> str:
     return f"Means of {draws} draws of samples{without}; least and largest: areas.csv."
 
 
-def curve_table(rows: Sequence[Row], asked: str, ablation: str) -> Table:
+def curve_table(rows: Sequence[Row], asked: str, ablation: str, caution: str = "") -> Table:
     """Faithfulness of each method at each share, and how often the right token is above the wrong one.
 
     Args:
         rows: Of one task and kind of question.
         asked: What that is, in words.
         ablation: Which of the rows to show.
+        caution: Added to the note.
     """
     ours = [row for row in rows if row["ablation"] == ablation and row["method"] not in (EMPTY, WHOLE)
             and row["share"] < 1]  # fmt: skip
@@ -177,7 +200,7 @@ def curve_table(rows: Sequence[Row], asked: str, ablation: str) -> Table:
         cells[method] = [_point([row for row in ours if row["method"] == method and row["share"] == s]) for s in shares]
     return Table(
         ["", *(f"{100 * share:g} %" for share in shares)], [[method, *found] for method, found in cells.items()],
-        "Mean over the draws; in brackets the share of samples whose right token is above the wrong one.",
+        f"Mean over the draws; in brackets the share of samples whose right token is above the wrong one.{caution}",
         f"Faithfulness, asked {asked}; the rest: {ablation}",
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparc3_lightning.files import read_json
 from sparc3_lightning.report.circuit_tables import as_now, circuit_details, circuit_lines, circuit_tables
 from sparc3_lightning.report.rows import Table
 from sparc3_lightning.report.trial_tables import (
@@ -80,7 +81,9 @@ def _compression(data: Data) -> Section:
 
 
 def _read_circuit(directory: Path) -> Data:
-    return as_now({name: read_table(directory / f"{name}.csv") for name in ("table", "areas", "parts", "overlap")})
+    data = as_now({name: read_table(directory / f"{name}.csv") for name in ("table", "areas", "parts", "overlap")})
+    about = directory / "circuit.json"
+    return {**data, "ends": read_json(about).get("ends", []) if about.is_file() else []}  # runs of before had none
 
 
 def _circuit(data: Data) -> Section:

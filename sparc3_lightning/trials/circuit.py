@@ -18,7 +18,8 @@ from sparc3_lightning.models.families.layers import weight_of
 from sparc3_lightning.pruning.apply import apply_masks
 from sparc3_lightning.pruning.circuits import Contest, bits_sha256
 from sparc3_lightning.pruning.replacement import Ablation, Values, replaced
-from sparc3_lightning.statistics.p_values import overlap_of
+from sparc3_lightning.statistics.intervals import bootstrap_means, paired_change
+from sparc3_lightning.statistics.p_values import PairedTest, overlap_of
 from sparc3_lightning.trials import AREAS, EMPTY, WHOLE
 from sparc3_lightning.trials.trial import Intervention, Trial, masked_weights
 
@@ -49,6 +50,7 @@ class CircuitTrial(Trial):
         ablation: What takes the place of the rest.
         share: How much stays, 0 to 1.
         figures: By what it was asked of (`in_sample`, `held_out`), the figures.
+        differences: Of the whole model and the empty circuit also each sample's logit difference, (S,).
     """
 
     task: str
@@ -57,6 +59,14 @@ class CircuitTrial(Trial):
     ablation: Ablation
     share: float
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
+    differences: dict[str, Tensor] = field(default_factory=dict)
+
+    def keep(self, evaluation: Evaluation) -> None:
+        """Take what is needed of its evaluation."""
+        self.figures = figures_of(evaluation)
+        if self.method in (EMPTY, WHOLE):
+            named = {asked: f"{asked}/logit_difference" for asked in self.figures}
+            self.differences = {asked: evaluation.columns[name].by_row for asked, name in named.items()}
 
     def __str__(self) -> str:
         return f"{self.draw}, {self.method}, {self.ablation}, {self.share:.1%}"
@@ -183,6 +193,30 @@ def faithfulness(value: float, empty: float, full: float) -> float | None:
     Source: Mueller et al., ICML 2025 (MIB, arXiv 2504.13151), Sec. 3.
     """
     return (value - empty) / (full - empty) if full != empty else None
+
+
+def end_rows(trials: Sequence[CircuitTrial], test: PairedTest) -> list[Row]:
+    """By how much the whole model's logit difference lies above the empty circuit's, with its interval over samples.
+
+    Where that reaches 0, chance says what faithfulness 0 and 1 are.
+
+    Args:
+        trials: Those that `circuit_rows` takes.
+        test: Settings of the statistics.
+    """
+    ends = {(one.draw, one.ablation, one.method): one for one in trials if one.differences}
+    rows = []
+    for (draw, ablation, method), whole in ends.items():
+        empty = ends.get((draw, ablation, EMPTY))
+        if method != WHOLE or empty is None:
+            continue
+        for asked, found in whole.differences.items():
+            change = paired_change(empty.differences[asked], found)
+            interval = bootstrap_means(change[:, None], test.num_draws, test.seed)[0].percentile(test.confidence)
+            rows.append({"task": whole.task, "draw": draw, "ablation": ablation, "asked": asked,
+                         "difference": float(change.mean()), "low": interval.low, "high": interval.high,
+                         "confidence": interval.confidence})  # fmt: skip
+    return rows
 
 
 def area(shares: Sequence[float], values: Sequence[float]) -> float:

@@ -49,6 +49,12 @@ def test_every_circuit_is_asked_its_own_and_held_out_samples(run: Path) -> None:
     about = read(run / "circuit" / "circuit.json")
     assert about["tasks"] == {"ioi": [FIRST, SECOND], "objects": [OTHER]}
     assert list(about["samples"]) == [*DRAWS, "evaluation_task.ioi", "evaluation_task.objects"]
+    assert len(about["ends"]) == 3 * 3 * 2, "by draw, ablation and what was asked"
+    found = {(row["draw"], row["ablation"], row["asked"], row["method"]): float(row["logit_difference"])
+             for row in table if row["method"] in ("none", "all")}  # fmt: skip
+    for row in about["ends"]:
+        whole, empty = (found[row["draw"], row["ablation"], row["asked"], method] for method in ("all", "none"))
+        assert row["difference"] == pytest.approx(whole - empty, abs=1e-6)
 
 
 def test_an_ablation_and_a_draw_make_a_difference(run: Path) -> None:

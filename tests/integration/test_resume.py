@@ -224,7 +224,7 @@ def test_stopped_in_attribution_and_in_evaluation(
     assert f"resumed: {directory} has the scores of general_seed0; general_seed1 goes on after 6 samples" in shown.out
     assert (directory / "baseline_eval.json").exists(), "the second evaluation was interrupted"
     assert log_dir(predict(path, tmp_path)) == directory
-    assert f"has the scores of {', '.join(SETS)}; selection and evaluation follow" in capsys.readouterr().out
+    assert f"has the scores of {', '.join(SETS)}; what is made of them follows" in capsys.readouterr().out
     assert results(directory) == undisturbed(path)[0]
     assert len(list(directory.glob("events.out.tfevents*"))) == 3
     assert len(read(directory / "provenance.json")["earlier"]) == 2

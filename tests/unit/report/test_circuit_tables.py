@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from sparc3_lightning.files import write_json
 from sparc3_lightning.report.circuit_figures import curves_figure, method_styles, write_circuit
 from sparc3_lightning.report.circuit_tables import circuit_details, circuit_lines, circuit_tables
 from sparc3_lightning.report.page import write_report
@@ -106,6 +107,22 @@ def test_tasks_whose_draws_come_in_turns_are_one_pair(tmp_path: Path) -> None:
     assert [list(row) for row in shown["Do the tasks share a circuit?"].rows] == [
         ["who, what", "lrp", "0.30", "4", "2"]
     ]
+
+
+def test_where_the_whole_model_is_no_better_than_the_empty_circuit_the_tables_say_so(written: Path) -> None:
+    end = {"task": "who", "draw": "first", "ablation": "mean", "difference": 4.0, "high": 5.0, "confidence": 0.95}
+    ends = [{**end, "asked": IN_SAMPLE, "low": 3.0}, {**end, "asked": HELD_OUT, "low": -0.1},
+            {**end, "asked": HELD_OUT, "draw": "second", "low": 3.0}]  # fmt: skip
+    write_json(written / "circuit" / "circuit.json", {"ends": ends})
+    data = read_experiment("circuit", written / "circuit")
+    said = (
+        " Faithfulness, and with it CPR and CMD, means nothing under mean: the whole model's logit difference is not "
+        "clearly above the empty circuit's there (95% interval over samples)."
+    )
+    notes = {table.title: table.note for table in [*circuit_tables(data), *circuit_details(data)]}
+    cautioned = ["Areas, asked held-out samples", "Faithfulness, asked held-out samples; the rest: mean"]
+    assert [title for title, note in notes.items() if note.endswith(said)] == cautioned
+    assert said.strip() in write_report(written).read_text(encoding="utf-8").replace("&#39;", "'")
 
 
 def test_the_page_shows_them_with_the_curves(written: Path) -> None:

@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from sparc3_lightning.evaluation import Evaluation
+from sparc3_lightning.metrics.measure import Column
+from sparc3_lightning.statistics.p_values import PairedTest
 from sparc3_lightning.trials import EMPTY, HELD_OUT, IN_SAMPLE, WHOLE
 from sparc3_lightning.trials.circuit import (
     Bits,
@@ -11,6 +14,7 @@ from sparc3_lightning.trials.circuit import (
     area,
     area_rows,
     circuit_rows,
+    end_rows,
     faithfulness,
     overlap_rows,
     part_rows,
@@ -65,6 +69,33 @@ def test_a_model_that_does_not_need_the_neurons_has_no_faithfulness() -> None:
     )
     assert rows[-1]["faithfulness"] is None
     assert area_rows(rows) == []
+
+
+def answered(method: str, differences: list[float]) -> CircuitTrial:
+    """A trial that has kept what each sample's logit difference is."""
+    values = torch.tensor(differences, dtype=torch.float64)
+    columns = {
+        f"{IN_SAMPLE}/{measure}": Column(f"{IN_SAMPLE}/{measure}", "", "higher", "prompt", "mean",
+                                         [str(place) for place in range(len(values))], found)
+        for measure, found in (("accuracy", (values > 0).double()), ("logit_difference", values))
+    }  # fmt: skip
+    one = CircuitTrial(task="a", draw="a0", method=method, ablation="zero", share=1.0)
+    one.keep(Evaluation({}, None, columns))
+    return one
+
+
+@pytest.mark.parametrize(("whole", "is_clear"), [([3.0, 2.0, 4.0, 3.0], True), ([0.5, -1.0, 1.5, -1.0], False)])
+def test_whether_the_whole_model_does_clearly_better_than_the_empty_circuit(whole: list[float], is_clear: bool) -> None:
+    trials = [answered(WHOLE, whole), answered("lrp", whole), answered(EMPTY, [0.5, -0.5, 0.5, -0.5])]
+    (row,) = end_rows(trials, PairedTest(num_draws=500))
+    assert (row["task"], row["draw"], row["ablation"], row["asked"]) == ("a", "a0", "zero", IN_SAMPLE)
+    assert row["difference"] == pytest.approx(sum(whole) / 4)
+    assert row["low"] <= row["difference"] <= row["high"]
+    assert (row["low"] > 0) == is_clear
+    assert trials[0].figures == {IN_SAMPLE: {"accuracy": sum(one > 0 for one in whole) / 4,
+                                             "logit_difference": pytest.approx(sum(whole) / 4)}}  # fmt: skip
+    assert trials[1].differences == {}, "of the ends alone"
+    assert end_rows(trials[:2], PairedTest(num_draws=500)) == [], "the empty circuit has failed"
 
 
 def test_circuits_are_told_by_layer_and_compared() -> None:
