@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import Locator, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from sparc3_lightning.files import write_bytes
@@ -262,8 +262,11 @@ def _relevance_axes(axes: Axes, scores: NeuronScores, shown: NDArray[np.bool_], 
 
 
 def label_log_axis(axis: Axis, low: float, high: float) -> None:
-    """Plain numbers, as many as there is room for."""
-    axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 30 else (1.0, 2.0, 5.0)))
+    """Plain numbers, as many as there is room for, but at least two: a single one gives no scale."""
+    steps = ((1.0,), (1.0, 2.0, 5.0), tuple(range(1, 10)))[0 if high / low > 30 else 1 :]
+    locators: list[Locator] = [*(LogLocator(subs=subs) for subs in steps), MaxNLocator(4)]
+    shown = (sum(low <= tick <= high for tick in one.tick_values(low, high)) for one in locators)
+    axis.set_major_locator(next((one for one, num in zip(locators, shown, strict=False) if num > 1), locators[-1]))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 
@@ -438,7 +441,7 @@ class Point(NamedTuple):
 
 
 def plane_figure(price: FigureRow, gain: FigureRow, controls: Sequence[Point]) -> Figure:
-    """Price and gain in one plane: price to the right, gain up; the control's cross spans all its draws."""
+    """Price and gain in one plane: price to the right, gain up; the control's box spans all its draws."""
     figure = new_figure((5.2, 4.4))
     axes = figure.add_subplot()
     baseline, pruned = (Point(price.change[side], gain.change[side]) for side in ("before", "after"))
@@ -464,7 +467,9 @@ def plane_figure(price: FigureRow, gain: FigureRow, controls: Sequence[Point]) -
 
 
 def _draw_control(axes: Axes, controls: Sequence[Point]) -> None:
+    """The draws, and a box that spans them: no interval, which the pruned model's bars are."""
     price, gain = (np.array(values) for values in zip(*controls, strict=True))
-    axes.hlines(float(gain.mean()), price.min(), price.max(), color="0.35", linewidth=1.2)
-    axes.vlines(float(price.mean()), gain.min(), gain.max(), color="0.35", linewidth=1.2)
-    axes.plot(price, gain, **_CONTROL, label=f"control, {_counted(controls)}; lines: lowest to highest")
+    x, y = ([values.min(), values.max()] for values in (price, gain))
+    box: dict[str, Any] = {"facecolor": "0.92", "edgecolor": "0.6", "linewidth": 0.8, "zorder": 0}
+    axes.fill([x[0], x[1], x[1], x[0]], [y[0], y[0], y[1], y[1]], **box, label="lowest to highest draw of the control")
+    axes.plot(price, gain, **_CONTROL, label=f"control, {_counted(controls)}")

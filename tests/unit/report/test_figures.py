@@ -16,6 +16,7 @@ from sparc3_lightning.report.figures import (
     Point,
     changes_figure,
     comparison_figure,
+    label_log_axis,
     layer_figure,
     pairs_figure,
     pictures,
@@ -162,6 +163,25 @@ def test_the_plane_shows_models_interval_and_draws() -> None:
     drawn = [(list(one.get_xdata()), pytest.approx(list(one.get_ydata()))) for one in figure.axes[0].lines]
     assert ([10.5, 11.5], [0.3, 0.3]) in drawn
     assert ([11, 11], [0.2, 0.4]) in drawn
+    (box,) = figure.axes[0].patches
+    assert box.get_label() == "lowest to highest draw of the control"
+    corners = {(float(x), float(y)) for x, y in box.get_path().vertices}
+    assert corners == {(x, y) for x in (10.2, 10.4) for y in (0.4, 0.5)}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.016, 0.75, [0.02, 0.05, 0.1, 0.2, 0.5]), (0.005, 20.0, [0.01, 0.1, 1.0, 10.0]), (0.03, 0.6, [0.05, 0.1, 0.2, 0.5]),
+        (0.21, 0.48, [0.3, 0.4]), (1.1, 1.9, [1.25, 1.5, 1.75]),
+    ],
+)  # fmt: skip
+def test_an_axis_has_two_numbers_at_least(low: float, high: float, expected: list[float]) -> None:
+    axes = Figure().add_subplot()
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    label_log_axis(axes.xaxis, low, high)
+    assert [tick for tick in axes.xaxis.get_majorticklocs() if low <= tick <= high] == pytest.approx(expected)
 
 
 def test_seeds_are_compared_pair_by_pair() -> None:
