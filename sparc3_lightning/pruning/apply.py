@@ -15,6 +15,9 @@ from sparc3_lightning.models.identity import checkpoint_hash, weight_hash
 from sparc3_lightning.pruning.recipe import Recipe
 from sparc3_lightning.pruning.weight_recipe import AnyRecipe, WeightRecipe
 
+UNCHECKED = ", or pass `check_base=False`"
+"""What a message adds where Python calls: a command line has no such option."""
+
 
 def _parts(model: PreTrainedModel, recipe: AnyRecipe) -> Iterator[Part]:
     """Its weights; of neurons rows of up and gate (and their biases), and columns of down."""
@@ -50,10 +53,6 @@ def _split(recipe: Recipe, factor: float | None) -> tuple[Recipe, dict[int, dict
         else:
             gone.append((layer, index))
     return Recipe(gone), dampened
-
-
-UNCHECKED = ", or pass `check_base=False`"
-"""What a message adds where Python calls: there is no such option."""
 
 
 @torch.no_grad()
