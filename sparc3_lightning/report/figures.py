@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import Locator, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from sparc3_lightning.files import write_bytes
@@ -263,10 +263,8 @@ def _relevance_axes(axes: Axes, scores: NeuronScores, shown: NDArray[np.bool_], 
 
 def label_log_axis(axis: Axis, low: float, high: float) -> None:
     """Plain numbers, as many as there is room for, but at least two: a single one gives no scale."""
-    steps = ((1.0,), (1.0, 2.0, 5.0), tuple(range(1, 10)))[0 if high / low > 30 else 1 :]
-    locators: list[Locator] = [*(LogLocator(subs=subs) for subs in steps), MaxNLocator(4)]
-    shown = (sum(low <= tick <= high for tick in one.tick_values(low, high)) for one in locators)
-    axis.set_major_locator(next((one for one, num in zip(locators, shown, strict=False) if num > 1), locators[-1]))
+    num_powers = np.floor(np.log10(high)) - np.ceil(np.log10(low)) + 1  # of ten
+    axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 30 and num_powers > 1 else (1.0, 2.0, 5.0)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 

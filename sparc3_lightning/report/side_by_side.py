@@ -37,7 +37,7 @@ _SELECTION = ("recipe", "num_neurons", "num_neurons_of_model", "num_weights", "n
 _RELEVANCE = ("variant", "sign", "target", "explain", "granularity", "modules")
 _SECRET = re.compile(r"(^|[._])(token|password|secret|api_?key|credentials?)$", re.IGNORECASE)
 _LONG = 40  # signs of a value that is shown whole
-_LEAST = 16  # as few as a column of them gets
+_LEAST = 12  # as few as a column of them gets
 _GAP = 2  # between columns
 _STATISTICS = {"num_draws": "num_draws", "statistics_seed": "seed", "confidence": "confidence"}
 """Options of the evaluator that say how a run's paired tests are made, and what these call them."""
@@ -292,16 +292,20 @@ def fitted(configs: Table, width: int) -> Table:
         configs: The table.
         width: Of the terminal, in signs.
     """
-    columns = zip(configs.head[1:], zip(*(row[1:] for row in configs.rows), strict=True), strict=False)
-    wanted = [max(*map(len, head.split("/")), min(_LONG, *map(len, cells))) for head, cells in columns]
-    free, longest = width - _GAP * len(configs.head), max((len(row[0]) for row in configs.rows), default=0)
+    free, longest = width - _GAP * len(configs.head), max(len(row[0]) for row in [configs.head, *configs.rows])
+    wanted = [min(_LONG, max(map(len, cells))) for cells in zip(*(row[1:] for row in configs.rows), strict=True)]
     of_keys = min(longest, max(width // 3, free - sum(wanted)))
     room = _LONG if sum(wanted) <= free - of_keys else max(_LEAST, (free - of_keys) // len(wanted))
     rows = [
         ["\n".join(_lines(row[0], of_keys)), *("\n".join(wrap(value, room)) for value in _shortened(row[1:], room))]
         for row in configs.rows
     ]
-    return replace(configs, rows=rows)
+    return replace(configs, rows=rows, head=[configs.head[0], *(_stacked(name, room) for name in configs.head[1:])])
+
+
+def _stacked(name: str, room: int) -> str:
+    """A run's name as a head shows it, a line from each slash on: with more lines where one of these is too long."""
+    return name if max(map(len, name.split("/"))) <= room else name.replace("_", "_/")
 
 
 def _lines(key: str, width: int) -> list[str]:

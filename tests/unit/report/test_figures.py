@@ -173,7 +173,7 @@ def test_the_plane_shows_models_interval_and_draws() -> None:
     ("low", "high", "expected"),
     [
         (0.016, 0.75, [0.02, 0.05, 0.1, 0.2, 0.5]), (0.005, 20.0, [0.01, 0.1, 1.0, 10.0]),
-        (0.03, 0.6, [0.05, 0.1, 0.2, 0.5]), (0.21, 0.48, [0.3, 0.4]), (1.1, 1.9, [1.25, 1.5, 1.75]),
+        (0.03, 0.6, [0.05, 0.1, 0.2, 0.5]), (0.21, 0.48, [0.25, 0.3, 0.35, 0.4, 0.45]),
     ],
 )  # fmt: skip
 def test_an_axis_has_two_numbers_at_least(low: float, high: float, expected: list[float]) -> None:
