@@ -111,7 +111,7 @@ def _caution(ends: Sequence[Row], task: str, asked: str, ablation: str | None = 
     if not found:
         return ""
     return (
-        f" Faithfulness, and with it CPR and CMD, means nothing under {' and '.join(_ablations(found))}: the whole "
+        f" Faithfulness, and with it CPR and CMD, means nothing under {', '.join(_ablations(found))}: the whole "
         "model's logit difference is not clearly above the empty circuit's there "
         f"({found[0]['confidence']:.0%} interval over samples)."
     )

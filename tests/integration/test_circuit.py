@@ -85,6 +85,7 @@ def test_inspect_and_the_page_show_them(run: Path, capsys: pytest.CaptureFixture
     for said in ("Circuits", "Areas, asked held-out samples of objects", "Area under accuracy of ioi", "CPR",
                  "Do the draws' circuits agree?", "Do the tasks share a circuit?"):  # fmt: skip
         assert said in shown
+    assert "means nothing under zero, mean, corrupted" in " ".join(shown.split()), "a random model does no task"
     assert "Areas, asked held-out samples of ioi" in (run / "report.html").read_text()
     assert {"figures/faithfulness.png", "figures/accuracy.svg"} <= set(written(run / "circuit"))
 
