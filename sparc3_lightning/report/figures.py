@@ -126,7 +126,7 @@ def _of_scores(run: FinishedRun) -> Iterator[Picture]:
         yield Picture(
             "seeds_agreement",
             seeds_figure(seeds, what),
-            f"How many {what} two seeds of general samples agree on: those each alone would have selected, and those "
+            f"How many {what} two sets of general samples agree on: those each alone would have selected, and those "
             "with the highest general scores.",
         )
 

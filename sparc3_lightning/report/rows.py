@@ -296,7 +296,7 @@ def _seeds(seeds: dict[str, Any], what: str) -> str:
     # Signed scores have none: they average near 0, which no deviation can be a share of.
     varies = "" if variation is None else f"a score varies by {percent(variation, '')} between them; "
     return (
-        f"{seeds['num_seeds']} seeds of general samples: {varies}{same:.0%} of the {what} that one seed alone would "
+        f"{seeds['num_seeds']} sets of general samples: {varies}{same:.0%} of the {what} that one set alone would "
         f"select, another would too (by chance {seeds['overlap_by_chance']:.1%})."
     )
 

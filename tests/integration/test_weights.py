@@ -215,7 +215,7 @@ def test_seeds_are_compared_by_the_weights_each_would_select(tmp_path: Path) -> 
     pair = found["selection_overlap"]["pairs"]["general_seed0 / general_seed1"]
     assert pair == pytest.approx(same / recipe.num)
     assert "a weight's score varies" in found["meaning"]["coefficient_of_variation"]
-    assert "of the weights that one seed alone would select" in (run / "report.html").read_text()
+    assert "of the weights that one set alone would select" in (run / "report.html").read_text()
 
 
 def select_own(run: Path, general: str) -> WeightRecipe:
