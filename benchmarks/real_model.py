@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from proposers import AUROC, BOTH, DOCUMENT, GRADIENT, ONE_PART, OURS, PROPOSERS, PUBLISHED, words_by_auroc
-from real_model_inputs import FIXTURES, ROOT, Place, attributed, place_of, price_passages, write_inputs
+from real_model_inputs import FIXTURES, ROOT, Place, attributed, first_documents, place_of, write_inputs
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -139,7 +139,8 @@ class Bench:
             [Passage(torch.tensor(ids + word), len(ids)) for ids, word in samples[name]]
             for name in ("toxic", "ordinary")
         )
-        price = price_passages(self.home, partial(encode, self.tokenizer), SCREEN.num_price_tokens)
+        length = context_length(self.lm)
+        price = first_documents(self.home, partial(encode, self.tokenizer), SCREEN.num_price_tokens, length)
         data = ScreenData(toxic, ordinary, price)
         key = {
             **data.key(),

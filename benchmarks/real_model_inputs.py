@@ -122,10 +122,18 @@ def attributed(model: str, place: Place, draw: int, config: str) -> Path:
     return home
 
 
-def price_passages(home: Path, encode: Callable[[str], list[int]], num_tokens: int) -> list[Passage]:
-    """Windows of the first documents (C4's lie in no order), until so many tokens are scored."""
+def first_documents(home: Path, encode: Callable[[str], list[int]], num_tokens: int, max_length: int) -> list[Passage]:
+    """Windows of the first documents (C4's lie in no order), each read alone, until so many tokens are scored.
+
+    Raises:
+        SystemExit: There are fewer.
+    """
+    width = min(PRICE_WINDOW, max_length)
     rows = [json.loads(line)["text"] for line in _lines(home / "price.jsonl")]
-    windows = [one for row in rows for one in torch.tensor(encode(row)).split(PRICE_WINDOW) if len(one) > 1]
+    windows = [one for row in rows for one in torch.tensor(encode(row)).split(width) if len(one) > 1]
     ends = accumulate(len(one) - 1 for one in windows)
     cut = [one[: max(0, len(one) + num_tokens - end)] for one, end in zip(windows, ends, strict=True)]
-    return [Passage(one) for one in cut if len(one) > 1]
+    found = [Passage(one) for one in cut if len(one) > 1]
+    if sum(one.num_scored for one in found) < num_tokens:
+        raise SystemExit(f"{home / 'price.jsonl'} has fewer than {num_tokens} tokens to tell a price by.")
+    return found

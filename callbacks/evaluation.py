@@ -63,7 +63,9 @@ class EvaluationCallback(RunCallback):
             )
         passes = module.evaluator.check(module.lm, module.tokenizer, rows, prompts)
         for measure in module.evaluator.measures:
-            module.data.warn_of_attributed(type(measure).__name__, measure.fingerprints(module.lm, module.tokenizer))
+            texts = measure.fingerprints(module.lm, module.tokenizer)  # every rank must call
+            if trainer.is_global_zero:
+                module.data.warn_of_attributed(type(measure).__name__, texts)
         num, recipes = self.num_control_draws, max(1, len(module.run.aims))
         pruned = "pruned" if recipes == 1 else f"{recipes} times pruned"
         controls = f"{recipes * num} control{'s' * (recipes * num > 1)}"

@@ -39,7 +39,7 @@ def usage() -> str:
     lines += ["", "  --version print the version", ""]
     lines += [
         "Exit codes: 0 done; 1, 2 refused; 75 stopped by SIGTERM, SIGUSR1 or Ctrl-C:",
-        "  the same command goes on",
+        "  the same command goes on; 143 ended by SIGTERM, nothing to go on with",
     ]
     lines += ["", "Start here: sparc3 predict --config configs/tiny/suppress.yaml"]
     return "\n".join(lines)

@@ -281,9 +281,9 @@ class SparC3DataModule(LightningDataModule):
         if self.allow_overlap or not fingerprints:
             return
         for name, samples in self.reference_samples.items():
-            if shared := {*fingerprints} & {*samples.fingerprints}:
+            if {*fingerprints} & {*samples.fingerprints}:
                 warnings.warn(
-                    f"{len(shared)} texts of `{measure}` are also in `{self.key_of(name)}`: what it shows may hold for "
+                    f"some texts of `{measure}` are also in `{self.key_of(name)}`: what it shows may hold for "
                     "the samples attributed alone. Give it texts of its own.",
                     stacklevel=2,
                 )

@@ -185,7 +185,7 @@ class WordSet(ReferenceSet):
             OSError, ValueError: It cannot be read.
         """
         if self.scorer is not None and self.chosen_by_score():
-            assert self.scorer.attributes
+            _ = self.scorer.attributes
 
     def describe(self) -> dict[str, Any]:
         """Give source and options as JSON; the attribute where one is named."""

@@ -191,9 +191,8 @@ def price_passages(
     num = min(len(windows), math.ceil(num_tokens / (width - 1)))
     passages: list[Passage] = []
     missing = num_tokens
-    # The last window may be short: then the others make up for it.
-    for place in dict.fromkeys([*(len(windows) * number // num for number in range(num)), *range(len(windows))]):
-        window = windows[place][: missing + 1]
+    for number in range(num):
+        window = windows[len(windows) * number // num][: missing + 1]
         if len(window) > 1:
             passages.append(Passage(window))
             missing -= len(window) - 1

@@ -79,7 +79,9 @@ def test_the_sweep_runs_after_the_words(tmp_path: Path) -> None:
     sweep_text = (ROOT / SMOLLM2 / "sweep.yaml").read_text()
     (tmp_path / "sweep.yaml").write_text(sweep_text.replace("46080", "192"))
     sweep = ["--config", str(tmp_path / "sweep.yaml"), *home, f"--model.trials_dir={tmp_path / 'trials'}"]
+    command("predict", tmp_path / "words.yaml", tmp_path, *home, sweep[-1])
     run = log_dir(command("predict", tmp_path / "words.yaml", tmp_path, *sweep))
+    assert len([*(tmp_path / "trials").glob("screen-*.jsonl")]) == 1, "the sweep reads what the words have screened"
     table = pd.read_parquet(run / "sweep" / "table.parquet")
     cells = table[table["key"] != "baseline"]
     assert (table["status"] == "done").all(), table["error"].dropna().tolist()
