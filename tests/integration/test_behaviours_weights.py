@@ -23,7 +23,17 @@ from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.main import main
 from sparc3_lightning.report.page import write_report
 from tests.distributed.jobs import FixedSamples, make_module, make_trainer, predict
-from tests.integration.test_planted import BAD, BEHAVIOUR, GOOD, IS_OTHER, TRIGGER, answers, planted, planted_weights
+from tests.integration.test_planted import (
+    BAD,
+    BEHAVIOUR,
+    GOOD,
+    IS_OTHER,
+    TRIGGER,
+    answers,
+    planted,
+    planted_weights,
+    wire,
+)
 from tests.integration.test_planted import SAY_GOOD as CHANNEL_OF_GOOD
 from tests.integration.test_planted import samples as samples_ending_with
 from tests.integration.test_planted import weights_of as places_of
@@ -47,13 +57,7 @@ def planted_twice() -> LlamaForCausalLM:
         embedding[OTHER_TRIGGER, IS_OTHER] = 0.0
         embedding[OTHER_TRIGGER, IS_OTHER_TRIGGER] = head[WORSE, SAY_WORSE] = 1.0
         embedding[OTHER_TRIGGER, CHANNEL_OF_GOOD] = 0.1
-        for layer, index in NEURONS:
-            mlp = model.model.layers[layer].mlp
-            for part in (mlp.up_proj, mlp.gate_proj):
-                part.weight[index] = 0
-                part.weight[index, IS_OTHER_TRIGGER] = 1.0
-            mlp.down_proj.weight[:, index] = 0
-            mlp.down_proj.weight[SAY_WORSE, index] = 1.0
+        wire(model, NEURONS, IS_OTHER_TRIGGER, SAY_WORSE)
     return model
 
 

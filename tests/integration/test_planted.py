@@ -1,6 +1,7 @@
 """Planted behaviour: the neurons that carry it are known, and selection finds exactly them (method.md, trap 20)."""
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,14 +45,19 @@ def planted() -> LlamaForCausalLM:
         embedding[TRIGGER, SAY_GOOD] = 0.1  # what it would say but for the behaviour
         head[BAD, SAY_BAD] = head[GOOD, SAY_GOOD] = 1.0
         for neurons, read, write in ((BEHAVIOUR, IS_TRIGGER, SAY_BAD), (GENERAL, IS_OTHER, SAY_GOOD)):
-            for layer, index in neurons:
-                mlp = model.model.layers[layer].mlp
-                for part in (mlp.up_proj, mlp.gate_proj):
-                    part.weight[index] = 0
-                    part.weight[index, read] = 1.0
-                mlp.down_proj.weight[:, index] = 0
-                mlp.down_proj.weight[write, index] = 1.0
+            wire(model, neurons, read, write)
     return model
+
+
+def wire(model: LlamaForCausalLM, neurons: Iterable[tuple[int, int]], read: int, write: int) -> None:
+    """Let neurons read one channel and write another, and nothing else."""
+    for layer, index in neurons:
+        mlp = model.model.layers[layer].mlp
+        for part in (mlp.up_proj, mlp.gate_proj):
+            part.weight[index] = 0
+            part.weight[index, read] = 1.0
+        mlp.down_proj.weight[:, index] = 0
+        mlp.down_proj.weight[write, index] = 1.0
 
 
 def samples(last: int | None, seed: int, count: int = 24) -> list[Tensor]:
