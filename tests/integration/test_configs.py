@@ -55,9 +55,11 @@ SWEEPS = {name: str(Path(name).with_name("suppress.yaml")) for name in YAMLS if 
 SWEEPS["smollm2_135m/sweep.yaml"] = "smollm2_135m/words.yaml"
 # What is laid over repetition.yaml, and what that changes of its pruning callback: a list is replaced whole.
 REPETITION = "smollm2_135m/repetition.yaml"
+SCREEN = Screen(num_candidates=40, num_price_tokens=4000)
 OF_REPETITION: dict[str, dict[str, Any]] = {
     "smollm2_135m/repetition_weights.yaml": {"num_neurons": None, "sparsity": 0.0003},
-    "smollm2_135m/repetition_screened.yaml": {"screen": Screen(num_candidates=40, num_price_tokens=4000)},
+    "smollm2_135m/repetition_screened.yaml": {"screen": SCREEN},
+    "smollm2_135m/repetition_weights_screened.yaml": {"num_neurons": None, "sparsity": 0.0003, "screen": SCREEN},
 }
 # What is laid over circuit.yaml, and what that changes of its callbacks.
 OF_CIRCUIT: dict[str, dict[str, dict[str, Any]]] = {
