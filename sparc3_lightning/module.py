@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -483,7 +482,7 @@ class SparC3Module(LightningModule):
                 "attn_implementation": self.attn_implementation,
                 "precision": str(self.trainer.precision),
                 "tokenizer": tokenizer_hash(self.tokenizer),
-                "decoding": asdict(self.evaluator.response_decoding),
+                "decoding": self.evaluator.response_decoding.setting(),
                 "scorer": scorer_setting(self.evaluator.load_scorer(), PROBES),
             }
             self._responses = ResponseStore(self.log_dir / RESPONSES_FILE, made_by, self._beside(RESPONSES_FILE))

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -226,7 +226,7 @@ class Evaluator:
                 one = partial(score_windows, model, torch.tensor(text.token_ids), text.windows[-1:])
                 total += _seconds_of(one, model.device) * -(-len(text.windows) // num_ranks)
             if prompts:
-                few = replace(self.decoding, max_new_tokens=min(4, self.decoding.max_new_tokens))
+                few = replace(self.decoding, max_new_tokens=min(4, self.decoding.max_new_tokens), min_new_tokens=0)
                 plan = plan_requests(tokenizer, prompts, self.decoding, context_length(model), model.config.vocab_size)
                 batches = request_batches(plan, *limits)
                 passes = [plan.max_new_tokens + reads_once(model, batch) for batch in batches]
@@ -375,7 +375,7 @@ class Evaluator:
         """
         scorer = scorer_setting(self.load_scorer(), [prompt.text for prompt in prompts]) if prompts else None
         return {
-            "decoding": asdict(self.decoding) if prompts else None,
+            "decoding": self.decoding.setting() if prompts else None,
             "toxicity_protocol": self.toxicity_protocol if prompts else None,
             "threshold": self.threshold if prompts else None,
             "scorer": scorer,

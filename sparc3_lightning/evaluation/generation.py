@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -38,6 +38,8 @@ class Decoding:
         top_p: Smallest set of tokens with this probability is kept; 1 keeps all.
         num_completions: Completions of each prompt.
         seed: Of the noise.
+        min_new_tokens: Length at least: before it no token that ends a text is drawn. As many as `max_new_tokens` make
+            all completions of one length, where a score of theirs depends on it, as repetition does.
     """
 
     max_new_tokens: int = 50
@@ -45,14 +47,25 @@ class Decoding:
     top_p: float = 0.9
     num_completions: int = 1
     seed: int = 0
+    min_new_tokens: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be decoded with."""
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise ValueError(
+                f"`min_new_tokens` must be from 0 to `max_new_tokens` = {self.max_new_tokens}, got "
+                f"{self.min_new_tokens}. Set `Evaluator.init_args.decoding.min_new_tokens`."
+            )
         if self.max_new_tokens < 1 or self.num_completions < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
             raise ValueError(
                 "`decoding` needs max_new_tokens >= 1, num_completions >= 1, temperature >= 0 and 0 < top_p <= 1, got "
                 f"{self}. Set `Evaluator.init_args.decoding`."
             )
+
+    def setting(self) -> dict[str, Any]:
+        """All that completions depend on, as JSON; no minimum where there is none, as before it could be set."""
+        options = asdict(self)
+        return options if self.min_new_tokens else {key: options[key] for key in options if key != "min_new_tokens"}
 
 
 @dataclass(frozen=True)
@@ -301,6 +314,7 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 def _generation_config(decoding: Decoding, ends: list[int]) -> GenerationConfig:
     return GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
+        min_new_tokens=decoding.min_new_tokens or None,
         do_sample=False,
         num_beams=1,
         eos_token_id=ends or None,

@@ -177,7 +177,7 @@ def completion_setting(result: ToxicityResult) -> dict[str, Any]:
     """What completions depend on but the model."""
     texts = json.dumps([row.text for row in result.prompts])  # ASCII, whatever a text holds
     digest = hashlib.sha256(texts.encode()).hexdigest()
-    return {"protocol": result.protocol, "decoding": asdict(result.decoding), "texts": digest}
+    return {"protocol": result.protocol, "decoding": result.decoding.setting(), "texts": digest}
 
 
 def completion_columns(result: ToxicityResult) -> list[Column]:

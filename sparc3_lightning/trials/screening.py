@@ -159,7 +159,7 @@ class ScoredResponses(Responses):
         return {
             "unit": self.unit,
             "prompts": json_sha256([[prompt.id, prompt.text] for prompt in self.prompts]),
-            "decoding": {**asdict(self.evaluator.decoding), "seed": SCREEN_SEED},
+            "decoding": {**self.evaluator.decoding.setting(), "seed": SCREEN_SEED},
             "scorer": scorer_setting(self.evaluator.load_scorer(), [prompt.text for prompt in self.prompts]),
         }
 

@@ -1,6 +1,7 @@
 """Completions, against a slow loop that generates one at a time without a cache."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -149,6 +150,36 @@ def test_text_is_the_continuation_alone(model: LlamaForCausalLM, tokenizer: Any)
     completion = completed(model, tokenizer, [prompt], Decoding(max_new_tokens=3))[0][0]
     assert completion.token_ids == [7, 7, 7]
     assert completion.text == "w7 w7 w7"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_text_does_not_end_before_its_least_length(
+    model: LlamaForCausalLM, tokenizer: Any, prompts: Any, temperature: float
+) -> None:
+    """The model would end at once."""
+    logits = torch.zeros(60, dtype=torch.float64)
+    logits[1] = 50.0
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    model.lm_head.bias = torch.nn.Parameter(logits)
+    lengths = {
+        least: {len(one.token_ids) for of in completed(model, tokenizer, prompts, decoding) for one in of}
+        for least in (0, 3, 5)
+        for decoding in [Decoding(5, temperature, 1.0, min_new_tokens=least)]
+    }
+    assert lengths == {0: {0}, 3: {3}, 5: {5}}
+
+
+def test_no_least_length_leaves_the_setting_as_it_was() -> None:
+    """What was measured before there was one is found again."""
+    assert "min_new_tokens" not in Decoding().setting()
+    assert Decoding(min_new_tokens=2).setting() == asdict(Decoding(min_new_tokens=2))
+
+
+@pytest.mark.parametrize("least", [-1, 51])
+def test_a_least_length_out_of_range_is_refused(least: int) -> None:
+    with pytest.raises(ValueError, match=f"from 0 to `max_new_tokens` = 50, got {least}"):
+        Decoding(min_new_tokens=least)
 
 
 def test_a_prompt_without_room_keeps_its_end_and_its_first_token(model: LlamaForCausalLM, tokenizer: Any) -> None:
