@@ -65,8 +65,9 @@ class CircuitCallback(RunCallback):
 
     Args:
         shares: How much stays, above 0, at most 1; 1 is always asked.
-        ablations: What takes the place of the neurons that go: "zero"; "mean", over the task's own samples by place
-            from the end; "corrupted", what they give in the sample's twin. Of weights only "zero".
+        ablations: What takes the place of the neurons that go: "zero"; "mean", over the task's own samples: the first
+            token's apart, others by place from the end; "corrupted", what they give in the sample's twin. Of weights
+            only "zero".
         scope: Where weights compete: "global" over all layers, or "row". Neurons compete over all layers.
         seed: Seed of the random circuits; each set has a draw of its own.
         described: The share whose circuits are told by layer and compared, between draws, tasks and methods.
@@ -134,11 +135,14 @@ class CircuitCallback(RunCallback):
         tasks = tasks_of(data.behaviours)
         for task, (key, held_out) in data.task_samples.items():
             self._check_task(held_out, key)
-            scored = {text for name in tasks[task] for text in data.reference_samples[name].fingerprints}
-            if (num := sum(text in scored for text in held_out.fingerprints)) and not data.allow_overlap:
+            own = [data.reference_samples[name] for name in tasks[task]]
+            scored = {text for one in own for text in (*one.fingerprints, *one.groups)}
+            num = max(sum(one in scored for one in names) for names in (held_out.fingerprints, held_out.groups))
+            if num and not data.allow_overlap:
                 raise ValueError(
-                    f"`{key}` must hold no sample that scores are made of, got {num}. Set its `part`, or `seed`, to "
-                    "another, or `data.allow_overlap: true`."
+                    f"`{key}` must hold no sample that scores are made of, and none of their templates, got {num} of "
+                    f"{len(held_out)}. Set `part: evaluation` there and `part: attribution` in `data.behaviours`, or "
+                    "`data.allow_overlap: true`."
                 )
 
     def _warn(self, trainer: Trainer, module: SparC3Module) -> None:
@@ -274,7 +278,7 @@ class CircuitCallback(RunCallback):
         )]  # fmt: skip
 
     def _values(self, module: SparC3Module, draw: str, ablation: Ablation) -> tuple[Values, str | None]:
-        """What takes the place of the neurons that go, and the hash of what it is made of."""
+        """What takes the place of the neurons that go, and what names it; None for zero."""
         if ablation == "zero":
             return zeros, None
         samples = module.data.reference_samples[draw]
@@ -285,7 +289,7 @@ class CircuitCallback(RunCallback):
                    for places in batches_of(samples.ids, own.batch_size, own.max_tokens)]  # fmt: skip
         with own.precision():
             means = mean_outputs(module.lm, batches, partial(last_token_logits, module.lm))
-        return means_of(means), samples.token_hash
+        return means_of(means), f"first token apart, {samples.token_hash}"
 
     def _of_weights(
         self, module: SparC3Module, draw: str, number: int

@@ -55,6 +55,7 @@ class ReferenceSamples:
         against: Token that each of these is contrasted with; empty for none.
         texts: Whole texts that no evaluation prompt may be part of.
         corrupted: Each sample's twin, as long, in which what decides its target is changed; empty for none.
+        groups: What each is made of, such as a template, by fingerprint; empty where nothing is known of it.
 
     Shape:
         `ids[s]` and `corrupted[s]` are (T_s,), `following[s]` (N_s,), S tensors.
@@ -68,6 +69,7 @@ class ReferenceSamples:
     against: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     corrupted: list[Tensor] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -23,16 +23,13 @@ from sparc3_lightning.wording import task_name
 
 _LISTS = ("names", "places", "objects", "templates")
 _DRAWS_A_SAMPLE = 50
-_UNTOLD = ("corrupted_column", "separator")
-"""Options that make another task and are in no manifest."""
 
 
 def tasks_of(sets: Mapping[str, ReferenceSet]) -> dict[str, list[str]]:
     """Names of the sets by task, and a name for each: sets that differ in `seed` alone are draws of one task."""
     groups: dict[str, list[str]] = {}
     for name, one in sets.items():
-        untold = {option: getattr(one, option, None) for option in _UNTOLD}
-        groups.setdefault(json_sha256({**one.describe(), **untold, "seed": None}), []).append(name)
+        groups.setdefault(json_sha256({**one.describe(), "seed": None}), []).append(name)
     draws = list(groups.values())
     names = [task_name(of_task) for of_task in draws]
     is_unique = len(set(names)) == len(names)
@@ -85,6 +82,7 @@ class Question:
         wrong: The wrong one.
         corrupted: The prompt with what decides the answer changed, as long in tokens; None for none.
         place: Where it stands, for messages.
+        group: Names what it is made of, such as its template: what is held out shares none.
         separator: What stands between prompt and answer; None for a space, unless either brings white space.
     """
 
@@ -94,6 +92,7 @@ class Question:
     wrong: str
     corrupted: str | None
     place: str
+    group: str
     separator: str | None = None
 
 
@@ -116,8 +115,11 @@ class TaskSet(ReferenceSet):
         check_at_least("num_samples", self.num_samples, 1)
 
     @abstractmethod
-    def questions(self, context: LoadContext) -> Iterator[Question]:
-        """Give questions in the order of the draw, more than are asked for where there are more."""
+    def questions(self, context: LoadContext) -> Iterator[Sequence[Question]]:
+        """Give questions in the order of the draw, more than are asked for where there are more.
+
+        Those that are asked together or not at all come as one.
+        """
 
     def load(self, context: LoadContext) -> ReferenceSamples:
         """Draw and tokenise the samples, on rank 0 for all."""
@@ -126,20 +128,21 @@ class TaskSet(ReferenceSet):
     def _drawn(self, context: LoadContext) -> ReferenceSamples:
         counts: Counter[str] = Counter()
         found: list[tuple[Question, _Tokens]] = []
-        for question in self.questions(context):
-            if len(found) == self.num_samples:
+        for together in self.questions(context):
+            if len(found) >= self.num_samples:
                 break
-            tokens = _tokens_of(question, context)
-            if isinstance(tokens, str):
-                counts[tokens] += 1
+            tokens = [_tokens_of(question, context) for question in together]
+            asked = [one for one in tokens if not isinstance(one, str)]
+            if len(asked) == len(together):
+                found += zip(together, asked, strict=True)
             else:
-                found.append((question, tokens))
+                counts[next(one for one in tokens if isinstance(one, str))] += len(together)
         if len(found) < self.num_samples:
             raise ValueError(
                 f"`num_samples` is {self.num_samples}, but there are only {len(found)} that this tokenizer can ask "
                 f"({dict(counts)}). Lower `init_args.num_samples`, or give more."
             )
-        return self._samples(found, counts)
+        return self._samples(found[: self.num_samples], counts)
 
     def _samples(self, found: "Sequence[tuple[Question, _Tokens]]", counts: Mapping[str, int]) -> ReferenceSamples:
         twins = [tokens.corrupted for _, tokens in found if tokens.corrupted is not None]
@@ -156,6 +159,7 @@ class TaskSet(ReferenceSet):
             following=[torch.tensor([tokens.right]) for _, tokens in found],
             against=[tokens.wrong for _, tokens in found],
             corrupted=twins,
+            groups=[question.group for question, _ in found],
         )
 
 
@@ -197,11 +201,14 @@ def _tokens_of(question: Question, context: LoadContext) -> _Tokens | str:
 class IOI(TaskSet):
     """Indirect objects: who was given something? "When Anna and Tom met, Tom handed a book to" goes on with " Anna".
 
-    The wrong answer is the subject, " Tom"; the corrupted twin has a third name as its subject. Both orders of the two
-    names come equally often. Only names are taken that are one token of this tokenizer after a space.
+    The wrong answer is the subject, " Tom"; the corrupted twin has a third name as its subject. Each sentence is asked
+    twice, one after the other, the names' roles exchanged: "When Anna and Tom met, Anna handed a book to" goes on with
+    " Tom". So a name is right as often as it is wrong, the right one stands first as often as second, and the logit
+    differences of a model that does not read who acts add up to 0, whatever it knows of names. Only names are taken
+    that are one token of this tokenizer after a space.
 
     Args:
-        num_samples: How many samples.
+        num_samples: How many samples; an odd number leaves the last one without its other half.
         seed: Seed of the draw.
         part: Templates: `attribution` takes every second one, `evaluation` the others, `all` both.
         path: Local JSON of lists, `names`, `places`, `objects` and `templates`, the last with [A] (the indirect object,
@@ -217,8 +224,8 @@ class IOI(TaskSet):
         """Give the options and where the lists are from."""
         return {**super().describe(), "lists": self.path or "the project's own"}
 
-    def questions(self, context: LoadContext) -> Iterator[Question]:
-        """Draw them, none twice."""
+    def questions(self, context: LoadContext) -> Iterator[Sequence[Question]]:
+        """Draw them, none twice, with the names' roles exchanged in every second one."""
         lists = OWN_LISTS if self.path is None else read_lists(self.path)
         names = [name for name in dict.fromkeys(lists["names"]) if _is_one_token(name, context)]
         templates = {"all": lists["templates"], "attribution": lists["templates"][::2]}.get(
@@ -231,9 +238,9 @@ class IOI(TaskSet):
             )
         drawn, seen = random.Random(f"{self.seed} {self.part}"), set[str]()
         for _ in range(_DRAWS_A_SAMPLE * self.num_samples):
-            made = _question(drawn, len(seen), templates, names, lists["places"], lists["objects"])
-            if made.prompt not in seen:
-                seen.add(made.prompt)
+            made = _scene(drawn, templates, names, lists["places"], lists["objects"])
+            if made[0].prompt not in seen:
+                seen |= {one.prompt for one in made}
                 yield made
 
 
@@ -243,22 +250,26 @@ def _is_one_token(name: str, context: LoadContext) -> bool:
     return len(cuts) == 1 and len(cuts[0].word) == 1
 
 
-def _question(
-    drawn: random.Random, number: int, templates: Sequence[str], names: Sequence[str], places: Sequence[str],
-    objects: Sequence[str],
-) -> Question:  # fmt: skip
-    template, (right, wrong, third) = drawn.choice(templates), drawn.sample(names, 3)
+def _scene(
+    drawn: random.Random, templates: Sequence[str], names: Sequence[str], places: Sequence[str], objects: Sequence[str]
+) -> list[Question]:
+    """Two questions that differ in who acts alone: what is right in one is wrong in the other."""
+    template, (one, other, third) = drawn.choice(templates), drawn.sample(names, 3)
     text = template.replace("[PLACE]", drawn.choice(places)).replace("[OBJECT]", drawn.choice(objects))
-    if number % 2:  # the other order of the two names where they are named first
-        first, second = sorted((text.index("[A]"), text.index("[B]")))
-        text = text[:first] + text[second : second + 3] + text[first + 3 : second] + text[first : first + 3] + text[
-            second + 3 :
-        ]  # fmt: skip
+    first, second = sorted((text.index("[A]"), text.index("[B]")))
+    exchanged = text[:first] + text[second : second + 3] + text[first + 3 : second] + text[first : first + 3] + text[
+        second + 3 :
+    ]  # fmt: skip
+    group = fingerprint(template.replace("[B]", "[A]"))  # asked in both orders of the names
+    return [_question(text, one, other, third, group), _question(exchanged, other, one, third, group)]
+
+
+def _question(text: str, right: str, wrong: str, third: str, group: str) -> Question:
     text = text.removesuffix("[A]").rstrip()
     start, end = text.rindex("[B]"), text.rindex("[B]") + 3
     twin = text[:start] + third + text[end:]
     prompt, corrupted = (one.replace("[A]", right).replace("[B]", wrong) for one in (text, twin))
-    return Question(fingerprint(prompt), prompt, right, wrong, corrupted, f"{prompt!r}")
+    return Question(fingerprint(prompt), prompt, right, wrong, corrupted, f"{prompt!r}", group)
 
 
 def read_lists(path: str) -> dict[str, list[str]]:
@@ -308,14 +319,19 @@ class TaskFile(TaskSet):
             another name.
         separator: What stands between prompt and answer, such as "" in "2+2=" and "4"; None for a space, unless either
             brings white space of its own.
+        group_column: Column that decides the half, such as the template's name: prompts of one group are of one half.
+            None for the prompt itself, and then alike prompts may be on both sides.
         dataset: Hub id.
         split: Its split.
         revision: Commit on the hub; None for the newest.
     """
 
+    described: ClassVar[tuple[str, ...]] = (*TaskSet.described, "corrupted_column", "separator", "group_column")
+
     path: str | None = None
     corrupted_column: str = "corrupted"
     separator: str | None = None
+    group_column: str | None = None
     dataset: str = "mib-bench/ioi"
     split: str = "train"
     revision: str | None = None
@@ -325,24 +341,25 @@ class TaskFile(TaskSet):
         super().__post_init__()
         self.source: Source = Source(self.path, self.dataset, split=self.split, revision=self.revision)
 
-    def questions(self, context: LoadContext) -> Iterator[Question]:
+    def questions(self, context: LoadContext) -> Iterator[Sequence[Question]]:
         """Give them in the order of the draw, each prompt once."""
         found: dict[str, Question] = {}
         for question in map(self._question, self.source.rows()):
             found.setdefault(question.prompt, question)
         for prompt in sorted(found, key=lambda prompt: draw_order(self.seed, fingerprint(prompt))):
-            if in_part(self.part, fingerprint(prompt)):
-                yield found[prompt]
+            if in_part(self.part, found[prompt].group):
+                yield [found[prompt]]
 
     def _question(self, row: Row) -> Question:
         flat = Row(flat_columns(row.values), row.index, row.place)
         right, wrong = _answers(flat)
         prompt = flat.text("prompt", "path")
         twin = flat.text(self.corrupted_column, "corrupted_column") if self.corrupted_column in flat.values else None
+        group = prompt if self.group_column is None else flat.text(self.group_column, "group_column")
         name = row.values.get("id")
         return Question(
             fingerprint(prompt) if name is None else str(name), prompt, right, wrong,
-            twin, row.place, self.separator,
+            twin, row.place, fingerprint(group), self.separator,
         )  # fmt: skip
 
 

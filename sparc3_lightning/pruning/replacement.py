@@ -24,7 +24,9 @@ def zeros(layer: int, outputs: Tensor) -> Tensor:
 
 
 def means_of(means: Mapping[int, Tensor]) -> Values:
-    """Each neuron's mean at a token's place, counted from the end; before the first mean, the first one.
+    """Each neuron's mean at a token's place: the first token's at the first, at others the one as far from the end.
+
+    Where a sample is longer than all that were averaged, its early inner tokens take the earliest inner mean.
 
     Args:
         means: By layer; see `mean_outputs`.
@@ -32,7 +34,9 @@ def means_of(means: Mapping[int, Tensor]) -> Values:
 
     def values(layer: int, outputs: Tensor) -> Tensor:
         known, length = means[layer].to(outputs), outputs.shape[1]
-        places = torch.arange(len(known) - length, len(known), device=known.device).clamp(min=0)
+        inner = min(1, len(known) - 1)  # samples of one token have nothing but their first
+        places = torch.arange(len(known) - length, len(known), device=known.device).clamp(min=inner)
+        places[0] = 0
         return known[places].expand_as(outputs)
 
     return values
@@ -97,7 +101,9 @@ def seen_outputs(model: PreTrainedModel, see: Callable[[int, Tensor], Tensor | N
 def mean_outputs(
     model: PreTrainedModel, batches: Sequence[Sequence[Tensor]], run: Callable[[Sequence[Tensor]], object]
 ) -> dict[int, Tensor]:
-    """Mean output of each neuron over samples, at each place counted from the end.
+    """Mean output of each neuron over samples: of their first tokens, and at each other place counted from the end.
+
+    The first token, whose outputs may be a thousand times those of others, is a place of its own in every sample.
 
     Args:
         model: See `replaced`.
@@ -105,7 +111,8 @@ def mean_outputs(
         run: Makes a pass.
 
     Returns:
-        By layer; row -1 is the last token's, row -2 the one's before it. A place counts the samples that have it.
+        By layer; row 0 is the first token's, row -1 the last one's, row -2 the one's before it. A place counts the
+        samples that have it.
 
     Shape: each (T, F) float64, for the longest sample's T tokens.
     """
@@ -116,10 +123,12 @@ def mean_outputs(
     def add(layer: int, outputs: Tensor) -> None:
         total = outputs.double().sum(0).cpu()
         found = sums.setdefault(layer, torch.zeros(length, total.shape[1], dtype=torch.float64))
-        found[length - len(total) :] += total
+        found[0] += total[0]
+        found[length - len(total) + 1 :] += total[1:]
 
     for batch in batches:
-        counts[length - len(batch[0]) :] += len(batch)
+        counts[0] += len(batch)
+        counts[length - len(batch[0]) + 1 :] += len(batch)
         with seen_outputs(model, add):
             run(batch)
     return {layer: total / counts for layer, total in sums.items()}

@@ -79,7 +79,7 @@ def kept_neurons(kept: Mapping[int, Tensor], ablation: Ablation, values: Values,
         kept: See `replaced`.
         ablation: Names `values`.
         values: What takes the others' place.
-        made_of: Hash of what the values are made of; None for zero.
+        made_of: Names what the values are made of, and how; None for zero.
     """
     key = {"kind": "replacement", "kept": bits_sha256(kept), "ablation": ablation, "made_of": made_of}
     return Intervention(key, partial(replaced, kept=kept, values=values))

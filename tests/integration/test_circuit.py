@@ -164,7 +164,11 @@ def test_what_is_no_task_is_refused(tmp_path: Path) -> None:
         ),
         (
             ["--data.evaluation_task.ioi.init_args.part=attribution"],
-            r"`data\.evaluation_task\.ioi` must hold no sample that scores are made of, got",
+            r"`data\.evaluation_task\.ioi` must hold no sample that scores are made of, and none",
+        ),
+        (
+            ["--data.evaluation_task.ioi.init_args.part=all", "--data.evaluation_task.ioi.init_args.seed=7"],
+            r"none of their templates, got \d+ of 16\. Set `part: evaluation` there and `part: attribution` in",
         ),
         (["--model.modules=['*.0.mlp.up_proj']"], "a circuit of neurons needs scores of all of them, got none of"),
     ],

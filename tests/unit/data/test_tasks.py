@@ -2,6 +2,8 @@
 
 import copy
 import json
+import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from tokenizers import normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sparc3_lightning.data import IOI, LoadContext, TaskFile
+from sparc3_lightning.data.prompts import in_part
 from sparc3_lightning.data.samples import ReferenceSet
 from sparc3_lightning.data.tasks import held_out_sets, tasks_of
 from sparc3_lightning.data.words import joined_text
@@ -56,6 +59,54 @@ def test_both_orders_come_equally_often(tokenizer: PreTrainedTokenizerBase, cont
     assert sum(is_first) == 10
 
 
+def test_each_sentence_is_asked_twice_with_the_names_exchanged(
+    tokenizer: PreTrainedTokenizerBase, context: LoadContext
+) -> None:
+    """So what the names alone, or the first of them, say adds up to exactly 0."""
+    samples = IOI(path=str(LISTS), num_samples=24).load(context)
+    right, wrong = samples.targets or [], samples.against
+    asked = list(zip(right, wrong, strict=True))
+    assert Counter(asked) == Counter((other, one) for one, other in asked)
+    assert len(set(samples.sample_ids)) == 24
+    likely = {name: random.Random(name).gauss(0, 1) for name in {*right, *wrong}}
+    named_first = [1 if ids.tolist().index(one) < ids.tolist().index(other) else -1
+                   for ids, (one, other) in zip(samples.ids, asked, strict=True)]  # fmt: skip
+    for pair in range(0, 24, 2):
+        assert asked[pair] == asked[pair + 1][::-1]
+        assert sum(likely[one] - likely[other] for one, other in asked[pair : pair + 2]) == 0
+        assert sum(named_first[pair : pair + 2]) == 0
+        first, second = (ids.tolist() for ids in samples.ids[pair : pair + 2])
+        (changed,) = [place for place in range(len(first)) if first[place] != second[place]]
+        assert (first[changed], second[changed]) == (wrong[pair], wrong[pair + 1]), "who acts"
+        assert samples.corrupted[pair].tolist() == samples.corrupted[pair + 1].tolist()
+
+
+def test_an_odd_number_leaves_the_last_alone(context: LoadContext) -> None:
+    even, odd = (IOI(path=str(LISTS), num_samples=num).load(context) for num in (24, 23))
+    assert odd.sample_ids == even.sample_ids[:23]
+
+
+def test_a_question_that_cannot_be_asked_takes_its_other_half_with_it(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """A tokenizer that joins one name with the word after it, where it acts."""
+    joined = copy.deepcopy(tokenizer)
+    joined.backend_tokenizer.normalizer = normalizers.Sequence([
+        normalizers.Replace("then the baker sold", "then the baker , sold"),
+        tokenizer.backend_tokenizer.normalizer or normalizers.Sequence([]),
+    ])  # fmt: skip
+    lists = json.loads(LISTS.read_text())
+    small = {"names": lists["names"][:4], "places": ["garden"], "objects": ["map"], "templates": lists["templates"][:1]}
+    (tmp_path / "lists.json").write_text(json.dumps(small))
+    context = LoadContext(joined, 64, vocab_size=len(tokenizer), next_token=True)
+    samples = IOI(path=str(tmp_path / "lists.json"), num_samples=6).load(context)
+    assert samples.source["num_of_unequal_twins"] % 2 == 0
+    baker = tokenizer.convert_tokens_to_ids("baker")
+    asked = list(zip(samples.targets or [], samples.against, strict=True))
+    assert asked[::2] == [pair[::-1] for pair in asked[1::2]]
+    assert baker not in {*(samples.targets or []), *samples.against}, "beside it the other half could be asked"
+
+
 def test_parts_share_no_template_and_seeds_draw_anew(context: LoadContext, tokenizer: PreTrainedTokenizerBase) -> None:
     drawn = {
         (part, seed): IOI(path=str(LISTS), num_samples=12, part=part, seed=seed).load(context)  # type: ignore[arg-type]
@@ -66,6 +117,8 @@ def test_parts_share_no_template_and_seeds_draw_anew(context: LoadContext, token
     for (part, _), samples in drawn.items():
         assert all(verbs[part] & set(words(tokenizer, ids.tolist())) for ids in samples.ids)
     assert drawn["attribution", 0].token_hash != drawn["attribution", 1].token_hash
+    assert not {*drawn["attribution", 0].groups} & {*drawn["evaluation", 0].groups}
+    assert {*drawn["attribution", 0].groups} & {*drawn["attribution", 1].groups}
     again = IOI(path=str(LISTS), num_samples=12, part="attribution").load(context)
     assert again.token_hash == drawn["attribution", 0].token_hash
 
@@ -99,7 +152,7 @@ def test_more_samples_than_the_lists_give_are_refused(context: LoadContext, tmp_
     lists = json.loads(LISTS.read_text())
     small = {"names": lists["names"][:3], "places": ["garden"], "objects": ["map"], "templates": lists["templates"][:1]}
     (tmp_path / "lists.json").write_text(json.dumps(small))
-    # 3 x 2 pairs, one third name each, two orders.
+    # 3 x 2 pairs, one third name each, two orders of the names.
     assert len(IOI(path=str(tmp_path / "lists.json"), num_samples=12).load(context)) == 12
     with pytest.raises(ValueError, match="only 12"):
         IOI(path=str(tmp_path / "lists.json"), num_samples=13).load(context)
@@ -138,6 +191,28 @@ def test_a_file_needs_no_twins(context: LoadContext, tmp_path: Path) -> None:
     halves = [TaskFile(path=path, num_samples=1, part=part).load(context).fingerprints[0]
               for part in ("attribution", "evaluation")]  # type: ignore[arg-type] # fmt: skip
     assert halves[0] != halves[1]
+
+
+def test_rows_of_a_group_are_of_one_half(context: LoadContext, tmp_path: Path) -> None:
+    openings = ("old", "young", "silly", "lazy", "heavy", "clean", "blue", "long")
+    rows: list[dict[str, object]] = [
+        {"prompt": f"the {word} {noun}", "right": "map", "wrong": "boat", "of": word}
+        for word in openings
+        for noun in ("garden", "kitchen", "road")
+    ]
+    path = task_file(tmp_path / "task.jsonl", rows)
+    both = TaskFile(path=path, num_samples=24, group_column="of").load(context)
+    assert sorted(Counter(both.groups).values()) == [3] * 8
+    num = {part: sum(in_part(part, group) for group in both.groups) for part in ("attribution", "evaluation")}  # type: ignore[arg-type]
+    halves = [TaskFile(path=path, num_samples=num[part], part=part, group_column="of").load(context)
+              for part in num]  # type: ignore[arg-type] # fmt: skip
+    assert not {*halves[0].groups} & {*halves[1].groups}
+    assert {*halves[0].sample_ids} | {*halves[1].sample_ids} == {*both.sample_ids}
+    by_prompt = TaskFile(path=path, num_samples=24).load(context)
+    assert by_prompt.groups == by_prompt.fingerprints, "without it a prompt is a group"
+    assert by_prompt.sample_ids == both.sample_ids
+    with pytest.raises(ValueError, match=r"no column `template`.*Set `init_args.group_column`"):
+        TaskFile(path=path, num_samples=4, group_column="template").load(context)
 
 
 def test_answers_by_key_are_checked(context: LoadContext, tmp_path: Path) -> None:
@@ -184,7 +259,7 @@ def test_prompt_and_answer_are_joined_as_the_file_says(
     row: dict[str, object], separator: str | None, text: str, context: LoadContext, tmp_path: Path
 ) -> None:
     task = TaskFile(path=task_file(tmp_path / "task.jsonl", [row]), num_samples=1, separator=separator)
-    (question,) = task.questions(context)
+    ((question,),) = task.questions(context)
     assert joined_text(question.prompt, question.right, question.separator)[0] == text
 
 
@@ -201,13 +276,14 @@ def test_sets_that_differ_in_seed_alone_are_draws_of_one_task() -> None:
 
 
 def test_sets_that_ask_in_another_way_are_another_task() -> None:
-    """Neither option is in a manifest."""
     plain, other = TaskFile(path="own.jsonl"), TaskFile(path="own.jsonl", seed=1)
     assert tasks_of({"a": plain, "b": other}) == {"a": ["a", "b"]}
     assert tasks_of({"a": plain, "b": TaskFile(path="own.jsonl", separator="")}) == {"a": ["a"], "b": ["b"]}
     twins = TaskFile(path="own.jsonl", seed=1, corrupted_column="twin")
     assert tasks_of({"a": plain, "b": other, "c": twins}) == {"a": ["a", "b"], "c": ["c"]}
-    assert plain.describe() == twins.describe() | {"seed": 0}
+    assert plain.describe() == twins.describe() | {"seed": 0, "corrupted_column": "corrupted"}
+    groups = TaskFile(path="own.jsonl", seed=1, group_column="template")
+    assert tasks_of({"a": plain, "b": groups}) == {"a": ["a"], "b": ["b"]}
 
 
 def test_each_task_has_its_held_out_set() -> None:

@@ -47,15 +47,17 @@ def test_zero_is_what_removing_a_neuron_does(family: str) -> None:
 @pytest.mark.parametrize(
     "batches", [[SAMPLES[:1], SAMPLES[1:2], SAMPLES[2:]], [SAMPLES[2:], SAMPLES[:1], SAMPLES[1:2]]]
 )
-def test_means_are_those_of_each_place_from_the_end(batches: list[list[Tensor]]) -> None:
+def test_means_are_the_first_tokens_and_those_of_each_other_place_from_the_end(batches: list[list[Tensor]]) -> None:
     model = tiny_llama(dtype=torch.float64)
     means = mean_outputs(model, batches, lambda ids: last_token_logits(model, ids))
     each = [outputs_of(model, [ids]) for ids in SAMPLES]
     for layer in range(LAYERS):
         assert means[layer].shape == (5, NEURONS)
-        for place in range(1, 6):
-            having = [found[layer][0, -place] for found, ids in zip(each, SAMPLES, strict=True) if len(ids) >= place]
-            torch.testing.assert_close(means[layer][-place], torch.stack(having).mean(0), rtol=1e-10, atol=1e-12)
+        first = torch.stack([found[layer][0, 0] for found in each]).mean(0)
+        torch.testing.assert_close(means[layer][0], first, rtol=1e-12, atol=1e-14)
+        for place in range(1, 5):
+            having = [found[layer][0, -place] for found, ids in zip(each, SAMPLES, strict=True) if len(ids) > place]
+            torch.testing.assert_close(means[layer][-place], torch.stack(having).mean(0), rtol=1e-12, atol=1e-14)
 
 
 def test_a_mean_counts_the_samples_that_have_its_place() -> None:
@@ -63,10 +65,47 @@ def test_a_mean_counts_the_samples_that_have_its_place() -> None:
     means = mean_outputs(model, [EQUAL, SAMPLES[:1]], lambda ids: last_token_logits(model, ids))
     first, second, short = (outputs_of(model, [ids])[1][0] for ids in (*EQUAL, SAMPLES[0]))
     torch.testing.assert_close(means[1][-1], (first[-1] + second[-1] + short[-1]) / 3)
-    torch.testing.assert_close(means[1][0], (first[0] + second[0]) / 2)
+    torch.testing.assert_close(means[1][-3], (first[-3] + second[-3]) / 2)  # the short one's is its first
+    torch.testing.assert_close(means[1][0], (first[0] + second[0] + short[0]) / 3)
 
 
-def test_neurons_that_go_are_their_means_and_before_the_first_one_the_first() -> None:
+def given(means: dict[int, Tensor], ids: Tensor) -> Tensor:
+    """What takes the place of the first layer's neurons in a sample, (T, F)."""
+    return means_of(means)(0, torch.zeros(1, len(ids), NEURONS, dtype=torch.float64))[0]
+
+
+@pytest.mark.parametrize(
+    ("averaged", "places"),
+    [
+        (SAMPLES[:1], [0, 1, 1, 1, 2]),  # three tokens: beyond them the earliest inner one
+        (SAMPLES[2:], [0, 1, 1, 2, 3]),
+        (EQUAL, [0, 1, 2, 3, 4]),
+        ([SAMPLES[0], torch.tensor([5])], [0, 1, 1, 1, 2]),  # of one token there is the first alone
+        ([torch.tensor([5]), torch.tensor([6])], [0, 0, 0, 0, 0]),
+    ],
+)
+def test_a_place_takes_the_mean_of_its_own_and_before_the_earliest_inner_one_that(
+    averaged: list[Tensor], places: list[int]
+) -> None:
+    model = tiny_llama(dtype=torch.float64)
+    means = mean_outputs(model, [[ids] for ids in averaged], lambda ids: last_token_logits(model, ids))
+    assert torch.equal(given(means, SAMPLES[1]), means[0][places])
+    assert torch.equal(given(means, SAMPLES[1][:1]), means[0][:1]), "a sample of one token has only a first"
+    firsts = torch.stack([outputs_of(model, [ids])[0][0, 0] for ids in averaged]).mean(0)
+    torch.testing.assert_close(given(means, SAMPLES[1])[0], firsts, rtol=1e-12, atol=1e-14)
+
+
+def test_a_first_token_unlike_all_others_leaves_them_alone() -> None:
+    """Means over samples of several lengths, of which each begins with the token of the others' inner places."""
+    model = tiny_llama(dtype=torch.float64)
+    samples = [torch.tensor([3, 5, 6]), torch.tensor([3, 7, 5, 6]), torch.tensor([3, 8, 7, 5, 6])]
+    means = mean_outputs(model, [[ids] for ids in samples], lambda ids: last_token_logits(model, ids))
+    first = outputs_of(model, samples[:1])[0][0, 0]
+    for ids in samples:
+        torch.testing.assert_close(given(means, ids)[0], first, rtol=1e-12, atol=1e-14)
+
+
+def test_neurons_that_go_are_their_means() -> None:
     model = tiny_llama(dtype=torch.float64)
     means = mean_outputs(model, [SAMPLES[:1]], lambda ids: last_token_logits(model, ids))  # three places
     found: dict[int, Tensor] = {}
@@ -81,7 +120,7 @@ def test_neurons_that_go_are_their_means_and_before_the_first_one_the_first() ->
         last_token_logits(model, SAMPLES[1:2])
         for handle in handles:
             handle.remove()
-    expected = means[0][[0, 0, 0, 1, 2], 3]
+    expected = means[0][[0, 1, 1, 1, 2], 3]
     torch.testing.assert_close(found[0][0, :, 3], expected)
     torch.testing.assert_close(found[0][0, :, 4], outputs_of(model, SAMPLES[1:2])[0][0, :, 4])
 
