@@ -18,6 +18,7 @@ from sparc3_lightning.report.page import write_report
 from tests.launch import PATIENCE
 from tests.unit.evaluation.fake_run import make_behaviours_run, make_evaluation, make_run, make_weight_run
 from tests.unit.report.conftest import write_run
+from tests.unit.report.keyboard import keyboard
 from tests.unit.report.trial_runs import write_circuit_dir, write_compression_dir, write_sweep_dir
 
 CHROMIUM = next(
@@ -39,6 +40,11 @@ const contrast = (...colours) => {
     .reduce((sum, part, place) => sum + part * [0.2126, 0.7152, 0.0722][place], 0)).sort((a, b) => a - b);
   return (light + 0.05) / (dark + 0.05);
 };
+// What lies behind a word: its own colour, or that of the first element around it that has one.
+const behind = (element, look) => {
+  const colour = look.getComputedStyle(element).backgroundColor;
+  return /, 0\\)$/.test(colour) && element.parentElement ? behind(element.parentElement, look) : colour;
+};
 addEventListener("load", () => {
   const seen = [...document.querySelectorAll("iframe")].map(frame => {
     const page = frame.contentDocument, look = frame.contentWindow;
@@ -46,14 +52,14 @@ addEventListener("load", () => {
     const tables = [...page.querySelectorAll("table")].map(table => {
       const box = table.closest(".scroll");
       box.focus();
-      return box === page.activeElement && look.getComputedStyle(box).overflowX === "auto";
+      return box === page.activeElement && box.tabIndex === 0 && look.getComputedStyle(box).overflowX === "auto";
     });
-    const words = [...page.querySelectorAll("p, li, th, td, dt, dd, summary, figcaption, a, h1, h2, h3")];
-    const paper = look.getComputedStyle(page.body).backgroundColor;
+    const words = [...page.querySelectorAll("p, li, th, td, dt, dd, summary, figcaption, label, pre, a, h1, h2, h3")];
+    const legible = words.map(word => contrast(look.getComputedStyle(word).color, behind(word, look)));
     const common = {
       overflow: page.documentElement.scrollWidth - frame.clientWidth,
       images: [...page.images].map(image => image.naturalWidth > 0 && image.alt !== ""),
-      tables: tables, contrast: Math.min(...words.map(word => contrast(look.getComputedStyle(word).color, paper))),
+      tables: tables, contrast: Math.min(...legible), is_dark: look.matchMedia("(prefers-color-scheme: dark)").matches,
     };
     if (!page.querySelector("article")) return common;
     const veils = () => [...page.querySelectorAll("article")].map(
@@ -103,13 +109,13 @@ def chromium(profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def browse(address: str, profile: Path) -> tuple[dict[str, Any], list[str], set[str]]:
+def browse(address: str, profile: Path, *options: str) -> tuple[dict[str, Any], list[str], set[str]]:
     """What the probe saw, what the console said, and every address that a page asked for, answered or not."""
     log = profile / "net.json"
     done = chromium(
         profile, f"--log-net-log={log}", "--enable-logging=stderr", "--virtual-time-budget=4000",
         "--window-size=1500,1800", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--dump-dom",
-        f"{address}/probe.html",
+        *options, f"{address}/probe.html",
     )  # fmt: skip
     seen = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
     assert seen, done.stderr
@@ -159,6 +165,39 @@ def test_experiments_are_quiet_and_usable(name: str, tmp_path: Path, served: tup
     assert requests <= {f"{address}/{name}/report.html", f"{address}/favicon.ico"}
 
 
+FOCUS = "[...document.querySelectorAll('.scroll, input, summary, a[href]')].indexOf(document.activeElement)"
+NUM_STOPS = (
+    "[...document.querySelectorAll('.scroll, input, summary, a[href]')].filter(one => one.checkVisibility()).length"
+)
+VEILS = "[...document.querySelectorAll('article .text')].map(one => getComputedStyle(one).filter !== 'none')"
+
+
+def test_a_keyboard_reaches_everything_and_lifts_the_veils(tmp_path: Path) -> None:
+    """Twice through the page: the second time Space shows one article, then all."""
+    assert CHROMIUM is not None
+    page = write_report(write_run(make_run(), tmp_path / "run"), 3)
+    with keyboard(CHROMIUM, tmp_path / "profile") as keys:
+        keys.open(page.as_uri())
+        stops = [keys.ask(FOCUS) for _ in range(keys.ask(NUM_STOPS)) if keys.press("Tab") is None]
+        assert stops == list(range(len(stops)))
+        keys.press(" ")
+        assert keys.ask(VEILS) == [True] * 6 + [False] * 2, "the last article's two texts"
+        keys.ask("document.getElementById('show_all').focus()")
+        keys.press(" ")
+        assert keys.ask(VEILS) == [False] * 8
+
+
+def test_a_keyboard_scrolls_a_wide_table(tmp_path: Path) -> None:
+    assert CHROMIUM is not None
+    page = write_report(write_run(make_run(), tmp_path / "run"), 3)
+    with keyboard(CHROMIUM, tmp_path / "profile") as keys:
+        keys.open(page.as_uri())
+        keys.press("Tab")
+        keys.press("ArrowRight")
+        scrolled = "new Promise(done => setTimeout(() => done(document.activeElement.scrollLeft), 500))"
+        assert keys.ask(scrolled) > 0
+
+
 WRITERS: dict[str, Callable[[Path], object]] = {
     "circuit": lambda directory: write_circuit_dir(directory / "circuit"),
     "behaviours": lambda directory: write_run(make_behaviours_run(), directory),
@@ -182,6 +221,17 @@ def test_each_kind_of_page_is_quiet_and_usable(
         assert page["contrast"] >= 4.5
     assert (console, sorted(set(asked) - {"/favicon.ico"})) == ([], sorted([f"/{name}/report.html", "/probe.html"]))
     assert requests <= {f"{address}/{name}/report.html", f"{address}/favicon.ico"}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_words_are_legible_in_the_dark(name: str, tmp_path: Path, served: tuple[str, list[str]]) -> None:
+    WRITERS[name](tmp_path / name)
+    write_report(tmp_path / name, 3)
+    (tmp_path / "probe.html").write_text(PROBE.replace("PAGE", f"{name}/report.html"))
+    found, _, _ = browse(served[0], tmp_path / "profile", "--blink-settings=preferredColorScheme=0")
+    for page in found["seen"]:
+        assert page["is_dark"]
+        assert page["contrast"] >= 4.5
 
 
 @pytest.mark.parametrize("name", WRITERS)
