@@ -13,7 +13,6 @@ from lightning.pytorch import Trainer
 
 from callbacks.base import RunCallback, model_setting
 from callbacks.baselines import BaselineCallback
-from sparc3_lightning.data.samples import fingerprint
 from sparc3_lightning.data.tokens import check_vocabulary, encode
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation.passes import describe_passes
@@ -50,6 +49,7 @@ from sparc3_lightning.trials.screening import (
     Screen,
     check_chosen,
     describe_screen,
+    num_in_both,
     predict_effects,
     price_passages,
     screened_recipe,
@@ -126,9 +126,9 @@ class PruningCallback(RunCallback):
         differentials = data.differentials()
         run.aims = aims_of(differentials, self.recipes, self.specific_to)
         run.general, run.behaviour = [*run.aims[0].general], run.aims[0].behaviours[0]
-        for behaviour, general in differentials.items():
-            if trainer.is_global_zero:
-                data.warn_of_shared_samples([*general, behaviour])
+        if trainer.is_global_zero:
+            named = (name for behaviour, general in differentials.items() for name in (*general, behaviour))
+            data.warn_of_shared_samples(dict.fromkeys(named))
         if self.num_neurons is None:
             _check_weights(module)
         else:
@@ -235,16 +235,16 @@ class PruningCallback(RunCallback):
 
     def _compared(self, module: SparC3Module, found: Mapping[str, ScoreSet]) -> list[Row]:
         """How far the behaviours agree, on rank 0."""
-        run, samples = module.run, module.data.reference_samples
+        run, data = module.run, module.data
         sizes, recipes = set[int](), dict[str, AnyRecipe]()
         if self.num_neurons is not None:  # of weights a screen's candidates are rows
             sizes = {self.num_neurons, self.num_neurons if self.screen is None else self.screen.num_candidates}
         if self.screen is not None:
             recipes = {name: one.recipe for name, one in run.parts.items() if name in found and one.recipe is not None}
-        # Of words the fingerprints are the texts' and their prompts'.
-        texts = {name: {*map(fingerprint, one.texts)} or {*one.fingerprints} for name, one in samples.items()}
-        shared = {(one, other): len(texts[one] & texts[other]) for one, other in combinations(found, 2)}
-        rows = compare_behaviours(found, sorted(sizes), self.scope, recipes, shared, self.sparsity)
+        general, pairs = data.differentials(), list(combinations(found, 2))
+        texts = {(one, other): len(data.shared_texts([one], [other])) for one, other in pairs}
+        ordinary = {(one, other): len(data.shared_texts(general[one], general[other])) for one, other in pairs}
+        rows = compare_behaviours(found, sorted(sizes), self.scope, recipes, texts, self.sparsity, ordinary)
         write_rows(rows, module.log_dir / OVERLAP_FILE)
         return rows
 
@@ -255,7 +255,8 @@ class PruningCallback(RunCallback):
         as ordinary ones.
 
         Raises:
-            ValueError: No words and no scorer, or no words of several behaviours; or not enough text.
+            ValueError: No words and no scorer, or no words of several behaviours; not enough text; or the same words of
+                behaviours that the recipe is to serve and is not to.
         """
         price, data = self._price(module, screen), module.data
         samples = {name: data.reference_samples[name] for name in aim.behaviours}
@@ -271,6 +272,14 @@ class PruningCallback(RunCallback):
             return ScreenData(ScoredResponses(module.evaluator, module.tokenizer, only, silent[0]), price=price)
         words = self._words(module, [*aim.behaviours, *aim.others, *aim.general])
         serving = [one for name in aim.behaviours for one in words.pop(name)]
+        for name in aim.others:
+            if num := num_in_both(serving, words[name]):
+                raise ValueError(
+                    f"`specific_to: [{aim.behaviours[0]}]` with a screen lowers words of "
+                    f"`{data.key_of(aim.behaviours[0])}` that others must not lower, but {num} of them, after the same "
+                    f"text, are also in `{data.key_of(name)}`. Set `init_args.among` of both, where the file has a "
+                    "column of scores for each, or give each texts of its own."
+                )
         return ScreenData(serving, [one for passages in words.values() for one in passages], price)
 
     def _words(self, module: SparC3Module, names: Sequence[str]) -> dict[str, list[Passage]]:

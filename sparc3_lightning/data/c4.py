@@ -15,6 +15,7 @@ from sparc3_lightning.data.samples import (
     ReferenceSet,
     TextSet,
     check_at_least,
+    check_seed,
     fingerprint,
     lengths_of,
 )
@@ -93,11 +94,7 @@ class C4(ReferenceSet, TextSet):
         least = {"num_samples": 1, "length": 2, "num_seeds": 1, "min_tokens": shortest, "skip_rows": 0}
         for option, value in {**least, "shuffle_buffer": 1}.items():
             check_at_least(option, getattr(self, option), value)
-        if not 0 <= self.seed < self.num_seeds:
-            raise ValueError(
-                f"`seed` must be between 0 and `num_seeds` - 1 = {self.num_seeds - 1}, got {self.seed}: seeds share "
-                "the documents out. Set `init_args.seed`, or raise `init_args.num_seeds` in every set."
-            )
+        check_seed(self.seed, self.num_seeds, "documents")
         if self.length_like is None:
             self.min_tokens = self.min_tokens or self.length + 1
         self.source: Source = Source(

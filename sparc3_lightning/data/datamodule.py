@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 
 _CONTRAST = "_contrast"
 _PRICE_DOCUMENTS = 256
+_SEEDS_SHARE = "Give each set a `seed` of its own and all the same `num_seeds`."
+_BEHAVIOURS_SHARE = (
+    "Behaviours agree for that alone: give each set texts of its own, as `among` of WordsThatMatter does where the "
+    "file has a column of scores for each."
+)
 
 
 class SparC3DataModule(LightningDataModule):
@@ -263,13 +268,21 @@ class SparC3DataModule(LightningDataModule):
     def warn_of_shared_samples(self, names: Iterable[str]) -> None:
         """Warn where two of the sets hold the same texts: seeds agree, or sets differ, less than they seem to."""
         for first, second in combinations(names, 2):
-            texts, others = (set(self.reference_samples[name].fingerprints) for name in (first, second))
-            if texts & others:
+            num = len(self.shared_texts([first], [second]))
+            both = {first, second} <= self.behaviours.keys()
+            if num:
                 warnings.warn(
-                    f"{len(texts & others)} texts of `{self.key_of(first)}` are also in `{self.key_of(second)}`. Give "
-                    "each set a `seed` of its own and all the same `num_seeds`.",
+                    f"{num} texts of `{self.key_of(first)}` are also in `{self.key_of(second)}`. "
+                    + (_BEHAVIOURS_SHARE if both else _SEEDS_SHARE),
                     stacklevel=2,
                 )
+
+    def shared_texts(self, names: Iterable[str], others: Iterable[str]) -> set[str]:
+        """Fingerprints of the texts that some sets have in common with others."""
+        texts = (
+            {one for name in some for one in self.reference_samples[name].text_fingerprints} for some in (names, others)
+        )
+        return set.intersection(*texts)
 
     def warn_of_attributed(self, measure: str, fingerprints: Collection[str]) -> None:
         """Warn where a measure reads texts that are attributed, unless the config allows it.

@@ -351,6 +351,16 @@ def flat_columns(values: Any) -> dict[str, Any]:
     return flat
 
 
+def highest_scores(row: Row, names: Iterable[str]) -> dict[str, float]:
+    """Scores of a row by name: the highest of the column `NAME`, its prompt's and its continuation's, where known."""
+    flat, found = replace(row, values=flat_columns(row.values)), {}
+    for name in names:
+        scores = [flat.score(column) for column in (name, f"prompt_{name}", f"continuation_{name}")]
+        if known := [one for one in scores if one is not None]:
+            found[name] = max(known)
+    return found
+
+
 def _name(values: Any) -> str | None:
     """Name a row as the local files do: its id, or its place in the corpus it was cut from."""
     if values.get("id") is not None:

@@ -94,6 +94,11 @@ class ReferenceSamples:
         return cls(ids, told, names, [fingerprint(text) for _, text in texts])
 
     @property
+    def text_fingerprints(self) -> set[str]:
+        """Fingerprints of the samples' whole texts: a word's prompt alone is none."""
+        return {*map(fingerprint, self.texts)} or {*self.fingerprints}
+
+    @property
     def token_hash(self) -> str:
         """Hash of all token ids, and of the targets that samples have, as `token_hash`."""
         return token_hash(self.ids, self.targets, self.against)
@@ -247,6 +252,19 @@ def check_at_least(option: str, value: int | None, least: int, where: str = "ini
     """
     if value is not None and value < least:
         raise ValueError(f"`{option}` must be at least {least}, got {value}. Set `{where}.{option}`.")
+
+
+def check_seed(seed: int, num_seeds: int, what: str) -> None:
+    """Refuse a seed that is none of those that share out what there is.
+
+    Raises:
+        ValueError: It is below 0, or not below `num_seeds`.
+    """
+    if not 0 <= seed < num_seeds:
+        raise ValueError(
+            f"`seed` must be between 0 and `num_seeds` - 1 = {num_seeds - 1}, got {seed}: seeds share the {what} out. "
+            "Set `init_args.seed`, or raise `init_args.num_seeds` in every set."
+        )
 
 
 @contextmanager

@@ -5,19 +5,20 @@ import re
 import unicodedata
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, ClassVar
 
 import torch
 
-from sparc3_lightning.data.prompts import Part, draw_order, flat_columns, in_part
+from sparc3_lightning.data.prompts import Part, draw_order, flat_columns, highest_scores, in_part
 from sparc3_lightning.data.samples import (
     LoadContext,
     ReferenceSamples,
     ReferenceSet,
     check_at_least,
+    check_seed,
     fingerprint,
     lengths_of,
 )
@@ -136,6 +137,7 @@ class Text:
         prompt: What of it an evaluation may use as a prompt; the text itself where the row names none.
         cut: Characters of the word that the row itself names, if it does.
         place: Where the row stands, for messages.
+        scores: What the file says of it, by column; only what is asked.
     """
 
     name: str
@@ -143,6 +145,7 @@ class Text:
     prompt: str
     cut: tuple[int, int] | None
     place: str
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 # Annotations stand as types here, not as text (`from __future__`): else the parser would take any value.
@@ -233,9 +236,13 @@ class WordSet(ReferenceSet):
             key = prompt, "" if text.cut is None else fingerprint(text.text)
             counts["num_rows"] += 1
             counts["num_duplicates"] += key in found
-            if in_part(self.part, prompt):
+            if self._draws_from(prompt):
                 found.setdefault(key, text)
         return [found[key] for key in sorted(found, key=lambda key: [draw_order(self.seed, one) for one in key])]
+
+    def _draws_from(self, prompt: str) -> bool:
+        """Tell by a prompt's fingerprint whether the set may draw its texts."""
+        return in_part(self.part, prompt)
 
     def _text(self, row: Row) -> Text:
         row = Row(flat_columns(row.values), row.index, row.place)
@@ -279,20 +286,39 @@ class WordsThatMatter(WordSet):
         dataset: Hub id.
         revision: Commit on the hub; None for the newest.
         attribute: Which of the scorer's attributes counts, such as `insult` of Detoxify's; None for its main one.
-        threshold: Texts that score at least this much are taken.
+        threshold: Texts that score at least this much are taken; with `among` by the file's column, not by the scorer.
         min_drop: The least by which leaving the word out must lower the score.
+        among: Columns of scores in the file, such as [insult, threat, profanity]: a text is taken only where this set's
+            own is the highest of them, so that sets with the same `among` share no text. Of a prompt and its
+            continuation the higher score counts.
+        column: Which of them is this set's own; None for the one that is called as `attribute`.
     """
 
     described = (*WordSet.described, "threshold", "min_drop")
 
     threshold: float = 0.5
     min_drop: float = 0.1
+    among: list[str] | None = None
+    column: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cannot be."""
+        """Refuse numbers that cannot be, and columns that do not hold the set's own."""
         super().__post_init__()
         check_share("threshold", self.threshold)
         check_share("min_drop", self.min_drop)
+        if self.among is not None and self._own not in self.among:
+            raise ValueError(
+                f"`among` must hold the set's own column, got {self._own!r} and {self.among}. Set `init_args.column` "
+                "to one of them, or `init_args.among`."
+            )
+        if self.among is None and self.column is not None:
+            raise ValueError(
+                f"`column` is one of the columns `among`, got {self.column!r} alone. Set `init_args.among`."
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Give source and options as JSON; the columns where they decide."""
+        return super().describe() | ({} if self.among is None else {"among": self.among, "column": self._own})
 
     def chosen_by_score(self) -> bool:
         """Unless the rows name their words, as none on the hub do."""
@@ -300,6 +326,7 @@ class WordsThatMatter(WordSet):
 
     def cuts(self, texts: list[Text], context: LoadContext, counts: Counter[str]) -> Iterator[tuple[Text, Cut]]:
         """Give each text that scores high enough, cut before its word."""
+        texts = texts if self.among is None else self._highest(texts, self.among, counts)
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             chunk: list[tuple[Text, list[Cut]]] = []
             for text in texts[start : start + _TEXTS_AT_ONCE]:
@@ -311,11 +338,35 @@ class WordsThatMatter(WordSet):
                     yield from ((text, cut) for cut in named)
             yield from self._found(chunk, context, counts)
 
+    @property
+    def _own(self) -> str | None:
+        return self.column or self.attribute
+
+    def _text(self, row: Row) -> Text:
+        return replace(super()._text(row), scores=highest_scores(row, self.among or ()))
+
+    def _highest(self, texts: list[Text], among: list[str], counts: Counter[str]) -> list[Text]:
+        """Texts whose own column reaches the threshold and is above all others: of equal ones neither is."""
+        for name in among:
+            if texts and not any(name in text.scores for text in texts):
+                known = sorted(flat_columns(next(iter(self.source.rows())).values))
+                raise ValueError(
+                    f"{self.source.name}: `among` names {name!r}, and no row has a score in a column of that name, in "
+                    f"`prompt_{name}` or in `continuation_{name}`, only {known}. Set `init_args.among`."
+                )
+        own, others = str(self._own), {*among} - {self._own}
+        high = [text for text in texts if text.scores.get(own, -1.0) >= self.threshold]
+        counts["num_below_threshold"] += len(texts) - len(high)
+        first = [text for text in high if all(text.scores[own] > text.scores.get(one, -1.0) for one in others)]
+        counts["num_not_highest"] += len(high) - len(first)
+        return first
+
     def _found(
         self, chunk: list[tuple[Text, list[Cut]]], context: LoadContext, counts: Counter[str]
     ) -> Iterator[tuple[Text, Cut]]:
         whole = self._score([text.text for text, _ in chunk], context)
-        high = [(*one, score) for one, score in zip(chunk, whole, strict=True) if score >= self.threshold]
+        least = self.threshold if self.among is None else 0.0  # the columns have chosen
+        high = [(*one, score) for one, score in zip(chunk, whole, strict=True) if score >= least]
         counts["num_below_threshold"] += len(chunk) - len(high)
         left = iter(self._score([without_word(text.text, cut.span) for text, cuts, _ in high for cut in cuts], context))
         for text, cuts, score in high:
@@ -342,18 +393,33 @@ class OrdinaryWords(WordSet):
         attribute: Which of the scorer's attributes counts, such as `insult` of Detoxify's; None for its main one.
         threshold: Take texts that score less than this; None takes any, and needs no scorer.
         length_like: Name of a reference set; each sample is as long as one of its, within a tenth.
+        num_seeds: How many seeds, 0 to `num_seeds` - 1, share the texts out, so that no two have one in common; the
+            same in every set that must stay disjoint. None: each seed draws from all.
     """
 
     described = (*WordSet.described, "threshold", "length_like")
 
     threshold: float | None = None
     length_like: str | None = None
+    num_seeds: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be."""
         super().__post_init__()
         if self.threshold is not None:
             check_share("threshold", self.threshold)
+        check_at_least("num_seeds", self.num_seeds, 1)
+        if self.num_seeds is not None:
+            check_seed(self.seed, self.num_seeds, "texts")
+
+    def describe(self) -> dict[str, Any]:
+        """Give source and options as JSON; the number of seeds where they share the texts out."""
+        return super().describe() | ({} if self.num_seeds is None else {"num_seeds": self.num_seeds})
+
+    def _draws_from(self, prompt: str) -> bool:
+        # The last bit says which part; the others, whose text.
+        is_own = self.num_seeds is None or int(prompt, 16) // 2 % self.num_seeds == self.seed
+        return is_own and super()._draws_from(prompt)
 
     def chosen_by_score(self) -> bool:
         """Where only some texts are taken."""

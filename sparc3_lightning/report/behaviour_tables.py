@@ -50,7 +50,7 @@ def overlap_table(overlaps: Sequence[Row]) -> Table:
     """How far every two behaviours agree: a row a pair and number of neurons, or weights."""
     what = what_went(overlaps[0])
     head = ["behaviours", what, "shared", "by chance", "enrichment", "Jaccard", "p (Holm)", "correlation",
-            "shared texts"]  # fmt: skip
+            "shared texts", "shared general texts"]  # fmt: skip
     rows = [
         [
             f"{row['first']}, {row['second']}",
@@ -62,6 +62,7 @@ def overlap_table(overlaps: Sequence[Row]) -> Table:
             p_value(row["p_holm"]),
             MISSING if row["correlation"] is None else f"{row['correlation']:+.2f}",
             f"{row['num_shared_texts']:,}",
+            f"{row['num_shared_general']:,}" if "num_shared_general" in row else MISSING,
         ]
         for row in overlaps
     ]
@@ -69,7 +70,7 @@ def overlap_table(overlaps: Sequence[Row]) -> Table:
     note = (
         f"Shared: of the first {what} by both differentials, or of both recipes. By chance, and p: as random {what} "
         "would share (hypergeometric, corrected over the pairs). Correlation: Spearman's, of the differentials over "
-        f"{over}. Behaviours that are contrasted with the same general samples agree for that alone, and for every "
-        "text that both were attributed on."
+        f"{over}. Behaviours agree for every text alone that both were attributed on, and for every general text that "
+        "both are contrasted with."
     )
     return Table(head, rows, note, f"Do the behaviours share {what}?")

@@ -34,6 +34,7 @@ def compare_behaviours(
     recipes: Mapping[str, AnyRecipe] | None = None,
     shared_texts: Mapping[Pair, int] | None = None,
     sparsity: float | None = None,
+    shared_general: Mapping[Pair, int] | None = None,
 ) -> list[Row]:
     """How far every two behaviours agree: a row a pair, of the first neurons by the differentials, and of the recipes.
 
@@ -50,6 +51,7 @@ def compare_behaviours(
         recipes: By behaviour its recipe, where a screen chose it; none otherwise.
         shared_texts: How many texts two behaviours were both attributed on.
         sparsity: In the place of `sizes`, of weights: the share of all that is compared.
+        shared_general: How many texts the sets have in common that the two are contrasted with.
 
     Returns:
         Of each pair how many neurons (or weights) both have, of those in either (`jaccard`), what random selections
@@ -67,7 +69,10 @@ def compare_behaviours(
     rows = [row for by, selections in compared for row in _rows(by, what, selections, total)]
     for row in rows:
         pair = row["first"], row["second"]
-        row |= {"correlation": found[pair], "num_shared_texts": (shared_texts or {}).get(pair, 0)}
+        row |= {
+            "correlation": found[pair], "num_shared_texts": (shared_texts or {}).get(pair, 0),
+            "num_shared_general": (shared_general or {}).get(pair, 0),
+        }  # fmt: skip
     return rows
 
 

@@ -96,6 +96,12 @@ def word_passages(samples: ReferenceSamples) -> list[Passage]:
     ]
 
 
+def num_in_both(words: Sequence[Passage], others: Sequence[Passage]) -> int:
+    """How many words stand after the same tokens in both."""
+    known = {(one.start, *one.ids.tolist()) for one in others}
+    return sum((one.start, *one.ids.tolist()) in known for one in words)
+
+
 class ScoredResponses(Responses):
     """What the model says to the prompts that were attributed, by the evaluator's scorer and decoding.
 

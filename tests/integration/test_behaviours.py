@@ -143,6 +143,7 @@ def test_the_behaviours_are_compared(run: Path) -> None:
     assert int(rows[2]["num_shared"]) == len(recipes[0] & recipes[1])
     texts = [{*read(run / "scores" / name / "manifest.json")["data"]["sample_ids"]} for name in RECIPES[:2]]
     assert {int(row["num_shared_texts"]) for row in rows} == {len(texts[0] & texts[1])}
+    assert {int(row["num_shared_general"]) for row in rows} == {16}, "both are contrasted with the same"
 
 
 def test_every_recipe_has_a_page_and_the_run_one_of_all(done: Done) -> None:
@@ -239,6 +240,20 @@ def test_what_cannot_be_made_is_refused_before_attribution(options: list[str], m
     given = [option for option in options if option.startswith("--")]
     with pytest.raises(ValueError, match=message):
         command("predict", tmp_path / "wrong.yaml", tmp_path, *given)
+    assert not [*tmp_path.rglob("scores")]
+
+
+def test_words_that_may_not_fall_are_not_those_that_should(tmp_path: Path) -> None:
+    content = read(ROOT / BEHAVIOURS)
+    sets = content["data"]["behaviours"]
+    sets["names"] = sets["scorn"]
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(content))
+    said = r"`specific_to: \[scorn\]` .* but 8 of them, .* also in `data.behaviours.names`. Set `init_args.among`"
+    with (
+        pytest.warns(UserWarning, match="8 texts of `data.behaviours.names` are also in `data.behaviours.scorn`"),
+        pytest.raises(ValueError, match=said),
+    ):
+        command("predict", tmp_path / "wrong.yaml", tmp_path)
     assert not [*tmp_path.rglob("scores")]
 
 

@@ -267,6 +267,10 @@ def test_every_behaviour_is_contrasted_with_samples_of_its_own() -> None:
     names = ["identity_attack", "insult", "threat", "profanity"]
     assert cli.datamodule.differentials() == {name: [f"{name}_contrast"] for name in names}
     attributes = [one.attribute for one in cli.datamodule.behaviours.values()]
+    columns = [one.column or one.attribute for one in cli.datamodule.behaviours.values()]
+    assert columns == [*cli.datamodule.behaviours]
+    assert all(one.among == columns for one in cli.datamodule.behaviours.values()), "no two share a text"
+    assert [(one.seed, one.num_seeds) for one in cli.datamodule.contrast.values()] == [(seed, 4) for seed in range(4)]
     assert attributes == ["identity_attack", "insult", "threat", "obscene"], "Detoxify's names"
     assert [one.length_like for one in cli.datamodule.contrast.values()] == names
     assert len({one.seed for one in cli.datamodule.contrast.values()}) == 4

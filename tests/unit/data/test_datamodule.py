@@ -331,6 +331,12 @@ def test_shared_samples_are_warned_of(write_jsonl: WriteJsonl, context: LoadCont
         data.warn_of_shared_samples(["a", "b", "c"])
     with warnings.catch_warnings(action="error"):
         data.warn_of_shared_samples(["a", "c"])
+    assert len(data.shared_texts(["a", "c"], ["b"])) == 1
+    assert not data.shared_texts(["c"], ["a", "b"])
+    behaviours = SparC3DataModule(behaviours=sets).bind(context.tokenizer, 64)
+    said = r"1 texts of `data\.behaviours\.a` are also in `data\.behaviours\.b`\. Behaviours agree .*`among`"
+    with pytest.warns(UserWarning, match=said):
+        behaviours.warn_of_shared_samples(["a", "b"])
 
 
 def test_price_is_neither_evaluated_on_nor_attributed(write_jsonl: WriteJsonl, context: LoadContext) -> None:

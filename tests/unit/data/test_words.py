@@ -286,6 +286,79 @@ def test_an_attribute_that_the_scorer_has_not_is_refused(write_jsonl: WriteJsonl
         words.load(context)
 
 
+NAMES = ["insult", "threat", "rudeness"]
+
+
+def scored(**scores: float | None) -> list[dict[str, Any]]:
+    """Rows of four texts that both words are in: a column leads the first three, and two lead the fourth together."""
+    rows: list[dict[str, Any]] = [
+        {"id": leader, "prompt": f"{leader}: he said", **{f"prompt_{name}": 0.5 for name in NAMES}} for leader in NAMES
+    ]
+    for row in rows:  # what was said after the prompt counts as well
+        row |= {"continuation": " I hurt the old fool today.", f"continuation_{row['id']}": 0.9}
+    both = {"id": "both", "prompt_insult": 0.9, "continuation_threat": 0.9, "prompt_rudeness": 0.1}
+    none = {"id": "none", "prompt_insult": 0.3, "prompt_threat": 0.2}
+    return [*rows, {**rows[0], "prompt": "Both: he said", "continuation_insult": 0.9, **both, **scores}, {
+        "prompt": "None: he said", "continuation": " I hurt the old fool.", **none
+    }]  # fmt: skip
+
+
+def among(path: str, name: str, **options: Any) -> WordsThatMatter:
+    given = {"attribute": name, "among": NAMES, "num_samples": 1, "scorer": InsultsAndThreats(), **options}
+    return WordsThatMatter(path, **given)
+
+
+def test_a_text_is_of_the_set_whose_column_is_the_highest(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    path = write_jsonl(scored())
+    for name, word in (("insult", "fool"), ("threat", "hurt")):
+        found = among(path, name).load(context)
+        assert (found.sample_ids, words_of(found, context)) == ([name], [word]), "the scorer finds the word"
+        assert (found.source["among"], found.source["column"]) == (NAMES, name)
+        assert (found.source["num_below_threshold"], found.source["num_not_highest"]) == (1, 3)
+    rude = among(path, "threat", column="rudeness").load(context)
+    assert (rude.sample_ids, words_of(rude, context)) == (["rudeness"], ["hurt"])
+    with pytest.raises(ValueError, match=r"gives only 1 words .*'num_not_highest': 3"):
+        among(path, "threat", num_samples=2).load(context)
+
+
+def test_the_column_is_held_against_the_threshold(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    path = write_jsonl(scored())
+    assert among(path, "insult", threshold=0.9).load(context).sample_ids == ["insult"]
+    with pytest.raises(ValueError, match=r"gives only 0 words .*'num_below_threshold': 5"):
+        among(path, "insult", threshold=0.91).load(context)
+    low = among(path, "insult", threshold=0.25, num_samples=2).load(context)
+    assert {*low.sample_ids} == {"insult", "none"}, "a row without a score is below the others"
+
+
+def test_rows_that_name_their_word_are_of_one_set_too(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    rows = [{"prefix": f"You {i}", "word": "fool", "insult": i / 4, "threat": 0.6} for i in range(5)]
+    path = write_jsonl(rows)
+    sets = [
+        WordsThatMatter(path, column=name, among=["insult", "threat"], num_samples=num).load(context)
+        for name, num in (("insult", 2), ("threat", 3))
+    ]
+    assert [{text[4] for text in one.texts} for one in sets] == [{"3", "4"}, {"0", "1", "2"}]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"among": ["threat"], "attribute": "insult"}, r"got 'insult' and \['threat'\]. Set `init_args.column`"),
+        ({"among": ["threat"]}, r"`among` must hold the set's own column, got None"),
+        ({"column": "threat"}, r"got 'threat' alone. Set `init_args.among`"),
+    ],
+)
+def test_among_holds_the_set_s_own_column(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        WordsThatMatter(**options)
+
+
+def test_a_column_that_no_row_has_is_refused(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    words = among(write_jsonl(scored()), "threat", among=["threat", "scorn"])
+    with pytest.raises(ValueError, match=r"names 'scorn', and no row .*`prompt_scorn`.*'prompt_threat'\].*Set `init_a"):
+        words.load(context)
+
+
 def sentences(num: int) -> list[dict[str, Any]]:
     names = ["river", "house", "garden", "teacher", "window"]
     return [{"text": f"Day {i}: " + " ".join(names[(i + j) % 5] for j in range(4 + i % 9))} for i in range(num)]
@@ -313,6 +386,23 @@ def test_the_draw_depends_on_neither_the_files_order_nor_the_number(
     assert [ids.tolist() for ids in many.ids[:10]] == [ids.tolist() for ids in few.ids]
     other = OrdinaryWords(write_jsonl(rows), num_samples=20, seed=4).load(context)
     assert [ids.tolist() for ids in other.ids] != [ids.tolist() for ids in many.ids]
+
+
+def test_seeds_share_the_texts_out(write_jsonl: WriteJsonl, context: LoadContext) -> None:
+    rows = sentences(60)
+    paths = [write_jsonl(rows), write_jsonl(rows[::-1], "turned.jsonl"), write_jsonl(rows, "again.jsonl")]
+    sets = [OrdinaryWords(path, seed=seed, num_seeds=3, num_samples=10) for seed, path in enumerate(paths)]
+    texts = [{*one.load(context).texts} for one in sets]
+    assert [len(one) for one in texts] == [10, 10, 10]
+    assert len(set.union(*texts)) == 30
+    owned = [len(one._texts(Counter())) for one in sets]
+    assert sum(owned) == 60
+    half = [OrdinaryWords(paths[0], seed=seed, num_seeds=3, part="attribution") for seed in range(3)]
+    assert all(0 < len(one._texts(Counter())) < num for one, num in zip(half, owned, strict=True)), "parts cut across"
+    assert sets[0].load(context).source["num_seeds"] == 3
+    assert "num_seeds" not in OrdinaryWords(paths[0]).describe()
+    with pytest.raises(ValueError, match=r"between 0 and `num_seeds` - 1 = 2, got 3: seeds share the texts out"):
+        OrdinaryWords(seed=3, num_seeds=3)
 
 
 def bound(context: LoadContext, **sets: Any) -> SparC3DataModule:

@@ -17,6 +17,7 @@ from sparc3_lightning.report.overlap_figures import behaviour_pictures
 from sparc3_lightning.scoring.combine import differential
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.trials.behaviours import compare_behaviours, recipe_rows, write_rows
+from sparc3_lightning.wording import MISSING
 from tests.unit.evaluation.fake_run import make_set
 
 # Eight neurons in two layers; the first two of a and of b are the same, c's are others.
@@ -37,7 +38,7 @@ def differentials() -> dict[str, ScoreSet]:
 
 
 def test_first_neurons_are_compared_pair_by_pair(differentials: dict[str, ScoreSet]) -> None:
-    rows = compare_behaviours(differentials, [2, 3], shared_texts={("a", "c"): 7})
+    rows = compare_behaviours(differentials, [2, 3], shared_texts={("a", "c"): 7}, shared_general={("b", "c"): 5})
     assert [(row["num_neurons"], row["first"], row["second"]) for row in rows] == [
         (k, *pair) for k in (2, 3) for pair in combinations("abc", 2)
     ]
@@ -49,6 +50,10 @@ def test_first_neurons_are_compared_pair_by_pair(differentials: dict[str, ScoreS
     assert (other["num_shared"], other["jaccard"], other["enrichment"], other["p_value"]) == (0, 0.0, 0.0, 1.0)
     assert other["correlation"] == pytest.approx(-1.0)
     assert [row["num_shared_texts"] for row in rows] == [0, 7, 0] * 2
+    assert [row["num_shared_general"] for row in rows] == [0, 0, 5] * 2
+    of_before = [{key: value for key, value in row.items() if key != "num_shared_general"} for row in rows]
+    assert [row[-2:] for row in overlap_table(rows).rows[:3]] == [["0", "0"], ["7", "0"], ["0", "5"]]
+    assert [row[-1] for row in overlap_table(of_before).rows] == [MISSING] * 6
 
 
 def test_the_scope_says_which_are_first(differentials: dict[str, ScoreSet]) -> None:
@@ -191,7 +196,7 @@ def test_the_table_shows_other_attributes_and_of_the_deciding_one_what_decides()
 def test_tables_files_and_figures_of_overlaps(differentials: dict[str, ScoreSet], tmp_path: Path) -> None:
     rows = compare_behaviours(differentials, [2], recipes={"a": Recipe([(0, 0)]), "b": Recipe([(0, 0)])})
     table = overlap_table(rows)
-    assert table.rows[0] == ["a, b", "first 2", "2", "0.5", "4 x", "1.00", "0.107", "+0.98", "0"]
+    assert table.rows[0] == ["a, b", "first 2", "2", "0.5", "4 x", "1.00", "0.107", "+0.98", "0", "0"]
     assert [row[1] for row in table.rows] == ["first 2"] * 3 + ["recipes"]
     stored = pd.read_csv(write_rows(rows, tmp_path / "overlap.csv"))
     assert stored["num_shared"].tolist() == [2, 0, 0, 1]
