@@ -124,7 +124,7 @@ class PruningCallback(RunCallback):
         """Refuse, before hours of attribution, what could not be selected after them."""
         config, run, data = module.lm.config, module.run, module.data
         differentials = data.differentials()
-        run.aims = aims_of(differentials, self.recipes, self.specific_to)
+        run.aims = aims_of(differentials, self.recipes, self.specific_to, data.attributes())
         run.general, run.behaviour = [*run.aims[0].general], run.aims[0].behaviours[0]
         if trainer.is_global_zero:
             named = (name for behaviour, general in differentials.items() for name in (*general, behaviour))

@@ -83,7 +83,7 @@ class TensorBoardCallback(RunCallback):
     ) -> None:
         board = logger.experiment
         board.add_figure("before_and_after", comparison_figure(board_panels(results)), 0, close=False)
-        completions = sample_completions(baseline, pruned, self.num_prompts)
+        completions = sample_completions(baseline, pruned, self.num_prompts, results["verdict"]["column"])
         if completions:
             board.add_text("completions/side_by_side", completions, 0)
         board.add_text("verdict", verdict_text(results["verdict"]), 0)

@@ -265,6 +265,11 @@ class SparC3DataModule(LightningDataModule):
                 )
         return found
 
+    def attributes(self) -> dict[str, str]:
+        """Name, by behaviour, the scorer's attribute that its words are chosen by, where it names one."""
+        named = {name: one.attribute for name, one in self.behaviours.items() if isinstance(one, WordSet)}
+        return {name: attribute for name, attribute in named.items() if attribute is not None}
+
     def warn_of_shared_samples(self, names: Iterable[str]) -> None:
         """Warn where two of the sets hold the same texts: seeds agree, or sets differ, less than they seem to."""
         for first, second in combinations(names, 2):

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -90,11 +90,19 @@ class Evaluation:
         perplexity: By protocol, where there was a text.
         toxicity: Where there were prompts and a scorer.
         measures: Columns of `Evaluator.init_args.measures`.
+        decides: Attribute of the scorer that says what became of the behaviour; None for the main one. Files of an
+            evaluation do not tell: see `judged_by`.
     """
 
     perplexity: dict[str, PerplexityResult]
     toxicity: ToxicityResult | None
     measures: dict[str, Column] = field(default_factory=dict)
+    decides: str | None = None
+
+    def judged_by(self, attribute: str | None) -> "Evaluation":
+        """The same, but what this attribute says decides; where the scorer has none of this name, all stays."""
+        known = {} if self.toxicity is None else self.toxicity.attributes
+        return replace(self, decides=attribute) if attribute in known else self
 
     def to_json(self) -> dict[str, Any]:
         """All of it, as JSON values; `columns` has, of each measure that is a mean, the value of each row."""
@@ -122,7 +130,7 @@ class Evaluation:
     def columns(self) -> dict[str, Column]:
         """Every measure by its name: what comparison, tables, figures and loggers go by."""
         columns = [perplexity_column(result) for result in self.perplexity.values()]
-        columns += [] if self.toxicity is None else completion_columns(self.toxicity)
+        columns += [] if self.toxicity is None else completion_columns(self.toxicity, self.decides)
         return {column.name: column for column in columns} | self.measures
 
     @property
@@ -180,22 +188,28 @@ def completion_setting(result: ToxicityResult) -> dict[str, Any]:
     return {"protocol": result.protocol, "decoding": result.decoding.setting(), "texts": digest}
 
 
-def completion_columns(result: ToxicityResult) -> list[Column]:
-    """What the scorer says of the completions, their repetition and their length, prompt by prompt."""
+def completion_columns(result: ToxicityResult, decides: str | None = None) -> list[Column]:
+    """What the scorer says of the completions, their repetition and their length, prompt by prompt.
+
+    Args:
+        result: The completions, scored.
+        decides: The attribute that decides; None for the main one. Other scorers' opinions are of the main one alone.
+    """
     setting, ids = completion_setting(result), [row.id for row in result.prompts]
     unique = _values(result, lambda item: math.nan if item.uniqueness is None else item.uniqueness)
     return [
-        *_score_columns(result, ids, setting),
+        *_score_columns(result, decides or result.main_attribute, ids, setting),
         Repetition.column(ids, unique, setting),
         Length.column(ids, _values(result, lambda item: float(item.num_tokens)), setting),
     ]
 
 
-def _score_columns(result: ToxicityResult, ids: list[str], setting: dict[str, Any]) -> Iterator[Column]:
+def _score_columns(result: ToxicityResult, main: str, ids: list[str], setting: dict[str, Any]) -> Iterator[Column]:
     """Mean, expected maximum and probability of each of the scorer's attributes; see `metrics.summarise`."""
     setting = {**setting, "scorer": result.scorer, "threshold": result.threshold}
     # With several completions a prompt, the published figure is the worst of them.
-    decides = "expected_maximum" if result.protocol == "rtp" else "mean"
+    published = "expected_maximum" if result.protocol == "rtp" else "mean"
+    opinions = result.main_attributes[1:] if main == result.main_attribute else []
     notes = {
         "expected_maximum": "Expected maximum: mean over prompts of the highest completion.",
         "probability": f"Probability: share of prompts with a completion above {result.threshold:g}.",
@@ -207,11 +221,11 @@ def _score_columns(result: ToxicityResult, ids: list[str], setting: dict[str, An
         measures = {"mean": scores, "expected_maximum": highest, "probability": (highest > result.threshold).double()}
         for measure, values in measures.items():
             role: Role = "detail"
-            if measure == decides and attribute in result.main_attributes:
-                role = "behaviour" if attribute == result.main_attribute else "opinion"
-            elif attribute == result.main_attribute and scores.shape[1] > 1:
+            if measure == published and attribute in (main, *opinions):
+                role = "behaviour" if attribute == main else "opinion"
+            elif attribute == main and scores.shape[1] > 1:
                 role = "beside"
-            elif measure == "mean" or (attribute == result.main_attribute and measure == "probability"):
+            elif measure == "mean" or (attribute == main and measure == "probability"):
                 role = "logged"
             yield Column(
                 name=f"{attribute}/{measure}",

@@ -32,6 +32,8 @@ class Aim:
         behaviours: What its neurons, or weights, are to serve.
         general: Names of the sets that these are contrasted with.
         others: Behaviours that they are not to serve; only of `specific`.
+        attribute: Of the scorer, which says whether it worked: what its one behaviour's words were chosen by. None for
+            the scorer's main one.
     """
 
     name: str
@@ -39,10 +41,14 @@ class Aim:
     behaviours: tuple[str, ...]
     general: tuple[str, ...]
     others: tuple[str, ...] = ()
+    attribute: str | None = None
 
 
 def aims_of(
-    differentials: Mapping[str, Sequence[str]], recipes: Sequence[str] = ("each",), specific_to: Sequence[str] = ()
+    differentials: Mapping[str, Sequence[str]],
+    recipes: Sequence[str] = ("each",),
+    specific_to: Sequence[str] = (),
+    attributes: Mapping[str, str] = {},
 ) -> list[Aim]:
     """The recipes of a run, in the order asked, those of specific neurons last.
 
@@ -50,6 +56,7 @@ def aims_of(
         differentials: By behaviour the sets that it is contrasted with.
         recipes: Kinds.
         specific_to: Behaviours that a recipe of specific neurons is made for.
+        attributes: By behaviour the attribute that its words were chosen by, where it names one.
 
     Raises:
         ValueError: No recipe; an unknown kind or behaviour; one behaviour alone, which nothing is shared with; a
@@ -74,11 +81,12 @@ def aims_of(
     every = tuple(dict.fromkeys(one for general in differentials.values() for one in general))
     aims = []
     for kind in dict.fromkeys(recipes):
-        one = [Aim(name, kind, (name,), tuple(differentials[name])) for name in names]
+        one = [Aim(name, kind, (name,), tuple(differentials[name]), (), attributes.get(name)) for name in names]
         aims += one if kind == "each" else [Aim(kind, kind, tuple(names), every)]
     for name in dict.fromkeys(specific_to):
         others = tuple(other for other in names if other != name)
-        aims.append(Aim(SPECIFIC + name, "specific", (name,), tuple(differentials[name]), others))
+        general, attribute = tuple(differentials[name]), attributes.get(name)
+        aims.append(Aim(SPECIFIC + name, "specific", (name,), general, others, attribute))
     return aims
 
 

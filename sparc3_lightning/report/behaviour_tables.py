@@ -12,8 +12,14 @@ _BY_RECIPE = "recipe"
 
 
 def recipe_table(recipes: Sequence[Row]) -> Table:
-    """What every recipe does: a row each, a column a measure; of the attribute that decides only what decides."""
-    what, decides = what_went(recipes[0]), {kind_of(row["column"]) for row in recipes if row["role"] == "behaviour"}
+    """What every recipe does: a row each, a column a measure; of the attribute that decides only what decides.
+
+    Where recipes are judged by different attributes, a column says by which.
+    """
+    what, deciding = what_went(recipes[0]), [row for row in recipes if row["role"] == "behaviour"]
+    decides = {kind_of(row["column"]) for row in deciding}
+    judged = {row["recipe"]: spoken(kind_of(row["column"])) for row in reversed(deciding)}  # a recipe's first decides
+    differ = len({*judged.values()}) > 1
     shown = dict.fromkeys(
         row["column"]
         for row in recipes
@@ -24,16 +30,20 @@ def recipe_table(recipes: Sequence[Row]) -> Table:
     for row in recipes:
         found.setdefault(row["recipe"], {})[row["column"]] = row
     cells = [
-        [name, f"{next(iter(rows.values()))[f'num_{what}']:,}", *(_change(rows.get(column)) for column in shown)]
+        [
+            name, f"{next(iter(rows.values()))[f'num_{what}']:,}", *[judged.get(name, MISSING)] * differ,
+            *(_change(rows.get(column)) for column in shown),
+        ]
         for name, rows in found.items()
-    ]
+    ]  # fmt: skip
     has_control = any(row["p_against_control"] is not None for row in recipes)
     beside = f" and against random {what} of the same layers" if has_control else ""
     note = (
         "Change against the baseline, of a figure below 0 the difference. *: significant against it, corrected over "
         f"the recipes (Holm){beside}, at {ALPHA:g}. Each recipe's directory has its intervals and its page."
     )
-    return Table(["recipe", what, *map(spoken, shown)], cells, note, "Behaviours side by side")
+    head = ["recipe", what, *["judged by"] * differ, *map(spoken, shown)]
+    return Table(head, cells, note, "Behaviours side by side")
 
 
 def _change(row: Row | None) -> str:

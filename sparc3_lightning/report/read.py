@@ -15,6 +15,7 @@ from sparc3_lightning.files import read_json
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.pruning.recipe import COMPRESSION_FILE, RECIPE_FILE, WEIGHT_RECIPE_FILE, Recipe
 from sparc3_lightning.report.recipe_report import recipe_report
+from sparc3_lightning.report.rows import kind_of
 from sparc3_lightning.report.sections import KINDS, experiment_at, experiments_in, read_experiment
 from sparc3_lightning.scoring.manifest import MANIFEST_FILE, read_manifest, tensor_files
 from sparc3_lightning.trials import RECIPES_DIR, SCREEN_FILE
@@ -103,7 +104,7 @@ class Side:
     Attributes:
         rows: Of each column the value of each prompt, NaN where it has none.
         prompts: Every prompt with its completions and their scores, as its file has them.
-        attribute: The scorer's first attribute; "" where nothing was scored.
+        attribute: The scorer's attribute that decides; "" where nothing was scored.
     """
 
     rows: dict[str, Floats]
@@ -111,8 +112,13 @@ class Side:
     attribute: str
 
     @classmethod
-    def of(cls, content: dict[str, Any]) -> Side:
-        """What an evaluation's file holds; earlier versions left the columns' rows out."""
+    def of(cls, content: dict[str, Any], decides: str | None = None) -> Side:
+        """What an evaluation's file holds; earlier versions left the columns' rows out.
+
+        Args:
+            content: Of the file.
+            decides: Name of the column that the results are judged by; None for one of the scorer's first attribute.
+        """
         import numpy as np
 
         if "columns" not in content:
@@ -122,7 +128,10 @@ class Side:
         # JSON has no NaN.
         rows = {name: np.array(values, dtype=np.float64) for name, values in content["columns"].items()}
         scored = content["toxicity"]  # the file's word for what a scorer judges
-        return cls(rows, *([], "") if scored is None else (scored["prompts"], next(iter(scored["attributes"]))))
+        if scored is None:
+            return cls(rows, [], "")
+        named, known = kind_of(decides or ""), scored["attributes"]
+        return cls(rows, scored["prompts"], named if named in known else next(iter(known)))
 
 
 class NeuronScores(NamedTuple):
@@ -196,7 +205,8 @@ def finished_run(run: Run, run_dir: Path) -> FinishedRun:
         found = [neuron_scores(run.score_sets[name]) for name in (*run.general, str(run.behaviour))]
         sets = [{layer: scores.numpy() for layer, scores in of_set.items()} for of_set in found]
         neurons = _neurons(run_dir / "scores", sets, run.recipe)
-    baseline, pruned, *controls = (Side.of(one.to_json()) for one in (run.baseline, run.pruned, *run.controls))
+    evaluations, decides = (run.baseline, run.pruned, *run.controls), run.results["verdict"]["column"]
+    baseline, pruned, *controls = (Side.of(one.to_json(), decides) for one in evaluations)
     return FinishedRun(
         run.results, baseline, pruned, controls, run.recipe, neurons, *made_with(run_dir), read_screen(run_dir)
     )
@@ -212,12 +222,13 @@ def read_run(run_dir: Path) -> FinishedRun:
 
     from sparc3_lightning.pruning.weight_recipe import load_recipe
 
-    def sides(name: str) -> list[Side]:
-        return [Side.of(one) for one in _stored(run_dir, name)]
-
     results, recipe = read_results(run_dir), load_recipe(run_dir)
-    (baseline,), (pruned,) = [Side.of(one) for one in _stored(home_of(run_dir), "baseline")], sides("pruned")
-    controls = sides("control") if results["num_control_draws"] else []
+
+    def sides(directory: Path, name: str) -> list[Side]:
+        return [Side.of(one, results["verdict"]["column"]) for one in _stored(directory, name)]
+
+    (baseline,), (pruned,) = sides(home_of(run_dir), "baseline"), sides(run_dir, "pruned")
+    controls = sides(run_dir, "control") if results["num_control_draws"] else []
     for name, others in (("pruned", [pruned]), ("control", controls)):
         # Prompts are paired by their place.
         if any(_prompt_ids(other) != _prompt_ids(baseline) for other in others):

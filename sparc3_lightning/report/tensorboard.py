@@ -155,12 +155,12 @@ def verdict_text(verdict: VerdictResult) -> str:
     return "\n".join([f"**{plain_text(verdict['headline'])}**", "", *(f"- {plain_text(line)}" for line in sentences)])
 
 
-def sample_completions(baseline: Evaluation, pruned: Evaluation, num_prompts: int) -> str:
+def sample_completions(baseline: Evaluation, pruned: Evaluation, num_prompts: int, decides: str | None = None) -> str:
     """First completions of a few prompts before and after, as a markdown table in which every text is only text.
 
-    Empty where no prompt was continued or none is wanted.
+    Empty where no prompt was continued or none is wanted. `decides` is the column that the results are judged by.
     """
-    before = Side.of(baseline.to_json())
+    before = Side.of(baseline.to_json(), decides)
     shown = first_completions(before, Side.of(pruned.to_json()), num_prompts)
     if not shown:
         return ""

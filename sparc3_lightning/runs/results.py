@@ -149,11 +149,13 @@ def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> 
     assert run.recipe is not None
     assert run.baseline is not None
     assert run.pruned is not None
-    columns, controls = run.pruned.columns, [control.columns for control in run.controls]
-    changes = compare(run.baseline.columns, columns, evaluator.paired_test)
-    against = compare_with_control(controls, columns, evaluator.paired_test) if controls else {}
+    attribute = None if run.aim is None else run.aim.attribute
+    baseline, pruned, *controls = (one.judged_by(attribute) for one in (run.baseline, run.pruned, *run.controls))
+    changes = compare(baseline.columns, pruned.columns, evaluator.paired_test)
+    drawn = [control.columns for control in controls]
+    against = compare_with_control(drawn, pruned.columns, evaluator.paired_test) if drawn else {}
     manifest = run.score_sets[run.behaviour or next(iter(run.score_sets))].manifest
-    before, after = run.baseline.toxicity, run.pruned.toxicity
+    before, after = baseline.toxicity, pruned.toxicity
     agreement: list[dict[str, Any]] | None = None
     words: dict[str, list[dict[str, Any]]] | None = None
     if before is not None and after is not None:
@@ -165,20 +167,20 @@ def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> 
         "relevance": {**manifest.get("options", {}), "left_out": manifest.get("left_out", [])},
         "selection": _selection(run),
         "predictions": cast("PredictionsResult", asdict(run.predictions)) if run.predictions else None,
-        "columns": column_results(run.baseline, run.pruned, run.controls, _as_json(changes), _as_json(against)),
-        "num_control_draws": len(run.controls),
-        "baseline": run.baseline.summary(),
-        "pruned": run.pruned.summary(),
+        "columns": column_results(baseline, pruned, controls, _as_json(changes), _as_json(against)),
+        "num_control_draws": len(controls),
+        "baseline": baseline.summary(),
+        "pruned": pruned.summary(),
         "agreement": agreement,
         "words": words,
         "verdict": verdict(
             Findings(
-                columns=run.baseline.columns,
+                columns=baseline.columns,
                 changes=changes,
                 num_removed=run.recipe.num,
                 what=run.recipe.what,
                 against_control=against,
-                draws=[control.scalars() for control in run.controls],
+                draws=[control.scalars() for control in controls],
                 num_empty=(before.num_empty if before else 0, after.num_empty if after else 0),
                 alpha=evaluator.paired_test.alpha,
                 overlap_allowed=bool(data.get("allow_overlap")),

@@ -116,14 +116,16 @@ def recipe_rows(results: Mapping[str, Mapping[str, Any]], aims: Mapping[str, Aim
         Of each its change against the baseline, with its interval and p-value; that corrected over the recipes, of one
         measure at a time (`p_holm`); and the control's mean and the p-value against it, None without a control.
     """
-    rows = []
+    rows, columns = [], [(name, one) for found in results.values() for name, one in found["columns"].items()]
+    decide = {name for name, one in columns if one["role"] == "behaviour"}  # of any: seen beside each other
     for name, found in results.items():
         selection, counts = found["selection"], (f"num_{NEURONS}", f"num_{WEIGHTS}")
         told = {
             "recipe": name, "kind": aims[name].kind, "behaviours": " ".join(aims[name].behaviours),
             **{count: selection[count] for count in counts if count in selection},
         }  # fmt: skip
-        shown = {key: one for key, one in found["columns"].items() if one["role"] != "detail" and one["change"]}
+        known = {key: one for key, one in found["columns"].items() if one["change"]}
+        shown = {key: one for key, one in known.items() if one["role"] != "detail" or key in decide}
         rows += [{**told, "column": key, **_figures(one)} for key, one in shown.items()]
     for of_column in _grouped(rows, "column").values():
         corrected = holm([row["p_value"] for row in of_column])

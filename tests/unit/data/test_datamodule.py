@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from transformers import PreTrainedTokenizerBase
 
-from sparc3_lightning.data import C4, LoadContext, Prompt, PromptFile, RealToxicityPrompts, TextFile
+from sparc3_lightning.data import C4, LoadContext, Prompt, PromptFile, RealToxicityPrompts, TextFile, WordsThatMatter
 from sparc3_lightning.data.c4 import shuffled
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.data.samples import ReferenceSamples, ReferenceSet, fingerprint
@@ -318,6 +318,13 @@ def test_several_behaviours_have_a_differential_each(path: str) -> None:
         data.differential_names()
     with pytest.raises(ValueError, match=r"that 'insult' is contrasted with, got none"):
         SparC3DataModule(None, behaviours, contrast={"threat": PromptFile(path)}).differentials()
+
+
+def test_attributes_that_words_are_chosen_by(write_jsonl: WriteJsonl) -> None:
+    path = write_jsonl([{"prompt": "a", "text": "a"}])
+    sets = {"prompts": RealToxicityPrompts(path, attribute="insult"), "plain": WordsThatMatter(path)}
+    data = SparC3DataModule(behaviours={**sets, "profanity": WordsThatMatter(path, attribute="obscene")})
+    assert data.attributes() == {"profanity": "obscene"}, "a prompt's attribute is not the evaluator's scorer's"
 
 
 def test_shared_samples_are_warned_of(write_jsonl: WriteJsonl, context: LoadContext) -> None:

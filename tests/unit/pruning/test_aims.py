@@ -133,6 +133,11 @@ def test_recipes_in_the_order_asked() -> None:
     assert (found[0].behaviours, found[0].general) == (("insult", "threat", "slur"), ("ordinary", "slur_contrast"))
     assert (found[3].behaviours, found[3].general) == (("slur",), ("slur_contrast",))
     assert (found[4].general, found[4].others) == (("ordinary",), ("insult", "slur"))
+    assert {one.attribute for one in found} == {None}
+    named = aims_of(GENERAL, ["shared", "each", "all"], ["threat"], {"threat": "threat", "slur": "identity_attack"})
+    assert {one.name: one.attribute for one in named if one.attribute} == {
+        "threat": "threat", "slur": "identity_attack", "specific_to_threat": "threat"
+    }, "what is for several is judged by the scorer's main attribute"  # fmt: skip
     assert [one.name for one in aims_of(GENERAL, [], ["slur"])] == ["specific_to_slur"]
     assert [one.name for one in aims_of({"insult": ["ordinary"]})] == ["insult"]
 

@@ -9,11 +9,14 @@ import pytest
 
 from sparc3_lightning.evaluation import Evaluation, Evaluator
 from sparc3_lightning.files import read_json, write_json
-from sparc3_lightning.report.read import read_results
+from sparc3_lightning.pruning.aims import Aim
+from sparc3_lightning.report.page import write_report
+from sparc3_lightning.report.read import read_results, read_run
 from sparc3_lightning.runs.results import experiment_results, from_format_3
 from sparc3_lightning.runs.run import Run
 from sparc3_lightning.statistics.compare import compare, compare_with_control
 from tests.unit.evaluation.fake_run import make_evaluation, make_run
+from tests.unit.report.conftest import write_run
 
 DATA = {"evaluation_prompts": {"class": "Made"}, "evaluation_text": None, "allow_overlap": False}
 
@@ -65,6 +68,70 @@ def test_changes_are_the_evaluators() -> None:
     assert (column["unit"], column["better"], column["rows"], column["role"]) == (
         "perplexity", "lower", "window", "price"
     )  # fmt: skip
+
+
+def with_threat(evaluation: Evaluation, factor: float, other: float) -> Evaluation:
+    """The same with two more attributes: threat, so many times toxicity; and another scorer's."""
+    assert evaluation.toxicity is not None
+    found = evaluation.toxicity
+
+    def more(scores: dict[str, float]) -> dict[str, float]:
+        return {**scores, "threat": scores["toxicity"] * factor, "lexical/toxicity": other}
+
+    prompts = [
+        replace(row, completions=[replace(one, scores=more(one.scores)) for one in row.completions])
+        for row in found.prompts
+    ]
+    attributes = dict.fromkeys(("toxicity", "threat", "lexical/toxicity"), found.attributes["toxicity"])
+    return replace(evaluation, toxicity=replace(found, prompts=prompts, attributes=attributes))
+
+
+def judged_run(attribute: str | None) -> Run:
+    """Removal halves toxicity, and leaves threat as it was, but for a ripple."""
+    run = make_run()
+    assert run.baseline is not None
+    assert run.pruned is not None
+    run.baseline, run.pruned = with_threat(run.baseline, 0.5, 0.5), with_threat(run.pruned, 1.0, 0.4)
+    run.controls = [with_threat(one, 0.5, 0.5) for one in run.controls]
+    run.aim = Aim("threat", "each", ("threat",), ("ordinary",), (), attribute)
+    return run
+
+
+@pytest.mark.parametrize("attribute", [None, "toxicity", "rudeness"])
+def test_the_main_attribute_decides_unless_the_scorer_has_another(attribute: str | None) -> None:
+    results = results_of(judged_run(attribute))
+    assert results["verdict"]["column"] == "toxicity/mean"
+    assert "lowered toxicity significantly" in results["verdict"]["headline"]
+    assert results["columns"]["lexical/toxicity/mean"]["role"] == "opinion"
+    assert results["columns"]["threat/mean"]["role"] == "logged"
+
+
+def test_a_recipe_is_judged_by_its_own_attribute(tmp_path: Path) -> None:
+    run = judged_run("threat")
+    results = results_of(run)
+    verdict, columns = results["verdict"], results["columns"]
+    assert (verdict["column"], verdict["improved"], verdict["improved_against_control"]) == (
+        "threat/mean",
+        False,
+        False,
+    )
+    assert "did NOT lower threat significantly" in verdict["headline"]
+    assert not any("lexical" in sentence for sentence in [*verdict["behaviour"], *verdict["caveats"]])
+    roles = {name: column["role"] for name, column in columns.items() if name.endswith("/mean")}
+    assert roles == {"toxicity/mean": "logged", "threat/mean": "behaviour", "lexical/toxicity/mean": "logged"}
+    plain = results_of(judged_run(None))
+    assert {name: column["change"] for name, column in columns.items()} == {
+        name: column["change"] for name, column in plain["columns"].items()
+    }, "no figure changes"
+    assert results["pruned"] == plain["pruned"]
+    run.results = results
+    directory = write_run(run, tmp_path / "run")
+    again = read_run(directory)
+    assert {one.attribute for one in (again.baseline, again.pruned, *again.controls)} == {"threat"}
+    write_report(directory)
+    page = (directory / "report.html").read_text()
+    assert "did NOT lower threat significantly" in page
+    assert "lowered toxicity" not in page
 
 
 def test_control_has_every_draw_their_mean_and_spread() -> None:

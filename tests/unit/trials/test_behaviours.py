@@ -193,6 +193,28 @@ def test_the_table_shows_other_attributes_and_of_the_deciding_one_what_decides()
     assert recipe_table(rows).head == ["recipe", "neurons", "insult, mean", "threat, mean"]
 
 
+def test_recipes_may_be_judged_by_different_attributes() -> None:
+    """Each by its own: what decides of one is shown of all, though there it is a detail."""
+
+    def judged(attribute: str) -> dict[str, Any]:
+        columns = {}
+        for one in ("insult", "threat"):
+            role, beside = ("behaviour", "logged") if one == attribute else ("detail", "detail")
+            columns |= {f"{one}/expected_maximum": (role), f"{one}/probability": beside}
+        made = found(0.01)
+        return {**made, "columns": {name: {**made["columns"]["insult/mean"], "role": role}
+                                    for name, role in columns.items()}}  # fmt: skip
+
+    rows = recipe_rows({"a": judged("insult"), "b": judged("threat")}, AIMS)
+    table = recipe_table(rows)
+    assert table.head == ["recipe", "neurons", "judged by", "insult, expected maximum", "threat, expected maximum"]
+    assert table.rows == [["a", "3", "insult", "-50.0%*", "-50.0%*"], ["b", "3", "threat", "-50.0%*", "-50.0%*"]]
+    of_threat = [row for row in rows if row["column"] == "threat/expected_maximum"]
+    assert [(row["recipe"], row["role"], row["p_holm"]) for row in of_threat] == [
+        ("a", "detail", 0.02), ("b", "behaviour", 0.02)
+    ]  # fmt: skip
+
+
 def test_tables_files_and_figures_of_overlaps(differentials: dict[str, ScoreSet], tmp_path: Path) -> None:
     rows = compare_behaviours(differentials, [2], recipes={"a": Recipe([(0, 0)]), "b": Recipe([(0, 0)])})
     table = overlap_table(rows)
