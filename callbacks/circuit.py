@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
@@ -38,15 +39,14 @@ from sparc3_lightning.trials.circuit import (
     Circuit,
     CircuitTrial,
     Whose,
-    area_rows,
     circuit_rows,
-    end_rows,
     kept_neurons,
     kept_weights,
     no_weights,
     overlap_rows,
     part_rows,
 )
+from sparc3_lightning.trials.circuit_areas import Resamples, Scenes, area_rows, end_rows, with_intervals
 from sparc3_lightning.trials.store import TRIALS_DIR, TrialStore
 from sparc3_lightning.trials.trial import UNCHANGED, Intervention, Trials, check_one_is_done, run_trials
 from sparc3_lightning.version import package_versions
@@ -195,9 +195,10 @@ class CircuitCallback(RunCallback):
             run.circuit = rows
             parts, overlaps = part_rows(circuits, partial(_place, module)), overlap_rows(circuits)
             directory = module.log_dir / "circuit"
-            ends = end_rows(planned, module.evaluator.paired_test)
+            resamples = Resamples(planned, _scenes(module), module.evaluator.paired_test)
+            ends, areas = end_rows(planned, resamples), with_intervals(area_rows(rows), resamples)
             write_json(directory / "circuit.json", {**self._about(module), "ends": ends})
-            write_circuit(rows, area_rows(rows), parts, overlaps, directory)
+            write_circuit(rows, areas, parts, overlaps, directory)
             write_page(module)
 
         with run.timed("circuits"):
@@ -252,12 +253,13 @@ class CircuitCallback(RunCallback):
 
     def _planned(self, module: SparC3Module, task: str, draw: str, number: int) -> Iterator[CircuitTrial]:
         """Every circuit of a draw; the whole model and the empty circuit first."""
-        for method, share, ablation, done in self._interventions(module, draw, number):
-            yield CircuitTrial(intervention=done, task=task, draw=draw, method=method, ablation=ablation, share=share)
+        for method, (share, really), ablation, done in self._interventions(module, draw, number):
+            yield CircuitTrial(intervention=done, task=task, draw=draw, method=method, ablation=ablation, share=share,
+                               share_kept=really)  # fmt: skip
 
     def _interventions(
         self, module: SparC3Module, draw: str, number: int
-    ) -> Iterator[tuple[str, float, Ablation, Intervention]]:
+    ) -> Iterator[tuple[str, tuple[float, float], Ablation, Intervention]]:
         if module.granularity == "weight":
             yield from self._of_weights(module, draw, number)
             return
@@ -265,10 +267,11 @@ class CircuitCallback(RunCallback):
         chosen = from_rank_zero(partial(self._kept, module, draw, number))
         for ablation in self.ablations:
             values, made_of = self._values(module, draw, ablation)
-            yield WHOLE, 1.0, ablation, UNCHANGED
+            yield WHOLE, (1.0, 1.0), ablation, UNCHANGED
             for method, share, kept in chosen:
-                whole = share == 1.0
-                yield method, share, ablation, UNCHANGED if whole else kept_neurons(kept, ablation, values, made_of)
+                stays = torch.cat(list(kept.values())).double().mean().item()
+                done = UNCHANGED if share == 1.0 else kept_neurons(kept, ablation, values, made_of)
+                yield method, (share, stays), ablation, done
 
     def _kept(self, module: SparC3Module, draw: str, number: int) -> list[tuple[str, float, dict[int, Tensor]]]:
         importances = self._importances(module, draw, number)
@@ -293,19 +296,18 @@ class CircuitCallback(RunCallback):
 
     def _of_weights(
         self, module: SparC3Module, draw: str, number: int
-    ) -> Iterator[tuple[str, float, Ablation, Intervention]]:
+    ) -> Iterator[tuple[str, tuple[float, float], Ablation, Intervention]]:
         layers = self._layers(module)
-        yield WHOLE, 1.0, "zero", UNCHANGED
-        yield EMPTY, 0.0, "zero", no_weights(layers)
+        yield WHOLE, (1.0, 1.0), "zero", UNCHANGED
+        yield EMPTY, (0.0, 0.0), "zero", no_weights(layers)
         for one in self._importances(module, draw, number):
             samples = f"draw {self.seed + number}" if one.label == CONTROL else (
                 module.data.reference_samples[draw].token_hash
             )  # fmt: skip
+            contest = self._contest(module, draw, one)
             for share in self.shares:
-                whole = share == 1.0
-                yield one.label, share, "zero", (
-                    UNCHANGED if whole else kept_weights(self._contest(module, draw, one), layers, share, samples)
-                )  # fmt: skip
+                done = UNCHANGED if share == 1.0 else kept_weights(contest, layers, share, samples)
+                yield one.label, (share, contest.share_kept(share)), "zero", done
 
     def _contest(self, module: SparC3Module, draw: str, importance: Importance) -> Contest:
         """How a method's weights compete; one for the whole run, which reads all scores once for all shares."""
@@ -356,6 +358,14 @@ def importances_of(key: str, ranking: ScoreSet | None, scores: ScoreSet | None) 
         return []
     by_value = Importance(key, scores)
     return [by_value, Importance(f"{key}, magnitude", scores, "magnitude")] if key.endswith("_signed") else [by_value]
+
+
+def _scenes(module: SparC3Module) -> Scenes:
+    """What each sample that circuits are asked is drawn with."""
+    data, task_of = module.data, _task_of(module)
+    own = {(draw, IN_SAMPLE): data.reference_samples[draw].scenes for draw in task_of}
+    held_out = {task: samples.scenes for task, (_, samples) in data.task_samples.items()}
+    return own | {(draw, HELD_OUT): held_out[task] for draw, task in task_of.items() if task in held_out}
 
 
 def _task_of(module: SparC3Module) -> dict[str, str]:

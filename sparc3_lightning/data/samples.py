@@ -55,6 +55,7 @@ class ReferenceSamples:
         against: Token that each of these is contrasted with; empty for none.
         texts: Whole texts that no evaluation prompt may be part of.
         corrupted: Each sample's twin, as long, in which what decides its target is changed; empty for none.
+        scenes: Names what each is drawn with: the two halves of an exchanged pair have one name; empty for each alone.
         groups: What each is made of, such as a template, by fingerprint; empty where nothing is known of it.
 
     Shape:
@@ -69,6 +70,7 @@ class ReferenceSamples:
     against: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     corrupted: list[Tensor] = field(default_factory=list)
+    scenes: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:

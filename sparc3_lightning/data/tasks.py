@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -82,6 +83,7 @@ class Question:
         wrong: The wrong one.
         corrupted: The prompt with what decides the answer changed, as long in tokens; None for none.
         place: Where it stands, for messages.
+        scene: Names those that are asked one after the other, together or not at all.
         group: Names what it is made of, such as its template: what is held out shares none.
         separator: What stands between prompt and answer; None for a space, unless either brings white space.
     """
@@ -92,6 +94,7 @@ class Question:
     wrong: str
     corrupted: str | None
     place: str
+    scene: str
     group: str
     separator: str | None = None
 
@@ -115,11 +118,8 @@ class TaskSet(ReferenceSet):
         check_at_least("num_samples", self.num_samples, 1)
 
     @abstractmethod
-    def questions(self, context: LoadContext) -> Iterator[Sequence[Question]]:
-        """Give questions in the order of the draw, more than are asked for where there are more.
-
-        Those that are asked together or not at all come as one.
-        """
+    def questions(self, context: LoadContext) -> Iterator[Question]:
+        """Give questions in the order of the draw, more than are asked for where there are more."""
 
     def load(self, context: LoadContext) -> ReferenceSamples:
         """Draw and tokenise the samples, on rank 0 for all."""
@@ -128,9 +128,10 @@ class TaskSet(ReferenceSet):
     def _drawn(self, context: LoadContext) -> ReferenceSamples:
         counts: Counter[str] = Counter()
         found: list[tuple[Question, _Tokens]] = []
-        for together in self.questions(context):
+        for _, questions in groupby(self.questions(context), lambda question: question.scene):
             if len(found) >= self.num_samples:
                 break
+            together = list(questions)
             tokens = [_tokens_of(question, context) for question in together]
             asked = [one for one in tokens if not isinstance(one, str)]
             if len(asked) == len(together):
@@ -159,6 +160,7 @@ class TaskSet(ReferenceSet):
             following=[torch.tensor([tokens.right]) for _, tokens in found],
             against=[tokens.wrong for _, tokens in found],
             corrupted=twins,
+            scenes=[question.scene for question, _ in found],
             groups=[question.group for question, _ in found],
         )
 
@@ -224,7 +226,7 @@ class IOI(TaskSet):
         """Give the options and where the lists are from."""
         return {**super().describe(), "lists": self.path or "the project's own"}
 
-    def questions(self, context: LoadContext) -> Iterator[Sequence[Question]]:
+    def questions(self, context: LoadContext) -> Iterator[Question]:
         """Draw them, none twice, with the names' roles exchanged in every second one."""
         lists = OWN_LISTS if self.path is None else read_lists(self.path)
         names = [name for name in dict.fromkeys(lists["names"]) if _is_one_token(name, context)]
@@ -241,7 +243,7 @@ class IOI(TaskSet):
             made = _scene(drawn, templates, names, lists["places"], lists["objects"])
             if made[0].prompt not in seen:
                 seen |= {one.prompt for one in made}
-                yield made
+                yield from made
 
 
 def _is_one_token(name: str, context: LoadContext) -> bool:
@@ -260,16 +262,17 @@ def _scene(
     exchanged = text[:first] + text[second : second + 3] + text[first + 3 : second] + text[first : first + 3] + text[
         second + 3 :
     ]  # fmt: skip
-    group = fingerprint(template.replace("[B]", "[A]"))  # asked in both orders of the names
-    return [_question(text, one, other, third, group), _question(exchanged, other, one, third, group)]
+    names_of = {"scene": " ".join((text, one, other)), "group": template.replace("[B]", "[A]")}  # of both orders
+    named = {key: fingerprint(name) for key, name in names_of.items()}
+    return [_question(text, one, other, third, **named), _question(exchanged, other, one, third, **named)]
 
 
-def _question(text: str, right: str, wrong: str, third: str, group: str) -> Question:
+def _question(text: str, right: str, wrong: str, third: str, scene: str, group: str) -> Question:
     text = text.removesuffix("[A]").rstrip()
     start, end = text.rindex("[B]"), text.rindex("[B]") + 3
     twin = text[:start] + third + text[end:]
     prompt, corrupted = (one.replace("[A]", right).replace("[B]", wrong) for one in (text, twin))
-    return Question(fingerprint(prompt), prompt, right, wrong, corrupted, f"{prompt!r}", group)
+    return Question(fingerprint(prompt), prompt, right, wrong, corrupted, f"{prompt!r}", scene, group)
 
 
 def read_lists(path: str) -> dict[str, list[str]]:
@@ -341,14 +344,14 @@ class TaskFile(TaskSet):
         super().__post_init__()
         self.source: Source = Source(self.path, self.dataset, split=self.split, revision=self.revision)
 
-    def questions(self, context: LoadContext) -> Iterator[Sequence[Question]]:
+    def questions(self, context: LoadContext) -> Iterator[Question]:
         """Give them in the order of the draw, each prompt once."""
         found: dict[str, Question] = {}
         for question in map(self._question, self.source.rows()):
             found.setdefault(question.prompt, question)
         for prompt in sorted(found, key=lambda prompt: draw_order(self.seed, fingerprint(prompt))):
             if in_part(self.part, found[prompt].group):
-                yield [found[prompt]]
+                yield found[prompt]
 
     def _question(self, row: Row) -> Question:
         flat = Row(flat_columns(row.values), row.index, row.place)
@@ -359,7 +362,7 @@ class TaskFile(TaskSet):
         name = row.values.get("id")
         return Question(
             fingerprint(prompt) if name is None else str(name), prompt, right, wrong,
-            twin, row.place, fingerprint(group), self.separator,
+            twin, row.place, fingerprint(prompt), fingerprint(group), self.separator,
         )  # fmt: skip
 
 

@@ -151,6 +151,14 @@ class Contest:
         found = kth_highest(lambda: (self.importance.of(name) for name in self.names), ks)
         return dict(zip(self.shares, found, strict=True))
 
+    def share_kept(self, share: float) -> float:
+        """The share that really stays: at least one weight does, of a row where these compete within it."""
+        shapes = [self.importance.scores.shapes[name] for name in self.names]
+        total = sum(map(math.prod, shapes))
+        if self.scope == "global":
+            return num_kept(share, total) / total
+        return sum(num_rows * num_kept(share, width) for num_rows, width in shapes) / total
+
     def keep(self, share: float) -> Iterator[tuple[str, Tensor]]:
         """The weights that stay, one layer after the other.
 

@@ -29,6 +29,7 @@ _GREY: dict[str, dict[str, Any]] = {
     CONTROL: {"color": "0.6", "marker": "x", "linestyle": ":", "zorder": 1.5},
 }
 """What knows nothing of the task."""
+_POINT = ("task", "asked", "ablation", "method", "share")
 MEASURES = {"faithfulness": "faithfulness (logit difference)", "accuracy": "accuracy"}
 
 
@@ -94,7 +95,11 @@ def curves_figure(rows: Sequence[Row], measure: str) -> Figure | None:
     handles = {
         name: handle for axes in panels.flat for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend([handles[name] for name in styles], [*styles], frameon=False, fontsize=8, loc="outside right upper")
+    has_bars = len({tuple(row[key] for key in _POINT) for row in curves}) < len(curves)
+    figure.legend(
+        [handles[name] for name in styles], [*styles], frameon=False, fontsize=8, loc="outside right upper",
+        title="bars: least and largest\nof the draws" if has_bars else None, title_fontsize=7,
+    )  # fmt: skip
     return figure
 
 

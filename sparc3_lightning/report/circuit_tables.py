@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from statistics import mean
 from typing import Any
 
@@ -13,6 +14,8 @@ Row = Mapping[str, Any]
 Data = Mapping[str, Any]
 _RANGES = 6
 """Most ranges of layers that a table tells apart."""
+_BEST_BY = {"CMD": "cmd", "accuracy": "accuracy_area"}
+"""Areas by which a method is called the best, by their short names."""
 _SHORT = {IN_SAMPLE: "own", HELD_OUT: "held-out"}
 
 
@@ -73,7 +76,9 @@ def _ends(rows: Sequence[Row], method: str, ablation: str | None) -> str | None:
     if not found:
         return None
     difference, right = (mean(row[name] for row in found) for name in ("logit_difference", "accuracy"))
-    return f"{difference:+.2f} ({right:.0%} right)"
+    own = [row["argmax_accuracy"] for row in found if row.get("argmax_accuracy") is not None and method == WHOLE]
+    by_choice = f", {mean(own):.0%} by its own choice" if own else ""
+    return f"{difference:+.2f} ({right:.0%} right{by_choice})"
 
 
 def _ablations(rows: Sequence[Row]) -> list[str]:
@@ -85,7 +90,7 @@ def circuit_tables(data: Data) -> list[Table]:
     areas, ends = data["areas"], data["ends"]
     of_areas = [area_table(ours, _asked(task, asked, areas), _caution(ends, task, asked))
                 for task, asked, ours in _questions(areas)]  # fmt: skip
-    tables = [*of_areas, *accuracy_tables(areas), *part_tables(data["parts"])]
+    tables = [*of_areas, *accuracy_tables(areas), *behind_tables(areas), *part_tables(data["parts"])]
     return [*tables, *agreement_tables(data["overlap"])]
 
 
@@ -98,23 +103,45 @@ def circuit_details(data: Data) -> list[Table]:
 
 
 def _caution(ends: Sequence[Row], task: str, asked: str, ablation: str | None = None) -> str:
-    """Where faithfulness is none: the whole model does not do the task clearly better than the empty circuit.
+    """Where faithfulness is not what it seems; one draw of which that holds is enough.
 
     Args:
-        ends: See `trials.circuit.end_rows`; one draw of which this holds is enough.
+        ends: See `trials.circuit_areas.end_rows`.
         task: Whose table it is.
         asked: And of what.
         ablation: Under which; None for all.
     """
-    found = [row for row in ends if (row["task"], row["asked"]) == (task, asked) and row["low"] <= 0
-             and ablation in (None, row["ablation"])]  # fmt: skip
-    if not found:
-        return ""
-    return (
-        f" Faithfulness, and with it CPR and CMD, means nothing under {', '.join(_ablations(found))}: the whole "
-        "model's logit difference is not clearly above the empty circuit's there "
-        f"({found[0]['confidence']:.0%} interval over samples)."
-    )
+    ours = [row for row in ends if (row["task"], row["asked"]) == (task, asked) and ablation in (None, row["ablation"])]
+    found = ""
+    if alike := [row for row in ours if row["low"] is None or row["low"] <= 0]:
+        found += (
+            f" Faithfulness, and with it CPR and CMD, means nothing under {', '.join(_ablations(alike))}: the whole "
+            "model's logit difference is not clearly above the empty circuit's there "
+            f"({alike[0]['confidence']:.0%} interval over samples)."
+        )
+    if away := [row for row in ours if _is_away(row)]:
+        told = {one: mean(row["empty"] for row in away if row["ablation"] == one) for one in _ablations(away)}
+        found += (
+            f" Faithfulness 0 is not chance under {', '.join(told)}: the empty circuit's own logit difference "
+            f"({', '.join(f'{empty:+.2f}' for empty in told.values())}) is clearly not 0 there, and more than a "
+            "quarter of the whole model's."
+        )
+    return found
+
+
+def _is_away(row: Row) -> bool:
+    """Whether an empty circuit has a preference of its own, of a size that counts."""
+    if row.get("empty_low") is None:  # runs of before did not say
+        return False
+    is_clear = row["empty_low"] > 0 or row["empty_high"] < 0
+    return bool(is_clear and abs(row["empty"]) > abs(row["whole"]) / 4)
+
+
+def cautions(data: Data) -> list[str]:
+    """Where the faithfulness of a run's circuits is not what it seems, by what was asked."""
+    ends = data.get("ends", [])
+    found = {_asked(task, asked, ends): _caution(ends, task, asked).strip() for task, asked, _ in _questions(ends)}
+    return [f"Asked {asked}: {said}" for asked, said in found.items() if said]
 
 
 def area_table(areas: Sequence[Row], asked: str, caution: str = "") -> Table:
@@ -132,7 +159,7 @@ def area_table(areas: Sequence[Row], asked: str, caution: str = "") -> Table:
     }
     note = (
         "By what takes the place of the rest. CPR: area under faithfulness, higher is better; CMD: area between it and "
-        f"1, lower is better. {_draws(areas)}{caution}"
+        f"1, lower is better. {_draws(areas)}{_brackets(areas)}{caution}"
     )
     return _ranked(columns, note, f"Areas, asked {asked}")
 
@@ -149,8 +176,28 @@ def accuracy_tables(areas: Sequence[Row]) -> list[Table]:
         }
         of_task = f" of {task}" if _has_tasks(areas) else ""
         whose = " and ".join(_SHORT[asked] for _, asked, _ in _questions(ours))
-        note = f"Asked {whose} samples; accuracy as it is, higher is better. {_draws(ours)}"
+        note = f"Asked {whose} samples; accuracy as it is, higher is better. {_draws(ours)}{_brackets(ours)}"
         tables.append(_ranked(columns, note, f"Area under accuracy{of_task}"))
+    return tables
+
+
+def behind_tables(areas: Sequence[Row]) -> list[Table]:
+    """How far each method lies behind the best one, a table a task; of held-out samples where there are some.
+
+    Runs of before did not say: they have none.
+    """
+    known, tables = [row for row in areas if row.get("cmd_behind") is not None], []
+    for task in dict.fromkeys(row["task"] for row in known):
+        *_, (_, asked, ours) = [one for one in _questions(known) if one[0] == task]
+        columns = {
+            f"{short} {ablation}": (f"{name}_behind", [row for row in ours if row["ablation"] == ablation])
+            for (short, name), ablation in product(_BEST_BY.items(), _ablations(ours))
+        }
+        note = (
+            "By how much CMD, or the area under accuracy, is worse than the best method's: paired, not corrected for "
+            f"the number of methods. Bold: the best, and what is not clearly behind it.{_brackets(ours)}"
+        )
+        tables.append(_ranked(columns, note, f"How far behind the best, asked {_asked(task, asked, areas)}"))
     return tables
 
 
@@ -163,14 +210,44 @@ def _ranked(columns: Mapping[str, tuple[str, Sequence[Row]]], note: str, title: 
         title: What it shows.
     """
     columns = {head: column for head, column in columns.items() if column[1]}  # of a question that failed there is none
-    values = [{row["method"]: row[name] for row in rows} for name, rows in columns.values()]
-    methods = sorted(dict.fromkeys(method for column in values for method in column),
-                     key=lambda method: -values[0].get(method, float("-inf")))  # fmt: skip
-    rows = [[method, *(f"{one[method]:.2f}" if method in one else MISSING for one in values)] for method in methods]
-    best = [(min if name == "cmd" else max)(one, key=one.__getitem__)
-            for (name, _), one in zip(columns.values(), values, strict=True)]  # fmt: skip
-    strong = frozenset((methods.index(method), at) for at, method in enumerate(best, start=1))
-    return Table(["", *columns], rows, note, title, strong=strong)
+    cells = [{row["method"]: _cell(row, name) for row in rows} for name, rows in columns.values()]
+    name, rows = next(iter(columns.values()))
+    best_first = [row["method"] for row in sorted(rows, key=lambda row: _size(row, name))]
+    methods = list(dict.fromkeys([*best_first, *(method for column in cells for method in column)]))
+    strong = frozenset(
+        (methods.index(method), at)
+        for at, (name, rows) in enumerate(columns.values(), start=1)
+        for method in _best(name, rows)
+    )
+    shown = [[method, *(one.get(method, MISSING) for one in cells)] for method in methods]
+    return Table(["", *columns], shown, note, title, strong=strong)
+
+
+def _size(row: Row, name: str) -> float:
+    """A figure by which better ones come first."""
+    return float(row[name]) if name.startswith("cmd") or name.endswith("_behind") else -float(row[name])
+
+
+def _best(name: str, rows: Sequence[Row]) -> list[str]:
+    """The best method; and where it is said how far the others lie behind it, those that do not clearly."""
+    first = min(rows, key=lambda row: _size(row, name))
+    near = [
+        row for row in rows if name.endswith("_behind") and (low := row.get(f"{name}_low")) is not None and low <= 0
+    ]
+    return [row["method"] for row in [first, *near]]
+
+
+def _cell(row: Row, name: str) -> str:
+    """A figure, and its interval in a line of its own."""
+    if name.endswith("_behind") and not row[name]:
+        return "best"
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    return f"{row[name]:.2f}" + ("" if low is None or high is None else f"\n[{low:.2f}, {high:.2f}]")
+
+
+def _brackets(areas: Sequence[Row]) -> str:
+    known = [row["confidence"] for row in areas if row.get("confidence")]
+    return f" In brackets: {known[0]:.0%} interval over the samples asked." if known else ""
 
 
 def _draws(areas: Sequence[Row]) -> str:

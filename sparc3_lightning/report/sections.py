@@ -82,8 +82,10 @@ def _compression(data: Data) -> Section:
 
 def _read_circuit(directory: Path) -> Data:
     data = as_now({name: read_table(directory / f"{name}.csv") for name in ("table", "areas", "parts", "overlap")})
-    about = directory / "circuit.json"
-    return {**data, "ends": read_json(about).get("ends", []) if about.is_file() else []}  # runs of before had none
+    file = directory / "circuit.json"
+    about = read_json(file) if file.is_file() else {}
+    # Runs of before had less.
+    return {**data, "ends": about.get("ends", []), "granularity": about.get("options", {}).get("granularity")}
 
 
 def _circuit(data: Data) -> Section:
@@ -119,7 +121,8 @@ KINDS: dict[str, Kind] = {
         {
             "faithfulness": "How much of the whole model's logit difference a circuit keeps, by the share that stays: "
             "0 is the empty circuit, 1 the whole model; shown from -1 to 2, what lies outside is counted. A colour "
-            "a method, dashes by its sign. Bars: least and largest of the draws.",
+            "a method, dashes by its sign. Bars: least and largest of the draws; how sure the areas are over samples "
+            "stands in the tables.",
             "accuracy": "How often the right token is above the wrong one. Dotted: empty circuit and whole model.",
         },
     ),

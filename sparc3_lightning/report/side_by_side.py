@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparc3_lightning.files import load_yaml, write_json, write_text
 from sparc3_lightning.report.behaviour_tables import recipe_table
+from sparc3_lightning.report.circuit_tables import cautions
 from sparc3_lightning.report.paired import change_cells, evaluation_files, paired_columns
 from sparc3_lightning.report.read import RESULTS_FILE, read_results
 from sparc3_lightning.report.rows import Table, figure_rows, in_brackets
@@ -112,10 +113,7 @@ def compare_runs(runs: Sequence[ComparedRun]) -> list[Table]:
             "Sweep: what leads at a price", ["up to", "figure"], names, [_leaders(_of(run, "sweep")) for run in runs]
         ),
         _table("Compression", ["price", "model"], names, [_compressed(_of(run, "compression")) for run in runs]),
-        *(
-            _table(f"Circuits: {title}", ["asked", "method"], names, _areas(runs, keys))
-            for title, keys in (("CPR / CMD", ("cpr", "cmd")), ("area under accuracy", ("accuracy_area",)))
-        ),
+        *_circuits(runs),
     ]
     alike, configs = [table for table in tables if table is not None], config_table(runs)
     note = "" if alike else "No two of these runs have measured the same kind of thing."
@@ -215,6 +213,20 @@ def _compressed(compression: Data) -> Column:
         for amount, found in by_amount(rows).items():
             cells |= {(name, f"{method}, {amount}"): number(row.get(price)) for method, row in found.items()}
     return cells
+
+
+def _circuits(runs: Sequence[ComparedRun]) -> list[Table | None]:
+    """The areas of circuits, with what must be known of each run to read them: what was kept, and its cautions."""
+    told = {run.name: _of(run, "circuit") for run in runs if _of(run, "circuit")}
+    kept = [f"{name}: circuits of {data['granularity']}s." for name, data in told.items() if data.get("granularity")]
+    doubts = [f"{name}: {said}" for name, data in told.items() for said in cautions(data)]
+    names, tables = [run.name for run in runs], list[Table | None]()
+    for title, keys, notes in (
+        ("CPR / CMD", ("cpr", "cmd"), [*kept, *doubts]), ("area under accuracy", ("accuracy_area",), kept),
+    ):  # fmt: skip
+        table = _table(f"Circuits: {title}", ["asked", "method"], names, _areas(runs, keys))
+        tables.append(table and replace(table, note=" ".join(notes)))
+    return tables
 
 
 def _areas(runs: Sequence[ComparedRun], keys: Sequence[str]) -> list[Column]:

@@ -14,7 +14,7 @@ from sparc3_lightning.runs.results import Results, throughput
 from sparc3_lightning.runs.run import Run
 from sparc3_lightning.scoring.score_set import ScoreSet
 from sparc3_lightning.trials import AREAS
-from sparc3_lightning.trials.circuit import area_rows
+from sparc3_lightning.trials.circuit_areas import area_rows
 from sparc3_lightning.trials.table import prices_of, short_names
 from sparc3_lightning.trials.verdict import VerdictResult
 

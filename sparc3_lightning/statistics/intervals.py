@@ -194,6 +194,30 @@ def two_stage_means(changes: Tensor, num_draws: int = 10_000, seed: int = 0) -> 
     return [_of_mean(*row) for row in zip(draws, means, strict=True)]
 
 
+def unit_weights(units: Sequence[str], num_draws: int = 10_000, seed: int = 0) -> Values:
+    """How much each value counts in each bootstrap sample of units, each of which brings all its values.
+
+    Means of many columns are then one product of matrices: in each sample the same units are drawn for all.
+
+    Args:
+        units: Name of each value's unit.
+        num_draws: Bootstrap samples.
+        seed: Of the draws.
+
+    Shape:
+        (B, N), rows add up to 1.
+
+    Raises:
+        ValueError: No draw.
+    """
+    place_of = {name: place for place, name in enumerate(dict.fromkeys(units))}
+    generator = torch.Generator().manual_seed(seed)
+    counts = _counts(torch.randint(len(place_of), (_checked(num_draws), len(place_of)), generator=generator))
+    weights = counts[:, [place_of[name] for name in units]]
+    found: Values = (weights / weights.sum(1, keepdim=True)).numpy()
+    return found
+
+
 def perplexity_bootstrap(
     before: Scores, after: Scores, num_scored: Scores, num_draws: int = 10_000, seed: int = 0
 ) -> Bootstrap:

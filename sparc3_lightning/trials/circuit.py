@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
-from statistics import mean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,9 +17,8 @@ from sparc3_lightning.models.families.layers import weight_of
 from sparc3_lightning.pruning.apply import apply_masks
 from sparc3_lightning.pruning.circuits import Contest, bits_sha256
 from sparc3_lightning.pruning.replacement import Ablation, Values, replaced
-from sparc3_lightning.statistics.intervals import bootstrap_means, paired_change
-from sparc3_lightning.statistics.p_values import PairedTest, overlap_of
-from sparc3_lightning.trials import AREAS, EMPTY, WHOLE
+from sparc3_lightning.statistics.p_values import overlap_of
+from sparc3_lightning.trials import EMPTY, WHOLE
 from sparc3_lightning.trials.trial import Intervention, Trial, masked_weights
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -49,8 +47,9 @@ class CircuitTrial(Trial):
         method: Label of the method; `EMPTY` or `WHOLE`.
         ablation: What takes the place of the rest.
         share: How much stays, 0 to 1.
+        share_kept: How much really does: no row may be left without a weight, and nothing stays in part.
         figures: By what it was asked of (`in_sample`, `held_out`), the figures.
-        differences: Of the whole model and the empty circuit also each sample's logit difference, (S,).
+        differences: Likewise each sample's logit difference, (S,).
     """
 
     task: str
@@ -58,15 +57,15 @@ class CircuitTrial(Trial):
     method: str
     ablation: Ablation
     share: float
+    share_kept: float
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
     differences: dict[str, Tensor] = field(default_factory=dict)
 
     def keep(self, evaluation: Evaluation) -> None:
         """Take what is needed of its evaluation."""
         self.figures = figures_of(evaluation)
-        if self.method in (EMPTY, WHOLE):
-            named = {asked: f"{asked}/logit_difference" for asked in self.figures}
-            self.differences = {asked: evaluation.columns[name].by_row for asked, name in named.items()}
+        named = {asked: f"{asked}/logit_difference" for asked in self.figures}
+        self.differences = {asked: evaluation.columns[name].by_row for asked, name in named.items()}
 
     def __str__(self) -> str:
         return f"{self.draw}, {self.method}, {self.ablation}, {self.share:.1%}"
@@ -195,35 +194,6 @@ def faithfulness(value: float, empty: float, full: float) -> float | None:
     return (value - empty) / (full - empty) if full != empty else None
 
 
-def end_rows(trials: Sequence[CircuitTrial], test: PairedTest) -> list[Row]:
-    """By how much the whole model's logit difference lies above the empty circuit's, with its interval over samples.
-
-    Where that reaches 0, chance says what faithfulness 0 and 1 are.
-
-    Args:
-        trials: Those that `circuit_rows` takes.
-        test: Settings of the statistics.
-    """
-    ends = {(one.draw, one.ablation, one.method): one for one in trials if one.differences}
-    rows = []
-    for (draw, ablation, method), whole in ends.items():
-        empty = ends.get((draw, ablation, EMPTY))
-        if method != WHOLE or empty is None:
-            continue
-        for asked, found in whole.differences.items():
-            change = paired_change(empty.differences[asked], found)
-            interval = bootstrap_means(change[:, None], test.num_draws, test.seed)[0].percentile(test.confidence)
-            rows.append({"task": whole.task, "draw": draw, "ablation": ablation, "asked": asked,
-                         "difference": float(change.mean()), "low": interval.low, "high": interval.high,
-                         "confidence": interval.confidence})  # fmt: skip
-    return rows
-
-
-def area(shares: Sequence[float], values: Sequence[float]) -> float:
-    """Area under a curve over the shares, by trapezoids."""
-    return float(np.trapezoid(values, shares))
-
-
 def circuit_rows(trials: Sequence[CircuitTrial]) -> list[Row]:
     """One row a circuit and what it was asked of, with its faithfulness by logit difference; None where one failed.
 
@@ -235,46 +205,10 @@ def circuit_rows(trials: Sequence[CircuitTrial]) -> list[Row]:
         for asked in all_asked:
             found = one.figures.get(asked, dict.fromkeys(MEASURES))
             row: Row = {"task": one.task, "draw": one.draw, "method": one.method, "ablation": one.ablation,
-                        "share": one.share, "asked": asked, **found, "error": one.error}  # fmt: skip
+                        "share": one.share, "share_kept": one.share_kept, "asked": asked, **found,
+                        "error": one.error}  # fmt: skip
             empty, full = (ends.get((one.draw, one.ablation, end), {}).get(asked) for end in (EMPTY, WHOLE))
             known = [one["logit_difference"] for one in (one.figures.get(asked), empty, full) if one]
             row["faithfulness"] = faithfulness(known[0], known[1], known[2]) if len(known) == 3 else None
             rows.append(row)
     return rows
-
-
-def area_rows(rows: Sequence[Row]) -> list[Row]:
-    """Areas of each method on each task, under each ablation: means over the task's draws, with the least and largest.
-
-    `cpr` is the area under faithfulness, better higher; `cmd` the area between it and 1, better lower. Both as MIB has
-    them: over the shares that were measured, on a linear axis. `accuracy_area` is the area under accuracy, as it is,
-    over the same shares. A curve with a failed circuit counts for nothing.
-    """
-    curves: dict[tuple[str, str, str, str], dict[str, list[Row]]] = {}
-    for row in rows:
-        if row["method"] not in (EMPTY, WHOLE):
-            of_curve = curves.setdefault((row["task"], row["method"], row["ablation"], row["asked"]), {})
-            of_curve.setdefault(row["draw"], []).append(row)
-    found = []
-    for (task, method, ablation, asked), draws in curves.items():
-        whole = [curve for curve in draws.values() if all(row.get("faithfulness") is not None for row in curve)]
-        if whole:
-            named = {"task": task, "method": method, "ablation": ablation, "asked": asked, "num_draws": len(whole)}
-            found.append({**named, **_spread(whole)})
-    return found
-
-
-def _spread(draws: Iterable[Sequence[Row]]) -> Row:
-    """Mean, least and largest area over the draws' curves."""
-    found: dict[str, list[float]] = {name: [] for name in AREAS}
-    for curve in draws:
-        ordered = sorted(curve, key=lambda row: row["share"])
-        shares, values = [row["share"] for row in ordered], [row["faithfulness"] for row in ordered]
-        found["cpr"].append(area(shares, values))
-        found["cmd"].append(area(shares, [abs(1 - value) for value in values]))
-        found["accuracy_area"].append(area(shares, [row["accuracy"] for row in ordered]))
-    return {
-        key: of(values)
-        for name, values in found.items()
-        for key, of in ((name, mean), (f"{name}_least", min), (f"{name}_largest", max))
-    }

@@ -52,6 +52,11 @@ def test_every_circuit_is_asked_its_own_and_held_out_samples(run: Path) -> None:
     assert len(about["ends"]) == 3 * 3 * 2, "by draw, ablation and what was asked"
     found = {(row["draw"], row["ablation"], row["asked"], row["method"]): float(row["logit_difference"])
              for row in table if row["method"] in ("none", "all")}  # fmt: skip
+    assert {row["empty_low"] <= row["empty"] <= row["empty_high"] for row in about["ends"]} == {True}
+    assert {float(row["accuracy_area_low"]) <= float(row["accuracy_area"]) <= float(row["accuracy_area_high"])
+            for row in areas} == {True}  # fmt: skip
+    best = [row for row in areas if float(row["cmd_behind"]) == 0]
+    assert len({(row["task"], row["ablation"], row["asked"]) for row in best}) == 2 * 3 * 2
     for row in about["ends"]:
         whole, empty = (found[row["draw"], row["ablation"], row["asked"], method] for method in ("all", "none"))
         assert row["difference"] == pytest.approx(whole - empty, abs=1e-6)
@@ -81,11 +86,12 @@ def test_draws_tasks_and_methods_are_told_apart(run: Path) -> None:
 def test_inspect_and_the_page_show_them(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     main(["inspect", str(run)])
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
     for said in ("Circuits", "Areas, asked held-out samples of objects", "Area under accuracy of ioi", "CPR",
-                 "Do the draws' circuits agree?", "Do the tasks share a circuit?"):  # fmt: skip
+                 "How far behind the best, asked held-out samples of objects", "95% interval over the samples asked",
+                 "by its own choice", "Do the draws' circuits agree?", "Do the tasks share a circuit?"):  # fmt: skip
         assert said in shown
-    assert "means nothing under zero, mean, corrupted" in " ".join(shown.split()), "a random model does no task"
+    assert "means nothing under zero, mean, corrupted" in shown, "a random model does no task"
     assert "Areas, asked held-out samples of ioi" in (run / "report.html").read_text()
     assert {"figures/faithfulness.png", "figures/accuracy.svg"} <= set(written(run / "circuit"))
 
@@ -141,6 +147,9 @@ def test_weights_are_a_circuit_too(scope: str, tmp_path: Path) -> None:
     total = sum(int(row["num"]) for row in parts if (row["draw"], row["method"]) == (FIRST, "lrp_signed"))
     kept = sum(int(row["num_kept"]) for row in parts if (row["draw"], row["method"]) == (FIRST, "lrp_signed"))
     assert kept == pytest.approx(0.1 * total, rel=0.05 if scope == "row" else 1e-3)
+    (share,) = {float(row["share_kept"]) for row in rows(run / "circuit" / "table.csv") if row["share"] == "0.1"}
+    assert share == pytest.approx(kept / total, rel=1e-6), "of a row of 48 weights 5 stay"
+    assert (share == pytest.approx(0.1, rel=1e-3)) == (scope == "global")
     assert {row["method"] for row in parts} == {"lrp_signed", "lrp_signed, magnitude", "wanda", "magnitude", "random"}
     with pytest.raises(ValueError, match=r"`ablations` of weights can only be \['zero'\]"):
         command("predict", CIRCUIT, tmp_path, *options)

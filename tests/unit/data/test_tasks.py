@@ -71,6 +71,8 @@ def test_each_sentence_is_asked_twice_with_the_names_exchanged(
     likely = {name: random.Random(name).gauss(0, 1) for name in {*right, *wrong}}
     named_first = [1 if ids.tolist().index(one) < ids.tolist().index(other) else -1
                    for ids, (one, other) in zip(samples.ids, asked, strict=True)]  # fmt: skip
+    assert samples.scenes[::2] == samples.scenes[1::2]
+    assert len(set(samples.scenes)) == 12
     for pair in range(0, 24, 2):
         assert asked[pair] == asked[pair + 1][::-1]
         assert sum(likely[one] - likely[other] for one, other in asked[pair : pair + 2]) == 0
@@ -259,7 +261,7 @@ def test_prompt_and_answer_are_joined_as_the_file_says(
     row: dict[str, object], separator: str | None, text: str, context: LoadContext, tmp_path: Path
 ) -> None:
     task = TaskFile(path=task_file(tmp_path / "task.jsonl", [row]), num_samples=1, separator=separator)
-    ((question,),) = task.questions(context)
+    (question,) = task.questions(context)
     assert joined_text(question.prompt, question.right, question.separator)[0] == text
 
 

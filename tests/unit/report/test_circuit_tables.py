@@ -7,11 +7,11 @@ import pytest
 
 from sparc3_lightning.files import write_json
 from sparc3_lightning.report.circuit_figures import curves_figure, method_styles, write_circuit
-from sparc3_lightning.report.circuit_tables import circuit_details, circuit_lines, circuit_tables
+from sparc3_lightning.report.circuit_tables import cautions, circuit_details, circuit_lines, circuit_tables
 from sparc3_lightning.report.page import write_report
 from sparc3_lightning.report.sections import read_experiment
 from sparc3_lightning.trials import EMPTY, HELD_OUT, IN_SAMPLE, WHOLE
-from sparc3_lightning.trials.circuit import area_rows
+from sparc3_lightning.trials.circuit_areas import area_rows
 
 DRAWS = {"first": 0.0, "second": 0.2}
 
@@ -125,6 +125,54 @@ def test_where_the_whole_model_is_no_better_than_the_empty_circuit_the_tables_sa
     assert said.strip() in write_report(written).read_text(encoding="utf-8").replace("&#39;", "'")
 
 
+def test_an_empty_circuit_with_a_preference_of_its_own_is_told(written: Path) -> None:
+    end = {"task": "who", "draw": "first", "ablation": "mean", "difference": 3.0, "low": 2.0, "high": 4.0,
+           "confidence": 0.95, "whole": 4.0, "empty": 1.25, "empty_low": 0.5, "empty_high": 2.0}  # fmt: skip
+    ends = [{**end, "asked": IN_SAMPLE}, {**end, "asked": HELD_OUT, "empty": 0.9},
+            {**end, "asked": HELD_OUT, "empty_low": -0.1}]  # fmt: skip
+    write_json(written / "circuit" / "circuit.json", {"ends": ends})
+    data = read_experiment("circuit", written / "circuit")
+    said = (
+        "Faithfulness 0 is not chance under mean: the empty circuit's own logit difference (+1.25) is clearly not 0 "
+        "there, and more than a quarter of the whole model's."
+    )
+    notes = {table.title: table.note for table in [*circuit_tables(data), *circuit_details(data)]}
+    cautioned = ["Areas, asked its own samples", "Faithfulness, asked its own samples; the rest: mean"]
+    assert [title for title, note in notes.items() if note.endswith(said)] == cautioned
+    assert cautions(data) == [f"Asked its own samples: {said}"]
+
+
+def test_areas_stand_with_their_intervals_and_what_is_not_clearly_behind_the_best_is_bold(tmp_path: Path) -> None:
+    areas = area_rows([*rows(), *({**row, "method": "near"} for row in rows() if row["method"] == "lrp")])
+    for row in areas:
+        behind = 0.3 if row["method"] == "random" else 0.01 if row["method"] == "near" else 0.0
+        for name in ("cpr", "cmd", "accuracy_area"):
+            row |= {f"{name}_low": row[name] - 0.05, f"{name}_high": row[name] + 0.1, "confidence": 0.95}
+        for name in ("cmd", "accuracy_area"):
+            row |= {f"{name}_behind": behind, f"{name}_behind_low": behind - 0.02, f"{name}_behind_high": behind + 0.02}
+    write_circuit(rows(), areas, PARTS, OVERLAPS, tmp_path / "circuit")
+    shown = {one.title: one for one in circuit_tables(read_experiment("circuit", tmp_path / "circuit"))}
+    own, behind = shown["Areas, asked its own samples"], shown["How far behind the best, asked held-out samples"]
+    assert list(own.rows[0][1:]) == ["0.77\n[0.72, 0.87]", "0.14\n[0.09, 0.24]"]
+    assert own.note.endswith("In brackets: 95% interval over the samples asked.")
+    assert list(behind.head) == ["", "CMD mean", "accuracy mean"]
+    assert [list(row) for row in behind.rows] == [
+        ["lrp", "best", "best"], ["near", "0.01\n[-0.01, 0.03]", "0.01\n[-0.01, 0.03]"],
+        ["random", "0.30\n[0.28, 0.32]", "0.30\n[0.28, 0.32]"],
+    ]  # fmt: skip
+    assert behind.strong == {(0, 1), (0, 2), (1, 1), (1, 2)}
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "How far behind the best, asked held-out samples" in page
+
+
+def test_the_whole_model_s_own_choices_are_told(tmp_path: Path) -> None:
+    found = [{**row, "argmax_accuracy": 0.75 if row["method"] == WHOLE else 0.0} for row in rows()]
+    write_circuit(found, area_rows(found), PARTS, OVERLAPS, tmp_path / "circuit")
+    line, _ = circuit_lines(read_experiment("circuit", tmp_path / "circuit"))
+    assert line.startswith("Asked its own samples: logit difference +4.00 (100% right, 75% by its own choice) of the")
+    assert line.endswith("of the empty circuit, mean +0.00 (50% right).")
+
+
 def test_the_page_shows_them_with_the_curves(written: Path) -> None:
     page = write_report(written).read_text(encoding="utf-8")
     assert "Areas, asked held-out samples" in page
@@ -140,6 +188,11 @@ def test_a_line_a_method_and_a_panel_a_kind_of_question() -> None:
     assert labels == ["lrp", "random"]
     low, high = panels[0].get_ylim()
     assert low < 0 < 1 < high <= 2.1
+    (legend,) = figure.legends
+    assert legend.get_title().get_text() == "bars: least and largest\nof the draws"
+    alone = curves_figure([row for row in rows() if row["draw"] == "first"], "faithfulness")
+    assert alone is not None
+    assert alone.legends[0].get_title().get_text() == ""
 
 
 def test_one_far_circuit_does_not_flatten_the_others() -> None:

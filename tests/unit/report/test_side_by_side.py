@@ -10,6 +10,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from sparc3_lightning.files import write_json
 from sparc3_lightning.main import main
 from sparc3_lightning.report.circuit_figures import write_circuit
 from sparc3_lightning.report.rows import Table
@@ -99,6 +100,14 @@ def test_circuits_areas_stand_side_by_side(tmp_path: Path) -> None:
     assert tables["Circuits: area under accuracy"]["held-out samples, mean", "lrp"] == ["0.90", "0.90"]
     write_circuit([whole, {**whole, "task": "own", "draw": "own"}], [*areas, {**areas[0], "task": "own", "cpr": 0.1}],
                   [], [], tmp_path / "two" / "circuit")  # fmt: skip
+    ends = [{"task": "ioi", "draw": "ioi_seed0", "ablation": "mean", "asked": "held_out", "low": -0.5,
+             "confidence": 0.95}]  # fmt: skip
+    write_json(tmp_path / "one" / "circuit" / "circuit.json", {"options": {"granularity": "neuron"}})
+    write_json(tmp_path / "two" / "circuit" / "circuit.json", {"options": {"granularity": "weight"}, "ends": ends})
+    notes = {table.title: table.note for table in compare_runs(read_runs([tmp_path / "one", tmp_path / "two"]))}
+    kept = f"{tmp_path.name}/one: circuits of neurons. {tmp_path.name}/two: circuits of weights."
+    assert notes["Circuits: area under accuracy"] == kept
+    assert notes["Circuits: CPR / CMD"].startswith(f"{kept} {tmp_path.name}/two: Asked held-out samples: Faithfulness")
     several = tables_of([tmp_path / "one", tmp_path / "two"])["Circuits: CPR / CMD"]
     assert several["held-out samples of ioi, mean", "lrp"] == ["0.50 / 0.25", "0.75 / 0.25"]
     assert several["held-out samples of own, mean", "lrp"] == ["-", "0.10 / 0.25"]

@@ -7,7 +7,8 @@ from typing import Any
 from sparc3_lightning.files import write_text
 from sparc3_lightning.report.circuit_figures import write_circuit
 from sparc3_lightning.trials import EMPTY, HELD_OUT, IN_SAMPLE, WHOLE
-from sparc3_lightning.trials.circuit import SHARES, area_rows
+from sparc3_lightning.trials.circuit import SHARES
+from sparc3_lightning.trials.circuit_areas import area_rows
 from sparc3_lightning.trials.sweep_table import write_tables
 from sparc3_lightning.trials.table import write_table
 

@@ -16,6 +16,7 @@ from sparc3_lightning.statistics.intervals import (
     bootstrap_means,
     perplexity_bootstrap,
     two_stage_means,
+    unit_weights,
 )
 from tests.unit.statistics.pairs import nested_changes, pair
 from tests.unit.statistics.single import paired_bootstrap, two_stage_bootstrap
@@ -232,3 +233,23 @@ def test_bad_settings_are_refused() -> None:
             interval(95)
     with pytest.raises(ValueError, match=r"`num_draws` must be at least 1, got 0\."):
         paired_bootstrap([0.1], [0.2], num_draws=0)
+
+
+def test_weights_of_units_are_their_counts_and_values_of_one_unit_go_together() -> None:
+    weights = unit_weights(["a", "b", "b", "c"], num_draws=4000, seed=3)
+    assert weights.shape == (4000, 4)
+    assert np.allclose(weights.sum(1), 1)
+    assert (weights[:, 1] == weights[:, 2]).all()
+    units = np.stack([weights[:, 0], weights[:, 1], weights[:, 3]], 1)
+    counts = units / units.sum(1, keepdims=True) * 3
+    assert np.allclose(counts, counts.round())
+    assert counts.mean(0) == pytest.approx([1, 1, 1], abs=0.05)
+    assert (weights == unit_weights(["a", "b", "b", "c"], num_draws=4000, seed=3)).all()
+
+
+def test_weights_give_the_draws_of_means_their_spread() -> None:
+    values = np.random.default_rng(0).normal(0, 1, 50)
+    draws = unit_weights([str(place) for place in range(50)], num_draws=20_000) @ values
+    (expected,) = bootstrap_means(torch.tensor(values)[:, None], 20_000)
+    interval = expected.percentile(0.95)
+    assert np.quantile(draws, [0.025, 0.975]) == pytest.approx([interval.low, interval.high], abs=0.01)

@@ -1,30 +1,27 @@
 """Circuits' tables: faithfulness between empty and whole, areas as MIB has them, draws as bands."""
 
+import numpy as np
 import pytest
 import torch
 
-from sparc3_lightning.evaluation import Evaluation
-from sparc3_lightning.metrics.measure import Column
-from sparc3_lightning.statistics.p_values import PairedTest
 from sparc3_lightning.trials import EMPTY, HELD_OUT, IN_SAMPLE, WHOLE
 from sparc3_lightning.trials.circuit import (
     Bits,
     CircuitTrial,
     Whose,
-    area,
-    area_rows,
     circuit_rows,
-    end_rows,
     faithfulness,
     overlap_rows,
     part_rows,
 )
+from sparc3_lightning.trials.circuit_areas import area, area_rows
 
 
 def trial(draw: str, method: str, share: float, difference: float, accuracy: float = 0.5) -> CircuitTrial:
     figures = {asked: {"logit_difference": difference * scale, "accuracy": accuracy}
                for asked, scale in ((IN_SAMPLE, 1.0), (HELD_OUT, 2.0))}  # fmt: skip
-    return CircuitTrial(task=draw[0], draw=draw, method=method, ablation="zero", share=share, figures=figures)
+    return CircuitTrial(task=draw[0], draw=draw, method=method, ablation="zero", share=share, share_kept=share,
+                        figures=figures)  # fmt: skip
 
 
 def test_faithfulness_is_0_for_the_empty_circuit_and_1_for_the_whole() -> None:
@@ -35,7 +32,7 @@ def test_faithfulness_is_0_for_the_empty_circuit_and_1_for_the_whole() -> None:
 
 
 def test_an_area_is_that_of_trapezoids() -> None:
-    assert area([0.0, 0.5, 1.0], [0.0, 1.0, 1.0]) == pytest.approx(0.25 + 0.5)
+    assert area([0.0, 0.5, 1.0], np.array([0.0, 1.0, 1.0])) == pytest.approx(0.25 + 0.5)
 
 
 def test_tables_have_every_circuit_and_the_areas_of_each_curve() -> None:
@@ -63,39 +60,25 @@ def test_tables_have_every_circuit_and_the_areas_of_each_curve() -> None:
     assert (row["accuracy_area_least"], row["accuracy_area_largest"]) == (0.5 * 0.625, 0.5 * 0.875)
 
 
+def test_areas_are_over_the_shares_that_really_stay() -> None:
+    """Of rows of four weights a tenth is one: a quarter."""
+    trials = [trial("a0", WHOLE, 1.0, 5.0, 1.0), trial("a0", EMPTY, 0.0, 1.0, 0.5)]
+    trials += [trial("a0", "lrp", 0.1, 3.0, 0.5), trial("a0", "lrp", 1.0, 5.0, 1.0)]
+    trials[2].share_kept = 0.25
+    rows = circuit_rows(trials)
+    assert {(row["share"], row["share_kept"]) for row in rows if row["method"] == "lrp"} == {(0.1, 0.25), (1.0, 1.0)}
+    (row,) = [row for row in area_rows(rows) if row["asked"] == IN_SAMPLE]
+    assert (row["cpr"], row["accuracy_area"]) == (0.75 * 0.75, 0.75 * 0.75)
+    before = [{key: value for key, value in one.items() if key != "share_kept"} for one in rows]
+    assert area_rows(before)[0]["cpr"] == 0.9 * 0.75
+
+
 def test_a_model_that_does_not_need_the_neurons_has_no_faithfulness() -> None:
     rows = circuit_rows(
         [trial("task", WHOLE, 1.0, 2.0), trial("task", EMPTY, 0.0, 2.0), trial("task", "lrp", 0.5, 1.0)]
     )
     assert rows[-1]["faithfulness"] is None
     assert area_rows(rows) == []
-
-
-def answered(method: str, differences: list[float]) -> CircuitTrial:
-    """A trial that has kept what each sample's logit difference is."""
-    values = torch.tensor(differences, dtype=torch.float64)
-    columns = {
-        f"{IN_SAMPLE}/{measure}": Column(f"{IN_SAMPLE}/{measure}", "", "higher", "prompt", "mean",
-                                         [str(place) for place in range(len(values))], found)
-        for measure, found in (("accuracy", (values > 0).double()), ("logit_difference", values))
-    }  # fmt: skip
-    one = CircuitTrial(task="a", draw="a0", method=method, ablation="zero", share=1.0)
-    one.keep(Evaluation({}, None, columns))
-    return one
-
-
-@pytest.mark.parametrize(("whole", "is_clear"), [([3.0, 2.0, 4.0, 3.0], True), ([0.5, -1.0, 1.5, -1.0], False)])
-def test_whether_the_whole_model_does_clearly_better_than_the_empty_circuit(whole: list[float], is_clear: bool) -> None:
-    trials = [answered(WHOLE, whole), answered("lrp", whole), answered(EMPTY, [0.5, -0.5, 0.5, -0.5])]
-    (row,) = end_rows(trials, PairedTest(num_draws=500))
-    assert (row["task"], row["draw"], row["ablation"], row["asked"]) == ("a", "a0", "zero", IN_SAMPLE)
-    assert row["difference"] == pytest.approx(sum(whole) / 4)
-    assert row["low"] <= row["difference"] <= row["high"]
-    assert (row["low"] > 0) == is_clear
-    assert trials[0].figures == {IN_SAMPLE: {"accuracy": sum(one > 0 for one in whole) / 4,
-                                             "logit_difference": pytest.approx(sum(whole) / 4)}}  # fmt: skip
-    assert trials[1].differences == {}, "of the ends alone"
-    assert end_rows(trials[:2], PairedTest(num_draws=500)) == [], "the empty circuit has failed"
 
 
 def test_circuits_are_told_by_layer_and_compared() -> None:
@@ -126,7 +109,7 @@ def test_a_failed_circuit_has_a_row_and_takes_its_curve_with_it() -> None:
     trials = [trial("task", WHOLE, 1.0, 5.0), trial("task", EMPTY, 0.0, 1.0)]
     trials += [trial("task", method, share, 3.0) for method in ("lrp", "random") for share in (0.1, 0.5)]
     failed = CircuitTrial(
-        task="t", draw="task", method="lrp", ablation="zero", share=0.2, error="RuntimeError: no memory"
+        task="t", draw="task", method="lrp", ablation="zero", share=0.2, share_kept=0.2, error="RuntimeError: no memory"
     )
     rows = circuit_rows([*trials, failed])
     told = [row for row in rows if row["error"]]
