@@ -63,9 +63,16 @@ class BaselineCallback(RunCallback):
 
     def _compared(self, module: SparC3Module) -> tuple[list[str], str | None]:
         """The general sets and the behaviour's, where a method asks for them: none has to be there otherwise."""
-        if not any(method.compares or method.reads_targets for method, _ in self.keys.values()):
+        asking = [key for key, (method, _) in self.keys.items() if method.compares or method.reads_targets]
+        if not asking:
             return [], None
-        return module.data.differential_names()
+        try:
+            return module.data.differential_names()
+        except ValueError as error:
+            raise ValueError(
+                f"{error} Or leave {asking} out of `BaselineCallback.init_args.methods`: such methods rank neurons by "
+                "what one behaviour has against the general samples, or by the words that follow it."
+            ) from None
 
     def finish(self, trainer: Trainer, module: SparC3Module) -> None:
         """Score every set by every method, and write what was found."""

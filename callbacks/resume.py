@@ -12,8 +12,9 @@ from callbacks.relevance import RelevanceCallback
 from callbacks.score_writer import ScoreWriter
 from sparc3_lightning.distributed.ranks import any_rank, from_rank_zero
 from sparc3_lightning.module import SparC3Module
-from sparc3_lightning.runs.resume import State, StateFolder, fingerprint, forget_later_stages, is_unfinished
+from sparc3_lightning.runs.resume import State, StateFolder, fingerprint, forget_later_stages
 from sparc3_lightning.runs.signals import EXIT_CODE, StopSignals, end_children
+from sparc3_lightning.runs.unfinished import is_unfinished
 from sparc3_lightning.scoring.saving import read_finished
 
 Resume = Literal["auto", "never", "must"]

@@ -42,9 +42,9 @@ from sparc3_lightning.optimizer import adamw
 from sparc3_lightning.progress import announce, inform, keep_lines_whole, trainer_progress
 from sparc3_lightning.pruning.apply import apply_recipe, check_all_go, check_recipe, zero_again_
 from sparc3_lightning.pruning.weight_recipe import AnyRecipe, load_recipe
-from sparc3_lightning.runs.resume import mark_unfinished
 from sparc3_lightning.runs.run import Run
 from sparc3_lightning.runs.signals import EXIT_CODE, StopSignals
+from sparc3_lightning.runs.unfinished import mark_unfinished
 from sparc3_lightning.scoring.gradient import RelevancePass
 from sparc3_lightning.scoring.method import Scoring
 

@@ -17,6 +17,7 @@ from sparc3_lightning.pruning.recipe import COMPRESSION_FILE, RECIPE_FILE, WEIGH
 from sparc3_lightning.report.recipe_report import recipe_report
 from sparc3_lightning.report.rows import kind_of
 from sparc3_lightning.report.sections import KINDS, experiment_at, experiments_in, read_experiment
+from sparc3_lightning.runs.unfinished import is_unfinished
 from sparc3_lightning.scoring.manifest import MANIFEST_FILE, read_manifest, tensor_files
 from sparc3_lightning.trials import RECIPES_DIR, SCREEN_FILE
 from sparc3_lightning.version import RESULTS_FORMAT
@@ -56,6 +57,8 @@ def read_results(run_dir: Path) -> Results:
     path = run_dir / RESULTS_FILE
     if not run_dir.is_dir():
         raise FileNotFoundError(f"no run directory at {run_dir}.")
+    if not path.is_file() and is_unfinished(run_dir):
+        raise FileNotFoundError(_not_finished(run_dir))
     if not path.is_file():
         raise FileNotFoundError(
             f"no experiment results at {path}: a run writes them last, where `trainer.callbacks` lists "
@@ -74,6 +77,13 @@ def read_results(run_dir: Path) -> Results:
             "by another version of sparc3-lightning. Show it with that one, or evaluate again."
         )
     return cast("Results", results)
+
+
+def _not_finished(run_dir: Path) -> str:
+    return (
+        f"the run in {run_dir} is not finished: it is still at work; or it was stopped, and the same command goes on "
+        "where it was."
+    )
 
 
 def _from_format_3(run_dir: Path, results: dict[str, Any]) -> Results:
@@ -368,6 +378,8 @@ def inspect_path(path: Path, top: int) -> dict[str, Any]:
 def _nothing_at(path: Path) -> str:
     if not path.exists():
         return f"nothing to inspect at {path}: it does not exist."
+    if is_unfinished(path):
+        return _not_finished(path)
     inside = sorted(str(found.parent) for pattern in ("*/", "*/*/") for found in path.glob(pattern + MANIFEST_FILE))
     hint = f" Score directories below it: {', '.join(inside)}." if inside else ""
     return f"{path} holds no {RESULTS_FILE}, {MANIFEST_FILE} or {RECIPE_FILE}. {_SHOWN}{hint}"

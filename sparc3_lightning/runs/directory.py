@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from sparc3_lightning.files import acquire, load_yaml, read_json, release
 from sparc3_lightning.pruning.recipe import RECIPE_FILE, WEIGHT_RECIPE_FILE
-from sparc3_lightning.runs.resume import FOLDER, is_unfinished
+from sparc3_lightning.runs.unfinished import FOLDER, is_unfinished
 from sparc3_lightning.version import package_versions
 from sparc3_lightning.wording import differences
 

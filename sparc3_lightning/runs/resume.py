@@ -22,6 +22,7 @@ from sparc3_lightning.files import fsync, read_json, write_json
 from sparc3_lightning.lrp.attribution import Attribution
 from sparc3_lightning.lrp.dispatch import uses_triton
 from sparc3_lightning.models.identity import tokenizer_hash
+from sparc3_lightning.runs.unfinished import FOLDER, STATE_FILE
 from sparc3_lightning.trials import RECIPES_DIR
 from sparc3_lightning.version import package_versions
 from sparc3_lightning.wording import differences
@@ -31,18 +32,6 @@ if TYPE_CHECKING:
 
 
 FORMAT_VERSION = 1
-FOLDER, STATE_FILE, _CHOOSING = "resume", "state.json", "choosing"
-
-
-def is_unfinished(log_dir: Path) -> bool:
-    """Whether the run of this directory was interrupted, or is going on."""
-    return any((log_dir / FOLDER / name).is_file() for name in (STATE_FILE, _CHOOSING))
-
-
-def mark_unfinished(log_dir: Path) -> None:
-    """Let the same command go on in this directory: something is kept there, if no sums yet."""
-    (log_dir / FOLDER).mkdir(parents=True, exist_ok=True)
-    (log_dir / FOLDER / _CHOOSING).touch()
 
 
 @dataclass(frozen=True)

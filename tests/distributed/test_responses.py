@@ -17,7 +17,7 @@ from sparc3_lightning.data import RealToxicityPrompts
 from sparc3_lightning.data.datamodule import SparC3DataModule
 from sparc3_lightning.distributed.ranks import from_rank_zero
 from sparc3_lightning.evaluation import Evaluator, generation
-from sparc3_lightning.runs.resume import is_unfinished
+from sparc3_lightning.runs.unfinished import is_unfinished
 from tests.distributed.jobs import FixedSamples, make_module, make_trainer
 from tests.launch import run_distributed
 from tests.tiny_files import save_tiny_model

@@ -10,6 +10,9 @@ import pytest
 
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.main import main
+from sparc3_lightning.report.page import write_report
+from sparc3_lightning.report.read import inspect_path
+from sparc3_lightning.report.side_by_side import read_runs
 from tests.integration.test_resume import die, ended, predict_and_die, start
 from tests.runs import QUIET, ROOT, board, command, log_dir, read, written
 
@@ -121,6 +124,10 @@ def test_a_run_killed_among_its_circuits_goes_on_after_them(run: Path, tmp_path:
     done = {path: path.stat().st_mtime_ns for path in (killed / "trials").glob("*.json")}
     assert len(done) == 39
     assert not (killed / "circuit").exists()
+    told = rf"the run in {killed} is not finished: .* the same command goes on"
+    for show in (lambda: inspect_path(killed, 5), lambda: write_report(killed), lambda: read_runs([killed, run])):
+        with pytest.raises(FileNotFoundError, match=told):
+            show()
     with mock.patch(asks, autospec=True, side_effect=Evaluator.evaluate) as asked:
         assert log_dir(command("predict", CIRCUIT, tmp_path)) == killed
     assert asked.call_count == len(list((run / "trials").glob("*.json"))) - len(done)
@@ -198,6 +205,21 @@ def test_twins_are_needed_where_they_take_the_place(tmp_path: Path) -> None:
         ValueError, match=r"needs a corrupted twin of each sample, got none of `data\.behaviours\.mine`"
     ):
         command("predict", CIRCUIT, tmp_path, f"--data.behaviours={{mine: {task}}}", "--data.evaluation_task=null")
+
+
+@pytest.mark.parametrize("method", ["auroc", "value_vectors"])
+def test_methods_that_rank_by_one_behaviour_are_named(method: str, tmp_path: Path) -> None:
+    """Each draw of a task is a behaviour of its own."""
+    overlay = tmp_path / "methods.yaml"
+    overlay.write_text(
+        "trainer:\n  callbacks:\n"
+        "    - class_path: callbacks.RelevanceCallback\n    - class_path: callbacks.ScoreWriter\n"
+        f"    - class_path: callbacks.BaselineCallback\n      init_args: {{methods: [activation, {method}]}}\n"
+        "    - class_path: callbacks.CircuitCallback\n"
+    )
+    expected = rf"got \['ioi_seed0', .*leave \['{method}'\] out of `BaselineCallback\.init_args\.methods`: such"
+    with pytest.raises(ValueError, match=expected):
+        command("predict", CIRCUIT, tmp_path, "--config", str(overlay))
 
 
 @pytest.mark.parametrize("shares", [[0.0], [1.5], [-0.1]])

@@ -18,6 +18,7 @@ import yaml
 
 from sparc3_lightning.cli import SparC3CLI
 from sparc3_lightning.runs import resume
+from sparc3_lightning.runs.unfinished import is_unfinished
 from tests.launch import PATIENCE
 from tests.runs import BRIEF, QUIET, ROOT, TINY, command, log_dir, read, written
 from tests.shown import Type
@@ -74,7 +75,7 @@ def results(directory: Path) -> dict[str, Any]:
 
 
 def unfinished(save_dir: Path) -> list[Path]:
-    return [path for path in sorted((save_dir / "tiny").glob("version_*")) if resume.is_unfinished(path)]
+    return [path for path in sorted((save_dir / "tiny").glob("version_*")) if is_unfinished(path)]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ import torch
 from sparc3_lightning.distributed import sums
 from sparc3_lightning.distributed.sums import read_sums, write_sums
 from sparc3_lightning.lrp.attribution import Attribution
-from sparc3_lightning.runs.resume import State, StateFolder, forget_later_stages, is_unfinished
+from sparc3_lightning.runs.resume import State, StateFolder, forget_later_stages
+from sparc3_lightning.runs.unfinished import is_unfinished
 from sparc3_lightning.scoring.plain import attribute
 from sparc3_lightning.wording import differences
 from tests.disk import record
