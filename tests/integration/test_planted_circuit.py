@@ -20,6 +20,7 @@ from sparc3_lightning.trials.trial import UNCHANGED, Intervention
 from tests.integration.test_planted import (
     BAD,
     BEHAVIOUR,
+    GENERAL,
     GOOD,
     IS_OTHER,
     IS_TRIGGER,
@@ -60,10 +61,8 @@ def pairs(kept: dict[int, Tensor]) -> set[tuple[int, int]]:
     return {(layer, int(index)) for layer, stays in kept.items() for index in stays.nonzero()[:, 0]}
 
 
-@pytest.fixture(params=["zero", "mean", "corrupted"])
-def values(request: pytest.FixtureRequest, model: LlamaForCausalLM) -> Values:
-    if request.param == "mean":
-        return means_of(mean_outputs(model, [CORRUPTED], lambda ids: last_token_logits(model, ids)))
+@pytest.fixture(params=["zero", "corrupted"])
+def values(request: pytest.FixtureRequest) -> Values:
     return {"zero": zeros, "corrupted": twins}[request.param]
 
 
@@ -81,6 +80,41 @@ def test_it_does_the_task_alone_and_a_flipped_order_does_not(
 
     assert faithful("highest", NUM_PLANTED) > 0.9
     assert faithful("lowest", 1 - NUM_PLANTED) < 0.1
+
+
+# The rest at its mean over the task's own clean samples, as runs have it: these are of two kinds, of which the one is
+# right where the other is wrong, so that a mean says neither.
+
+TASK = [*CLEAN, *(torch.cat([ids[:-1], torch.tensor([25 + number])]) for number, ids in enumerate(CLEAN))]
+RIGHT, WRONG = [BAD] * len(CLEAN) + [GOOD] * len(CLEAN), [GOOD] * len(CLEAN) + [BAD] * len(CLEAN)
+
+
+@torch.no_grad()
+def right_less_wrong(model: LlamaForCausalLM, kept: dict[int, Tensor]) -> Tensor:
+    values = means_of(mean_outputs(model, [TASK], lambda ids: last_token_logits(model, ids)))
+    with replaced(model, kept, values):
+        logits = last_token_logits(model, TASK)
+    at = range(len(TASK))
+    return logits[at, RIGHT] - logits[at, WRONG]
+
+
+@pytest.mark.parametrize("sign", ["abs", "signed"])
+def test_with_the_rest_at_its_mean_over_the_task_s_samples_the_neurons_of_both_kinds_do_it_alone(
+    model: LlamaForCausalLM, sign: Any
+) -> None:
+    scores = attribute(model, TASK, target="next_token", targets=RIGHT, against=WRONG, sign=sign)
+    both = (len(BEHAVIOUR) + len(GENERAL)) / (LAYERS * NEURONS)
+    assert pairs(keep_neurons(Importance("lrp", scores), both)) == BEHAVIOUR | GENERAL
+    empty, full = (right_less_wrong(model, keep_neurons(Importance("lrp", scores), end)) for end in (0.0, 1.0))
+    assert bool((full > 0).all())
+    assert float(full.mean()) > 10 * abs(float(empty.mean())), "means of two kinds tell none from the other"
+
+    def faithful(order: Order, share: float) -> float:
+        found = right_less_wrong(model, keep_neurons(Importance("lrp", scores, order), share))
+        return float((found - empty).mean() / (full - empty).mean())
+
+    assert faithful("highest", both) > 0.9
+    assert faithful("lowest", 1 - both) < 0.1
 
 
 # Of weights
