@@ -64,10 +64,10 @@ class CircuitCallback(RunCallback):
     List it after the relevance callback and the score writer and, for other methods, after the baseline callback.
 
     Args:
-        shares: How much stays, above 0, at most 1; 1 is always asked.
+        shares: How much stays, above 0, at most 1; 1 is always asked. None for MIB's ten, 0.001 to 1.
         ablations: What takes the place of the neurons that go: "zero"; "mean", over the task's own samples: the first
-            token's apart, others by place from the end; "corrupted", what they give in the sample's twin. Of weights
-            only "zero".
+            token's apart, others by place from the end; "corrupted", what they give in the sample's twin. None for
+            "zero" alone, the only one of weights.
         scope: Where weights compete: "global" over all layers, or "row". Neurons compete over all layers.
         seed: Seed of the random circuits; each set has a draw of its own.
         described: The share whose circuits are told by layer and compared, between draws, tasks and methods.

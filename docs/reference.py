@@ -21,6 +21,7 @@ from docstring_parser.google import DEFAULT_SECTIONS, GoogleParser, Section, Sec
 import callbacks
 from sparc3_lightning import data, metrics
 from sparc3_lightning.data.datamodule import SparC3DataModule
+from sparc3_lightning.data.tasks import TaskSet
 from sparc3_lightning.evaluation.evaluator import Evaluator
 from sparc3_lightning.evaluation.generation import Decoding
 from sparc3_lightning.metrics import Scorer
@@ -35,6 +36,7 @@ _OWN_SECTIONS = [Section(title, title.lower(), SectionType.SINGULAR) for title i
 _PARSER = GoogleParser([*DEFAULT_SECTIONS, *_OWN_SECTIONS])
 _ROLES = {
     data.ReferenceSet: "`data.general.NAME`, `data.behaviours.NAME`, `data.contrast.NAME`",
+    TaskSet: "`data.evaluation_task` (of several tasks `data.evaluation_task.NAME`)",
     data.PromptSet: "`data.evaluation_prompts`",
     data.TextSet: "`data.price.NAME`, `data.evaluation_text`, `data.train_text`, `data.val_text`",
 }
