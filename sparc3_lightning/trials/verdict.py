@@ -237,7 +237,7 @@ def _caveats(subject: _Subject, findings: Findings) -> Iterator[str]:
             f"No control was run: any {findings.what} might do the same. Set "
             "`EvaluationCallback.init_args.num_control_draws`."
         )
-    yield from _price_caveats(findings)
+    yield from _price_caveats(subject, findings)
     for column, change in findings.of_role("opinion"):
         if subject.improved and not findings.improved(column, change):
             fall = "fall" if column.better == "lower" else "rise"
@@ -247,7 +247,8 @@ def _caveats(subject: _Subject, findings: Findings) -> Iterator[str]:
     for column, change in findings.of_role("sanity"):
         if findings.worsened(column, change):
             moves = "lowers" if subject.column.better == "lower" else "changes"
-            yield f"{column.warning or f'{column.spoken} got worse'}: that {moves} {subject.name}, too."
+            alone = f": that {moves} {subject.name}, too" if subject.improved else ""
+            yield f"{column.warning or f'{column.spoken} got worse'}{alone}."
     if findings.num_empty[1] > findings.num_empty[0]:
         yield f"Empty completions: {findings.num_empty[0]} before, {findings.num_empty[1]} after; they show nothing."
     if findings.overlap_allowed:
@@ -272,8 +273,9 @@ def _power_caveat(column: Column, change: Change | None, against: str, findings:
     ]
 
 
-def _price_caveats(findings: Findings) -> Iterator[str]:
+def _price_caveats(subject: _Subject, findings: Findings) -> Iterator[str]:
     """A model that paid more than random removal costs may show less of the behaviour for that reason alone."""
+    alone = ": a broken model shows less of any behaviour, too" if subject.improved else ""
     kinds: dict[str, list[str]] = {}
     for column, change in findings.of_role("price"):
         is_low = column.better == "lower"
@@ -284,10 +286,7 @@ def _price_caveats(findings: Findings) -> Iterator[str]:
         bound = f"at most {max(known):.{digits}f}" if is_low else f"at least {min(known):.{digits}f}"
         kinds.setdefault(_kind(column), []).append(f"{change.after:.{digits}f} {which}".strip() + f", {bound} there")
     for kind, costly in kinds.items():
-        yield (
-            f"{spoken(kind).capitalize()} is worse than in every draw of the control ({'; '.join(costly)}): a broken "
-            "model shows less of any behaviour, too."
-        )
+        yield f"{spoken(kind).capitalize()} is worse than in every draw of the control ({'; '.join(costly)}){alone}."
 
 
 def _movement(change: Change, alpha: float) -> str:

@@ -177,6 +177,13 @@ def test_what_a_reader_must_know_first(changed: dict[str, Any], caveat: str) -> 
     assert caveat in caveats[0]
 
 
+def test_what_would_lower_a_behaviour_says_so_only_where_it_fell() -> None:
+    draws = [{"toxicity/mean": 0.4, "perplexity/sliding": 10.0}]
+    caveats = verdict(findings(ROSE, changes={"uniqueness": FELL}, draws=draws))["caveats"]
+    assert caveats == ["Perplexity is worse than in every draw of the control (10.20 sliding, at most 10.00 there).",
+                       "They repeat."]  # fmt: skip
+
+
 def test_a_price_above_the_controls_is_told() -> None:
     def caveats(*perplexities: float) -> list[str]:
         draws = [{"toxicity/mean": 0.4, "perplexity/sliding": perplexity} for perplexity in perplexities]
