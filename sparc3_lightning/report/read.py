@@ -378,10 +378,10 @@ def inspect_path(path: Path, top: int) -> dict[str, Any]:
 def _nothing_at(path: Path) -> str:
     if not path.exists():
         return f"nothing to inspect at {path}: it does not exist."
-    if is_unfinished(path):
-        return _not_finished(path)
     inside = sorted(str(found.parent) for pattern in ("*/", "*/*/") for found in path.glob(pattern + MANIFEST_FILE))
     hint = f" Score directories below it: {', '.join(inside)}." if inside else ""
+    if is_unfinished(path):
+        return _not_finished(path) + hint
     return f"{path} holds no {RESULTS_FILE}, {MANIFEST_FILE} or {RECIPE_FILE}. {_SHOWN}{hint}"
 
 

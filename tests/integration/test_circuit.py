@@ -128,6 +128,8 @@ def test_a_run_killed_among_its_circuits_goes_on_after_them(run: Path, tmp_path:
     for show in (lambda: inspect_path(killed, 5), lambda: write_report(killed), lambda: read_runs([killed, run])):
         with pytest.raises(FileNotFoundError, match=told):
             show()
+    with pytest.raises(FileNotFoundError, match=r"Score directories below it: .*scores/ioi_seed0"):
+        inspect_path(killed, 5)
     with mock.patch(asks, autospec=True, side_effect=Evaluator.evaluate) as asked:
         assert log_dir(command("predict", CIRCUIT, tmp_path)) == killed
     assert asked.call_count == len(list((run / "trials").glob("*.json"))) - len(done)

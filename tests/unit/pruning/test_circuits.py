@@ -146,3 +146,13 @@ def test_masks_leave_the_share(scope: Scope, share: float) -> None:
 
 def test_shapes_of_the_tiny_model_are_those_meant() -> None:
     assert len(keep_neurons(Importance("a", neuron_set(*[[0.0] * NEURONS] * LAYERS)), 1.0)[0]) == NEURONS
+
+
+@pytest.mark.parametrize("scope", ["global", "row"])
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.3, 1.0])
+def test_the_share_that_really_stays_is_what_is_kept(scope: Scope, share: float) -> None:
+    """A row of four keeps one at the least, a fourth of it."""
+    scores = {"wide": torch.rand(3, 20), "narrow": torch.rand(5, 4)}
+    contest = Contest(Importance("some", ScoreSet(scores)), ["wide", "narrow"], scope, [share])
+    kept = torch.cat([stays.flatten() for _, stays in contest.keep(share)])
+    assert contest.share_kept(share) == pytest.approx(float(kept.double().mean()))

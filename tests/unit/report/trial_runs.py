@@ -6,7 +6,7 @@ from typing import Any
 
 from sparc3_lightning.files import write_text
 from sparc3_lightning.report.circuit_figures import write_circuit
-from sparc3_lightning.trials import EMPTY, HELD_OUT, IN_SAMPLE, WHOLE
+from sparc3_lightning.trials import AREAS, EMPTY, HELD_OUT, IN_SAMPLE, WHOLE
 from sparc3_lightning.trials.circuit import SHARES
 from sparc3_lightning.trials.circuit_areas import area_rows
 from sparc3_lightning.trials.sweep_table import write_tables
@@ -100,4 +100,10 @@ def write_circuit_dir(directory: Path) -> None:
     for draw, task in draws.items():
         overlaps += [{"what": "methods", "task": task, "other_task": task, "of": draw, "first": one, "second": other,
                       **figures} for one, other in combinations(methods, 2)]  # fmt: skip
-    write_circuit(rows, area_rows(rows), parts, overlaps, directory)
+    areas = area_rows(rows)
+    for row in areas:
+        row |= {f"{name}_{end}": row[name] + more for name in AREAS for end, more in (("low", -0.1), ("high", 0.1))}
+        for name in ("cmd", "accuracy_area"):
+            row |= {f"{name}_behind": 0.2, f"{name}_behind_low": 0.1, f"{name}_behind_high": 0.3}
+        row["confidence"] = 0.95
+    write_circuit(rows, areas, parts, overlaps, directory)
