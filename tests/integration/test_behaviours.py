@@ -1,8 +1,6 @@
 """`sparc3 predict --config configs/tiny/behaviours.yaml`: several behaviours in one run, and recipes of every kind."""
 
-import contextlib
 import csv
-import io
 import re
 import shutil
 from pathlib import Path
@@ -20,6 +18,7 @@ from sparc3_lightning.report.page import write_report
 from sparc3_lightning.report.read import read_run
 from sparc3_lightning.scoring.score_set import ScoreSet
 from tests.runs import BRIEF, QUIET, ROOT, board, command, log_dir, read
+from tests.tiny_files import typed
 
 pytestmark = QUIET
 
@@ -27,18 +26,29 @@ BEHAVIOURS = "configs/tiny/behaviours.yaml"
 RECIPES = ["names", "scorn", "shared", "all", "specific_to_scorn"]
 
 
+GIVEN = (
+    r'"toxicity": \{',  # in JSON: what a scorer said, whatever it judges
+    r'"toxicity_protocol": "custom"',  # in a trial's key: an option of the evaluator
+    r'"class": "RealToxicityPrompts"',  # in the results: the class that reads this config's evaluation prompts,
+    r'"attribute": "toxicity"',  # and the column that it chooses them by
+)
+"""Names of options, classes and keys that readers of these files know."""
+
+
 class Done(NamedTuple):
-    """A run's directory, and what a terminal showed of it."""
+    """A run's directory, and what a terminal showed of it, warnings and progress too."""
 
     directory: Path
     shown: str
+    warned: str
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
-    with contextlib.redirect_stdout(io.StringIO()) as shown:
-        cli = command("predict", BEHAVIOURS, tmp_path_factory.mktemp("behaviours"), *BRIEF)
-    return Done(log_dir(cli), shown.getvalue())
+    home = tmp_path_factory.mktemp("behaviours")
+    run = typed("predict", "--config", BEHAVIOURS, f"--trainer.logger.init_args.save_dir={home}", *BRIEF, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    return Done(home / "tiny_behaviours" / "version_0", run.stdout, run.stderr)
 
 
 @pytest.fixture(scope="module")
@@ -164,13 +174,22 @@ def test_every_recipe_has_a_page_and_the_run_one_of_all(done: Done) -> None:
 
 
 def test_a_behaviour_of_one_s_own_is_called_by_its_name(done: Done) -> None:
-    """What a scorer judges is its attribute; the config alone names options and data sets that say otherwise."""
-    page = re.sub(r"<pre>.*?</pre>|data:image[^\"]*", "", (done.directory / "report.html").read_text(), flags=re.DOTALL)
-    figures = " ".join(path.name for path in (done.directory / "figures").iterdir())
-    tables = (done.directory / "behaviours.csv").read_text()
-    for text in (done.shown, page, figures, tables):
-        assert "rudeness" in text
-        assert not re.search("toxic", text, re.IGNORECASE)
+    """What a scorer judges is its attribute, in all that a run says and writes, but for what `GIVEN` names."""
+    files = [path for path in done.directory.rglob("*") if path.is_file()]
+    said = {str(path.relative_to(done.directory)): path.read_text(errors="replace") for path in files}
+    said |= {"standard output": done.shown, "standard error": done.warned, "tags": str(board(done.directory).Tags())}
+    del said["config.yaml"]  # options and data sets have their names
+    for name, text in said.items():
+        shown = re.sub(r"<pre>.*?</pre>|data:image[^\"]*", "", text, flags=re.DOTALL) if name.endswith("html") else text
+        found = re.findall(".*toxic.*", re.sub("|".join(GIVEN), "", shown) + name, re.IGNORECASE)
+        assert not found, f"{name}: {found}"
+    homes = ["", *(f"recipes/{name}/" for name in RECIPES)]
+    speak = [home + name for home in homes for name in ("report.html", "experiment_results.json", "pruned_eval.json")]
+    for name in (*speak, "behaviours.csv", "standard output", "tags"):
+        assert "rudeness" in said[name], name
+    assert {"baseline_eval.json", "behaviours_overlap.csv", "recipes/all/screen.csv"} <= said.keys()
+    assert any(name.startswith("trials/") for name in said)
+    assert any(name.startswith("recipes/all/figures/") for name in said)
 
 
 def test_tensorboard_has_every_recipe(run: Path) -> None:
