@@ -152,7 +152,7 @@ def test_the_behaviours_are_compared(run: Path) -> None:
     recipes = [{*Recipe.load(run / "recipes" / name).neurons} for name in RECIPES[:2]]
     assert int(rows[2]["num_shared"]) == len(recipes[0] & recipes[1])
     texts = [{*read(run / "scores" / name / "manifest.json")["data"]["sample_ids"]} for name in RECIPES[:2]]
-    assert {int(row["num_shared_texts"]) for row in rows} == {len(texts[0] & texts[1])}
+    assert {int(row["num_shared_texts"]) for row in rows} == {len(texts[0] & texts[1])} == {0}
     assert {int(row["num_shared_general"]) for row in rows} == {16}, "both are contrasted with the same"
 
 
