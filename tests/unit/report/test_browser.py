@@ -205,7 +205,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "images", "tables"), [("circuit", 2, 24), ("behaviours", 9, 5), ("weights", 6, 4)])
+@pytest.mark.parametrize(("name", "images", "tables"), [("circuit", 2, 26), ("behaviours", 9, 5), ("weights", 6, 4)])
 def test_each_kind_of_page_is_quiet_and_usable(
     name: str, images: int, tables: int, tmp_path: Path, served: tuple[str, list[str]]
 ) -> None:
