@@ -258,7 +258,7 @@ class PruningCallback(RunCallback):
             ValueError: No words and no scorer, or no words of several behaviours; not enough text; or the same words of
                 behaviours that the recipe is to serve and is not to.
         """
-        price, data = self._price(module, screen), module.data
+        (price, unseen), data = self._price(module, screen), module.data
         samples = {name: data.reference_samples[name] for name in aim.behaviours}
         silent = [data.key_of(name) for name, one in samples.items() if not one.following]
         if silent and len(samples) > 1:
@@ -269,7 +269,9 @@ class PruningCallback(RunCallback):
             )
         if silent:
             only = samples[aim.behaviours[0]]
-            return ScreenData(ScoredResponses(module.evaluator, module.tokenizer, only, silent[0]), price=price)
+            return ScreenData(
+                ScoredResponses(module.evaluator, module.tokenizer, only, silent[0]), price=price, unseen=unseen
+            )
         words = self._words(module, [*aim.behaviours, *aim.others, *aim.general])
         serving = [one for name in aim.behaviours for one in words.pop(name)]
         for name in aim.others:
@@ -280,7 +282,7 @@ class PruningCallback(RunCallback):
                     f"text, are also in `{data.key_of(name)}`. Set `init_args.among` of both, where the file has a "
                     "column of scores for each, or give each texts of its own."
                 )
-        return ScreenData(serving, [one for passages in words.values() for one in passages], price)
+        return ScreenData(serving, [one for passages in words.values() for one in passages], price, unseen)
 
     def _words(self, module: SparC3Module, names: Sequence[str]) -> dict[str, list[Passage]]:
         """Words of some sets, by set."""
@@ -294,20 +296,20 @@ class PruningCallback(RunCallback):
                 )
         return words
 
-    def _price(self, module: SparC3Module, screen: Screen) -> list[Passage]:
-        """Text to tell a price by."""
+    def _price(self, module: SparC3Module, screen: Screen) -> tuple[list[Passage], list[Passage]]:
+        """Text to tell prices by: of each candidate; and, of what was chosen by these, text that was not asked."""
         data = module.data
         if not data.price_rows:
             raise ValueError("`screen` needs text to tell a price by, got none. Set `data.price`.")
         num_tokens = math.ceil(screen.num_price_tokens / len(data.price_rows))  # as much of each
-        price = [
-            passage
-            for name, rows in data.price_rows.items()
-            for passage in price_passages(name, rows, partial(encode, module.tokenizer), num_tokens, module.max_length)
-        ]
-        for passage in price:
+        price, unseen = list[Passage](), list[Passage]()
+        for name, rows in data.price_rows.items():
+            found = price_passages(name, rows, partial(encode, module.tokenizer), num_tokens, module.max_length)
+            price += found[0]
+            unseen += found[1]
+        for passage in [*price, *unseen]:
             check_vocabulary(passage.ids.tolist(), module.vocab_size, "`data.price`")
-        return price
+        return price, unseen
 
     def _screen_all(self, module: SparC3Module, screen: Screen) -> None:
         """Screen every recipe's candidates; of several recipes one that nothing is left of is left out.

@@ -54,7 +54,7 @@ def lowered(unit: str) -> str:
     return "the behaviour's words" if unit == NATS else f"the mean {spoken(unit)} of the behaviour's completions"
 
 
-def joint_effect(unit: str, effect: float, ordinary: float, price: float) -> str:
+def joint_effect(unit: str, effect: float, ordinary: float, price: float, unseen_price: float | None = None) -> str:
     """What the neurons that a screen has chosen do together.
 
     Args:
@@ -62,6 +62,7 @@ def joint_effect(unit: str, effect: float, ordinary: float, price: float) -> str
         effect: Fall of what was screened by.
         ordinary: Fall of ordinary words, in nats; not measured beside completions.
         price: Rise of the price text's mean token loss, in nats.
+        unseen_price: The same of what of it has chosen nothing; None where there was no more text.
     """
     moves, beside = _falls(effect), ""
     if unit == NATS:
@@ -69,8 +70,12 @@ def joint_effect(unit: str, effect: float, ordinary: float, price: float) -> str
         beside = f" nats{and_too} ordinary words by {abs(ordinary):.3f}"
     return (
         f"together they {moves} {lowered(unit)} by {abs(effect):.3f}{beside}, and {'lower' if price < 0 else 'raise'} "
-        f"the price text's perplexity by {abs(math.expm1(price)):.2%}."
+        f"the price text's perplexity by {abs(math.expm1(price)):.2%}{_unseen(unseen_price)}."
     )
+
+
+def _unseen(price: float | None) -> str:
+    return "" if price is None else f" ({math.expm1(price):+.2%} on other passages of it, which have chosen nothing)"
 
 
 def _falls(by: float) -> str:

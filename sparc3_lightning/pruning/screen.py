@@ -60,6 +60,7 @@ class ScreenData:
         behaviour: The behaviour's words, or what its prompts are answered; at least two.
         ordinary: Ordinary words, or none; nats beside a score say nothing, so none with responses.
         price: Text; none for no price.
+        unseen: Text that chooses nothing, and tells the price of what was chosen; none where there is no more.
 
     Raises:
         ValueError: Fewer than two words or prompts of the behaviour; ordinary words beside responses.
@@ -68,6 +69,7 @@ class ScreenData:
     behaviour: Sequence[Passage] | Responses
     ordinary: Sequence[Passage] = ()
     price: Sequence[Passage] = ()
+    unseen: Sequence[Passage] = ()
 
     def __post_init__(self) -> None:
         """Refuse what leaves a half without a word."""
@@ -85,7 +87,7 @@ class ScreenData:
         return self.behaviour.unit if isinstance(self.behaviour, Responses) else NATS
 
     def key(self) -> dict[str, Any]:
-        """Tells these data from others, as JSON."""
+        """Tells what candidates are measured on from other data, as JSON."""
         sets = {"behaviour": self.behaviour, "ordinary": self.ordinary, "price": self.price}
         return {name: one.key() if isinstance(one, Responses) else _passages_key(one) for name, one in sets.items()}
 
@@ -144,7 +146,7 @@ class Meter:
     def __init__(
         self, model: PreTrainedModel, data: ScreenData, layers: Sequence[int] = (), max_tokens: int = 2048
     ) -> None:
-        self.model, self.data = model, data
+        self.model, self.data, self.max_tokens = model, data, max_tokens
         if isinstance(data.behaviour, Responses):
             self._scores, self._words = data.behaviour.scores(model), None
         else:
@@ -174,8 +176,12 @@ class Meter:
 
         Units: nats.
         """
-        rises = self._text.base - self._text.log_probs(layer)
-        return rises.sum().item() / max(1, int(self._text.num_tokens.sum()))
+        return _rise(self._text, layer)
+
+
+def _rise(text: Passages, layer: int) -> float:
+    rises = text.base - text.log_probs(layer)
+    return rises.sum().item() / max(1, int(text.num_tokens.sum()))
 
 
 def screen(
@@ -323,6 +329,7 @@ class Joint:
         effect: Fall of the behaviour words' mean log-probability, or of the responses' mean score.
         ordinary: Fall of the ordinary words'.
         price: Rise of the mean token loss of the price text.
+        unseen_price: The same of text that has chosen nothing; None without any.
 
     Units: nats; of the effect `ScreenData.unit`.
     """
@@ -331,6 +338,7 @@ class Joint:
     effect: float
     ordinary: float
     price: float
+    unseen_price: float | None = None
 
 
 def together(
@@ -371,9 +379,11 @@ def together(
     if not last:
         return Joint(0, 0.0, 0.0, 0.0)
     recipe = remove([*chosen[:last]])
+    unseen = Passages(meter.model, meter.data.unseen, meter.max_tokens) if meter.data.unseen else None
     with apply_recipe(meter.model, recipe, check_base=False):
         behaviour, ordinary = meter.falls(recipe.first_block)
-    return Joint(last, _mean(behaviour), _mean(ordinary), price)
+        unseen_price = None if unseen is None else _rise(unseen, 0)
+    return Joint(last, _mean(behaviour), _mean(ordinary), price, unseen_price)
 
 
 def _mean(values: Tensor) -> float:

@@ -215,7 +215,8 @@ def _screen(screen: dict[str, Any] | None) -> str:
     if screen is None:
         return ""
     joint = screen["joint"]
-    done = joint_effect(screen.get("unit", NATS), joint["effect"], joint["ordinary"], joint["price"])
+    figures = (joint["effect"], joint["ordinary"], joint["price"], joint.get("unseen_price"))
+    done = joint_effect(screen.get("unit", NATS), *figures)
     return f" Chosen among {screen['num_candidates']} candidates, each removed alone: {done}"
 
 

@@ -177,7 +177,7 @@ def _company(model: PreTrainedModel) -> AbstractContextManager[object]:
 
 def price_passages(
     name: str, rows: Sequence[str], encode: Callable[[str], list[int]], num_tokens: int, max_length: int
-) -> list[Passage]:
+) -> tuple[list[Passage], list[Passage]]:
     """Windows at even distances of a text, read as perplexity reads it, until so many tokens are scored.
 
     The beginning of an encyclopedia would be one article, and a row by itself lacks what precedes it.
@@ -189,25 +189,40 @@ def price_passages(
         num_tokens: How many.
         max_length: The model's context, in tokens.
 
+    Returns:
+        Those that choose; and of the others between them as many tokens, or as many as there are.
+
     Raises:
         ValueError: There are fewer.
     """
     width = min(PRICE_WINDOW, max_length)
     windows = torch.split(torch.tensor(encode(join_rows(rows, "disjoint")), dtype=torch.int64), width)
-    num = min(len(windows), math.ceil(num_tokens / (width - 1)))
+    num = math.ceil(num_tokens / (width - 1))
+    chosen = _at_even_distances(range(len(windows)), num, 0.0)
+    others = _at_even_distances([place for place in range(len(windows)) if place not in chosen], num, 0.5)
+    passages, unseen = (_first_tokens([windows[place] for place in some], num_tokens) for some in (chosen, others))
+    if (found := sum(one.num_scored for one in passages)) < num_tokens:
+        raise ValueError(
+            f"`data.price.{name}` must hold at least {num_tokens} tokens to tell a price by, got {found}. "
+            f"Give more text, or set `{_KEYS}.num_price_tokens`."
+        )
+    return passages, unseen
+
+
+def _at_even_distances(places: Sequence[int], num: int, first: float) -> list[int]:
+    """So many places, or all; the first one that part of a distance from the beginning."""
+    num = min(num, len(places))
+    return [places[int(len(places) * (number + first) / num)] for number in range(num)]
+
+
+def _first_tokens(windows: Sequence[Tensor], num_tokens: int) -> list[Passage]:
+    """Windows until so many tokens are scored; the first of each is not."""
     passages: list[Passage] = []
-    missing = num_tokens
-    for number in range(num):
-        window = windows[len(windows) * number // num][: missing + 1]
-        if len(window) > 1:
-            passages.append(Passage(window))
-            missing -= len(window) - 1
-        if not missing:
-            return passages
-    raise ValueError(
-        f"`data.price.{name}` must hold at least {num_tokens} tokens to tell a price by, got {num_tokens - missing}. "
-        f"Give more text, or set `{_KEYS}.num_price_tokens`."
-    )
+    for window in windows:
+        missing = num_tokens - sum(one.num_scored for one in passages)
+        if missing and len(window) > 1:
+            passages.append(Passage(window[: missing + 1]))
+    return passages
 
 
 class KeptFigures:
@@ -288,6 +303,8 @@ def screened_recipe(
     asked = {} if num_chosen is None else {"num_asked": num_chosen}
     told = {**asked, **asdict(options), "price_weight": weight, "unit": data.unit}
     jointly = {"effect": joint.effect, "ordinary": joint.ordinary, "price": joint.price}
+    if joint.unseen_price is not None:
+        jointly["unseen_price"] = joint.unseen_price
     jointly = {f"num_{proposed.candidates_are}": joint.num, **jointly}
     recipe = _recipe(proposed, chosen[: joint.num], {**told, "joint": jointly})
     return recipe, found, joint
@@ -427,7 +444,7 @@ def describe_screen(screened: Sequence[Screened], joint: Joint, num_asked: int |
     """What the screen found, in two lines; None was asked for where all that are worth their price are chosen."""
     lowering = sum(one.effect > 0 and one.confirmed > 0 for one in screened)
     asked = "" if num_asked is None else f" of the {num_asked} asked for"
-    found = joint_effect(unit, joint.effect, joint.ordinary, joint.price)
+    found = joint_effect(unit, joint.effect, joint.ordinary, joint.price, joint.unseen_price)
     return (
         f"screen: of {len(screened)} candidates {lowering} lower {lowered(unit)} by both halves; "
         f"{joint.num}{asked} were chosen.\n"

@@ -28,11 +28,13 @@ def test_numbers() -> None:
          "lower the price text's perplexity by 0.30%."),
         (NATS, (-0.5, 0.0, 0.0), "raise the behaviour's words by 0.500 nats, lower ordinary words by 0.000, and raise "
          "the price text's perplexity by 0.00%."),
+        (NATS, (0.5, 0.02, 0.01, -0.02), "lower the behaviour's words by 0.500 nats and ordinary words by 0.020, and "
+         "raise the price text's perplexity by 1.01% (-1.98% on other passages of it, which have chosen nothing)."),
         ("toxicity", (0.25, 0.0, -0.003), "lower the mean toxicity of the behaviour's completions by 0.250, and lower "
          "the price text's perplexity by 0.30%."),
     ],
 )  # fmt: skip
-def test_what_moves_the_other_way_is_said_to(unit: str, figures: tuple[float, float, float], told: str) -> None:
+def test_what_moves_the_other_way_is_said_to(unit: str, figures: tuple[float, ...], told: str) -> None:
     assert joint_effect(unit, *figures) == f"together they {told}"
 
 

@@ -168,6 +168,11 @@ def test_all_together_or_until_the_price_is_too_high() -> None:
 
     assert together(meter, chosen, max_price=limit, progress=progress).num == expected >= 2
     assert told == [(4, "screen (joint price)")]
+    assert joint.unseen_price is None
+    unseen = Meter(model, replace(DATA, unseen=ORDINARY), [0, 1])
+    other = effects(model, chosen, ORDINARY).sum().item() / sum(one.num_scored for one in ORDINARY)
+    assert together(unseen, chosen).unseen_price == pytest.approx(other, abs=1e-9)
+    assert unseen.data.key() == DATA.key(), "no candidate is measured on it"
     lowest = torch.tensor(prices[0]).expm1().item() - 1e-6
     assert together(meter, chosen, max_price=lowest).num == 0
 

@@ -60,7 +60,7 @@ def test_words_are_scored_and_nothing_before_them() -> None:
 @pytest.mark.parametrize("num_tokens", [1, 255, 256, 700])
 def test_as_many_price_tokens_as_asked(num_tokens: int) -> None:
     rows = ["a" * 300, " ", "b" * 600]
-    passages = price_passages("text", rows, lambda row: [*row.encode()], num_tokens, 1000)
+    passages, _ = price_passages("text", rows, lambda row: [*row.encode()], num_tokens, 1000)
     assert sum(one.num_scored for one in passages) == num_tokens
     assert max(len(one.ids) for one in passages) <= 256
 
@@ -68,13 +68,21 @@ def test_as_many_price_tokens_as_asked(num_tokens: int) -> None:
 def test_the_price_is_told_by_windows_from_all_over_the_text() -> None:
     rows = ["".join(f"{200 * row + place:05}" for place in range(200)) for row in range(20)]
     text = "\n\n".join(rows)
-    passages = price_passages("text", rows, lambda joined: [*joined.encode()], 4 * 255, 1000)
-    windows = ["".join(map(chr, one.ids.tolist())) for one in passages]
-    assert [text.index(window) for window in windows] == [256 * place for place in (0, 19, 39, 59)]
+    found = price_passages("text", rows, lambda joined: [*joined.encode()], 4 * 255, 1000)
+    places = [[text.index("".join(map(chr, one.ids.tolist()))) // 256 for one in some] for some in found]
+    assert places == [[0, 19, 39, 59], [10, 30, 49, 69]], "what has chosen, and what has not"
+
+
+@pytest.mark.parametrize(("num_rows", "lengths"), [(1, []), (2, [7]), (9, [256, 256])])
+def test_of_short_texts_little_or_nothing_is_left_that_has_not_chosen(num_rows: int, lengths: list[int]) -> None:
+    rows = ["a" * 254] * num_rows if num_rows > 2 else ["a" * (512 + 7 * (num_rows - 1))]
+    chosen, unseen = price_passages("text", rows, lambda joined: [*joined.encode()], 2 * 255, 1000)
+    assert [len(one.ids) for one in chosen] == [256, 256]
+    assert [len(one.ids) for one in unseen] == lengths
 
 
 def test_windows_fit_into_a_short_context() -> None:
-    passages = price_passages("text", ["a" * 300], lambda row: [*row.encode()], 200, 32)
+    passages, _ = price_passages("text", ["a" * 300], lambda row: [*row.encode()], 200, 32)
     assert max(len(one.ids) for one in passages) == 32
     assert sum(one.num_scored for one in passages) == 200
 
