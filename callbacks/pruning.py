@@ -255,8 +255,9 @@ class PruningCallback(RunCallback):
         as ordinary ones.
 
         Raises:
-            ValueError: No words and no scorer, or no words of several behaviours; not enough text; or the same words of
-                behaviours that the recipe is to serve and is not to.
+            ValueError: No words and no scorer, or no words of several behaviours; prompts chosen by greedy responses,
+                which the screen would score again; not enough text; or the same words of behaviours that the recipe is
+                to serve and is not to.
         """
         (price, unseen), data = self._price(module, screen), module.data
         samples = {name: data.reference_samples[name] for name in aim.behaviours}
@@ -268,6 +269,7 @@ class PruningCallback(RunCallback):
                 "to null."
             )
         if silent:
+            _check_luck(module, aim.behaviours[0])
             only = samples[aim.behaviours[0]]
             return ScreenData(
                 ScoredResponses(module.evaluator, module.tokenizer, only, silent[0]), price=price, unseen=unseen
@@ -388,6 +390,18 @@ def _check_weights(module: SparC3Module) -> None:
         raise ValueError(
             f"`sparsity` needs a score of every weight, got granularity {module.granularity!r}. Set "
             "`model.granularity: weight` (and `model.modules: all` for all layers), or `num_neurons` in its place."
+        )
+
+
+def _check_luck(module: SparC3Module, behaviour: str) -> None:
+    """Prompts with the highest scores by luck fall to the mean without it, whatever is removed."""
+    is_by_response = getattr(module.data.behaviours[behaviour], "select_by", None) == "response"
+    if is_by_response and module.evaluator.decoding.temperature == 0:
+        raise ValueError(
+            f"`screen` scores the responses to `{module.data.key_of(behaviour)}`, chosen by `select_by: response`, and "
+            "needs responses that differ by luck, got temperature 0: those that chose would be those that are "
+            "measured, and almost any change lowers them. Set `decoding.temperature` of the evaluator above 0, or "
+            "`init_args.select_by` to prompt or continuation."
         )
 
 

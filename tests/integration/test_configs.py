@@ -1,6 +1,7 @@
 """Every YAML of the project: parsed, built, and held to what it says it is."""
 
 import contextlib
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -240,7 +241,10 @@ def test_repetition_is_pruned_otherwise_and_nothing_else_changes(name: str) -> N
     assert (after.model.modules_to_attribute == "all") == of_weights
     assert str(after.datamodule.behaviours) == str(before.datamodule.behaviours)
     assert str(after.datamodule.general) == str(before.datamodule.general)
-    assert list(after.datamodule.price) == ["wikitext2"] * ("screen" in OF_REPETITION[name])
+    is_screened = "screen" in OF_REPETITION[name]
+    assert list(after.datamodule.price) == ["wikitext2"] * is_screened
+    drawn = {"temperature": 0.7, "top_p": 0.9} if is_screened else {}
+    assert after.model.evaluator.decoding == replace(before.model.evaluator.decoding, **drawn)
 
 
 @pytest.mark.parametrize("name", OF_CIRCUIT)

@@ -126,6 +126,19 @@ def test_greedy_completions_cannot_choose_what_they_measure(tmp_path: Path) -> N
         command("test", config(tmp_path / "run.yaml"), tmp_path, *BRIEF, greedy)
 
 
+def test_greedy_completions_cannot_choose_what_a_screen_measures(tmp_path: Path) -> None:
+    path = config(tmp_path / "run.yaml")
+    content = read(path)
+    del content["data"]["evaluation_prompts"]["init_args"]["select_by"]
+    (pruning,) = (one for one in content["trainer"]["callbacks"] if one["class_path"] == "callbacks.PruningCallback")
+    pruning["init_args"]["screen"] = {"num_candidates": 40, "num_price_tokens": 20}
+    content["data"]["price"] = read(ROOT / "configs/tiny/words.yaml")["data"]["price"]
+    content["model"]["evaluator"]["init_args"]["decoding"]["temperature"] = 0
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=r"`screen` scores the responses to `data\.behaviours\.toxic`, chosen"):
+        command("predict", path, tmp_path, *BRIEF)
+
+
 # Stopped and killed while prompts are chosen
 
 SCORES_ONLY = ("RelevanceCallback", "ScoreWriter", "ResumeCallback")
