@@ -166,11 +166,15 @@ class WordSet(ReferenceSet):
     dataset: str = "allenai/real-toxicity-prompts"
     revision: str | None = None
     attribute: str | None = None
+    num_seeds: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be."""
         check_at_least("num_samples", self.num_samples, 1)
         check_at_least("max_tokens", self.max_tokens, 1)
+        check_at_least("num_seeds", self.num_seeds, 1)
+        if self.num_seeds is not None:
+            check_seed(self.seed, self.num_seeds, "texts")
         self.source: Source = Source(self.path, self.dataset, revision=self.revision, text_column=self.text_column)
 
     @abstractmethod
@@ -191,8 +195,9 @@ class WordSet(ReferenceSet):
             _ = self.scorer.attributes
 
     def describe(self) -> dict[str, Any]:
-        """Give source and options as JSON; the attribute where one is named."""
-        return super().describe() | ({} if self.attribute is None else {"attribute": self.attribute})
+        """Give source and options as JSON; attribute and number of seeds where they are set."""
+        named = {"attribute": self.attribute, "num_seeds": self.num_seeds}
+        return super().describe() | {key: value for key, value in named.items() if value is not None}
 
     def load(self, context: LoadContext) -> ReferenceSamples:
         """Draw and cut the texts, on rank 0 for all."""
@@ -242,7 +247,9 @@ class WordSet(ReferenceSet):
 
     def _draws_from(self, prompt: str) -> bool:
         """Tell by a prompt's fingerprint whether the set may draw its texts."""
-        return in_part(self.part, prompt)
+        # The last bit says which part; the others, whose text.
+        is_own = self.num_seeds is None or int(prompt, 16) // 2 % self.num_seeds == self.seed
+        return is_own and in_part(self.part, prompt)
 
     def _text(self, row: Row) -> Text:
         row = Row(flat_columns(row.values), row.index, row.place)
@@ -286,6 +293,8 @@ class WordsThatMatter(WordSet):
         dataset: Hub id.
         revision: Commit on the hub; None for the newest.
         attribute: Which of the scorer's attributes counts, such as `insult` of Detoxify's; None for its main one.
+        num_seeds: How many seeds, 0 to `num_seeds` - 1, share the texts out, so that no two have one in common; the
+            same in every set that must stay disjoint. None: each seed draws from all.
         threshold: Texts that score at least this much are taken; with `among` by the file's column, not by the scorer.
         min_drop: The least by which leaving the word out must lower the score.
         among: Columns of scores in the file, such as [insult, threat, profanity]: a text is taken only where this set's
@@ -391,35 +400,22 @@ class OrdinaryWords(WordSet):
         dataset: Hub id.
         revision: Commit on the hub; None for the newest.
         attribute: Which of the scorer's attributes counts, such as `insult` of Detoxify's; None for its main one.
-        threshold: Take texts that score less than this; None takes any, and needs no scorer.
-        length_like: Name of a reference set; each sample is as long as one of its, within a tenth.
         num_seeds: How many seeds, 0 to `num_seeds` - 1, share the texts out, so that no two have one in common; the
             same in every set that must stay disjoint. None: each seed draws from all.
+        threshold: Take texts that score less than this; None takes any, and needs no scorer.
+        length_like: Name of a reference set; each sample is as long as one of its, within a tenth.
     """
 
     described = (*WordSet.described, "threshold", "length_like")
 
     threshold: float | None = None
     length_like: str | None = None
-    num_seeds: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be."""
         super().__post_init__()
         if self.threshold is not None:
             check_share("threshold", self.threshold)
-        check_at_least("num_seeds", self.num_seeds, 1)
-        if self.num_seeds is not None:
-            check_seed(self.seed, self.num_seeds, "texts")
-
-    def describe(self) -> dict[str, Any]:
-        """Give source and options as JSON; the number of seeds where they share the texts out."""
-        return super().describe() | ({} if self.num_seeds is None else {"num_seeds": self.num_seeds})
-
-    def _draws_from(self, prompt: str) -> bool:
-        # The last bit says which part; the others, whose text.
-        is_own = self.num_seeds is None or int(prompt, 16) // 2 % self.num_seeds == self.seed
-        return is_own and super()._draws_from(prompt)
 
     def chosen_by_score(self) -> bool:
         """Where only some texts are taken."""
