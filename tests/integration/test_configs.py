@@ -164,6 +164,7 @@ def test_every_yaml_is_tested() -> None:
         "real_model_responses.yaml",
         "realtext.yaml",
         "smollm2_behaviours_local.yaml",
+        "smollm2_behaviours_twice.yaml",
         "smollm2_circuit_local.yaml",
         "smollm2_recover_local.yaml",
         "smollm2_repetition_local.yaml",
