@@ -109,19 +109,28 @@ def test_tasks_whose_draws_come_in_turns_are_one_pair(tmp_path: Path) -> None:
     ]
 
 
+def with_ends(run: Path, ends: list[dict[str, Any]]) -> Any:
+    """A run's circuits, read again with these ends."""
+    write_json(run / "circuit" / "circuit.json", {"ends": ends})
+    return read_experiment("circuit", run / "circuit")
+
+
+def titles_that_say(said: str, data: Any) -> list[str]:
+    """Tables whose note ends so."""
+    tables = [*circuit_tables(data), *circuit_details(data)]
+    return [title for title, note in {one.title: one.note for one in tables}.items() if note.endswith(said)]
+
+
 def test_where_the_whole_model_is_no_better_than_the_empty_circuit_the_tables_say_so(written: Path) -> None:
     end = {"task": "who", "draw": "first", "ablation": "mean", "difference": 4.0, "high": 5.0, "confidence": 0.95}
     ends = [{**end, "asked": IN_SAMPLE, "low": 3.0}, {**end, "asked": HELD_OUT, "low": -0.1},
             {**end, "asked": HELD_OUT, "draw": "second", "low": 3.0}]  # fmt: skip
-    write_json(written / "circuit" / "circuit.json", {"ends": ends})
-    data = read_experiment("circuit", written / "circuit")
     said = (
         " Faithfulness, and with it CPR and CMD, means nothing under mean: the whole model's logit difference is not "
         "clearly above the empty circuit's there (95% interval over samples)."
     )
-    notes = {table.title: table.note for table in [*circuit_tables(data), *circuit_details(data)]}
     cautioned = ["Areas, asked held-out samples", "Faithfulness, asked held-out samples; the rest: mean"]
-    assert [title for title, note in notes.items() if note.endswith(said)] == cautioned
+    assert titles_that_say(said, with_ends(written, ends)) == cautioned
     assert said.strip() in write_report(written).read_text(encoding="utf-8").replace("&#39;", "'")
 
 
@@ -130,15 +139,13 @@ def test_an_empty_circuit_with_a_preference_of_its_own_is_told(written: Path) ->
            "confidence": 0.95, "whole": 4.0, "empty": 1.25, "empty_low": 0.5, "empty_high": 2.0}  # fmt: skip
     ends = [{**end, "asked": IN_SAMPLE}, {**end, "asked": HELD_OUT, "empty": 0.9},
             {**end, "asked": HELD_OUT, "empty_low": -0.1}]  # fmt: skip
-    write_json(written / "circuit" / "circuit.json", {"ends": ends})
-    data = read_experiment("circuit", written / "circuit")
+    data = with_ends(written, ends)
     said = (
         "Faithfulness 0 is not chance under mean: the empty circuit's own logit difference (+1.25) is clearly not 0 "
         "there, and more than a quarter of the whole model's."
     )
-    notes = {table.title: table.note for table in [*circuit_tables(data), *circuit_details(data)]}
     cautioned = ["Areas, asked its own samples", "Faithfulness, asked its own samples; the rest: mean"]
-    assert [title for title, note in notes.items() if note.endswith(said)] == cautioned
+    assert titles_that_say(said, data) == cautioned
     assert cautions(data) == [f"Asked its own samples: {said}"]
 
 
