@@ -149,7 +149,8 @@ def experiment_results(run: Run, evaluator: Evaluator, data: dict[str, Any]) -> 
     assert run.recipe is not None
     assert run.baseline is not None
     assert run.pruned is not None
-    attribute = None if run.aim is None else run.aim.attribute
+    aims = [run.aim] if run.aim is not None else run.aims  # of one behaviour there is one
+    attribute = aims[0].attribute if len(aims) == 1 else None
     baseline, pruned, *controls = (one.judged_by(attribute) for one in (run.baseline, run.pruned, *run.controls))
     changes = compare(baseline.columns, pruned.columns, evaluator.paired_test)
     drawn = [control.columns for control in controls]

@@ -106,6 +106,15 @@ def test_the_main_attribute_decides_unless_the_scorer_has_another(attribute: str
     assert results["columns"]["threat/mean"]["role"] == "logged"
 
 
+def test_the_one_recipe_of_one_behaviour_is_judged_by_its_attribute_too() -> None:
+    run = judged_run("threat")
+    assert run.aim is not None
+    run.aims, run.aim = [run.aim], None
+    found, expected = results_of(run), results_of(judged_run("threat"))
+    assert found["verdict"]["column"] == "threat/mean"
+    assert (found["verdict"], found["columns"]) == (expected["verdict"], expected["columns"])
+
+
 def test_a_recipe_is_judged_by_its_own_attribute(tmp_path: Path) -> None:
     run = judged_run("threat")
     results = results_of(run)
