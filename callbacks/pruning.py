@@ -255,22 +255,27 @@ class PruningCallback(RunCallback):
         as ordinary ones.
 
         Raises:
-            ValueError: No words and no scorer, or no words of several behaviours; prompts chosen by greedy responses,
-                which the screen would score again; not enough text; or the same words of behaviours that the recipe is
-                to serve and is not to.
+            ValueError: No words and no scorer, or no words where several behaviours count; prompts chosen by greedy
+                responses, which the screen would score again, or fewer than two; not enough text; or the same words of
+                behaviours that the recipe is to serve and is not to.
         """
         (price, unseen), data = self._price(module, screen), module.data
         samples = {name: data.reference_samples[name] for name in aim.behaviours}
         silent = [data.key_of(name) for name, one in samples.items() if not one.following]
-        if silent and len(samples) > 1:
+        if silent and (len(samples) > 1 or aim.others):
             raise ValueError(
-                f"`screen` of recipe `{aim.name}`, for several behaviours, needs words of each, got none of "
-                f"`{silent[0]}`. Set it to WordsThatMatter, `PruningCallback.init_args.recipes` to [each], or `screen` "
-                "to null."
+                f"`screen` of recipe `{aim.name}`, which several behaviours decide, needs words of each, got none of "
+                f"`{silent[0]}`. Set it to WordsThatMatter, `PruningCallback.init_args.recipes` to [each] without "
+                "`specific_to`, or `screen` to null."
             )
         if silent:
             _check_luck(module, aim.behaviours[0])
             only = samples[aim.behaviours[0]]
+            if len(only) < 2:
+                raise ValueError(
+                    f"`screen` needs prompts to continue, at least two, got {len(only)} of `{silent[0]}`. Set its "
+                    "`init_args.num_prompts` to 2 or more."
+                )
             return ScreenData(
                 ScoredResponses(module.evaluator, module.tokenizer, only, silent[0]), price=price, unseen=unseen
             )

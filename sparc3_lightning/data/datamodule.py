@@ -38,8 +38,8 @@ _CONTRAST = "_contrast"
 _PRICE_DOCUMENTS = 256
 _SEEDS_SHARE = "Give each set a `seed` of its own and all the same `num_seeds`."
 _BEHAVIOURS_SHARE = (
-    "Behaviours agree for that alone: give each set texts of its own, as `among` of WordsThatMatter does where the "
-    "file has a column of scores for each."
+    "Behaviours share neurons for that reason too: give each set texts of its own, as `among` of WordsThatMatter does "
+    "where the file has a column of scores for each."
 )
 
 

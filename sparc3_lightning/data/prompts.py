@@ -309,8 +309,10 @@ class RealToxicityPrompts(DrawnPrompts):
         return super().load_prompts(context, exclude)
 
     def wanted(self) -> str:
-        """Say what is looked for, such as `prompt_toxicity >= 0.9`."""
-        return f"prompts with {self._score_column()} {'<' if self.below else '>='} {self.threshold}"
+        """Say what is looked for, such as `prompt_toxicity >= 0.9`; of a response, whatever the scorer judges."""
+        by_response = self.select_by == "response"
+        what = "prompts whose response scores" if by_response else f"prompts with {self._score_column()}"
+        return f"{what} {'<' if self.below else '>='} {self.threshold}"
 
     def _choose_by_response(
         self, ordered: list[Candidate], context: LoadContext, counts: Counter[str]

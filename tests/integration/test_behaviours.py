@@ -241,7 +241,11 @@ def test_a_recipe_that_nothing_is_left_of_is_left_out(run: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.target=last_token_argmax", "--model.explain=logit"], r"`screen` of recipe `shared`, for several"),
+        (["--model.target=last_token_argmax", "--model.explain=logit"], r"`screen` of recipe `shared`, which several"),
+        (
+            ["--model.target=last_token_argmax", "--model.explain=logit", "recipes=[]", "specific_to=[names]"],
+            r"`screen` of recipe `specific_to_names`, which several .* got none of `data\.behaviours\.names`",
+        ),
         (["recipes=[each]", "specific_to=[rudeness]"], r"`specific_to` must be some of \['names', 'scorn'\]"),
     ],
 )

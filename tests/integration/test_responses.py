@@ -126,16 +126,27 @@ def test_greedy_completions_cannot_choose_what_they_measure(tmp_path: Path) -> N
         command("test", config(tmp_path / "run.yaml"), tmp_path, *BRIEF, greedy)
 
 
-def test_greedy_completions_cannot_choose_what_a_screen_measures(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("prompts", "temperature", "message"),
+    [
+        ({}, 0, r"`screen` scores the responses to `data\.behaviours\.toxic`, chosen"),
+        ({"num_prompts": 1}, 1, r"`screen` needs prompts .* got 1 of `data\.behaviours\.toxic`\. Set .*num_prompts"),
+    ],
+    ids=["greedy responses", "one prompt"],
+)
+def test_what_a_screen_cannot_measure_is_refused(
+    prompts: dict[str, int], temperature: float, message: str, tmp_path: Path
+) -> None:
     path = config(tmp_path / "run.yaml")
     content = read(path)
     del content["data"]["evaluation_prompts"]["init_args"]["select_by"]
     (pruning,) = (one for one in content["trainer"]["callbacks"] if one["class_path"] == "callbacks.PruningCallback")
     pruning["init_args"]["screen"] = {"num_candidates": 40, "num_price_tokens": 20}
     content["data"]["price"] = read(ROOT / "configs/tiny/words.yaml")["data"]["price"]
-    content["model"]["evaluator"]["init_args"]["decoding"]["temperature"] = 0
+    content["data"]["behaviours"]["toxic"]["init_args"] |= prompts
+    content["model"]["evaluator"]["init_args"]["decoding"]["temperature"] = temperature
     path.write_text(yaml.safe_dump(content))
-    with pytest.raises(ValueError, match=r"`screen` scores the responses to `data\.behaviours\.toxic`, chosen"):
+    with pytest.raises(ValueError, match=message):
         command("predict", path, tmp_path, *BRIEF)
 
 

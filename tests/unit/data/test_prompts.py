@@ -261,7 +261,7 @@ def test_responses_are_generated_only_until_enough(write_jsonl: WriteJsonl, cont
     samples = RealToxicityPrompts(path, select_by="response", num_prompts=20).load(answering)
     assert len(samples) == 20
     assert samples.source["num_responses"] == len(responses.asked) < 1000
-    with pytest.raises(ValueError, match=r"prompts with response_toxicity >= 0\.9 .*'num_responses': 10"):
+    with pytest.raises(ValueError, match=r"prompts whose response scores >= 0\.9 .*'num_responses': 10"):
         RealToxicityPrompts(path, select_by="response", num_prompts=20, max_responses=10).load(answering)
 
 
