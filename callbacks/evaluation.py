@@ -19,7 +19,8 @@ from sparc3_lightning.models.families import get_family
 from sparc3_lightning.module import SparC3Module
 from sparc3_lightning.progress import announce, inform
 from sparc3_lightning.report.page import write_report
-from sparc3_lightning.report.read import RESULTS_FILE, finished_run
+from sparc3_lightning.report.read import finished_run
+from sparc3_lightning.report.sections import RESULTS_FILE
 from sparc3_lightning.report.terminal import print_places, print_summary
 from sparc3_lightning.runs.results import experiment_results, with_behaviours
 from sparc3_lightning.runs.run import Run

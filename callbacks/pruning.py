@@ -41,7 +41,8 @@ from sparc3_lightning.runs.run import Run
 from sparc3_lightning.scoring.combine import MethodScores, Penalty, check_general, differential
 from sparc3_lightning.scoring.saving import save_together, share_summaries
 from sparc3_lightning.scoring.score_set import ScoreSet
-from sparc3_lightning.trials.behaviours import OVERLAP_FILE, Row, compare_behaviours, write_rows
+from sparc3_lightning.trials import OVERLAP_FILE
+from sparc3_lightning.trials.behaviours import Row, compare_behaviours, write_rows
 from sparc3_lightning.trials.screening import (
     KeptFigures,
     Predictions,

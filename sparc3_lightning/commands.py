@@ -106,8 +106,8 @@ def _inspect_options(parser: argparse.ArgumentParser) -> None:
         "path",
         metavar="PATH",
         type=Path,
-        help="run directory or its experiment_results.json, sweep/, compression/ or circuit/ in it, score directory, "
-        "recipe, or compressed model",
+        help="run directory or its experiment_results.json, behaviours_overlap.csv, sweep/, compression/ or circuit/ "
+        "in it, score directory, recipe, or compressed model",
     )
     parser.add_argument(
         "--top", metavar="N", type=_positive, default=10, help="how many neurons to list (default: %(default)s)"

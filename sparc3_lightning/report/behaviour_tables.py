@@ -80,7 +80,9 @@ def overlap_table(overlaps: Sequence[Row]) -> Table:
     note = (
         f"Shared: of the first {what} by both differentials, or of both recipes. By chance, and p: as random {what} "
         "would share (hypergeometric, corrected over the pairs). Correlation: Spearman's, of the differentials over "
-        f"{over}. Behaviours agree for every text alone that both were attributed on, and for every general text that "
-        "both are contrasted with."
+        f"{over}. Behaviours that were attributed on the same texts, or are contrasted with the same general texts, "
+        f"share {what} for that reason alone. Chance is that of {what} drawn at random: two contrasts of ordinary "
+        "words alone share more. A run that names ordinary words as a behaviour measures that floor "
+        "(docs/own_behaviour.md)."
     )
     return Table(head, rows, note, f"Do the behaviours share {what}?")

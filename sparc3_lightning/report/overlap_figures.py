@@ -1,7 +1,7 @@
 """Figures of selections that share neurons, or weights: of a sweep's methods, or of several behaviours."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,16 +10,17 @@ from sparc3_lightning.pruning.recipe import NEURONS
 from sparc3_lightning.report.figures import Picture, new_figure, plain_axes
 from sparc3_lightning.report.rows import what_went
 
-if TYPE_CHECKING:  # `report` loads no torch
-    from sparc3_lightning.runs.results import Results
-
 Row = Mapping[str, Any]
 
 
-def behaviour_pictures(results: "Results") -> Iterator[Picture]:
-    """The pictures of a run of several behaviours; none of any other."""
+def behaviour_pictures(overlaps: Iterable[Row]) -> Iterator[Picture]:
+    """The pictures of several behaviours: one of each number of neurons, or weights, by which they are compared.
+
+    Args:
+        overlaps: Of every two; see `trials.behaviours.compare_behaviours`.
+    """
     by_size: dict[int, list[Row]] = {}
-    for row in results["behaviours"]["overlaps"] if "behaviours" in results else []:
+    for row in overlaps:
         if k := row[f"num_{what_went(row)}"]:
             by_size.setdefault(k, []).append({**row, "p_value": row["p_holm"]})
     for k, rows in by_size.items():

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sparc3_lightning.files import write_text
 from sparc3_lightning.report.behaviour_tables import overlap_table, recipe_table
-from sparc3_lightning.report.figures import pictures, save_figure
+from sparc3_lightning.report.figures import Picture, pictures, save_figure
 from sparc3_lightning.report.overlap_figures import behaviour_pictures
-from sparc3_lightning.report.read import RESULTS_FILE, FinishedRun, base_model_of, made_with, read_run
+from sparc3_lightning.report.read import FinishedRun, base_model_of, made_with, read_run
 from sparc3_lightning.report.rows import (
     agreement_lines,
     checks,
@@ -30,7 +30,9 @@ from sparc3_lightning.report.rows import (
 from sparc3_lightning.report.screen_figures import screen_pictures
 from sparc3_lightning.report.sections import (
     FIGURES,
+    KINDS,
     PAGE_FILE,
+    RESULTS_FILE,
     Section,
     experiments_in,
     figure_files,
@@ -98,14 +100,20 @@ def write_report(run_dir: Path, num_prompts: int = NUM_PROMPTS, run: FinishedRun
     found = experiments_in(run_dir)
     if run is None and ((run_dir / RESULTS_FILE).is_file() or not found):
         run = read_run(run_dir)
-    shown = [] if run is None else _draw(run, run_dir / FIGURES)
+    shown = [] if run is None else _draw(_pictures(run), run_dir / FIGURES)
     sections = [_page_section(name, directory) for name, directory in found.items()]
     return write_text(run_dir / PAGE_FILE, render_page(run, shown, num_prompts, sections, run_dir))
 
 
-def _draw(run: FinishedRun, directory: Path) -> list[PageFigure]:
+def _pictures(run: FinishedRun) -> Iterator[Picture]:
+    yield from pictures(run)
+    yield from screen_pictures(run.results, run.screened)
+    if "behaviours" in run.results:
+        yield from behaviour_pictures(run.results["behaviours"]["overlaps"])
+
+
+def _draw(drawn: Iterable[Picture], directory: Path) -> list[PageFigure]:
     shown = []
-    drawn = (*pictures(run), *screen_pictures(run.results, run.screened), *behaviour_pictures(run.results))
     for picture in drawn:
         svg = save_figure(picture.figure, directory / picture.name)
         shown.append(PageFigure(picture.name, svg.read_bytes(), picture.caption))
@@ -113,11 +121,12 @@ def _draw(run: FinishedRun, directory: Path) -> list[PageFigure]:
 
 
 def _page_section(name: str, directory: Path) -> PageSection:
-    section = section_of(name, read_experiment(name, directory))
-    figures = [
+    data = read_experiment(name, directory)
+    figures = _draw(KINDS[name].pictures(data), directory / FIGURES)
+    figures += [
         PageFigure(f"{name}_{path.stem}", path.read_bytes(), caption) for path, caption in figure_files(name, directory)
     ]
-    return PageSection(name, section, figures)
+    return PageSection(name, section_of(name, data), figures)
 
 
 def render_page(

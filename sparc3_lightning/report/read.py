@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from sparc3_lightning.files import read_json
 from sparc3_lightning.models.families import get_family
 from sparc3_lightning.pruning.recipe import COMPRESSION_FILE, RECIPE_FILE, WEIGHT_RECIPE_FILE, Recipe
+from sparc3_lightning.report.paired import evaluation_files
 from sparc3_lightning.report.recipe_report import recipe_report
 from sparc3_lightning.report.rows import kind_of
-from sparc3_lightning.report.sections import KINDS, experiment_at, experiments_in, read_experiment
+from sparc3_lightning.report.score_report import score_report
+from sparc3_lightning.report.sections import KINDS, RESULTS_FILE, experiment_at, experiments_in, read_experiment
 from sparc3_lightning.runs.unfinished import is_unfinished
 from sparc3_lightning.scoring.manifest import MANIFEST_FILE, read_manifest, tensor_files
 from sparc3_lightning.trials import RECIPES_DIR, SCREEN_FILE
@@ -30,21 +32,20 @@ if TYPE_CHECKING:
     from sparc3_lightning.pruning.weight_recipe import AnyRecipe
     from sparc3_lightning.runs.results import Results
     from sparc3_lightning.runs.run import Run
-    from sparc3_lightning.scoring.score_set import ScoreSet
 
     Floats = NDArray[np.float64]
 
-RESULTS_FILE = "experiment_results.json"
 _SECTIONS = ("base_model", "relevance", "selection", "baseline", "pruned", "verdict", "validation")
+_PLACES = [kind.file if kind.is_of_run else f"{name}/" for name, kind in KINDS.items()]
 _SHOWN = (
-    f"`inspect` shows run directories, their {RESULTS_FILE}, {' and '.join(f'{name}/' for name in KINDS)} with the "
-    "files in them, score directories, recipes and compressed models."
+    f"`inspect` shows run directories, their {RESULTS_FILE}, {' and '.join(_PLACES)} with the files in them, score "
+    "directories, recipes and compressed models."
 )
 
 
 def experiment_files() -> list[str]:
     """What a run directory holds of each further kind of experiment."""
-    return [f"{name}/{kind.file}" for name, kind in KINDS.items()]
+    return [kind.file if kind.is_of_run else f"{name}/{kind.file}" for name, kind in KINDS.items()]
 
 
 def read_results(run_dir: Path) -> Results:
@@ -60,11 +61,7 @@ def read_results(run_dir: Path) -> Results:
     if not path.is_file() and is_unfinished(run_dir):
         raise FileNotFoundError(_not_finished(run_dir))
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no experiment results at {path}: a run writes them last, where `trainer.callbacks` lists "
-            f"`callbacks.EvaluationCallback`. There is no {' or '.join(experiment_files())} either. Name the "
-            "directory of a finished run (`logs/NAME/version_N`)."
-        )
+        raise FileNotFoundError(_no_results(run_dir))
     results = read_json(path, "experiment results")
     missing = [name for name in _SECTIONS if not isinstance(results, dict) or name not in results]
     if missing:
@@ -77,6 +74,19 @@ def read_results(run_dir: Path) -> Results:
             "by another version of sparc3-lightning. Show it with that one, or evaluate again."
         )
     return cast("Results", results)
+
+
+def _no_results(run_dir: Path) -> str:
+    last = f"a run writes {RESULTS_FILE} last, where `trainer.callbacks` lists `callbacks.EvaluationCallback`"
+    if _has_recipe(run_dir) and not evaluation_files(run_dir):
+        return (
+            f"{run_dir} holds a recipe, but no evaluation: {last}. `sparc3 inspect {run_dir}` shows the recipe, and "
+            f"`sparc3 test` with `--model.recipe {run_dir}` evaluates it."
+        )
+    return (
+        f"no experiment results at {run_dir / RESULTS_FILE}: {last}. There is no {' or '.join(experiment_files())} "
+        "either. Name the directory of a finished run that has left one of them (`logs/NAME/version_N`)."
+    )
 
 
 def _not_finished(run_dir: Path) -> str:
@@ -347,9 +357,9 @@ def inspect_path(path: Path, top: int) -> dict[str, Any]:
     """Report of the run, the experiment, the score directory, the recipe or the compressed model at `path`.
 
     Args:
-        path: Run directory or its results file; an experiment's directory in a run's (`sweep/`, `compression/`) or a
-            file in it; score directory; recipe file, or a directory with a recipe (a pruned model's, or a run's that
-            did not evaluate); a compressed model's directory or its record.
+        path: Run directory, its results file or its `behaviours_overlap.csv`; an experiment's directory in a run's
+            (`sweep/`, `compression/`) or a file in it; score directory; recipe file, or a directory with a recipe (a
+            pruned model's, or a run's that did not evaluate); a compressed model's directory or its record.
         top: How many neurons to list.
 
     Raises:
@@ -368,7 +378,7 @@ def inspect_path(path: Path, top: int) -> dict[str, Any]:
         return experiment_report(*found)
     if path.name == COMPRESSION_FILE or (path / COMPRESSION_FILE).is_file():
         return compressed_report(path / COMPRESSION_FILE if path.is_dir() else path)
-    if path.suffix == ".json" and path.is_file() and _is_no_recipe(path):
+    if path.is_file() and _is_no_recipe(path):
         raise ValueError(f"{path} is no recipe. {_SHOWN}")
     if path.is_file() or _has_recipe(path):
         return recipe_report(path, top)
@@ -390,7 +400,9 @@ def _has_recipe(path: Path) -> bool:
 
 
 def _is_no_recipe(path: Path) -> bool:
-    """Whether a JSON file is something else altogether; a damaged recipe is for `load_recipe` to name."""
+    """Whether a file is something else altogether; a damaged recipe is for `load_recipe` to name."""
+    if path.suffix != ".json":
+        return path.suffix == ".csv"
     content = read_json(path, "recipe")
     return not isinstance(content, dict) or not {"neurons", "format_version"} & content.keys()
 
@@ -426,71 +438,3 @@ def compressed_report(path: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{path} must say how a model was compressed, but it has no `{missing[0]}`.")
     return {"kind": "compressed model", "path": str(path), **content}
-
-
-def score_report(path: Path, top: int) -> dict[str, Any]:
-    """Manifest, checks, a row for each module, and the `top` neurons of a score directory.
-
-    The sha256 of every file, and that no score is NaN or Inf (or negative, for `abs`), are checked on the way. The
-    scores are read module by module, once.
-    """
-    from sparc3_lightning.pruning.select import neuron_scores
-    from sparc3_lightning.scoring.lazy import count_scores
-    from sparc3_lightning.scoring.score_set import ScoreSet
-
-    score_set = ScoreSet.open(path)
-    counts = count_scores(score_set.scores)
-    try:
-        num_layers = len(neuron_scores(score_set))
-    except ValueError:
-        num_layers = 0  # only other modules were scored, by name patterns
-    return {
-        "kind": "scores",
-        "path": str(path),
-        "manifest": score_set.manifest,
-        "checks": {
-            "num_files": len(score_set.manifest["files"]),
-            **counts,
-            "layers_with_neuron_scores": num_layers,
-            "layers_of_model": score_set.manifest.get("base_model", {}).get("num_layers"),
-            "total": score_set.total,
-        },
-        "modules": _module_rows(score_set),
-        "top_neurons": _top_neurons(score_set, top) if num_layers else [],
-    }
-
-
-def is_differential(manifest: Mapping[str, Any]) -> bool:
-    """Whether the lowest scores are what matters: those of a differential, or of a ranking."""
-    return manifest.get("kind") in ("differential", "ranking")
-
-
-def _module_rows(score_set: ScoreSet) -> list[dict[str, Any]]:
-    found = {name: score_set.summary(name) for name in sorted(score_set.shapes, key=_natural)}
-    total = sum(summary.absolute for summary in found.values())
-    return [
-        {
-            "module": name,
-            "shape": list(score_set.shapes[name]),
-            "count": summary.num_scores,
-            "mean": summary.total / summary.num_scores,
-            "min": summary.lowest,
-            "max": summary.highest,
-            # Of absolute values: signed scores and differentials cancel in a plain sum.
-            "share": summary.absolute / total if total else 0.0,
-        }
-        for name, summary in found.items()
-    ]
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key by which layer 10 comes after layer 9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
-
-
-def _top_neurons(score_set: ScoreSet, top: int) -> list[dict[str, Any]]:
-    from sparc3_lightning.pruning.select import rank_neurons
-
-    ranking = rank_neurons(score_set, highest_first=not is_differential(score_set.manifest))
-    rows = zip(*(column[:top].tolist() for column in ranking), strict=True)
-    return [{"layer": layer, "index": index, "score": score} for layer, index, score in rows]

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from sparc3_lightning.pruning.recipe import RECIPE_FILE, WEIGHT_RECIPE_FILE, Recipe, is_of_weights
+from sparc3_lightning.files import read_json
+from sparc3_lightning.pruning.recipe import NEURONS, RECIPE_FILE, WEIGHT_RECIPE_FILE, WEIGHTS, Recipe, is_of_weights
 
 
 def recipe_report(path: Path, top: int) -> dict[str, Any]:
@@ -11,6 +12,25 @@ def recipe_report(path: Path, top: int) -> dict[str, Any]:
     is_weights = is_of_weights(path)
     file = path / (WEIGHT_RECIPE_FILE if is_weights else RECIPE_FILE) if path.is_dir() else path
     return (_of_weights if is_weights else _of_neurons)(file, top)
+
+
+def recipe_sizes(recipes: Path) -> dict[str, dict[str, int]]:
+    """How many neurons or weights each of several recipes names, by its own name; no indices of weights are read.
+
+    Args:
+        recipes: The directory that holds each in its own.
+
+    Raises:
+        ValueError: One is damaged; names the file.
+    """
+    found = {}
+    for what, file in ((NEURONS, RECIPE_FILE), (WEIGHTS, WEIGHT_RECIPE_FILE)):
+        for path in sorted(recipes.glob(f"*/{file}")):
+            content, key = read_json(path, "recipe"), f"num_{what}"
+            if not isinstance(content, dict) or not isinstance(content.get(key), int):
+                raise ValueError(f"{path} is no recipe: it has no whole number as `{key}`.")
+            found[path.parent.name] = {key: content[key]}
+    return found
 
 
 def _of_neurons(path: Path, top: int) -> dict[str, Any]:

@@ -4,14 +4,16 @@ A new kind is an entry in `KINDS`: `inspect`, `report` and the page then know it
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparc3_lightning.files import read_json
+from sparc3_lightning.report.behaviour_tables import overlap_table
 from sparc3_lightning.report.circuit_tables import as_now, circuit_details, circuit_lines, circuit_tables
-from sparc3_lightning.report.rows import Table
+from sparc3_lightning.report.recipe_report import recipe_sizes
+from sparc3_lightning.report.rows import Table, selected
 from sparc3_lightning.report.trial_tables import (
     cells_table,
     compression_lines,
@@ -20,8 +22,14 @@ from sparc3_lightning.report.trial_tables import (
     sweep_lines,
     sweep_tables,
 )
+from sparc3_lightning.runs.unfinished import is_unfinished
+from sparc3_lightning.trials import OVERLAP_FILE, RECIPES_DIR
 from sparc3_lightning.trials.table import AT_PRICE_FILE, TABLE_FILE, read_table
 
+if TYPE_CHECKING:  # only a page needs pictures
+    from sparc3_lightning.report.figures import Picture
+
+RESULTS_FILE = "experiment_results.json"
 PAGE_FILE = "report.html"
 FIGURES = "figures"
 Data = Mapping[str, Any]
@@ -44,21 +52,58 @@ class Section:
     details: Sequence[Table] = ()
 
 
+def _no_pictures(data: Data) -> "Iterable[Picture]":
+    return ()
+
+
 @dataclass(frozen=True)
 class Kind:
-    """A kind of experiment with a directory of its own in a run's.
+    """A kind of experiment, with a directory of its own in a run's unless it is of the run itself.
 
     Attributes:
         read: What its directory holds, as JSON values.
         section: What is shown of that.
-        captions: What its figures show, by how their names begin, in the page's order; of two that fit the longer.
+        captions: What the figures that it has left show, by how their names begin, in the page's order; of two that fit
+            the longer.
         file: What it writes last: without it there is nothing to read.
+        pictures: What a page draws of what its directory holds, beside the figures that it has left.
+        is_of_run: Whether its file lies in the run's own directory. The results of an evaluation tell it too, and it is
+            shown only of a finished run without them.
     """
 
     read: Callable[[Path], Data]
     section: Callable[[Data], Section]
     captions: Mapping[str, str]
     file: str = TABLE_FILE
+    pictures: "Callable[[Data], Iterable[Picture]]" = _no_pictures
+    is_of_run: bool = False
+
+
+def _read_behaviours(run_dir: Path) -> Data:
+    overlaps = read_table(run_dir / OVERLAP_FILE)
+    named = dict.fromkeys(str(row[end]) for row in overlaps for end in ("first", "second"))
+    sizes = recipe_sizes(run_dir / RECIPES_DIR)
+    order = dict.fromkeys([name for name in named if name in sizes] + [*sizes])
+    recipes = [{"recipe": name, **sizes[name]} for name in order]
+    is_evaluated = _has_more(run_dir) or any(run_dir.glob(f"{RECIPES_DIR}/*/pruned_eval.json"))
+    return {"recipes": recipes, "overlaps": overlaps, "without_evaluation": not is_evaluated}
+
+
+def _behaviours(data: Data) -> Section:
+    recipes = ", ".join(f"{row['recipe']} ({selected(row)})" for row in data["recipes"])
+    lines = [f"Recipes, each in {RECIPES_DIR}/NAME: {recipes}."] if recipes else []
+    if data["without_evaluation"]:
+        lines.append(
+            "The recipes were not evaluated: `sparc3 test --config RUN/config.yaml --model.recipe "
+            f"RUN/{RECIPES_DIR}/NAME` measures the model without what one names, by prompts and text of the config."
+        )
+    return Section("Behaviours", lines, [overlap_table(data["overlaps"])])
+
+
+def _draw_behaviours(data: Data) -> "Iterable[Picture]":
+    from sparc3_lightning.report.overlap_figures import behaviour_pictures
+
+    return behaviour_pictures(data["overlaps"])
 
 
 def _read_sweep(directory: Path) -> Data:
@@ -92,7 +137,9 @@ def _circuit(data: Data) -> Section:
     return Section("Circuits", circuit_lines(data), circuit_tables(data), circuit_details(data))
 
 
+BEHAVIOURS = "behaviours"
 KINDS: dict[str, Kind] = {
+    BEHAVIOURS: Kind(_read_behaviours, _behaviours, {}, OVERLAP_FILE, _draw_behaviours, is_of_run=True),
     "sweep": Kind(
         _read_sweep,
         _sweep,
@@ -127,21 +174,31 @@ KINDS: dict[str, Kind] = {
         },
     ),
 }
-"""By the name of their directory."""
+"""By name: that of their directory, where they have one."""
 
 
 def experiments_in(run_dir: Path) -> dict[str, Path]:
-    """The experiments that a run directory holds, each with its own directory."""
-    return {name: run_dir / name for name, kind in KINDS.items() if (run_dir / name / kind.file).is_file()}
+    """The experiments that a run directory holds beside its results, each with its own directory."""
+    homes = {name: run_dir if kind.is_of_run else run_dir / name for name, kind in KINDS.items()}
+    found = {name: home for name, home in homes.items() if (home / KINDS[name].file).is_file()}
+    has_more = _has_more(run_dir)
+    return {name: home for name, home in found.items() if not (KINDS[name].is_of_run and has_more)}
+
+
+def _has_more(run_dir: Path) -> bool:
+    """Whether a run has results of an evaluation, or is not finished and may come to some."""
+    return (run_dir / RESULTS_FILE).is_file() or is_unfinished(run_dir)
 
 
 def experiment_at(path: Path) -> tuple[str, Path] | None:
     """The experiment whose directory, or a file right in it, lies at a path; None where there is none."""
     directory = path if path.is_dir() else path.parent
-    name = directory.resolve().name
-    if name not in KINDS or not (path.is_file() or (path / KINDS[name].file).is_file()):
-        return None
-    return name, directory
+    home = directory.resolve().name
+    for name, kind in KINDS.items():
+        is_its = path.name == kind.file if kind.is_of_run else home == name
+        if is_its and (path.is_file() or (not kind.is_of_run and (path / kind.file).is_file())):
+            return name, directory
+    return None
 
 
 def section_of(name: str, data: Data) -> Section:
@@ -166,7 +223,7 @@ def read_experiment(name: str, directory: Path) -> Data:
         section_of(name, data)
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(
-            f"{directory / KINDS[name].file} is no table of a {name}: {type(error).__name__} ({error})."
+            f"{directory / KINDS[name].file} is no table of the {name}: {type(error).__name__} ({error})."
         ) from error
     return data
 

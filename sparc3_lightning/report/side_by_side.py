@@ -14,12 +14,12 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from sparc3_lightning.files import load_yaml, write_json, write_text
-from sparc3_lightning.report.behaviour_tables import recipe_table
+from sparc3_lightning.report.behaviour_tables import overlap_table, recipe_table
 from sparc3_lightning.report.circuit_tables import cautions
 from sparc3_lightning.report.paired import change_cells, evaluation_files, paired_columns
-from sparc3_lightning.report.read import RESULTS_FILE, read_results
+from sparc3_lightning.report.read import read_results
 from sparc3_lightning.report.rows import Table, figure_rows, in_brackets
-from sparc3_lightning.report.sections import Data, experiments_in, read_experiment
+from sparc3_lightning.report.sections import BEHAVIOURS, RESULTS_FILE, Data, experiments_in, read_experiment
 from sparc3_lightning.report.trial_tables import by_amount, first_at_prices
 from sparc3_lightning.trials import ASKED
 from sparc3_lightning.trials.table import prices_of
@@ -36,6 +36,7 @@ _SELECTION = ("recipe", "num_neurons", "num_neurons_of_model", "num_weights", "n
               "method", "scope", "general_weight", "general_penalty", "general", "behaviour",
               "num_below_zero")  # fmt: skip
 _RELEVANCE = ("variant", "sign", "target", "explain", "granularity", "modules")
+_DERIVED = ("enrichment", "Jaccard")  # from what two behaviours share, and how many they might
 _SECRET = re.compile(r"(^|[._])(token|password|secret|api_?key|credentials?)$", re.IGNORECASE)
 _LONG = 40  # signs of a value that is shown whole
 _LEAST = 12  # as few as a column of them gets
@@ -107,6 +108,7 @@ def compare_runs(runs: Sequence[ComparedRun]) -> list[Table]:
     tables = [
         _table("Measured", ["measure", "figure"], names, [_measured(one) if one else {} for one in results]),
         _table("Recipes: change", ["recipe", "measure"], names, [_recipes(one) if one else {} for one in results]),
+        _overlaps(runs),
         _tested(runs),
         _table("Selection", ["option"], names, [_selected(one) if one else {} for one in results]),
         _table(
@@ -169,6 +171,28 @@ def _recipes(results: "Results") -> Column:
         return {}
     table = recipe_table(behaviours["recipes"])
     return {(row[0], name): cell for row in table.rows for name, cell in zip(table.head[1:], row[1:], strict=True)}
+
+
+def _overlaps(runs: Sequence[ComparedRun]) -> Table | None:
+    """How far several behaviours agree, where a run has left nothing but that, and in the others beside it."""
+    if not any(_of(run, BEHAVIOURS) for run in runs):
+        return None
+    told = [_of(run, BEHAVIOURS) or (run.results and run.results.get("behaviours")) for run in runs]
+    found = [overlap_table(one["overlaps"]) if one else None for one in told]
+    columns: list[Column] = [{} if one is None else _agreement(one) for one in found]
+    table = _table("Do the behaviours agree?", ["behaviours", "figure"], [run.name for run in runs], columns)
+    return table and replace(table, note=" ".join(dict.fromkeys(one.note for one in found if one is not None)))
+
+
+def _agreement(table: Table) -> Column:
+    """What is told of every two behaviours, and of so many neurons or weights."""
+    what = table.head[1]
+    return {
+        (f"{row[0]} ({what}: {row[1]})", name): cell
+        for row in table.rows
+        for name, cell in zip(table.head[2:], row[2:], strict=True)
+        if name not in _DERIVED
+    }
 
 
 def _selected(results: "Results") -> Column:

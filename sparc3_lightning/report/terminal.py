@@ -17,10 +17,10 @@ from rich.text import Text
 
 from sparc3_lightning.pruning.recipe import describe_option
 from sparc3_lightning.report.behaviour_tables import overlap_table, recipe_table
-from sparc3_lightning.report.read import is_differential
 from sparc3_lightning.report.rows import Table as Rows
 from sparc3_lightning.report.rows import checks, outcome_table, prediction_table, removed, set_table, what_went
-from sparc3_lightning.report.sections import KINDS, PAGE_FILE, Section, read_experiment, section_of
+from sparc3_lightning.report.score_report import is_differential
+from sparc3_lightning.report.sections import BEHAVIOURS, KINDS, PAGE_FILE, Data, read_experiment, section_of
 from sparc3_lightning.report.weight_tables import weight_tables
 from sparc3_lightning.wording import NATS, counted, relevance_unit
 
@@ -34,7 +34,7 @@ _PLAIN: dict[str, Any] = {"title_justify": "left", "box": SIMPLE_HEAD, "padding"
 _FILES = {
     PAGE_FILE: "all of it on one page, for a browser",
     "experiment_results.json": "every figure, statistic and check",
-    **{name: f"tables and figures of the {name}" for name in KINDS},
+    **{name: f"tables and figures of the {name}" for name, kind in KINDS.items() if not kind.is_of_run},
     "pruned_neurons.json": "the neurons removed (the recipe)",
     "pruned_weights.json": "the weights removed (the recipe), with their indices in the file beside it",
     "recipes": "each recipe of several behaviours, with all that came of it",
@@ -157,16 +157,17 @@ def _print_run(report: dict[str, Any], console: Console) -> None:
         _section(console, "Run", [("directory", report["path"])])
     else:
         _print_suppression(report, console)
-    if report["recipe"] is not None:
-        print_report(report["recipe"], console)
-    for found in report["experiments"]:
-        _print_experiment(found, console)
+    recipe = [] if report["recipe"] is None else [report["recipe"]]
+    of_run = [found for found in report["experiments"] if found["kind"] == BEHAVIOURS]
+    others = [found for found in report["experiments"] if found["kind"] != BEHAVIOURS]
+    for found in (*of_run, *recipe, *others):
+        print_report(found, console)
     console.print()
     print_places(Path(report["path"]), console)
 
 
 def _print_experiment(report: dict[str, Any], console: Console) -> None:
-    _print_section(section_of(report["kind"], report), Path(report["path"]), console)
+    _print_section(report["kind"], report, Path(report["path"]), console)
 
 
 def _print_compressed(report: dict[str, Any], console: Console) -> None:
@@ -333,13 +334,16 @@ def print_experiment(name: str, directory: Path, console: Console | None = None)
     """
     console = console or rich.get_console()
     console.print()
-    _print_section(section_of(name, read_experiment(name, directory)), directory, console)
+    _print_section(name, read_experiment(name, directory), directory, console)
 
 
-def _print_section(section: Section, directory: Path, console: Console) -> None:
+def _print_section(name: str, data: Data, directory: Path, console: Console) -> None:
+    section = section_of(name, data)
     console.print(_list(section.title, list(section.lines)))
     for table in section.tables:
         print_rows(table, console)
+    if KINDS[name].is_of_run:
+        return
     console.print(Text(f"All tables and figures: {directory}"), soft_wrap=True)
     if (page := directory.parent / PAGE_FILE).exists():
         console.print(Text(f"On a page: {page}"), soft_wrap=True)

@@ -13,3 +13,5 @@ AREAS = ("cpr", "cmd", "accuracy_area")
 """Columns of circuits' areas, each with its least and largest value over the draws beside it."""
 RECIPES_DIR = "recipes"
 """Where a run of several behaviours keeps each recipe and what came of it, a directory each."""
+OVERLAP_FILE = "behaviours_overlap.csv"
+"""How far the behaviours of a run agree."""

@@ -24,7 +24,7 @@ Row = dict[str, Any]
 Pair = tuple[str, str]
 Selections = Mapping[str, Members]
 BY_DIFFERENTIAL, BY_RECIPE = "differential", "recipe"
-OVERLAP_FILE, RECIPES_FILE = "behaviours_overlap.csv", "behaviours.csv"
+RECIPES_FILE = "behaviours.csv"
 
 
 def compare_behaviours(

@@ -9,7 +9,9 @@ from sparc3_lightning.evaluation import Evaluator
 from sparc3_lightning.files import write_json
 from sparc3_lightning.runs.results import experiment_results
 from sparc3_lightning.runs.run import Run
-from tests.unit.evaluation.fake_run import make_run
+from sparc3_lightning.trials import OVERLAP_FILE
+from sparc3_lightning.trials.behaviours import write_rows
+from tests.unit.evaluation.fake_run import make_behaviours_run, make_run
 
 WriteRun = Callable[..., Path]
 
@@ -28,6 +30,20 @@ def write_run(run: Run, directory: Path) -> Path:
     write_json(directory / "control_eval.json", [control.to_json() for control in run.controls])
     results = run.results or experiment_results(run, Evaluator(num_draws=200), {})
     write_json(directory / "experiment_results.json", results)
+    return directory
+
+
+def write_behaviours_dir(directory: Path) -> Path:
+    """What a run of several behaviours writes that does not evaluate: scores, recipes, and how far they agree."""
+    run = make_behaviours_run()
+    for name, part in run.parts.items():
+        assert part.recipe is not None
+        run.score_sets[name].save(directory / "scores" / name)
+        (directory / "recipes" / name).mkdir(parents=True)
+        part.recipe.save(directory / "recipes" / name)
+    assert run.recipe is not None
+    run.recipe.save(directory)
+    write_rows(run.comparison, directory / OVERLAP_FILE)
     return directory
 
 

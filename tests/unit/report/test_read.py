@@ -17,7 +17,7 @@ from sparc3_lightning.report.read import inspect_path, read_run
 from sparc3_lightning.report.terminal import print_report
 from sparc3_lightning.scoring.score_set import ScoreSet
 from tests.unit.evaluation.fake_run import LAYERS, NEURONS, make_run, module
-from tests.unit.report.conftest import write_run
+from tests.unit.report.conftest import write_behaviours_dir, write_run
 
 
 def test_scores_are_those_of_the_score_sets(run_dir: Path) -> None:
@@ -176,17 +176,34 @@ def test_a_results_file_alone_is_enough(run_dir: Path, tmp_path: Path) -> None:
     assert "Recipe:" not in printed(alone)
 
 
-@pytest.mark.parametrize("name", ["baseline_eval.json", "control_eval.json"])
+def test_a_run_with_a_recipe_alone_says_what_it_has(run_dir: Path) -> None:
+    """Results that are missing beside evaluations are another matter: they were lost, or not written yet."""
+    (run_dir / "experiment_results.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no experiment results at .*experiment_results\.json"):
+        read_run(run_dir)
+    for name in ("baseline", "pruned", "control"):
+        (run_dir / f"{name}_eval.json").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"holds a recipe, but no evaluation: .*EvaluationCallback.*sparc3 test"
+    ):
+        read_run(run_dir)
+    assert inspect_path(run_dir, top=5)["kind"] == "recipe"
+
+
+@pytest.mark.parametrize("name", ["baseline_eval.json", "control_eval.json", "screen.csv"])
 def test_another_file_of_a_run_is_told_what_to_pass(name: str, run_dir: Path) -> None:
+    (run_dir / "screen.csv").touch()
     with pytest.raises(ValueError, match=rf"{name} is no recipe. `inspect` shows run directories"):
         inspect_path(run_dir / name, top=5)
 
 
-def test_a_run_is_shown_without_torch_and_pictures(run_dir: Path) -> None:
+def test_a_run_is_shown_without_torch_and_pictures(run_dir: Path, tmp_path: Path) -> None:
+    alone = write_behaviours_dir(tmp_path / "alone")
     code = f"""
 import sys
 from sparc3_lightning.main import main
 main(["inspect", {str(run_dir)!r}])
+main(["inspect", {str(alone)!r}])
 print(*(name for name in ("torch", "transformers", "matplotlib", "numpy") if name in sys.modules), file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

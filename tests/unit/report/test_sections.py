@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,17 @@ import pytest
 from rich.console import Console
 
 from sparc3_lightning.files import write_json
+from sparc3_lightning.pruning.select_weights import select_weights
+from sparc3_lightning.report.behaviour_tables import overlap_table
 from sparc3_lightning.report.page import write_report
 from sparc3_lightning.report.read import inspect_path
 from sparc3_lightning.report.rows import Table
 from sparc3_lightning.report.sections import KINDS, Kind, Section, figure_files, section_of
 from sparc3_lightning.report.terminal import print_report
 from sparc3_lightning.report.trial_tables import cells_table, first_at_prices, models_table
+from sparc3_lightning.runs.unfinished import mark_unfinished
+from tests.unit.evaluation.fake_run import make_behaviours_run, make_weight_run
+from tests.unit.report.conftest import write_behaviours_dir, write_run
 from tests.unit.report.test_page import Page
 from tests.unit.report.trial_runs import SVG, compression_rows, sweep_rows, write_compression_dir, write_sweep_dir
 
@@ -88,6 +94,99 @@ def test_a_run_without_results_says_what_it_has(tmp_path: Path) -> None:
     assert "leads" in inspected(tmp_path)
 
 
+def test_behaviours_alone_are_shown_with_what_they_share(tmp_path: Path) -> None:
+    directory, wanted = write_behaviours_dir(tmp_path / "version_0"), overlap_table(make_behaviours_run().comparison)
+    report = inspect_path(directory, top=5)
+    assert (report["kind"], report["results"], report["recipe"]["num_neurons"]) == ("run", None, 2)
+    (found,) = report["experiments"]
+    assert found["recipes"] == [{"recipe": name, "num_neurons": 2} for name in ("toxic", "insult")]
+    (table,) = section_of("behaviours", found).tables
+    assert table == wanted, "as the run has printed it"
+    json.dumps(report, allow_nan=False)
+    shown = inspected(directory)
+    parts = ["toxic (2 neurons), insult (2 neurons)", "were not evaluated", "toxic, insult", "Recipe: 2 neurons",
+             f"Written to {directory}"]  # fmt: skip
+    assert (places := [shown.index(part) for part in parts]) == sorted(places)
+    assert "All tables and figures" not in shown
+    alone = inspected(directory / "behaviours_overlap.csv")
+    assert alone == shown[shown.index("Behaviours\n") : shown.index("Recipe: ")]
+
+
+def test_behaviours_alone_have_a_page(tmp_path: Path) -> None:
+    directory = write_behaviours_dir(tmp_path / "version_0")
+    first = write_report(directory).read_bytes()
+    assert write_report(directory).read_bytes() == first
+    page, sizes = Page(first.decode()), ("2", "8")
+    text = " ".join(page.text.split())
+    for said in ("Behaviours of made-up/model", "insult (2 neurons)", "Do the behaviours share neurons?", "first 8"):
+        assert said in text, said
+    for unsaid in ("Before and after", "All below is of the first recipe"):
+        assert unsaid not in text, unsaid
+    figures = [attributes["id"] for kind, attributes in page.tags if kind == "figure"]
+    assert figures == [f"behaviours_overlap_{size}" for size in sizes]
+    assert all((directory / "figures" / f"{name}.png").is_file() for name in figures)
+
+
+def test_results_tell_of_behaviours_themselves(tmp_path: Path) -> None:
+    """A run with an evaluation is shown as ever; its file alone is no recipe, and says nothing of a lack."""
+    directory = write_run(make_behaviours_run(), tmp_path / "run")
+    before, page = inspected(directory), write_report(directory).read_bytes()
+    shutil.copy(write_behaviours_dir(tmp_path / "alone") / "behaviours_overlap.csv", directory)
+    report = inspect_path(directory, top=5)
+    assert (report["results"]["behaviours"]["overlaps"] != [], report["experiments"]) == (True, [])
+    assert inspected(directory).startswith(before[: before.index("Written to")])
+    assert write_report(directory).read_bytes() == page
+    alone = inspected(directory / "behaviours_overlap.csv")
+    assert "toxic, insult" in alone
+    assert "not evaluated" not in alone
+
+
+def test_behaviours_of_a_run_that_goes_on_wait_for_its_end(tmp_path: Path) -> None:
+    directory = write_behaviours_dir(tmp_path / "run")
+    mark_unfinished(directory)
+    with pytest.raises(FileNotFoundError, match="is not finished"):
+        write_report(directory)
+    assert inspect_path(directory, top=5)["kind"] == "recipe"
+    assert "not evaluated" not in inspected(directory / "behaviours_overlap.csv")
+
+
+def test_a_run_stopped_while_it_evaluated_is_not_called_one_that_did_not(tmp_path: Path) -> None:
+    directory = write_behaviours_dir(tmp_path / "run")
+    (directory / "recipes" / "insult" / "pruned_eval.json").touch()
+    assert "not evaluated" not in inspected(directory)
+
+
+def test_recipes_of_weights_are_counted_without_their_indices(tmp_path: Path) -> None:
+    directory, run = write_behaviours_dir(tmp_path / "run"), make_weight_run()
+    (directory / "recipes" / "shared").mkdir()
+    assert run.differential is not None
+    select_weights(run.differential, 0.01).save(directory / "recipes" / "shared")
+    (directory / "recipes" / "shared" / "pruned_weights.safetensors").unlink()
+    (directory / "recipes" / "nothing_left").mkdir()
+    recipes = inspect_path(directory / "behaviours_overlap.csv", top=5)["recipes"]
+    num = run.recipe.num if run.recipe is not None else 0
+    assert [row["recipe"] for row in recipes] == ["toxic", "insult", "shared"]
+    assert recipes[-1]["num_weights"] == num > 0
+    assert f"shared ({num} weights)" in " ".join(inspected(directory).split())
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("behaviours_overlap.csv", "a,b\n1,2\n", r"overlap\.csv is no table of the behaviours: KeyError"),
+        ("behaviours_overlap.csv", "a,b\n", r"overlap\.csv is no table of the behaviours: IndexError"),
+        ("recipes/insult/pruned_neurons.json", "{}", r"insult/pruned_neurons\.json is no recipe: .* `num_neurons`"),
+        ("recipes/insult/pruned_neurons.json", "{", r"insult/pruned_neurons\.json, line 1: no readable recipe"),
+    ],
+)
+def test_damaged_behaviours_are_named(file: str, content: str, message: str, tmp_path: Path) -> None:
+    directory = write_behaviours_dir(tmp_path / "run")
+    (directory / file).write_text(content, encoding="utf-8")
+    for act in (write_report, lambda path: inspect_path(path, top=5)):
+        with pytest.raises(ValueError, match=message):
+            act(directory)
+
+
 def test_a_compressed_model_says_what_was_done(tmp_path: Path) -> None:
     content = {"base_model": {"id": "made-up/model"}, "options": {"method": "lrp", "sparsity": 0.5}, "share": 0.5}
     write_json(tmp_path / "compression.json", content)
@@ -101,7 +200,9 @@ def test_a_compressed_model_says_what_was_done(tmp_path: Path) -> None:
 
 
 def test_what_is_no_experiment_is_refused_with_its_name(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"There is no sweep/table\.csv or .* or circuit/table\.csv either"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no behaviours_overlap\.csv or sweep/table\.csv or .* or circuit/table\.csv either"
+    ):
         write_report(tmp_path)
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "at_price.csv").write_text("price\n", encoding="utf-8")
@@ -109,7 +210,7 @@ def test_what_is_no_experiment_is_refused_with_its_name(tmp_path: Path) -> None:
         inspect_path(tmp_path / "sweep" / "at_price.csv", top=5)
     (tmp_path / "sweep" / "table.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     for act in (write_report, lambda path: inspect_path(path, top=5)):
-        with pytest.raises(ValueError, match=r"sweep/table\.csv is no table of a sweep"):
+        with pytest.raises(ValueError, match=r"sweep/table\.csv is no table of the sweep"):
             act(tmp_path)
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from sparc3_lightning.files import write_json
 from sparc3_lightning.main import main
+from sparc3_lightning.report.behaviour_tables import overlap_table
 from sparc3_lightning.report.circuit_figures import write_circuit
 from sparc3_lightning.report.rows import Table
 from sparc3_lightning.report.side_by_side import (
@@ -25,8 +26,8 @@ from sparc3_lightning.report.side_by_side import (
 )
 from sparc3_lightning.report.terminal import print_rows
 from sparc3_lightning.trials.table import write_table
-from tests.unit.evaluation.fake_run import make_evaluation, make_run
-from tests.unit.report.conftest import write_run
+from tests.unit.evaluation.fake_run import make_behaviours_run, make_evaluation, make_run
+from tests.unit.report.conftest import write_behaviours_dir, write_run
 from tests.unit.report.trial_runs import compression_rows, write_compression_dir, write_sweep_dir
 
 SCORES = [[0.2 + 0.02 * i] for i in range(30)]
@@ -111,6 +112,25 @@ def test_circuits_areas_stand_side_by_side(tmp_path: Path) -> None:
     several = tables_of([tmp_path / "one", tmp_path / "two"])["Circuits: CPR / CMD"]
     assert several["held-out samples of ioi, mean", "lrp"] == ["0.50 / 0.25", "0.75 / 0.25"]
     assert several["held-out samples of own, mean", "lrp"] == ["-", "0.10 / 0.25"]
+
+
+def test_overlaps_stand_side_by_side_where_a_run_has_nothing_else(tmp_path: Path) -> None:
+    one, two = (write_behaviours_dir(tmp_path / name) for name in ("one", "two"))
+    table = next(iter(compare_runs(read_runs([one, two]))))
+    assert (table.title, table.num_names) == ("Do the behaviours agree?", 2)
+    wanted = overlap_table(make_behaviours_run().comparison)
+    for row in wanted.rows:
+        cells = dict(zip(wanted.head, row, strict=True))
+        for figure in ("shared", "by chance", "p (Holm)", "correlation", "shared texts"):
+            pair = f"toxic, insult (neurons: {cells['neurons']})"
+            assert rows_of(table)[pair, figure] == [cells[figure]] * 2
+    assert table.note == wanted.note
+    evaluated = write_run(make_behaviours_run(), tmp_path / "evaluated")
+    beside = tables_of([one, evaluated])
+    assert list(beside) == ["Do the behaviours agree?", "What differs in their configs"]
+    assert beside["Do the behaviours agree?"] == rows_of(table)
+    again = write_run(make_behaviours_run(), tmp_path / "again")
+    assert "Do the behaviours agree?" not in tables_of([evaluated, again]), "as ever: their tables are of measures"
 
 
 def test_what_only_a_later_run_has_stands_with_its_like(tmp_path: Path) -> None:

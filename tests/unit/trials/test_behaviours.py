@@ -123,7 +123,7 @@ def test_tables_and_figures_speak_of_weights(of_weights: dict[str, ScoreSet]) ->
     side_by_side = recipe_table(recipe_rows(results, AIMS))
     assert side_by_side.head[:2] == ["recipe", "weights"]
     assert [row[:2] for row in side_by_side.rows] == [["a", "40,253"], ["b", "40,253"]]
-    (picture,) = behaviour_pictures({"behaviours": {"overlaps": rows, "recipes": []}})  # type: ignore[typeddict-item]
+    (picture,) = behaviour_pictures(rows)
     assert picture.name == "behaviours_overlap_3"
     assert "Shared weights at 3" in picture.figure.axes[0].get_title(loc="left") + picture.figure.axes[0].get_title()
     for told in (table.note, side_by_side.note, picture.caption):
@@ -223,8 +223,7 @@ def test_tables_files_and_figures_of_overlaps(differentials: dict[str, ScoreSet]
     stored = pd.read_csv(write_rows(rows, tmp_path / "overlap.csv"))
     assert stored["num_shared"].tolist() == [2, 0, 0, 1]
     assert stored["p_holm"].tolist() == pytest.approx([row["p_holm"] for row in rows])
-    (picture,) = behaviour_pictures({"behaviours": {"overlaps": rows, "recipes": []}})  # type: ignore[typeddict-item]
+    (picture,) = behaviour_pictures(rows)
     assert picture.name == "behaviours_overlap_2"
     shown = [text.get_text() for text in picture.figure.axes[0].texts]
     assert shown.count("1.00") == 2, "a and b, on both sides; with a p of 0.107 without a star"
-    assert not [*behaviour_pictures({})]  # type: ignore[typeddict-item]
