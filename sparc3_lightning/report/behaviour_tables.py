@@ -81,7 +81,7 @@ def overlap_table(overlaps: Sequence[Row]) -> Table:
         f"Shared: of the first {what} by both differentials, or of both recipes. By chance, and p: as random {what} "
         "would share (hypergeometric, corrected over the pairs). Correlation: Spearman's, of the differentials over "
         f"{over}. Behaviours that were attributed on the same texts, or are contrasted with the same general texts, "
-        f"share {what} for that reason alone. Chance is that of {what} drawn at random: two contrasts of ordinary "
+        f"share {what} for that reason, too. Chance is that of {what} drawn at random: two contrasts of ordinary "
         "words alone share more. A run that names ordinary words as a behaviour measures that floor "
         "(docs/own_behaviour.md)."
     )

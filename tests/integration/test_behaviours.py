@@ -216,6 +216,36 @@ def test_compare_shows_every_recipe(run: Path, tmp_path: Path, capsys: pytest.Ca
     assert re.search(rf"recipe +{RECIPES[0]} +{RECIPES[0]}", shown[shown.index("Selection") :])
 
 
+def test_a_run_that_does_not_evaluate_is_shown(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Scores, selections and overlaps alone, as the evidence of several behaviours is made."""
+    content = read(ROOT / BEHAVIOURS)
+    left_out = ("callbacks.EvaluationCallback", "callbacks.TensorBoardCallback")
+    callbacks = [one for one in content["trainer"]["callbacks"] if one["class_path"] not in left_out]
+    callbacks[-1]["init_args"]["screen"] = None
+    content["trainer"]["callbacks"] = callbacks
+    (tmp_path / "overlap.yaml").write_text(yaml.safe_dump(content))
+    found = log_dir(command("predict", tmp_path / "overlap.yaml", tmp_path))
+    printed = capsys.readouterr().out
+    table = printed[printed.index("Do the behaviours share") : printed.index("Shared: ")]
+    assert not (found / "experiment_results.json").exists()
+    for path in (found, found / "behaviours_overlap.csv"):
+        main(["inspect", str(path)])
+        shown = capsys.readouterr().out
+        assert table in shown
+        assert all(f"{name} (6 neurons)" in " ".join(shown.split()) for name in RECIPES)
+    main(["report", str(found)])
+    page = (found / "report.html").read_text()
+    assert "Do the behaviours share neurons?" in page
+    assert [path.name for path in (found / "figures").glob("*.svg")] == ["behaviours_overlap_6.svg"]
+    main(["compare", str(found), str(run), "--output", str(tmp_path / "compared.json")])
+    agree, differ = read(tmp_path / "compared.json")
+    shared = rows_of(found / "behaviours_overlap.csv")[0]["num_shared"]
+    assert agree["rows"][0] == ["names, scorn (neurons: first 6)", "shared", shared, shared]
+    assert "trainer.callbacks.EvaluationCallback.class_path" in [row[0] for row in differ["rows"]]
+    with pytest.raises(FileNotFoundError, match=r"recipes/scorn holds a recipe, but no evaluation"):
+        main(["report", str(found / "recipes" / "scorn")])
+
+
 def test_a_recipe_that_nothing_is_left_of_is_left_out(run: Path, tmp_path: Path) -> None:
     refused = ValueError("none of the candidates")
     options = [f"--model.trials_dir={run / 'trials'}", *BRIEF]

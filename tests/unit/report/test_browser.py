@@ -17,7 +17,7 @@ import pytest
 from sparc3_lightning.report.page import write_report
 from tests.launch import PATIENCE
 from tests.unit.evaluation.fake_run import make_behaviours_run, make_evaluation, make_run, make_weight_run
-from tests.unit.report.conftest import write_run
+from tests.unit.report.conftest import write_behaviours_dir, write_run
 from tests.unit.report.keyboard import keyboard
 from tests.unit.report.trial_runs import write_circuit_dir, write_compression_dir, write_sweep_dir
 
@@ -163,6 +163,19 @@ def test_experiments_are_quiet_and_usable(name: str, tmp_path: Path, served: tup
         assert page["contrast"] >= 4.5
     assert (console, sorted(set(asked) - {"/favicon.ico"})) == ([], sorted([f"/{name}/report.html", "/probe.html"]))
     assert requests <= {f"{address}/{name}/report.html", f"{address}/favicon.ico"}
+
+
+def test_behaviours_alone_are_quiet_and_usable(tmp_path: Path, served: tuple[str, list[str]]) -> None:
+    address, _ = served
+    write_report(write_behaviours_dir(tmp_path / "run"))
+    (tmp_path / "probe.html").write_text(PROBE.replace("PAGE", "run/report.html"))
+    found, console, requests = browse(address, tmp_path / "profile")
+    for page in found["seen"]:
+        assert page["overflow"] <= 0
+        assert (page["images"], page["tables"]) == ([True] * 2, [True])
+        assert page["contrast"] >= 4.5
+    assert console == []
+    assert requests <= {f"{address}/run/report.html", f"{address}/favicon.ico"}
 
 
 FOCUS = "[...document.querySelectorAll('.scroll, input, summary, a[href]')].indexOf(document.activeElement)"
