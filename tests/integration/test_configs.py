@@ -23,6 +23,8 @@ from callbacks import (
 )
 from sparc3_lightning.cli import SparC3CLI, run
 from sparc3_lightning.data import OrdinaryWords, WordsThatMatter
+from sparc3_lightning.data.prompts import in_part
+from sparc3_lightning.data.samples import fingerprint
 from sparc3_lightning.data.tasks import held_out_sets, tasks_of
 from sparc3_lightning.evaluation.generation import Decoding
 from sparc3_lightning.pruning.weight_scores import relevance_keys
@@ -67,6 +69,10 @@ OF_CIRCUIT: dict[str, dict[str, dict[str, Any]]] = {
     "smollm2_135m/circuit_weights.yaml": {
         "callbacks.BaselineCallback": {"methods": ["lrp", "gradient", "wanda", "magnitude"]},
         "callbacks.CircuitCallback": {"ablations": ["zero"]},
+    },
+    "smollm2_135m/circuit_tasks.yaml": {
+        "callbacks.BaselineCallback": {"methods": ["lrp", "gradient"]},
+        "callbacks.CircuitCallback": {"ablations": ["mean", "corrupted"]},
     },
 }
 VARIANTS = [
@@ -251,7 +257,7 @@ def test_repetition_is_pruned_otherwise_and_nothing_else_changes(name: str) -> N
 
 
 @pytest.mark.parametrize("name", OF_CIRCUIT)
-def test_weights_are_circuits_and_nothing_else_changes(name: str, parse: Any) -> None:
+def test_other_circuits_and_nothing_else_changes(name: str, parse: Any) -> None:
     base, of_callbacks = "smollm2_135m/circuit.yaml", OF_CIRCUIT[name]
     before, after = flat(parse(base)), flat(parse(base, name))
     changed = {key: value for key, value in after.items() if before.get(key) != value and key != "config"}
@@ -262,11 +268,25 @@ def test_weights_are_circuits_and_nothing_else_changes(name: str, parse: Any) ->
     for callback, (theirs, ours) in others.items():
         assert all(theirs[option] != value for option, value in of_callbacks[callback].items())
         assert ours == theirs | of_callbacks[callback]
-    assert changed == {
-        "model.granularity": "weight", "model.modules": "all",
-        "trainer.logger.init_args.name": before["trainer.logger.init_args.name"] + "_weights",
-    }  # fmt: skip
+    assert changed.pop("trainer.logger.init_args.name") == name.removesuffix(".yaml").replace("/", "_")
+    assert {key for key in changed if not key.startswith("data.")} == (
+        {"model.granularity", "model.modules"} if name.endswith("weights.yaml") else set()
+    )
+    assert bool([key for key in changed if key.startswith("data.")]) == name.endswith("tasks.yaml")
     build(base, name)
+
+
+def test_a_second_task_of_a_file_that_is_balanced_in_either_half() -> None:
+    """As many sentences in the singular as in the plural, and none in both halves."""
+    data = build("smollm2_135m/circuit.yaml", "smollm2_135m/circuit_tasks.yaml").datamodule
+    (agreement, held_out) = data.behaviours["agreement"], data.evaluation_task["agreement"]
+    halves = [list(one.source.rows()) for one in (agreement, held_out)]
+    assert halves[0] == halves[1]
+    for part, one in (("attribution", agreement), ("evaluation", held_out)):
+        rows = [row.values for row in halves[0] if in_part(part, fingerprint(row.values["template"]))]
+        assert one.part == part
+        assert one.num_samples == len(rows) == 32
+        assert [sum(row["right"] in ending for row in rows) for ending in (("is", "was"), ("are", "were"))] == [16, 16]
 
 
 def test_every_behaviour_is_contrasted_with_samples_of_its_own() -> None:
