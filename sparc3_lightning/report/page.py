@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from sparc3_lightning.files import write_text
 from sparc3_lightning.report.behaviour_tables import overlap_table, recipe_table
@@ -149,7 +150,7 @@ def render_page(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters["visible"] = visible
+    environment.filters |= {"visible": visible, "breakable": _breakable}
     assert run is not None or run_dir is not None
     content = _of_directory(run_dir, sections) if run is None and run_dir else {}
     content |= {} if run is None else _of_run(run, figures, num_prompts)
@@ -158,6 +159,11 @@ def render_page(
         sections=[{"name": one.name, **vars(one.section), "figures": one.figures} for one in sections],
         **content,
     )
+
+
+def _breakable(name: str) -> Markup:
+    """A column's name that may go on in a new line after a dot: `self_attn.q_proj` is too wide for paper."""
+    return Markup(re.sub(r"\.(?=[a-z])", ".<wbr>", str(escape(name))))
 
 
 def _of_directory(run_dir: Path, sections: Sequence[PageSection]) -> dict[str, Any]:

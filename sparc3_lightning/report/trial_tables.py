@@ -28,7 +28,9 @@ def sweep_lines(rows: Sequence[Row]) -> list[str]:
     changes = [row.get(f"{behaviour_of(rows)}_relative") for row in cells if row["method"] == CONTROL]
     random = [change for change in changes if change is not None]
     attribute = rows[0].get("attribute")
-    lines += [f"Random neurons change {attribute} by {min(random):+.1%} to {max(random):+.1%}."] if random else []
+    if random:
+        span = dict.fromkeys(f"{change:+.1%}" for change in (min(random), max(random)))
+        lines.append(f"Random neurons change {attribute} by {' to '.join(span)}.")
     return lines + floor_lines(rows, alpha_of(rows))
 
 

@@ -37,7 +37,7 @@ _MEANING = {
     ),
     "length_bias_signed": " Signed relevance cancels in its sum, so that `relevance_ratio` says little here.",
     "differential_strength": (
-        "(general - behaviour) / general, of the sums over the scores named in `scope`. Above 0: the behaviour's "
+        "(general - behaviour) / general, of the sums over these scores. Above 0: the behaviour's "
         "samples carry less relevance in total than general ones. None: signed sums cancel and give no such figure."
     ),
 }

@@ -87,10 +87,6 @@ class Browser:
         answer = self._ask("Page.printToPDF", paperWidth=_A4[0], paperHeight=_A4[1], **margins)
         return base64.b64decode(answer["data"])
 
-    def screenshot(self) -> bytes:
-        """The whole page as a PNG file: for people."""
-        return base64.b64decode(self._ask("Page.captureScreenshot", captureBeyondViewport=True)["data"])
-
     def _ask(self, method: str, **params: Any) -> dict[str, Any]:
         self._number += 1
         message = {"id": self._number, "method": method, "params": params, **self._session}

@@ -193,7 +193,8 @@ BREAKS = [
     ("paper", ".scroll { overflow: visible; }", "table { min-width: 60rem; }"),
     ("paper", "details::details-content", ".gone"),
     ("paper", "--soft: #444", "--soft: #999"),
-    ("paper", "white-space: normal; }\n  .all", "}\n  .all"),
+    ("paper", "0.3rem; white-space: normal;", "0.3rem;"),
+    ("paper", "<wbr>", ""),
     ("paper", "body { max-width: none;", "body { position: fixed;"),
 ]
 

@@ -115,6 +115,11 @@ def test_everything_is_on_it(run_dir: Path) -> None:
         assert said in text, said
 
 
+def test_a_long_name_of_a_column_can_be_broken_and_stays_text() -> None:
+    shown = str(page._breakable("<b>.q_proj 0.5"))
+    assert shown == "&lt;b&gt;.<wbr>q_proj 0.5"
+
+
 def test_failed_checks_are_on_it(tmp_path: Path) -> None:
     run = make_run()
     run.expected_modules.append("model.layers.4.mlp.up_proj")

@@ -247,6 +247,14 @@ def test_tables_hold_what_the_rows_say() -> None:
     assert list(models["wanda, 50%"]) == ["50.0%", "10.00", "+0.0%", "-1.0%, +1.0%", "0.900"]
 
 
+def test_a_page_says_no_more_than_it_knows(tmp_path: Path) -> None:
+    """One draw of random neurons spans nothing, and a directory of tables alone says not how they were made."""
+    write_sweep_dir(tmp_path / "sweep")
+    text = Page(write_report(tmp_path).read_text(encoding="utf-8")).text
+    assert "Random neurons change insult by -20.0%." in text
+    assert "How it was made" not in text
+
+
 def test_what_has_failed_or_was_not_measured_is_left_out() -> None:
     """All cells of a sweep by text alone have failed, and all compressed models."""
     text_only = {

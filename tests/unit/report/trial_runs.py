@@ -14,6 +14,7 @@ from sparc3_lightning.trials.table import write_table
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="400pt" height="9pt" viewBox="0 0 400 9"></svg>'
 WIDE = SVG.replace("400", "600")
+LINEARS = (*(f"self_attn.{which}_proj" for which in "qkvo"), *(f"mlp.{which}_proj" for which in ("gate", "up", "down")))
 
 
 def sweep_rows(attribute: str = "insult") -> list[dict[str, Any]]:
@@ -90,7 +91,7 @@ def write_circuit_dir(directory: Path) -> None:
         })  # fmt: skip
     parts = [
         {"task": draws[draw], "draw": draw, "method": method, "layer": layer, "kind": kind, "num_kept": 3, "num": 1536}
-        for draw, method, layer, kind in product(draws, methods, range(30), ("up_proj", "down_proj"))
+        for draw, method, layer, kind in product(draws, methods, range(30), LINEARS)
     ]
     figures = {"num_shared": 61, "jaccard": 0.5, "expected": 18.4, "p_value": 0.0001}
     for (one, task), (other, of_other) in combinations(draws.items(), 2):
