@@ -72,7 +72,6 @@ OF_CIRCUIT: dict[str, dict[str, dict[str, Any]]] = {
     },
     "smollm2_135m/circuit_tasks.yaml": {
         "callbacks.BaselineCallback": {"methods": ["lrp", "gradient"]},
-        "callbacks.CircuitCallback": {"ablations": ["mean", "corrupted"]},
     },
 }
 VARIANTS = [
