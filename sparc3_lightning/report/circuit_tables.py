@@ -242,7 +242,7 @@ def _cell(row: Row, name: str) -> str:
     if name.endswith("_behind") and not row[name]:
         return "best"
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    return f"{row[name]:.2f}" + ("" if low is None or high is None else f"\n[{low:.2f}, {high:.2f}]")
+    return f"{row[name]:z.2f}" + ("" if low is None or high is None else f"\n[{low:z.2f}, {high:z.2f}]")
 
 
 def _brackets(areas: Sequence[Row]) -> str:
@@ -285,7 +285,7 @@ def curve_table(rows: Sequence[Row], asked: str, ablation: str, caution: str = "
 def _point(rows: Sequence[Row]) -> str:
     known = [row["faithfulness"] for row in rows if row.get("faithfulness") is not None]
     right = [row["accuracy"] for row in rows if row["accuracy"] is not None]
-    return f"{mean(known):.2f} ({mean(right):.0%})" if known else MISSING
+    return f"{mean(known):z.2f} ({mean(right):.0%})" if known else MISSING
 
 
 def part_tables(parts: Sequence[Row]) -> list[Table]:
