@@ -12,12 +12,10 @@ from rich.console import Console
 from rich.progress import track
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
-from torchmetrics.functional.classification import binary_auroc
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from sparc3_lightning.data.sources import read_file
 from sparc3_lightning.files import new_directory
-from sparc3_lightning.metrics import DetoxifyScorer
 
 _SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 _MAX_LENGTH, _VOCABULARY = 128, 2000
@@ -99,13 +97,6 @@ def _checkpoint(model: BertForSequenceClassification) -> dict[str, Any]:
         "config": {"arch": {"args": arch}, "dataset": {"args": {"classes": ["toxicity"]}}},
         "state_dict": dict(model.state_dict()),
     }
-
-
-def heldout_auc(labelled: Path, directory: Path) -> float:
-    """Area under the ROC curve of a saved scorer, read as an evaluation reads it."""
-    texts, labels = read_labelled(labelled)
-    scores = DetoxifyScorer(checkpoint=str(directory), device="cpu", batch_size=128).score(texts)["toxicity"]
-    return float(binary_auroc(scores, torch.tensor(labels).long()))
 
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
