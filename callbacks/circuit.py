@@ -51,6 +51,8 @@ from sparc3_lightning.trials.store import TRIALS_DIR, TrialStore
 from sparc3_lightning.trials.trial import UNCHANGED, Intervention, Trials, check_one_is_done, run_trials
 from sparc3_lightning.version import package_versions
 
+_FEW = 16
+
 
 class CircuitCallback(RunCallback):
     """Keeps the share of neurons or weights that each method scores highest, ablates the rest, asks the task.
@@ -156,6 +158,16 @@ class CircuitCallback(RunCallback):
         if trainer.is_global_zero and left_out:
             warnings.warn(f"circuits of weights are not asked of methods that score neurons alone: {left_out}.",
                           stacklevel=2)  # fmt: skip
+        data = module.data
+        asked = {data.key_of(name): data.reference_samples[name] for name in data.behaviours}
+        asked |= dict(data.task_samples.values())
+        few = [f"{len(one)} of `{key}`" for key, one in asked.items() if len(one) < _FEW]
+        if trainer.is_global_zero and few:
+            warnings.warn(
+                f"circuits are asked few samples ({', '.join(few)}): intervals over fewer than {_FEW} are too narrow. "
+                "Set `init_args.num_samples` higher.",
+                stacklevel=2,
+            )
 
     def _keys(self, module: SparC3Module) -> list[str]:
         """The methods whose scores can make a circuit; the random one is this callback's own."""

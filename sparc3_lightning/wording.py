@@ -119,7 +119,7 @@ def percent(value: float | None, sign: str = "+") -> str:
     """A fraction as a percentage; from a hundredfold on as a factor."""
     if value is None:
         return MISSING
-    return f"x{value + 1:.1e}" if abs(value) >= 100 else f"{value:{sign},.{0 if abs(value) >= 10 else 1}%}"
+    return f"x{value + 1:.1e}" if abs(value) >= 100 else f"{value:{sign}z,.{0 if abs(value) >= 10 else 1}%}"
 
 
 def p_value(value: float) -> str:

@@ -140,8 +140,8 @@ class TaskSet(ReferenceSet):
                 counts[next(one for one in tokens if isinstance(one, str))] += len(together)
         if len(found) < self.num_samples:
             raise ValueError(
-                f"`num_samples` is {self.num_samples}, but there are only {len(found)} that this tokenizer can ask "
-                f"({dict(counts)}). Lower `init_args.num_samples`, or give more."
+                f"`num_samples` is {self.num_samples}, but of part {self.part!r} there are only {len(found)} that this "
+                f"tokenizer can ask{_left_out(counts)}. Lower `init_args.num_samples`, set `part: all`, or give more."
             )
         return self._samples(found[: self.num_samples], counts)
 
@@ -177,6 +177,10 @@ class _Tokens:
 def _cuts(question: Question, answer: str, context: LoadContext) -> list[Cut]:
     text, span = joined_text(question.prompt, answer, question.separator)
     return possible_cuts(context, text, context.max_length, [span])
+
+
+def _left_out(counts: Mapping[str, int]) -> str:
+    return f" (left out: {', '.join(f'{name} {num}' for name, num in counts.items())})" if counts else ""
 
 
 def _tokens_of(question: Question, context: LoadContext) -> _Tokens | str:

@@ -90,7 +90,7 @@ def circuit_tables(data: Data) -> list[Table]:
     areas, ends = data["areas"], data["ends"]
     of_areas = [area_table(ours, _asked(task, asked, areas), _caution(ends, task, asked))
                 for task, asked, ours in _questions(areas)]  # fmt: skip
-    tables = [*of_areas, *accuracy_tables(areas), *behind_tables(areas), *part_tables(data["parts"])]
+    tables = [*of_areas, *accuracy_tables(areas), *behind_tables(areas, ends), *part_tables(data["parts"])]
     return [*tables, *agreement_tables(data["overlap"])]
 
 
@@ -181,10 +181,10 @@ def accuracy_tables(areas: Sequence[Row]) -> list[Table]:
     return tables
 
 
-def behind_tables(areas: Sequence[Row]) -> list[Table]:
+def behind_tables(areas: Sequence[Row], ends: Sequence[Row] = ()) -> list[Table]:
     """How far each method lies behind the best one, a table a task; of held-out samples where there are some.
 
-    Runs of before did not say: they have none.
+    Runs of before did not say: they have none. By CMD "best" means nothing where faithfulness does not (`ends`).
     """
     known, tables = [row for row in areas if row.get("cmd_behind") is not None], []
     for task in dict.fromkeys(row["task"] for row in known):
@@ -195,7 +195,8 @@ def behind_tables(areas: Sequence[Row]) -> list[Table]:
         }
         note = (
             "By how much CMD, or the area under accuracy, is worse than the best method's: paired, not corrected for "
-            f"the number of methods. Bold: the best, and what is not clearly behind it.{_brackets(ours)}"
+            "the number of methods. Bold: the best, and what is not clearly behind it."
+            f"{_brackets(ours)}{_caution(ends, task, asked)}"
         )
         tables.append(_ranked(columns, note, f"How far behind the best, asked {_asked(task, asked, areas)}"))
     return tables
@@ -351,8 +352,8 @@ def _agreement(overlaps: Sequence[Row]) -> dict[tuple[str, str], list[str]]:
         found.setdefault(", ".join(tasks), {}).setdefault(row["of"], []).append(row)
     return {
         (tasks, method): [f"{mean(row['jaccard'] for row in ours):.2f}",
-                          f"{mean(row['num_shared'] for row in ours):,.0f}",
-                          f"{mean(row['expected'] for row in ours):,.0f}"]
+                          f"{mean(row['num_shared'] for row in ours):,.1f}",
+                          f"{mean(row['expected'] for row in ours):,.1f}"]
         for tasks, methods in found.items() for method, ours in methods.items()
     }  # fmt: skip
 
@@ -365,7 +366,7 @@ def method_tables(overlaps: Sequence[Row]) -> list[Table]:
         if row["what"] == "methods" and row["of"] == first.setdefault(row["task"], row["of"]):
             rows.setdefault(row["of"], []).append([
                 row["first"], row["second"], f"{row['jaccard']:.2f}", f"{row['num_shared']:,}",
-                f"{row['expected']:,.0f}", p_value(row["p_value"]),
+                f"{row['expected']:,.1f}", p_value(row["p_value"]),
             ])  # fmt: skip
     head = ["", "", "Jaccard", "shared", "by chance", "p"]
     note = "p: that random circuits of these sizes share as much (hypergeometric, not corrected)."

@@ -228,7 +228,10 @@ def relevance_figure(
     )  # fmt: skip
     _relevance_axes(axes, scores, shown, signed)
     start, end = axes.get_xlim()
-    line = np.geomspace(start, end, 400) if axes.get_xscale() == "log" else np.linspace(start, end, 400)
+    scale = axes.xaxis.get_transform()  # as many points in each part of the axis, and one where |general| turns
+    line = np.union1d(
+        scale.inverted().transform(np.linspace(*scale.transform([start, end]), 400)), np.clip(0, start, end)
+    )
     limits = axes.get_ylim()
     weight = "" if general_weight == 1 else f"{general_weight:g} x "
     general = "|general|" if general_penalty == "abs" else "general"

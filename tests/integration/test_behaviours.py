@@ -180,7 +180,9 @@ def test_a_behaviour_of_one_s_own_is_called_by_its_name(done: Done) -> None:
     said |= {"standard output": done.shown, "standard error": done.warned, "tags": str(board(done.directory).Tags())}
     del said["config.yaml"]  # options and data sets have their names
     for name, text in said.items():
-        shown = re.sub(r"<pre\b.*?</pre>|data:image[^\"]*", "", text, flags=re.DOTALL) if name.endswith("html") else text
+        shown = (
+            re.sub(r"<pre\b.*?</pre>|data:image[^\"]*", "", text, flags=re.DOTALL) if name.endswith("html") else text
+        )
         found = re.findall(".*toxic.*", re.sub("|".join(GIVEN), "", shown) + name, re.IGNORECASE)
         assert not found, f"{name}: {found}"
     homes = ["", *(f"recipes/{name}/" for name in RECIPES)]

@@ -196,6 +196,20 @@ def test_what_would_be_another_question_is_refused(options: list[str], message: 
         command("predict", CIRCUIT, tmp_path, *options)
 
 
+def test_few_samples_are_warned_of(tmp_path: Path) -> None:
+    few = [
+        "--data.behaviours.objects.init_args.num_samples=6",
+        "--data.evaluation_task.objects.init_args.num_samples=7",
+    ]
+    told = r"6 of `data\.behaviours\.objects`, 7 of `data\.evaluation_task\.objects`\): intervals over fewer than 16"
+    with (
+        mock.patch("sparc3_lightning.module.SparC3Module.predict_step", side_effect=RuntimeError("enough")),
+        pytest.warns(UserWarning, match=told),
+        pytest.raises(RuntimeError, match="enough"),
+    ):
+        command("predict", CIRCUIT, tmp_path, *few)
+
+
 def test_twins_are_needed_where_they_take_the_place(tmp_path: Path) -> None:
     path = tmp_path / "task.jsonl"
     openings = ("old", "young", "silly", "lazy", "heavy", "clean", "blue", "long")

@@ -15,6 +15,7 @@ def test_numbers() -> None:
         "12,346",
     ]
     assert [percent(value) for value in (None, 0.0123, -0.5, 12.0)] == ["-", "+1.2%", "-50.0%", "+1,200%"]
+    assert [percent(-1e-5), percent(-1e-5, "")] == ["+0.0%", "0.0%"], "nothing has no sign"
     assert [p_equals(value) for value in (0.0001, 0.0312)] == ["p < 0.001", "p = 0.031"]
     assert [p_value(value) for value in (0.0001, 0.0312, 1.0)] == ["<0.001", "0.031", "1.000"]
 

@@ -183,6 +183,8 @@ def test_a_file_names_prompt_answers_and_twin(
     ]
     with pytest.raises(ValueError, match=r"num_(alike|of_unequal_twins).*num_(alike|of_unequal_twins)"):
         TaskFile(path=task_file(tmp_path / "task.jsonl", rows), num_samples=3).load(context)
+    with pytest.raises(ValueError, match=r"of part 'attribution' there are only \d that .* ask\. .* set `part: all`"):
+        TaskFile(path=task_file(tmp_path / "task.jsonl", rows[:2]), num_samples=3, part="attribution").load(context)
 
 
 def test_a_file_needs_no_twins(context: LoadContext, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_tables_say_what_the_rows_do(written: Path) -> None:
     assert list(by_layer.head) == ["", "0-1", "2-3", "4-5", "6-7", "8-9", "10-11"]
     assert list(by_layer.rows[0]) == ["lrp", "5.0%", "0.0%", "0.0%", "0.0%", "0.0%", "12.5%"]
     assert (list(by_kind.head), list(by_kind.rows[0])) == (["", "up", "down"], ["lrp", "1.7%", "4.2%"])
-    assert [list(row) for row in draws.rows] == [["lrp", "0.50", "6", "2"]]
+    assert [list(row) for row in draws.rows] == [["lrp", "0.50", "6.0", "1.5"]]
     curve, _, methods = circuit_details(data)
     assert [list(row) for row in curve.rows] == [["lrp", "0.70 (85%)"], ["random", "0.10 (55%)"]]
     assert list(methods.rows[0][:3]) == ["lrp", "random", "0.10"]
@@ -105,7 +105,7 @@ def test_tasks_whose_draws_come_in_turns_are_one_pair(tmp_path: Path) -> None:
     write_circuit(rows(), area_rows(rows()), PARTS, overlaps, tmp_path / "circuit")
     shown = {one.title: one for one in circuit_tables(read_experiment("circuit", tmp_path / "circuit"))}
     assert [list(row) for row in shown["Do the tasks share a circuit?"].rows] == [
-        ["who, what", "lrp", "0.30", "4", "2"]
+        ["who, what", "lrp", "0.30", "4.0", "1.5"]
     ]
 
 
@@ -262,9 +262,9 @@ def test_several_tasks_stand_side_by_side_and_no_figure_mixes_them(tmp_path: Pat
     assert [shown[f"Area under accuracy of {task}"].rows[0][1] for task in ("who", "what")] == ["0.83", "0.85"]
     layers = next(table for title, table in shown.items() if title.endswith("by layers"))
     assert [list(row[:3]) for row in layers.rows] == [["who", "lrp", "5.0%"], ["what", "lrp", "10.0%"]]
-    assert [list(row) for row in shown["Do the draws' circuits agree?"].rows] == [["who", "lrp", "0.50", "6", "2"]]
+    assert [list(row) for row in shown["Do the draws' circuits agree?"].rows] == [["who", "lrp", "0.50", "6.0", "1.5"]]
     assert [list(row) for row in shown["Do the tasks share a circuit?"].rows] == [
-        ["who, what", "lrp", "0.30", "4", "2"]
+        ["who, what", "lrp", "0.30", "4.0", "1.5"]
     ]
     details = [table.title for table in circuit_details(data)]
     assert details[-2:] == ["What methods share, first", "What methods share, what0"]

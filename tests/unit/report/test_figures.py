@@ -130,6 +130,13 @@ def test_signed_scores_keep_their_sign() -> None:
     x, y = (np.array(values) for values in line(figure, "2 x |general| = toxic"))
     assert x.min() < 0
     np.testing.assert_allclose(y, 2 * abs(x))
+    assert 0 in x, "where it turns"
+    figure = relevance_figure(
+        scores([-1.0, 1e-6, 2e-6, 3e-6, 0.5], [2.0, 1e-6, 2e-6, 3e-6, -0.1]), "toxic", 2, "abs", True
+    )
+    x, _ = (np.array(values) for values in line(figure, "2 x |general| = toxic"))
+    steps = np.diff(figure.axes[0].xaxis.get_transform().transform(x))
+    assert steps.max() < 1.01 * np.median(steps), "a line is straight in the picture only if its points are even there"
 
 
 def test_pairs_show_every_prompt_and_the_mean() -> None:
