@@ -341,7 +341,7 @@ def test_shared_samples_are_warned_of(write_jsonl: WriteJsonl, context: LoadCont
     assert len(data.shared_texts(["a", "c"], ["b"])) == 1
     assert not data.shared_texts(["c"], ["a", "b"])
     behaviours = SparC3DataModule(behaviours=sets).bind(context.tokenizer, 64)
-    said = r"1 texts of `data\.behaviours\.a` are also in `data\.behaviours\.b`\. Behaviours agree .*`among`"
+    said = r"1 texts of `data\.behaviours\.a` are also in `data\.behaviours\.b`\. Behaviours share neurons .*`among`"
     with pytest.warns(UserWarning, match=said):
         behaviours.warn_of_shared_samples(["a", "b"])
 
