@@ -67,7 +67,7 @@ def overlap_table(overlaps: Sequence[Row]) -> Table:
             "recipes" if row["what"] == _BY_RECIPE else f"first {row[f'num_{what}']:,}",
             f"{row['num_shared']:,}",
             f"{row['expected']:.2g}",
-            f"{row['enrichment']:.3g} x",
+            f"{row['enrichment']:{',.0f' if row['enrichment'] >= 100 else '.3g'}} x",
             f"{row['jaccard']:.2f}",
             p_value(row["p_holm"]),
             MISSING if row["correlation"] is None else f"{row['correlation']:+.2f}",

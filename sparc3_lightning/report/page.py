@@ -183,7 +183,7 @@ def _of_run(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: int) -
     predictions = results.get("predictions")  # runs of before had none
     behaviours = results.get("behaviours")
     return {
-        "heading": f"{selected(results['selection'])} removed from",
+        "heading": f"{_heading(results)} removed from",
         "model": results["base_model"].get("id"),
         "verdict": results["verdict"],
         "behaviours": None if behaviours is None else recipe_table(behaviours["recipes"]),
@@ -206,6 +206,15 @@ def _of_run(run: FinishedRun, figures: Sequence[PageFigure], num_prompts: int) -
         "provenance": None if run.provenance is None else _flat(run.provenance),
         "config": run.config,
     }
+
+
+def _heading(results: "Results") -> str:
+    """What was removed; of several behaviours how many recipes, each by itself."""
+    if (behaviours := results.get("behaviours")) is None:
+        return selected(results["selection"])
+    recipes = {row["recipe"] for row in behaviours["recipes"]}
+    named = {row[end] for row in behaviours["overlaps"] for end in ("first", "second")}
+    return f"{len(recipes)} recipes of {len(named)} behaviours, each"
 
 
 def _words(results: "Results") -> dict[str, list[str]]:

@@ -160,6 +160,8 @@ def test_every_recipe_has_a_page_and_the_run_one_of_all(done: Done) -> None:
     page = (done.directory / "report.html").read_text()
     assert "Behaviours side by side" in page
     assert "Do they share neurons?" in page
+    assert f"<h1>{len(RECIPES)} recipes of 2 behaviours, each removed from" in page
+    assert f"All below is of the first recipe, {RECIPES[0]};" in page
     assert all(f'<th scope="row">{name}</th>' in page for name in RECIPES)
     assert 'id="behaviours_overlap_6"' in page
     for name in RECIPES:
