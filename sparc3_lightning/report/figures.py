@@ -229,9 +229,8 @@ def relevance_figure(
     _relevance_axes(axes, scores, shown, signed)
     start, end = axes.get_xlim()
     scale = axes.xaxis.get_transform()  # as many points in each part of the axis, and one where |general| turns
-    line = np.union1d(
-        scale.inverted().transform(np.linspace(*scale.transform([start, end]), 400)), np.clip(0, start, end)
-    )
+    first, last = scale.transform([start, end])
+    line = np.union1d(scale.inverted().transform(np.linspace(first, last, 400)), np.clip(0, start, end))
     limits = axes.get_ylim()
     weight = "" if general_weight == 1 else f"{general_weight:g} x "
     general = "|general|" if general_penalty == "abs" else "general"
