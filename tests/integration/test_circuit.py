@@ -41,9 +41,8 @@ def test_every_circuit_is_asked_its_own_and_held_out_samples(run: Path) -> None:
     asked = {(row["draw"], row["ablation"], row["method"], row["share"], row["asked"]) for row in table}
     assert len(asked) == len(table) == 3 * 2 * 3 * (len(METHODS) * 5 + 2)
     assert {(row["draw"], row["task"]) for row in table} == set(DRAWS.items())
-    whole = [row for row in table if row["method"] == "all" or float(row["share"]) == 1]
-    differences = {round(float(row["logit_difference"]), 6) for row in whole}  # hooks may change the rounding
-    assert len(differences) == 5, "one model, asked three draws and what is held out of two tasks"
+    whole = {row["logit_difference"] for row in table if row["method"] == "all" or float(row["share"]) == 1}
+    assert len(whole) == 5, "one model, asked three draws and what is held out of two tasks"
     held_out = {(row["task"], row["logit_difference"]) for row in table
                 if (row["method"], row["asked"]) == ("all", "held_out")}  # fmt: skip
     assert sorted(task for task, _ in held_out) == ["ioi", "objects"], "each draw is asked its own task's"
