@@ -51,7 +51,7 @@ from sparc3_lightning.trials.store import TRIALS_DIR, TrialStore
 from sparc3_lightning.trials.trial import UNCHANGED, Intervention, Trials, check_one_is_done, run_trials
 from sparc3_lightning.version import package_versions
 
-_FEW = 16
+_FEW = 16  # samples: of fewer, a bootstrap draws too few different sets
 
 
 class CircuitCallback(RunCallback):
